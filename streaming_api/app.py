@@ -1,0 +1,153 @@
+"""The composition root: what is built in what order, which routes there are, start and end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Final
+
+import aiohttp_jinja2
+import jinja2
+from aiohttp import web
+
+from streaming_api.background import Background
+from streaming_api.chat import Chat
+from streaming_api.collector import publish
+from streaming_api.config import StreamingConfig
+from streaming_api.connection_manager import ConnectionManager
+from streaming_api.doors import Doors
+from streaming_api.sources.process import Process
+from streaming_api.stream import Line
+from streaming_api.telemetry import Telemetry
+from streaming_api.topics import Topics
+from streaming_api.upstreams.upstream import Upstream
+from streaming_api.vitals import Vitals
+from streaming_api.web import contract, openai, ops, page, sse, websocket
+from streaming_api.web.context import CONTEXT, Context
+from streaming_api.web.guard import guard
+
+logger = logging.getLogger(__name__)
+
+ANSWERS_DRAIN_SECONDS: Final = 3.0
+"""What running answers get to end by themselves when the server stops."""
+CONNECTIONS_DRAIN_SECONDS: Final = 3.0
+"""What clients get to say goodbye."""
+
+
+def make_app(config: StreamingConfig) -> web.Application:
+    """The whole application: nothing is started before its clean-up contexts are entered.
+
+    Args:
+        config: see `streaming_api.config`.
+    """
+    context = build(config)
+    app = web.Application(middlewares=[guard], client_max_size=config.message_size_limit)
+    app[CONTEXT] = context
+    aiohttp_jinja2.setup(app, loader=jinja2.FileSystemLoader(_templates()), autoescape=True)
+    add_routes(app)
+    app.on_response_prepare.append(page.add_headers)
+    app.cleanup_ctx.append(_running)
+    app.on_shutdown.append(_drain)
+    return app
+
+
+def build(config: StreamingConfig) -> Context:
+    """Everything that handlers use, wired together."""
+    telemetry = Telemetry()
+    process = Process()
+    manager = ConnectionManager(config, telemetry, process)
+
+    def new_line(epoch: str) -> Line:
+        return Line(
+            epoch,
+            call_later=lambda delay, work: asyncio.get_running_loop().call_later(delay, work),
+            flush_interval=config.flush_interval / 1000,
+            batch_size=config.batch_size,
+            delivered=telemetry.delivered,
+        )
+
+    return Context(
+        config=config,
+        manager=manager,
+        chat=Chat(config, upstream := Upstream(config), new_line, telemetry),
+        topics=Topics(config, new_line(secrets.token_hex(8))),
+        doors=Doors(config),
+        upstream=upstream,
+        telemetry=telemetry,
+        process=process,
+        started=time.time(),
+    )
+
+
+def add_routes(app: web.Application) -> None:
+    """The whole URL table."""
+    router = app.router
+    router.add_get("/", page.page)
+    router.add_get("/streaming/websocket", websocket.handler(chat_only=False))
+    router.add_get("/streaming/websocket/chat", websocket.handler(chat_only=True))
+    router.add_get("/streaming/sse", sse.topics_events)
+    router.add_get("/streaming/sse/{topic:metrics|alerts|status}", sse.topic_events)
+    router.add_post("/streaming/sse/chat", sse.start_answer)
+    router.add_get("/streaming/sse/chat/{request_id}", sse.watch_answer)
+    router.add_delete("/streaming/chat/{request_id}", sse.cancel_answer)
+    router.add_post("/v1/chat/completions", openai.chat_completions)
+    router.add_get("/v1/models", openai.models)
+    router.add_post("/streaming/alerts", ops.alertmanager_webhook)
+    router.add_post("/streaming/tickets", ops.ticket)
+    router.add_get("/streaming/connections", ops.connections)
+    router.add_get("/streaming/status", ops.status)
+    router.add_get("/streaming/metrics", ops.figures)
+    router.add_get("/health", ops.health)
+    router.add_get("/metrics", ops.scrape)
+    router.add_get("/streaming/schema", contract.schema)
+    router.add_get("/streaming/openapi.json", contract.openapi)
+    router.add_get("/streaming/asyncapi.json", contract.asyncapi)
+    router.add_static("/static", page.STATIC)
+
+
+def _templates() -> Path:
+    """Beside the code when installed, at the top level in a checkout."""
+    installed = Path(__file__).parent / "templates"
+    return installed if installed.is_dir() else Path(__file__).parent.parent / "templates"
+
+
+# The lifecycle
+
+
+async def _running(app: web.Application) -> AsyncIterator[None]:
+    """Background work: started before the first request, ended after the last."""
+    context = app[CONTEXT]
+    manager = context.manager
+    vitals = Vitals(context)
+    background = Background(context.telemetry.background_failures)
+    unpublish = publish(context)
+    await context.upstream.start()
+    background.start("signs of life", manager.keep_beating)
+    background.start("stall sweep", manager.keep_sweeping_stalled)
+    background.start("idle sweep", manager.keep_sweeping_idle)
+    background.start("vitals", vitals.keep_sampling)
+    background.start("upstream health", vitals.keep_asking_upstream)
+    background.start("topics", context.topics.run)
+    try:
+        yield
+    finally:
+        await background.stop()
+        await context.chat.drain(0)
+        await context.upstream.stop()
+        unpublish()
+        with contextlib.suppress(OSError):
+            context.process.close()
+
+
+async def _drain(app: web.Application) -> None:
+    """Stopping: no new answers, running ones get a little time, then everybody is told."""
+    context = app[CONTEXT]
+    context.manager.draining = True
+    context.topics.tell_draining()
+    await context.chat.drain(ANSWERS_DRAIN_SECONDS)
+    await context.manager.drain(CONNECTIONS_DRAIN_SECONDS)

@@ -1,0 +1,169 @@
+"""Collector: this process' figures as Prometheus' metrics, made when somebody scrapes.
+
+Prefix ``streaming_``, base units, every label value known in advance and shown from 0; nothing per
+connection, user or request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Final
+
+from prometheus_client import REGISTRY
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+
+from streaming_api.connection_manager import ENDINGS, KINDS, REFUSALS
+from streaming_api.telemetry import BOUNDS
+
+if TYPE_CHECKING:
+    from streaming_api.web.context import Context
+
+_COMPONENTS: Final = ("prometheus", "exposition", "alertmanager")
+
+
+class Collector:
+    """Reads one application's figures."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def describe(self) -> list[Metric]:
+        """Nothing: two applications of one process (tests) may be registered at once."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Every metric of this process."""
+        yield from self._connections()
+        yield from self._deliveries()
+        yield from self._answers()
+        yield from self._health()
+
+    def _connections(self) -> Iterator[Metric]:
+        manager = self._context.manager
+        telemetry = self._context.telemetry
+        gauge = GaugeMetricFamily(
+            "streaming_connections", "Connections open now.", labels=["transport"]
+        )
+        limit = GaugeMetricFamily(
+            "streaming_connections_limit", "Connections that may be open.", labels=["transport"]
+        )
+        accepted = CounterMetricFamily(
+            "streaming_connections_accepted", "Connections let in.", labels=["transport"]
+        )
+        for kind in KINDS:
+            gauge.add_metric([kind], manager.open[kind])
+            limit.add_metric([kind], manager.limits[kind])
+            accepted.add_metric([kind], telemetry.accepted[kind])
+        refused = CounterMetricFamily(
+            "streaming_connections_refused", "Connections not let in.", labels=["reason"]
+        )
+        for reason in REFUSALS:
+            refused.add_metric([reason], telemetry.refusals[reason])
+        ended = CounterMetricFamily(
+            "streaming_connections_ended", "Connections that ended.", labels=["transport", "reason"]
+        )
+        for kind in KINDS:
+            for ending in ENDINGS:
+                ended.add_metric([kind, ending], telemetry.endings[kind, ending])
+        aborts = CounterMetricFamily(
+            "streaming_viewer_aborts", "Viewers dropped for being stuck.", labels=["reason"]
+        )
+        for reason in ("stalled", "too_slow", "ping_timeout"):
+            aborts.add_metric([reason], sum(telemetry.endings[kind, reason] for kind in KINDS))
+        yield from (gauge, limit, accepted, refused, ended, aborts)
+
+    def _deliveries(self) -> Iterator[Metric]:
+        context = self._context
+        telemetry = context.telemetry
+        latency = HistogramMetricFamily(
+            "streaming_delivery_latency_seconds",
+            "From append to the moment the kernel has taken the bytes.",
+            labels=["transport"],
+        )
+        delivered = CounterMetricFamily(
+            "streaming_deliveries", "Messages handed to viewers' kernels.", labels=["transport"]
+        )
+        for kind, histogram in telemetry.latency.items():
+            total = 0
+            buckets = []
+            for bound, count in zip((*map(str, BOUNDS), "+Inf"), histogram.counts, strict=True):
+                total += count
+                buckets.append((bound, float(total)))
+            latency.add_metric([kind], buckets, histogram.sum)
+            delivered.add_metric([kind], telemetry.deliveries[kind])
+        messages = CounterMetricFamily(
+            "streaming_messages", "Messages appended to streams.", labels=["topic"]
+        )
+        for topic, count in context.messages().items():
+            messages.add_metric([topic], count)
+        yield from (latency, delivered, messages)
+        present = tuple(context.manager.present())
+        yield GaugeMetricFamily(
+            "streaming_lagging_viewers",
+            "Connections over their high-water mark, catching up from the log.",
+            value=sum(connection.paused for connection in present),
+        )
+        yield GaugeMetricFamily(
+            "streaming_unsent_bytes",
+            "Bytes written that the kernel has not taken.",
+            value=sum(connection.unsent for connection in present),
+        )
+
+    def _answers(self) -> Iterator[Metric]:
+        context = self._context
+        now = GaugeMetricFamily(
+            "streaming_answers", "Answers that have not ended.", labels=["state"]
+        )
+        queued = context.chat.queued
+        now.add_metric(["queued"], queued)
+        now.add_metric(["running"], len(context.chat.running) - queued)
+        ended = CounterMetricFamily(
+            "streaming_answers_ended", "Answers that have ended.", labels=["outcome"]
+        )
+        for outcome, count in context.telemetry.outcomes.items():
+            ended.add_metric([outcome], count)
+        yield from (now, ended)
+        yield CounterMetricFamily(
+            "streaming_chunks", "Chunks relayed from the upstream.", value=context.relayed()
+        )
+
+    def _health(self) -> Iterator[Metric]:
+        context = self._context
+        states = context.topics.states()
+        yield GaugeMetricFamily(
+            "streaming_upstream_up",
+            "Whether answers can be had: 1 or 0.",
+            value=states.get(context.upstream.name) == "up",
+        )
+        sources = GaugeMetricFamily(
+            "streaming_source_up", "Whether a source answers: 1 or 0.", labels=["source"]
+        )
+        for name in _COMPONENTS:
+            sources.add_metric([name], states.get(name) == "up")
+        yield sources
+        yield GaugeMetricFamily(
+            "streaming_event_loop_lag_seconds",
+            "How late the event loop woke up, decaying maximum.",
+            value=context.telemetry.loop_lag,
+        )
+        failures = CounterMetricFamily(
+            "streaming_background_failures", "Background work that failed and was restarted."
+        )
+        failures.add_metric([], context.telemetry.background_failures.total())
+        yield failures
+
+
+def publish(context: Context) -> Callable[[], None]:
+    """Show an application's figures in Prometheus' registry; returns what ends that."""
+    collector = Collector(context)
+    REGISTRY.register(collector)
+
+    def unpublish() -> None:
+        REGISTRY.unregister(collector)
+
+    return unpublish

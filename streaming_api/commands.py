@@ -1,0 +1,230 @@
+"""Client commands: from bytes to typed values, every fault told clearly. Pure.
+
+orjson refuses what the standard library lets through: NaN, infinities, lone surrogates, endless
+nesting.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+import uuid
+from collections.abc import Mapping
+from typing import Final
+
+import attrs
+import orjson
+
+from streaming_api.errors import BadRequest
+from streaming_api.messages import ALERT, CHAT, MESSAGE_TYPES, METRICS, STATUS
+
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9_.-]{1,128}", re.ASCII)
+_OURS: Final = frozenset(
+    {"message_type", "action", "model_id", "model", "stream", "request_id", "on_disconnect"}
+)
+_ACTIONS: Final = {
+    CHAT: ("start", "cancel", "resume"),
+    METRICS: ("subscribe", "unsubscribe"),
+    ALERT: ("subscribe", "unsubscribe"),
+    STATUS: ("subscribe", "unsubscribe"),
+}
+TOPICS: Final = {METRICS: "metrics", ALERT: "alerts", STATUS: "status"}
+"""The topic that each message type is about."""
+
+
+class OnDisconnect(enum.Enum):
+    """What happens to an answer when its last viewer leaves."""
+
+    CANCEL = "cancel"
+    GRACE = "grace"
+    FINISH = "finish"
+
+
+@attrs.frozen
+class ChatRequest:
+    """Start an answer.
+
+    Attributes:
+        model: as asked for; None leaves it to the upstream.
+        parameters: OpenAI's, ``messages`` among them, for the upstream unchanged.
+        usage_asked: whether the client itself asked for a chunk with the usage.
+    """
+
+    request_id: str
+    model: str | None
+    parameters: Mapping[str, object]
+    stream: bool = True
+    on_disconnect: OnDisconnect = OnDisconnect.GRACE
+    usage_asked: bool = False
+
+
+@attrs.frozen
+class Cancel:
+    """End an answer."""
+
+    request_id: str
+
+
+@attrs.frozen
+class Resume:
+    """Watch an answer again, from strictly after a sequence_id."""
+
+    request_id: str
+    after: int
+
+
+@attrs.frozen
+class Subscribe:
+    """Watch a topic, from a cursor or from now."""
+
+    message_type: str
+    topic: str
+    cursor: str | None
+
+
+@attrs.frozen
+class Unsubscribe:
+    """Watch a topic no longer."""
+
+    message_type: str
+    topic: str
+
+
+Command = ChatRequest | Cancel | Resume | Subscribe | Unsubscribe
+
+
+def parse_object(text: bytes) -> dict[str, object]:
+    """A JSON object.
+
+    Raises:
+        BadRequest: not JSON, or JSON and no object.
+    """
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        message = f"This is not JSON: {str(error)[:200]}."
+        raise BadRequest(message, "invalid_json") from None
+    if not isinstance(value, dict):
+        found = _KINDS.get(type(value), "something else")
+        message = f"A JSON object is expected, not {found}."
+        raise BadRequest(message, "not_an_object")
+    return value
+
+
+_KINDS: Final = {
+    list: "an array",
+    str: "a string",
+    int: "a number",
+    float: "a number",
+    bool: "a boolean",
+    type(None): "null",
+}
+
+
+def message_type_of(fields: Mapping[str, object]) -> str:
+    """The message type that an error about these fields is sent as."""
+    found = fields.get("message_type")
+    return found if isinstance(found, str) and found in MESSAGE_TYPES else STATUS
+
+
+def parse_command(fields: Mapping[str, object]) -> Command:
+    """A command of the WebSocket.
+
+    Raises:
+        BadRequest: with the field at fault in ``param``.
+    """
+    message_type = fields.get("message_type")
+    if not isinstance(message_type, str) or message_type not in _ACTIONS:
+        code = "missing_field" if message_type is None else "unknown_message_type"
+        message = f"message_type must be one of {', '.join(MESSAGE_TYPES)}."
+        raise BadRequest(message, code, param="message_type")
+    actions = _ACTIONS[message_type]
+    action = fields.get("action", actions[0])
+    if action not in actions:
+        message = f"action of {message_type} must be one of {', '.join(actions)}."
+        raise BadRequest(message, "unknown_action", param="action")
+    match action:
+        case "start":
+            return chat_request(fields)
+        case "cancel":
+            return Cancel(_request_id(fields))
+        case "resume":
+            return Resume(_request_id(fields), _after(fields))
+        case "subscribe":
+            cursor = fields.get("cursor")
+            if cursor is not None and not isinstance(cursor, str):
+                raise BadRequest("cursor must be a string.", "invalid_value", param="cursor")
+            return Subscribe(message_type, TOPICS[message_type], cursor)
+        case _:
+            return Unsubscribe(message_type, TOPICS[message_type])
+
+
+def chat_request(
+    fields: Mapping[str, object], *, on_disconnect: OnDisconnect = OnDisconnect.GRACE
+) -> ChatRequest:
+    """The start of an answer, of whichever face.
+
+    Raises:
+        BadRequest: with the field at fault in ``param``.
+    """
+    messages = fields.get("messages")
+    if messages is None:
+        raise BadRequest("messages is missing.", "missing_field", param="messages")
+    if (
+        not isinstance(messages, list)
+        or not messages
+        or not all(isinstance(message, dict) for message in messages)
+    ):
+        text = 'messages must be a list of objects like {"role": "user", "content": "Hello"}.'
+        raise BadRequest(text, "invalid_value", param="messages")
+    name = "model_id" if "model_id" in fields else "model"
+    model = fields.get(name)
+    if model is not None and (not isinstance(model, str) or not model):
+        raise BadRequest(f"{name} must be the name of a model.", "invalid_value", param=name)
+    stream = fields.get("stream", True)
+    if not isinstance(stream, bool):
+        raise BadRequest("stream must be true or false.", "invalid_value", param="stream")
+    options = fields.get("stream_options")
+    return ChatRequest(
+        request_id=_request_id(fields) if "request_id" in fields else uuid.uuid4().hex,
+        model=model,
+        parameters={name: value for name, value in fields.items() if name not in _OURS},
+        stream=stream,
+        on_disconnect=_on_disconnect(fields, on_disconnect),
+        usage_asked=isinstance(options, dict) and options.get("include_usage") is True,
+    )
+
+
+def _on_disconnect(fields: Mapping[str, object], default: OnDisconnect) -> OnDisconnect:
+    try:
+        return OnDisconnect(fields.get("on_disconnect", default))
+    except ValueError:
+        allowed = ", ".join(choice.value for choice in OnDisconnect)
+        message = f"on_disconnect must be one of {allowed}."
+        raise BadRequest(message, "invalid_value", param="on_disconnect") from None
+
+
+def check_request_id(value: object) -> str:
+    """A request_id.
+
+    Raises:
+        BadRequest: it is none.
+    """
+    if not isinstance(value, str) or not _REQUEST_ID.fullmatch(value):
+        message = "request_id must be 1 to 128 of A-Z a-z 0-9 _ . -"
+        raise BadRequest(message, "invalid_value", param="request_id")
+    return value
+
+
+def _request_id(fields: Mapping[str, object]) -> str:
+    if "request_id" not in fields:
+        raise BadRequest("request_id is missing.", "missing_field", param="request_id")
+    return check_request_id(fields["request_id"])
+
+
+def _after(fields: Mapping[str, object]) -> int:
+    after = fields.get("after", 0)
+    if not isinstance(after, int) or isinstance(after, bool) or not 0 <= after < 2**63:
+        message = "after must be the last sequence_id seen: a whole number, 0 for from the start."
+        raise BadRequest(message, "invalid_value", param="after")
+    return after

@@ -1,0 +1,115 @@
+"""Rules for single settings that a type and a range cannot say; each returns the value, tidied.
+
+A check raises `Unfit` with what would be right. They look at the file system where a file must be
+there, and never at the network.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from streaming_api.config.values import Unfit
+
+HOST_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9_]([a-z0-9_-]{0,62})(\.[a-z0-9_]([a-z0-9_-]{0,62}))*")
+
+
+def one_line(text: str) -> str:
+    """Text of 1 to 200 printable characters."""
+    if not text.strip() or not text.isprintable() or len(text) > 200:  # noqa: PLR2004
+        raise Unfit(text, "one line of 1 to 200 printable characters")
+    return text
+
+
+def header_token(text: str) -> str:
+    """A credential as it can stand in an HTTP header: visible ASCII without blanks."""
+    if not re.fullmatch(r"[!-~]+", text):
+        raise Unfit(text, "the key itself: visible ASCII characters without blanks")
+    return text
+
+
+def endpoint(url: str) -> str:
+    """An http or https URL with a host and without credentials, query or fragment."""
+    needs = "a URL such as http://127.0.0.1:8000"
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        needs = f"{needs} (its host or port cannot be read)"
+        raise Unfit(url, needs, secret="@" in url) from None
+    if "@" in url:  # also where urlsplit finds no user name: no password may reach a message
+        raise Unfit(url, f"{needs} without user name and password in it", secret=True)
+    if parts.scheme not in {"http", "https"}:
+        raise Unfit(url, f"{needs} (http or https)")
+    if not _is_host(parts.hostname or "") or port == 0:
+        raise Unfit(url, f"{needs} with a host")
+    if parts.query or parts.fragment or not re.fullmatch(r"[!-~]+", url):
+        raise Unfit(url, f"{needs} without blanks, query or fragment")
+    return url.rstrip("/")
+
+
+def host_to_bind(host: str) -> str:
+    """An address or a host name to listen on."""
+    if not _is_host(host.lower()):
+        raise Unfit(host, "an address or a host name, such as 127.0.0.1 or 0.0.0.0")
+    return host
+
+
+def origins(entries: tuple[str, ...]) -> tuple[str, ...]:
+    """Origins as browsers send them (RFC 6454, section 6.2), in lower case."""
+    return tuple(_origin(entry) for entry in entries)
+
+
+def host_names(entries: tuple[str, ...]) -> tuple[str, ...]:
+    """Host names or addresses without port, in lower case; IPv6 without brackets."""
+    return tuple(_host_name(entry) for entry in entries)
+
+
+def model(choice: str) -> str:
+    """``auto``, ``none`` or the path of a .gguf file that exists."""
+    if choice in {"auto", "none"}:
+        return choice
+    path = Path(choice).expanduser()
+    if path.suffix.lower() != ".gguf":
+        raise Unfit(choice, "auto, none or the path of a .gguf file")
+    if not path.is_file():
+        raise Unfit(choice, "a .gguf file that exists (there is none at this path)")
+    return str(path)
+
+
+def existing_file(path: Path) -> Path:
+    """The path of a file that exists."""
+    if not path.is_file():
+        raise Unfit(str(path), "the path of a file that exists (there is none at this path)")
+    return path
+
+
+def _origin(entry: str) -> str:
+    needs = "an origin: scheme://host or scheme://host:port, such as https://chat.example.org"
+    entry = entry.lower()
+    try:
+        parts = urlsplit(entry)
+        port = parts.port
+    except ValueError:
+        raise Unfit(entry, needs) from None
+    whole = parts.scheme in {"http", "https"} and entry == f"{parts.scheme}://{parts.netloc}"
+    if not whole or "@" in parts.netloc or port == 0 or not _is_host(parts.hostname or ""):
+        raise Unfit(entry, needs)
+    return entry
+
+
+def _host_name(entry: str) -> str:
+    name = entry.lower().removeprefix("[").removesuffix("]")
+    if not _is_host(name):
+        raise Unfit(entry, "a host name or address without port, such as chat.example.org")
+    return name
+
+
+def _is_host(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return HOST_NAME.fullmatch(name) is not None
+    return True

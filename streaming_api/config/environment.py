@@ -1,0 +1,169 @@
+"""Settings from environment variables and environment files; knows settings only as table rows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final, get_origin
+
+import orjson
+
+from streaming_api.config.problems import ConfigError, Problem, did_you_mean
+from streaming_api.config.table import Setting
+from streaming_api.config.yaml_file import Document, read_text
+
+CONFIG_VARIABLE: Final = "STREAMING_API_CONFIG"
+"""Names the YAML file where the command line does not."""
+
+_OURS = "STREAMING_"
+_BOOLEANS = dict.fromkeys(("true", "1", "yes", "on"), True) | dict.fromkeys(
+    ("false", "0", "no", "off"), False
+)
+_WHOLE = re.compile(r"[-+]?[0-9]{1,400}")
+_NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]{1,4})?")
+
+
+def variables(
+    table: Mapping[str, Setting], environ: Mapping[str, str]
+) -> tuple[dict[str, object], list[Problem]]:
+    """Raw values by flat name, and the problems with what cannot be read or is unknown."""
+    values: dict[str, object] = {}
+    problems: list[Problem] = []
+    for name, row in table.items():
+        text = environ.get(row.env)
+        if text is None:
+            continue
+        try:
+            values[name] = raw_value(row, text.strip())
+        except ValueError:
+            message = f"cannot be read, needs {_spelling(row)}"
+            problems.append(_problem(row.env, message, path=row.path, fields=(name,)))
+    problems += [
+        _problem(name, f"is not a setting{did_you_mean(name, [row.env for row in table.values()])}")
+        for name in _unknown(table, environ)
+    ]
+    return values, problems
+
+
+def raw_value(row: Setting, text: str) -> object:
+    """`text` as what YAML would have given; text that is nothing of the kind stays text.
+
+    Lists are JSON, or words between commas; mappings are JSON; empty means unset where the setting
+    may be unset.
+
+    Raises:
+        ValueError: It begins as JSON and is not JSON.
+    """
+    if row.kind is bool:
+        return _BOOLEANS.get(text.lower(), text)
+    if row.kind is int or row.kind is float:
+        return _number(text)
+    if get_origin(row.kind) is tuple:
+        if text.startswith(("[", "{")):
+            return orjson.loads(text)
+        return [word.strip() for word in text.split(",")] if text else []
+    if get_origin(row.kind) is Mapping:
+        return orjson.loads(text) if text else {}
+    return None if row.optional and not text else text
+
+
+def read_env_file(path: Path) -> dict[str, str]:
+    """The variables in a file, read as systemd reads an EnvironmentFile (systemd.exec(5)).
+
+    Lines of ``NAME=value``; comments begin a line with # or ;. A value may be quoted with ' or ",
+    over several lines too; a backslash escapes, and joins lines. The last of two equal names wins.
+    Where systemd would pass over a line in silence, this is a problem.
+
+    Raises:
+        ConfigError: It cannot be read, or a line is not an assignment.
+    """
+    document = Document(source=str(path))
+    text = read_text(path, document)
+    found = dict(_assignments(text, document)) if text is not None else {}
+    if document.problems:
+        raise ConfigError(document.problems)
+    return found
+
+
+def _assignments(text: str, document: Document) -> Iterator[tuple[str, str]]:
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    at = 0
+    while beginning := _BEGINNING.match(text, at):
+        start, at = beginning.start(1), beginning.end()
+        line = text.count("\n", 0, start) + 1
+        if text[start] in "#;":
+            continue
+        name, equals, _ = beginning[1].partition("=")
+        if not equals or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name.rstrip()):
+            document.complain("is not NAME=value", line=line)
+            continue
+        value, at = _quoted_or_bare(text, start + len(name) + 1)
+        if value is None:
+            document.complain("a quote is opened and never closed", name.rstrip(), line)
+        else:
+            yield name.rstrip(), value
+
+
+_BEGINNING = re.compile(r"[ \t\n]*([^ \t\n][^\n]*)")
+_BLANK = re.compile(r"[ \t]*")
+_SINGLE = re.compile(r"'([^']*)'")
+_DOUBLE = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
+_BARE = re.compile(r"(?:[^\\\n]|\\.|\\\Z)*", re.DOTALL)
+_ESCAPE = re.compile(r"\\(.?)", re.DOTALL)
+
+
+def _quoted_or_bare(text: str, at: int) -> tuple[str | None, int]:
+    """The value that begins at `at`, None if a quote is not closed, and where it ends."""
+    parts: list[str] = []
+    while True:
+        at = _BLANK.match(text, at).end()  # type: ignore[union-attr]
+        if text[at : at + 1] not in {"'", '"'}:
+            break
+        single = text[at] == "'"
+        quoted = (_SINGLE if single else _DOUBLE).match(text, at)
+        if quoted is None:
+            return None, len(text)
+        parts.append(quoted[1] if single else _ESCAPE.sub(_unescape_quoted, quoted[1]))
+        at = quoted.end()
+    bare = _BARE.match(text, at)
+    assert bare is not None  # noqa: S101 - it matches the empty string too
+    parts.append(_ESCAPE.sub(_unescape, _without_trailing_blanks(bare[0])))
+    return "".join(parts), bare.end()
+
+
+def _without_trailing_blanks(bare: str) -> str:
+    stripped = bare.rstrip(" \t\n")
+    backslashes = len(stripped) - len(stripped.rstrip("\\"))
+    return bare[: len(stripped) + backslashes % 2]  # an escaped blank stays
+
+
+def _unescape(escape: re.Match[str]) -> str:
+    return "" if escape[1] == "\n" else escape[1]
+
+
+def _unescape_quoted(escape: re.Match[str]) -> str:
+    if escape[1] in {'"', "\\", "`", "$"}:
+        return escape[1]
+    return "" if escape[1] == "\n" else escape[0]
+
+
+def _number(text: str) -> object:
+    if _WHOLE.fullmatch(text):
+        return int(text)
+    return float(text) if _NUMBER.fullmatch(text) else text
+
+
+def _unknown(table: Mapping[str, Setting], environ: Mapping[str, str]) -> list[str]:
+    known = {row.env for row in table.values()} | {CONFIG_VARIABLE}
+    return sorted(name for name in environ if name.startswith(_OURS) and name not in known)
+
+
+def _spelling(row: Setting) -> str:
+    if get_origin(row.kind) is Mapping:
+        return 'a JSON object such as {"name": "expression"}'
+    return "a JSON list, or words with commas between them" if not row.secret else "a JSON list"
+
+
+def _problem(variable: str, message: str, path: str = "", fields: tuple[str, ...] = ()) -> Problem:
+    return Problem(path=path, message=message, source=f"environment {variable}", fields=fields)

@@ -1,0 +1,381 @@
+"""Every setting of the service, one field each; knows nothing of where values come from."""
+# ruff: noqa: FBT003, RUF009 - `setting` is the field specifier; its second argument is the default
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import attrs
+
+from streaming_api.config import checks
+from streaming_api.config.kinds import ApiKey, IPNetwork, QueryName, QueryText
+from streaming_api.config.problems import Problem
+from streaming_api.config.shared import SECONDS, APIConfigSchema
+from streaming_api.config.table import setting
+
+COUNT = (0, 1_000_000)
+AT_LEAST_ONE = (1, 1_000_000)
+BYTES = (1, 2**30)
+MILLISECONDS = (0, 3_600_000)
+SECONDS_OR_NONE = (0, 86_400)
+UP_TO_A_WEEK = (0, 7 * 86_400)
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+
+
+@attrs.frozen(kw_only=True)
+class StreamingConfig(APIConfigSchema):
+    """The configuration, as the whole program uses it.
+
+    ``StreamingConfig(port=9096, memory_gb=2, max_connections=1000, heartbeat_interval=30)``: every
+    field is a keyword with a default; lists may be given where tuples are kept, and mappings where
+    `ApiKey` records are.
+
+    Raises:
+        ConfigError: With everything that does not fit, at once.
+    """
+
+    # service
+    name: str = setting(
+        "service.name", "streaming-api", "name in logs, health and metrics", check=checks.one_line
+    )
+    workers: int = setting(
+        "service.workers",
+        1,
+        "processes that share the port; above 1 it is bound with SO_REUSEPORT",
+        between=(1, 1_024),
+    )
+    embedded_model: str = setting(
+        "service.embedded_model",
+        "auto",
+        "model to run without a gateway: auto, none or a .gguf file",
+        check=checks.model,
+    )
+
+    # websocket
+    websocket_enabled: bool = setting(
+        "websocket.enabled", True, "the WebSocket routes exist", env="WEBSOCKET_ENABLED"
+    )
+    max_connections: int = setting(
+        "websocket.max_connections",
+        1_000,
+        "WebSocket connections at once",
+        env="WEBSOCKET_MAX_CONNECTIONS",
+        between=AT_LEAST_ONE,
+    )
+    heartbeat_interval: float = setting(
+        "websocket.heartbeat_interval",
+        30,
+        "time between pings to a WebSocket client",
+        env="WEBSOCKET_HEARTBEAT_INTERVAL",
+        unit="s",
+        between=SECONDS,
+    )
+    message_size_limit: int = setting(
+        "websocket.message_size_limit",
+        2**20,
+        "largest message or request body accepted from a client",
+        env="WEBSOCKET_MESSAGE_SIZE_LIMIT",
+        unit="bytes",
+        between=BYTES,
+    )
+    websocket_compression: bool = setting(
+        "websocket.compression_enabled",
+        True,
+        "permessage-deflate is offered (performance.compression_enabled too must be true)",
+        env="WEBSOCKET_COMPRESSION_ENABLED",
+    )
+
+    # sse
+    sse_enabled: bool = setting("sse.enabled", True, "the SSE routes exist", env="SSE_ENABLED")
+    sse_max_connections: int = setting(
+        "sse.max_connections",
+        500,
+        "SSE connections at once",
+        env="SSE_MAX_CONNECTIONS",
+        between=AT_LEAST_ONE,
+    )
+    retry_timeout: int = setting(
+        "sse.retry_timeout",
+        5_000,
+        "delay before an SSE client reconnects, told as retry:",
+        env="SSE_RETRY_TIMEOUT",
+        unit="ms",
+        between=MILLISECONDS,
+    )
+    keep_alive_interval: float = setting(
+        "sse.keep_alive_interval",
+        30,
+        "silence on an SSE stream after which a comment is sent",
+        env="SSE_KEEP_ALIVE_INTERVAL",
+        unit="s",
+        between=SECONDS,
+    )
+    sse_compression: bool = setting(
+        "sse.compression_enabled",
+        True,
+        "SSE is compressed for clients that ask (performance.compression_enabled too must be true)",
+        env="SSE_COMPRESSION_ENABLED",
+    )
+
+    # streaming
+    chat_enabled: bool = setting("streaming.chat_enabled", True, "chat answers")
+    metrics_enabled: bool = setting("streaming.metrics_enabled", True, "the metrics topic")
+    alerts_enabled: bool = setting("streaming.alerts_enabled", True, "the alerts topic")
+    status_enabled: bool = setting("streaming.status_enabled", True, "the status topic")
+
+    # performance
+    buffer_size: int = setting(
+        "performance.buffer_size",
+        8_192,
+        "unsent bytes on a connection above which its viewer is lagging",
+        unit="bytes",
+        between=BYTES,
+    )
+    flush_interval: int = setting(
+        "performance.flush_interval",
+        100,
+        "length of the flush window; 0 sends each message by itself",
+        unit="ms",
+        between=(0, 60_000),
+    )
+    batch_size: int = setting(
+        "performance.batch_size",
+        10,
+        "writes per stream and flush window",
+        between=AT_LEAST_ONE,
+    )
+    compression_enabled: bool = setting(
+        "performance.compression_enabled",
+        True,
+        "compression in general; false turns it off for WebSocket and SSE",
+    )
+    log_level: str = setting(
+        "performance.log_level", "INFO", "least severe messages to log", choices=LOG_LEVELS
+    )
+
+    # connection_management
+    pool_size: int = setting(
+        "connection_management.pool_size",
+        100,
+        "connections to the upstream; further answers wait for their turn",
+        env="CONNECTION_POOL_SIZE",
+        between=AT_LEAST_ONE,
+    )
+    max_queued: int = setting(
+        "connection_management.max_queued",
+        100,
+        "answers that may wait for an upstream connection; more are refused",
+        between=COUNT,
+    )
+    cleanup_interval: float = setting(
+        "connection_management.cleanup_interval",
+        60,
+        "time between sweeps for idle connections",
+        env="CONNECTION_CLEANUP_INTERVAL",
+        unit="s",
+        between=SECONDS,
+    )
+    max_idle_time: float = setting(
+        "connection_management.max_idle_time",
+        1_800,
+        "time without a message either way after which a connection is closed",
+        env="CONNECTION_MAX_IDLE_TIME",
+        unit="s",
+        between=(0.01, 7 * 86_400),
+    )
+    stall_timeout: float = setting(
+        "connection_management.stall_timeout",
+        30,
+        "time without progress after which a lagging viewer is aborted",
+        unit="s",
+        between=SECONDS,
+    )
+    resume_grace: float = setting(
+        "connection_management.resume_grace",
+        30,
+        "time an answer goes on after its last viewer has left",
+        unit="s",
+        between=SECONDS_OR_NONE,
+    )
+    max_connections_per_ip: int = setting(
+        "connection_management.max_connections_per_ip",
+        0,
+        "connections at once from one address; 0 for no limit",
+        between=COUNT,
+    )
+
+    # retention
+    chat_retention_bytes: int = setting(
+        "retention.chat_retention_bytes",
+        4 * 2**20,
+        "bytes kept of each answer",
+        unit="bytes",
+        between=BYTES,
+    )
+    chat_retention_messages: int = setting(
+        "retention.chat_retention_messages",
+        10_000,
+        "messages kept of each answer",
+        between=AT_LEAST_ONE,
+    )
+    chat_retention_seconds: float = setting(
+        "retention.chat_retention_seconds",
+        300,
+        "time an answer is kept after its end",
+        unit="s",
+        between=UP_TO_A_WEEK,
+    )
+    topic_retention_messages: int = setting(
+        "retention.topic_retention_messages",
+        1_000,
+        "messages kept of the topics",
+        between=AT_LEAST_ONE,
+    )
+    topic_retention_bytes: int = setting(
+        "retention.topic_retention_bytes",
+        4 * 2**20,
+        "bytes kept of the topics",
+        unit="bytes",
+        between=BYTES,
+    )
+    topic_retention_seconds: float = setting(
+        "retention.topic_retention_seconds",
+        3_600,
+        "time a message of a topic is kept",
+        unit="s",
+        between=UP_TO_A_WEEK,
+    )
+
+    # monitoring
+    api_gateway_endpoint: str | None = setting(
+        "monitoring.api_gateway_endpoint",
+        None,
+        "the OpenAI-compatible gateway; unset for the embedded model",
+        env="API_GATEWAY_ENDPOINT",
+        check=checks.endpoint,
+    )
+    gateway_api_key: str | None = setting(
+        "monitoring.api_gateway_key",
+        None,
+        "key for the gateway where the client brings none",
+        env="API_GATEWAY_KEY",
+        secret=True,
+        check=checks.header_token,
+    )
+    metrics_server_endpoint: str | None = setting(
+        "monitoring.metrics_server_endpoint",
+        None,
+        "the Prometheus server",
+        env="METRICS_SERVER_ENDPOINT",
+        check=checks.endpoint,
+    )
+    custom_metrics_endpoint: str | None = setting(
+        "monitoring.custom_metrics_endpoint",
+        None,
+        "a server whose Prometheus exposition is scraped; unset for the embedded model's",
+        env="CUSTOM_METRICS_ENDPOINT",
+        check=checks.endpoint,
+    )
+    alertmanager_endpoint: str | None = setting(
+        "monitoring.alertmanager_endpoint",
+        None,
+        "an Alertmanager to poll beside Prometheus' own alerts",
+        env="ALERTMANAGER_ENDPOINT",
+        check=checks.endpoint,
+    )
+    poll_interval: float = setting(
+        "monitoring.poll_interval",
+        1.0,
+        "time between polls of each source",
+        unit="s",
+        between=(0.01, 3_600),
+    )
+    queries: Mapping[QueryName, QueryText] = setting(
+        "monitoring.queries",
+        {},
+        "PromQL by the name its result is shown under; none for the usual set",
+    )
+
+    # security
+    allowed_origins: tuple[str, ...] = setting(
+        "security.allowed_origins",
+        (),
+        "origins of pages that may connect, beside the server's own",
+        check=checks.origins,
+    )
+    allowed_hosts: tuple[str, ...] = setting(
+        "security.allowed_hosts",
+        (),
+        "names the server answers to, beside addresses, localhost and its own name",
+        check=checks.host_names,
+    )
+    api_keys: tuple[ApiKey, ...] = setting(
+        "security.api_keys",
+        (),
+        "who may come in: name, sha256 of the key, scopes; none for everyone",
+        secret=True,
+    )
+    require_keys: bool = setting("security.require_keys", False, "do not start without api_keys")
+    trusted_proxies: tuple[IPNetwork, ...] = setting(
+        "security.trusted_proxies",
+        (),
+        "addresses and networks whose X-Forwarded-For counts",
+    )
+    tls_certificate: Path | None = setting(
+        "security.tls_certificate",
+        None,
+        "PEM file with the certificate chain; with tls_key, the port speaks TLS",
+        check=checks.existing_file,
+    )
+    tls_key: Path | None = setting(
+        "security.tls_key", None, "PEM file with its private key", check=checks.existing_file
+    )
+
+    # limits
+    connections_per_minute: int = setting(
+        "limits.connections_per_minute",
+        0,
+        "new connections from one address or key; 0 for no limit",
+        between=COUNT,
+    )
+    commands_per_second: int = setting(
+        "limits.commands_per_second",
+        50,
+        "commands from one client, twice as many in a burst; 0 for no limit",
+        between=COUNT,
+    )
+    answers_per_key: int = setting(
+        "limits.answers_per_key",
+        0,
+        "answers at once for one key; 0 for no limit",
+        between=COUNT,
+    )
+    pings_per_second: int = setting(
+        "limits.pings_per_second",
+        20,
+        "WebSocket pings from one client; 0 for no limit",
+        between=COUNT,
+    )
+
+    def _conflicts(self) -> Iterator[Problem]:
+        if self.require_keys and not self.api_keys:
+            yield Problem(
+                path="require_keys",
+                message="found true, but there are no keys; add one to security.api_keys "
+                "(name, sha256, scopes) or set it to false",
+                fields=("require_keys", "api_keys"),
+            )
+        for present, absent in (("tls_certificate", "tls_key"), ("tls_key", "tls_certificate")):
+            if getattr(self, present) and not getattr(self, absent):
+                yield Problem(
+                    path=present,
+                    message=f"found without security.{absent}; give both for TLS, or neither",
+                    fields=(present, absent),
+                )
+        for what in ("name", "sha256"):
+            values = [getattr(key, what) for key in self.api_keys]
+            if len(set(values)) < len(values):
+                yield Problem(
+                    path="api_keys",
+                    message=f"found two entries with the same {what}; each needs its own",
+                    fields=("api_keys",),
+                )

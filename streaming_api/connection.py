@@ -1,0 +1,156 @@
+"""Connection: one client's transport, who watches on it, and what it was sent. Knows no HTTP.
+
+aiohttp answers the request that opens a connection; then the transport is handed to one of these
+(`streaming_api.web.takeover`), and from there a delivery is one ``transport.write``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from streaming_api.connection_manager import ConnectionManager
+    from streaming_api.doors import Client
+    from streaming_api.framing import Framing
+    from streaming_api.viewer import Viewer
+
+
+class Connection(asyncio.Protocol):
+    """What WebSocket and SSE connections have in common.
+
+    Attributes:
+        kind: ``websocket`` or ``sse``.
+        paused: whether the transport holds more than ``buffer_size`` unsent bytes.
+        ending: why it ends, once it does: a word of ``connection_manager.ENDINGS``.
+    """
+
+    kind: ClassVar[str]
+
+    __slots__ = (
+        "_last_write", "_messages", "_bytes", "client", "ending", "framing", "manager",
+        "number", "opened", "path", "paused", "progress", "received", "transport", "viewers",
+    )  # fmt: skip
+
+    transport: asyncio.Transport
+
+    def __init__(
+        self, manager: ConnectionManager, client: Client, framing: Framing, path: str
+    ) -> None:
+        self.manager = manager
+        self.client = client
+        self.framing = framing
+        self.path = path
+        self.number = 0
+        self.opened = self.received = time.monotonic()
+        self.paused = False
+        self.ending: str | None = None
+        self.viewers: set[Viewer] = set()
+        self.progress: tuple[int, float] = (0, self.opened)
+        self._messages = 0
+        self._bytes = 0
+        self._last_write = self.opened
+
+    def __repr__(self) -> str:
+        state = self.ending or ("paused" if self.paused else "open")
+        return f"<{type(self).__name__} {self.number} {self.path} {state}>"
+
+    # Writing
+
+    def write(self, data: bytes) -> None:
+        """Write bytes that are framed already."""
+        self.transport.write(data)
+        self._bytes += len(data)
+        self._last_write = time.monotonic()
+
+    def send(self, payload: bytes, message_type: str) -> None:
+        """Write a message that is on no stream: a notice or an error, for this client alone."""
+        if self.ending is None:
+            self._messages += 1
+            self.write(self.framing.notice(payload, message_type))
+
+    def count(self, messages: int, size: int, when: float) -> None:
+        """Take over what a viewer has counted."""
+        self._messages += messages
+        self._bytes += size
+        self._last_write = max(self._last_write, when)
+
+    def pause_writing(self) -> None:
+        """Over the high-water mark: nothing more is written until it drains."""
+        self.paused = True
+        for viewer in self.viewers:
+            viewer.fall_behind()
+
+    def resume_writing(self) -> None:
+        """Drained: the viewers read on."""
+        self.paused = False
+        for viewer in tuple(self.viewers):
+            viewer.catch_up()
+
+    # Figures
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that the kernel has not taken yet."""
+        return self.transport.get_write_buffer_size()
+
+    @property
+    def last_write(self) -> float:
+        """Monotonic seconds of the last write."""
+        return max([self._last_write, *(viewer.last_write for viewer in self.viewers)])
+
+    @property
+    def last_activity(self) -> float:
+        """Monotonic seconds of the last delivery to it or message from it."""
+        return max(self.received, self.last_write)
+
+    def sent(self) -> tuple[int, int]:
+        """Messages and bytes written so far."""
+        messages, size = self._messages, self._bytes
+        for viewer in self.viewers:
+            more, bytes_more = viewer.sent()
+            messages += more
+            size += bytes_more
+        return messages, size
+
+    @property
+    def lag(self) -> int:
+        """Messages that its slowest viewer has not been written."""
+        return max((viewer.lag for viewer in self.viewers), default=0)
+
+    # Ending
+
+    def finished(self, viewer: Viewer) -> None:
+        """A viewer has been written the whole of a line that has ended."""
+
+    def close(self, ending: str) -> None:
+        """Say goodbye as the protocol has it, then end."""
+        raise NotImplementedError
+
+    def too_slow(self) -> None:
+        """A lossless stream has moved on without this client."""
+        self.close("too_slow")
+
+    def beat(self, now: float) -> float:
+        """Sign of life, when one is due. Returns the monotonic time to ask again."""
+        raise NotImplementedError
+
+    def abort(self, ending: str) -> None:
+        """Drop the connection at once, with what is unsent."""
+        if self.ending is None or self.unsent:
+            self.ending = ending
+        self.leave_all()
+        self.transport.abort()
+
+    def leave_all(self) -> None:
+        """Nobody watches here any more."""
+        for viewer in tuple(self.viewers):
+            viewer.leave()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The transport is gone, whoever ended it."""
+        if self.ending is None:
+            self.ending = "client" if exc is None else "broken"
+        self.leave_all()
+        self.manager.removed(self)

@@ -1,0 +1,266 @@
+"""Connection manager: who may come in, who is here, who must go. Knows no HTTP.
+
+Admission before the upgrade, a registry, one heap of due signs of life (heartbeat, keep-alive), a
+sweep for idle and stalled connections, and the drain at the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import logging
+import resource
+import time
+from collections import Counter
+from collections.abc import Iterable
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Self
+
+from streaming_api.errors import Unavailable
+from streaming_api.sources.process import Process
+from streaming_api.telemetry import Telemetry
+
+if TYPE_CHECKING:
+    from streaming_api.config import StreamingConfig
+    from streaming_api.connection import Connection
+
+logger = logging.getLogger(__name__)
+
+KINDS: Final = ("websocket", "sse")
+ENDINGS: Final = (
+    "client", "finished", "idle", "going_away", "drained", "policy", "too_big", "bad_text",
+    "protocol_error", "no_command", "stalled", "too_slow", "ping_timeout", "broken", "error",
+)  # fmt: skip
+"""Why connections end; what is ours or a broken link stands in `FAULTS`."""
+FAULTS: Final = frozenset({"stalled", "too_slow", "ping_timeout", "broken", "error"})
+REFUSALS: Final = (
+    "draining", "connections", "per_address", "memory", "descriptors", "rate",
+    "credential", "origin", "host",
+)  # fmt: skip
+_SPARE_DESCRIPTORS: Final = 64
+"""File descriptors kept for upstreams, sources and files."""
+_GIB: Final = 2**30
+
+
+class Place:
+    """A connection's place among the limits, held from admission until it is gone."""
+
+    __slots__ = ("_manager", "address", "kind", "taken")
+
+    def __init__(self, manager: ConnectionManager, kind: str, address: str) -> None:
+        self._manager = manager
+        self.kind = kind
+        self.address = address
+        self.taken = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if not self.taken:
+            self._manager.give_back(self)
+
+
+class ConnectionManager:
+    """All connections of this process, and the rules they live by.
+
+    Args:
+        config: the limits.
+        telemetry: told of refusals and endings.
+        process: knows how much memory is used.
+    """
+
+    def __init__(
+        self,
+        config: StreamingConfig,
+        telemetry: Telemetry | None = None,
+        process: Process | None = None,
+    ) -> None:
+        self.config = config
+        self.telemetry = telemetry or Telemetry()
+        self._process = process or Process()
+        self.limits = {"websocket": config.max_connections, "sse": config.sse_max_connections}
+        self.open: Counter[str] = Counter(dict.fromkeys(KINDS, 0))
+        self.connections: dict[int, Connection] = {}
+        self.draining = False
+        self._places: dict[int, Place] = {}
+        self._per_address: Counter[str] = Counter()
+        self._next = 0
+        self._beats: list[tuple[float, int]] = []
+        self._emptied: asyncio.Event | None = None
+        self._memory: tuple[float, int] = (0.0, 0)
+        self._descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _SPARE_DESCRIPTORS
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{self.open[kind]} of {self.limits[kind]} {kind}" for kind in KINDS)
+        return f"<ConnectionManager {counts}>"
+
+    # Admission
+
+    def admit(self, kind: str, address: str, descriptor: int = 0) -> Place:
+        """A place for one more connection, taken now.
+
+        Args:
+            kind: ``websocket`` or ``sse``.
+            address: the client's.
+            descriptor: of its socket: the kernel gives the lowest that is free, so a high one says
+                that few are left.
+
+        Raises:
+            Unavailable: a limit is reached; before any upgrade.
+        """
+        self._refuse_if(self.draining, "draining", "This server is stopping; connect again.", 1)
+        limit = self.limits[kind]
+        self._refuse_if(
+            self.open[kind] >= limit,
+            "connections",
+            f"All {limit} {kind} connections are taken; try again later.",
+            5,
+        )
+        per_address = self.config.max_connections_per_ip
+        self._refuse_if(
+            bool(per_address) and self._per_address[address] >= per_address,
+            "per_address",
+            f"{per_address} connections from one address are the limit; close one.",
+            5,
+        )
+        self._refuse_if(
+            self._memory_used() > 0.9 * self.config.memory_gb * _GIB,
+            "memory",
+            "The server is short of memory; try again later.",
+            30,
+        )
+        self._refuse_if(
+            descriptor >= self._descriptors,
+            "descriptors",
+            "The server is short of file descriptors; try again later.",
+            5,
+        )
+        self.open[kind] += 1
+        self._per_address[address] += 1
+        return Place(self, kind, address)
+
+    def _refuse_if(self, reached: bool, reason: str, message: str, retry_after: float) -> None:  # noqa: FBT001
+        if reached:
+            self.telemetry.refused(reason)
+            raise Unavailable(message, reason, retry_after=retry_after)
+
+    def _memory_used(self) -> int:
+        now = time.monotonic()
+        if now - self._memory[0] > 1:
+            self._memory = (now, self._process.memory_bytes())
+        return self._memory[1]
+
+    def give_back(self, place: Place) -> None:
+        """A place is free again."""
+        self.open[place.kind] -= 1
+        self._per_address[place.address] -= 1
+        if self._per_address[place.address] <= 0:
+            del self._per_address[place.address]
+
+    # Registry
+
+    def add(self, connection: Connection, place: Place) -> None:
+        """A connection has its transport: it is one of ours from here until `removed`."""
+        place.taken = True
+        self._next += 1
+        connection.number = self._next
+        self.connections[connection.number] = connection
+        self._places[connection.number] = place
+        self.telemetry.opened(place.kind)
+        connection.transport.set_write_buffer_limits(high=self.config.buffer_size, low=0)
+        due = connection.beat(time.monotonic())
+        heapq.heappush(self._beats, (due, connection.number))
+
+    def removed(self, connection: Connection) -> None:
+        """A connection's transport is gone."""
+        if self.connections.pop(connection.number, None) is None:
+            return
+        self.give_back(self._places.pop(connection.number))
+        ending = connection.ending or "client"
+        self.telemetry.closed(connection.kind, ending, fault=ending in FAULTS)
+        age = time.monotonic() - connection.opened
+        messages, size = connection.sent()
+        logger.info(
+            "%s %d %s ended: %s after %.1f s, %d messages, %d bytes",
+            connection.kind, connection.number, connection.path, ending, age, messages, size,
+        )  # fmt: skip
+        if self._emptied is not None and not self.connections:
+            self._emptied.set()
+
+    # Time
+
+    def beat_at(self, connection: Connection, due: float) -> None:
+        """Ask a connection for its `beat` once more, at this time."""
+        heapq.heappush(self._beats, (due, connection.number))
+
+    async def keep_beating(self) -> None:
+        """Give each connection its sign of life when it is due."""
+        while True:
+            now = time.monotonic()
+            while self._beats and self._beats[0][0] <= now:
+                _, number = heapq.heappop(self._beats)
+                connection = self.connections.get(number)
+                if connection is not None:
+                    heapq.heappush(self._beats, (connection.beat(now), number))
+            until = self._beats[0][0] if self._beats else now + 1
+            await asyncio.sleep(min(max(until - now, 0.01), 1))
+
+    async def keep_sweeping_stalled(self) -> None:
+        """Abort connections whose transport makes no progress for ``stall_timeout``."""
+        timeout = self.config.stall_timeout
+        while True:
+            await asyncio.sleep(timeout / 8)
+            now = time.monotonic()
+            for connection in tuple(self.connections.values()):
+                unsent = connection.unsent
+                if not unsent or unsent != connection.progress[0]:
+                    connection.progress = (unsent, now)
+                elif now - connection.progress[1] >= timeout * 7 / 8:
+                    connection.abort("stalled")
+
+    async def keep_sweeping_idle(self) -> None:
+        """Close connections on which nothing was delivered and nothing received for so long."""
+        while True:
+            await asyncio.sleep(self.config.cleanup_interval)
+            before = time.monotonic() - self.config.max_idle_time
+            for connection in tuple(self.connections.values()):
+                if connection.ending is None and connection.last_activity < before:
+                    connection.close("idle")
+
+    async def drain(self, seconds: float) -> None:
+        """Tell everybody that this server stops, all at once, and wait until they are gone."""
+        self.draining = True
+        self._emptied = asyncio.Event()
+        for connection in self.present():
+            connection.close("drained")
+        if self.connections:
+            try:
+                await asyncio.wait_for(self._emptied.wait(), seconds)
+            except TimeoutError:
+                for connection in self.present():
+                    connection.abort("drained")
+
+    def present(self) -> Iterable[Connection]:
+        """The connections of now, safe to end while walking."""
+        return tuple(self.connections.values())
+
+    # Figures
+
+    def get_connection_stability(self) -> float:
+        """Percent of the connections of the last 5 minutes that did not end by our fault.
+
+        With nothing to report, starts the application on a loopback port, drives real clients
+        through it and returns what they saw.
+        """
+        percent = self.telemetry.stability()
+        if percent is not None:
+            return percent
+        from streaming_api import selftest  # noqa: PLC0415 (measuring needs the whole application)
+
+        return selftest.measure(self.config).connection_stability

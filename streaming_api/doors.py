@@ -1,0 +1,272 @@
+"""Doors: who a client is and what it may do. Keys, tickets, origins, hosts, rates. Knows no HTTP.
+
+With no keys configured whoever reaches the port may use it; Origin and Host are checked all the
+same, because a browser on the operator's desk reaches the port for any page that it shows
+(cross-site WebSocket hijacking, DNS rebinding).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import secrets
+import socket
+import time
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from typing import Final
+from urllib.parse import urlsplit
+
+import attrs
+
+from streaming_api.config import ApiKey, StreamingConfig
+from streaming_api.errors import Forbidden, TooMany, Unauthorized
+
+SCOPES: Final = frozenset({"chat", "watch", "alerts", "admin"})
+TICKET_SECONDS: Final = 30.0
+_TICKETS: Final = 10_000
+_BUCKETS: Final = 10_000
+
+
+class Bucket:
+    """A token bucket: ``rate`` a second on average, ``burst`` at once; monotonic time."""
+
+    __slots__ = ("_burst", "_rate", "_tokens", "_when")
+
+    def __init__(self, rate: float, burst: float) -> None:
+        self._rate = rate
+        self._burst = self._tokens = burst
+        self._when = time.monotonic()
+
+    def take(self) -> float:
+        """Take one token. Returns 0, or the seconds until there is one."""
+        if not self._rate:
+            return 0.0
+        now = time.monotonic()
+        self._tokens = min(self._burst, self._tokens + (now - self._when) * self._rate)
+        self._when = now
+        if self._tokens >= 1:
+            self._tokens -= 1
+            return 0.0
+        return (1 - self._tokens) / self._rate
+
+
+class Buckets:
+    """Token buckets by name; those not used for longest are forgotten first."""
+
+    def __init__(self, rate: float, burst: float) -> None:
+        self._rate = rate
+        self._burst = burst
+        self._buckets: OrderedDict[str, Bucket] = OrderedDict()
+
+    def get(self, name: str) -> Bucket:
+        """The bucket of this name."""
+        bucket = self._buckets.get(name)
+        if bucket is None:
+            bucket = self._buckets[name] = Bucket(self._rate, self._burst)
+            if len(self._buckets) > _BUCKETS:
+                self._buckets.popitem(last=False)
+        else:
+            self._buckets.move_to_end(name)
+        return bucket
+
+
+@attrs.frozen
+class Client:
+    """Who is at the other end.
+
+    Attributes:
+        owner: the name of its key; "" when no keys are configured.
+        scopes: what it may do.
+        address: its IP address; behind a trusted proxy, what the proxy says.
+        commands: the bucket that its commands are taken from, shared by its connections.
+        authorization: its ``Authorization`` for the gateway; None where it is a key of ours.
+    """
+
+    owner: str
+    scopes: frozenset[str]
+    address: str
+    commands: Bucket
+    authorization: str | None = attrs.field(default=None, repr=False)
+
+    def require(self, scope: str) -> None:
+        """Nothing, if the client has this scope.
+
+        Raises:
+            Forbidden: it has not.
+        """
+        if scope not in self.scopes:
+            message = f"This key lacks the scope {scope}; ask the operator for one that has it."
+            raise Forbidden(message, "missing_scope")
+
+    def take_command(self) -> None:
+        """Count one command.
+
+        Raises:
+            TooMany: more than ``commands_per_second``.
+        """
+        wait = self.commands.take()
+        if wait:
+            message = f"Too many commands; the next one is taken in {wait:.2f} s."
+            raise TooMany(message, "too_many_commands", retry_after=wait)
+
+
+class Doors:
+    """Checks whoever comes in.
+
+    Args:
+        config: keys, origins, hosts, proxies, rates.
+    """
+
+    def __init__(self, config: StreamingConfig) -> None:
+        self._keys: Sequence[ApiKey] = tuple(config.api_keys)
+        self._origins = frozenset(origin.rstrip("/").lower() for origin in config.allowed_origins)
+        self._hosts = {"localhost", socket.gethostname().lower()} | {
+            host.lower() for host in config.allowed_hosts
+        }
+        self._proxies = [ipaddress.ip_network(network) for network in config.trusted_proxies]
+        self._tickets: OrderedDict[str, tuple[ApiKey | None, float]] = OrderedDict()
+        self._commands = Buckets(config.commands_per_second, 2 * config.commands_per_second)
+        per_minute = config.connections_per_minute
+        self._connections = Buckets(per_minute / 60, max(per_minute / 6, 1))
+
+    @property
+    def open(self) -> bool:
+        """Whether no keys are configured: whoever reaches the port may use it."""
+        return not self._keys
+
+    # Who
+
+    def client(
+        self, key: ApiKey | None, address: str, authorization: str | None = None
+    ) -> Client:
+        """The client with this key (None: open access) at this address."""
+        owner = key.name if key is not None else ""
+        scopes = frozenset(key.scopes) if key is not None else SCOPES
+        bucket = self._commands.get(owner or address)
+        return Client(owner, scopes, address, bucket, authorization if self.open else None)
+
+    def key_of(self, token: str) -> ApiKey:
+        """The key that this is the secret of; compared in constant time, with every key.
+
+        Raises:
+            Unauthorized: no such key.
+        """
+        digest = hashlib.sha256(token.encode(errors="surrogateescape")).hexdigest()
+        found = None
+        for key in self._keys:
+            if hmac.compare_digest(key.sha256.lower(), digest):
+                found = key
+        if found is None:
+            raise Unauthorized("This API key is not known here.", "invalid_api_key")
+        return found
+
+    def issue_ticket(self, client: Client) -> str:
+        """A one-use ticket for what cannot send headers; good for TICKET_SECONDS."""
+        key = next((key for key in self._keys if key.name == client.owner), None)
+        ticket = secrets.token_urlsafe(24)
+        self._tickets[ticket] = (key, time.monotonic() + TICKET_SECONDS)
+        if len(self._tickets) > _TICKETS:
+            self._tickets.popitem(last=False)
+        return ticket
+
+    def redeem(self, ticket: str) -> ApiKey | None:
+        """The key that the ticket was issued for; the ticket is used up.
+
+        Raises:
+            Unauthorized: unknown, used or too old.
+        """
+        key, until = self._tickets.pop(ticket, (None, 0.0))
+        if time.monotonic() > until:
+            message = "This ticket is unknown, used or too old; get a new one."
+            raise Unauthorized(message, "invalid_ticket")
+        return key
+
+    # From where
+
+    def check_host(self, host: str) -> None:
+        """Refuse a Host that DNS rebinding could have brought: a name that is not this machine's.
+
+        Raises:
+            Forbidden: neither an IP literal, nor localhost, nor this machine's name, nor allowed.
+        """
+        name = _hostname(host)
+        if name not in self._hosts and not _is_address(name):
+            message = "This host name is not served here; see allowed_hosts."
+            raise Forbidden(message, "host_not_allowed")
+
+    def check_origin(self, origin: str, host: str) -> None:
+        """Refuse other sites' pages; no Origin is no browser.
+
+        Raises:
+            Forbidden: neither the same origin nor an allowed one.
+        """
+        asked = origin.lower()
+        if asked in self._origins or "*" in self._origins:
+            return
+        try:
+            parts = urlsplit(asked)
+            here = _authority(host.lower(), parts.scheme)
+            same = parts.scheme in {"http", "https"} and _authority(parts.netloc, parts.scheme) == here
+        except ValueError:
+            same = False
+        if not same:
+            message = "Pages of this origin may not connect; see allowed_origins."
+            raise Forbidden(message, "origin_not_allowed")
+
+    def address(self, peer: str, forwarded: Iterable[str]) -> str:
+        """The client's address: X-Forwarded-For read from the right, past trusted proxies."""
+        address = peer
+        for hop in reversed(list(forwarded)):
+            if not self._trusted(address):
+                break
+            if not _is_address(hop):
+                break
+            address = hop
+        return address
+
+    def _trusted(self, address: str) -> bool:
+        if not self._proxies:
+            return False
+        try:
+            parsed = ipaddress.ip_address(address)
+        except ValueError:
+            return False
+        return any(parsed in network for network in self._proxies)
+
+    # How often
+
+    def take_connection(self, address: str) -> None:
+        """Count one connection from this address.
+
+        Raises:
+            TooMany: more than ``connections_per_minute``.
+        """
+        wait = self._connections.get(address).take()
+        if wait:
+            message = "Too many connections from this address; try again later."
+            raise TooMany(message, "rate", retry_after=wait)
+
+
+def _hostname(host: str) -> str:
+    """The name in ``name:port``, lower case, without brackets and the dot of the root."""
+    name = host.lower()
+    if name.startswith("["):
+        return name[1:].partition("]")[0]
+    return name.rpartition(":")[0].rstrip(".") if ":" in name else name.rstrip(".")
+
+
+def _authority(netloc: str, scheme: str) -> tuple[str, str]:
+    name, colon, port = netloc.rpartition(":")
+    if not colon or not port.isdigit():
+        name, port = netloc, ""
+    return name, port or ("443" if scheme == "https" else "80")
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,147 @@
+"""The errors a client can be told: one tree, one JSON shape (OpenAI's), no transport.
+
+ApiError
+├── BadRequest          400  the client's command or body is wrong
+├── Unauthorized        401  no credential, or a bad one
+├── Forbidden           403  a foreign Origin or Host, a missing scope
+├── NotFound            404  no such stream, route or feature
+├── Gone                410  the stream was there and is no longer retained
+├── TooLarge            413  a message above message_size_limit
+├── UpgradeRequired     426  a plain request where a WebSocket is spoken
+├── TooMany             429  a rate limit
+├── Unavailable         503  a limit of the whole server, or draining
+└── UpstreamFailed      the upstream's own status, or 502
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class ApiError(Exception):
+    """An error that a client is told about.
+
+    Attributes:
+        message: a sentence for a person that says what to do.
+        code: a stable word for programs, e.g. ``stream_not_found``.
+        param: the offending field, where there is one.
+        retry_after: seconds after which trying again makes sense (HTTP ``Retry-After``).
+    """
+
+    status: int = 500
+    type: ClassVar[str] = "server_error"
+
+    def __init__(
+        self,
+        message: str,
+        code: str,
+        *,
+        param: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+        self.param = param
+        self.retry_after = retry_after
+
+    @property
+    def error_type(self) -> str:
+        """OpenAI's ``error.type``."""
+        return self.type
+
+    def body(self) -> dict[str, object]:
+        """``{type, code, message, param}``: OpenAI's error object."""
+        return {
+            "type": self.error_type,
+            "code": self.code,
+            "message": self.message,
+            "param": self.param,
+        }
+
+
+class BadRequest(ApiError):
+    """The command or body is wrong."""
+
+    status = 400
+    type = "invalid_request_error"
+
+
+class Unauthorized(ApiError):
+    """No credential, or a bad one."""
+
+    status = 401
+    type = "authentication_error"
+
+
+class Forbidden(ApiError):
+    """A foreign Origin or Host, or a missing scope."""
+
+    status = 403
+    type = "permission_error"
+
+
+class NotFound(ApiError):
+    """No such stream, route or feature."""
+
+    status = 404
+    type = "not_found_error"
+
+
+class Gone(ApiError):
+    """The stream was there and is no longer retained."""
+
+    status = 410
+    type = "not_found_error"
+
+
+class TooLarge(ApiError):
+    """More than ``message_size_limit`` bytes."""
+
+    status = 413
+    type = "invalid_request_error"
+
+
+class UpgradeRequired(ApiError):
+    """A plain request where a WebSocket is spoken."""
+
+    status = 426
+    type = "invalid_request_error"
+
+
+class TooMany(ApiError):
+    """A rate limit."""
+
+    status = 429
+    type = "rate_limit_error"
+
+
+class Unavailable(ApiError):
+    """A limit of the whole server, or it is stopping."""
+
+    status = 503
+    type = "overloaded_error"
+
+
+class UpstreamFailed(ApiError):
+    """The upstream answered with an error of its own, or could not be reached."""
+
+    type = "upstream_error"
+
+    def __init__(
+        self,
+        message: str,
+        code: str,
+        *,
+        status: int | None = None,
+        error_type: str | None = None,
+        param: str | None = None,
+    ) -> None:
+        super().__init__(message, code, param=param)
+        self.status = status or 502
+        self._error_type = error_type
+
+    @property
+    def error_type(self) -> str:
+        """The upstream's own type, if it gave one."""
+        return self._error_type or self.type

@@ -1,0 +1,230 @@
+"""Client frames: bytes in, whole messages out. RFC 6455 and RFC 7692, the server's side. Pure.
+
+What a client must not do raises `Violation` with the close code that RFC 6455 section 7.4.1 gives
+it; nothing here trusts a length before the bytes are there, and no message is ever held beyond the
+limit, compressed or not.
+"""
+
+from __future__ import annotations
+
+import codecs
+import zlib
+from collections.abc import Iterator
+from typing import Final
+
+import attrs
+
+from streaming_api.framing import BINARY, CLOSE, PONG, TEXT
+
+_CONTINUATION: Final = 0x0
+_TAIL: Final = b"\x00\x00\xff\xff"
+_EMPTY_FRAGMENTS: Final = 1_000
+"""Empty fragments a message may have: they carry nothing and cost the same."""
+
+NORMAL: Final = 1000
+PROTOCOL_ERROR: Final = 1002
+INVALID_TEXT: Final = 1007
+POLICY: Final = 1008
+TOO_BIG: Final = 1009
+
+
+class Violation(Exception):
+    """The client broke the protocol: close with ``code``."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
+
+
+@attrs.frozen
+class Received:
+    """One whole message or control frame.
+
+    Attributes:
+        opcode: TEXT, BINARY, CLOSE, PING or PONG.
+        payload: unmasked, decompressed; of TEXT it is valid UTF-8.
+    """
+
+    opcode: int
+    payload: bytes
+
+
+class FrameParser:
+    """One client's frames.
+
+    Args:
+        limit: bytes that one message may have; exactly so many are accepted.
+        deflate: whether permessage-deflate was negotiated (client_no_context_takeover, so that no
+            window is kept between messages).
+    """
+
+    __slots__ = (
+        "_buffer", "_compressed", "_decoder", "_deflate", "_empty", "_fragments", "_inflater",
+        "_limit", "_opcode", "_size",
+    )  # fmt: skip
+
+    def __init__(self, limit: int, *, deflate: bool) -> None:
+        self._limit = limit
+        self._deflate = deflate
+        self._buffer = bytearray()
+        self._opcode = 0  # of the message under way; 0 for none
+        self._compressed = False
+        self._fragments: list[bytes] = []
+        self._size = 0
+        self._empty = 0
+        self._inflater: zlib._Decompress | None = None
+        self._decoder: codecs.IncrementalDecoder | None = None
+
+    def feed(self, data: bytes) -> Iterator[Received]:
+        """What these bytes complete.
+
+        Raises:
+            Violation: after what was whole before it has been yielded.
+        """
+        buffer = self._buffer
+        buffer += data
+        start = 0
+        try:
+            while (header := self._header(buffer, start)) is not None:
+                first, size, body = header
+                end = body + 4 + size
+                if len(buffer) < end:
+                    break
+                payload = _unmask(buffer[body + 4 : end], bytes(buffer[body : body + 4]))
+                start = end
+                received = self._frame(first, payload)
+                if received is not None:
+                    yield received
+        finally:
+            if start:
+                self._buffer = buffer[start:]  # a copy of the little that is left: nothing large is kept
+
+    def _header(self, buffer: bytearray, at: int) -> tuple[int, int, int] | None:
+        """First byte, payload length and where the mask starts; None if there is more to come."""
+        have = len(buffer) - at
+        if have < 2:
+            return None
+        first, second = buffer[at], buffer[at + 1]
+        size = second & 0x7F
+        self._check(first, second, size)
+        if size < 126:
+            return first, size, at + 2
+        width = 2 if size == 126 else 8
+        if have < 2 + width:
+            return None
+        size = int.from_bytes(buffer[at + 2 : at + 2 + width], "big")
+        if size >> 63:
+            raise Violation(PROTOCOL_ERROR, "the length has its highest bit set")
+        self._check_size(first, size)
+        return first, size, at + 2 + width
+
+    def _check(self, first: int, second: int, size: int) -> None:
+        opcode = first & 0x0F
+        if not second & 0x80:
+            raise Violation(PROTOCOL_ERROR, "client frames must be masked")
+        if first & 0x30 or (first & 0x40 and not self._deflate):
+            raise Violation(PROTOCOL_ERROR, "a reserved bit is set")
+        if opcode >= CLOSE:
+            if opcode > PONG:
+                raise Violation(PROTOCOL_ERROR, "unknown opcode")
+            if size > 125 or not first & 0x80 or first & 0x40:
+                raise Violation(PROTOCOL_ERROR, "control frames are short, whole and plain")
+        elif opcode > BINARY:
+            raise Violation(PROTOCOL_ERROR, "unknown opcode")
+        elif opcode == _CONTINUATION:
+            if not self._opcode or first & 0x40:
+                raise Violation(PROTOCOL_ERROR, "a continuation of nothing")
+        elif self._opcode:
+            raise Violation(PROTOCOL_ERROR, "a new message inside a fragmented one")
+
+    def _check_size(self, first: int, size: int) -> None:
+        """Before the payload is there; of a compressed one, whether it could fit at all."""
+        compressed = self._compressed if not first & 0x0F else bool(first & 0x40)
+        limit = self._limit + (self._limit >> 8) + 64 if compressed else self._limit - self._size
+        if size > limit:
+            raise Violation(TOO_BIG, f"messages may have {self._limit} bytes")
+
+    def _frame(self, first: int, payload: bytes) -> Received | None:
+        opcode = first & 0x0F
+        if opcode == CLOSE:
+            return Received(CLOSE, _checked_close(payload))
+        if opcode >= CLOSE:
+            return Received(opcode, payload)
+        if opcode:
+            self._begin(opcode, compressed=bool(first & 0x40))
+        final = bool(first & 0x80)
+        if not payload and not final:
+            self._empty += 1
+            if self._empty > _EMPTY_FRAGMENTS:
+                raise Violation(POLICY, "too many empty fragments")
+        self._check_size(first, len(payload))
+        plain = self._inflated(payload, final=final) if self._compressed else bytes(payload)
+        self._add(plain, final=final)
+        return self._whole() if final else None
+
+    def _begin(self, opcode: int, *, compressed: bool) -> None:
+        self._opcode = opcode
+        self._compressed = compressed
+        self._empty = 0
+        if compressed:
+            self._inflater = zlib.decompressobj(-15)
+        if opcode == TEXT:
+            self._decoder = codecs.getincrementaldecoder("utf-8")()
+
+    def _add(self, data: bytes, *, final: bool) -> None:
+        """One more piece; text that goes wrong in the middle is refused there and then."""
+        if self._decoder is not None:
+            try:
+                self._decoder.decode(data, final)
+            except UnicodeDecodeError:
+                raise Violation(INVALID_TEXT, "text must be UTF-8") from None
+        self._fragments.append(data)
+        self._size += len(data)
+
+    def _inflated(self, data: bytes, *, final: bool) -> bytes:
+        """Decompressed, but never more than the limit allows."""
+        assert self._inflater is not None
+        room = self._limit - self._size
+        try:
+            plain = self._inflater.decompress(data + _TAIL if final else data, room + 1)
+        except zlib.error:
+            raise Violation(INVALID_TEXT, "the compressed data is broken") from None
+        if len(plain) > room:
+            raise Violation(TOO_BIG, f"messages may have {self._limit} bytes")
+        return plain
+
+    def _whole(self) -> Received:
+        received = Received(self._opcode, b"".join(self._fragments))
+        self._opcode = self._size = 0
+        self._fragments = []
+        self._inflater = self._decoder = None
+        return received
+
+
+def _unmask(payload: bytearray, mask: bytes) -> bytes:
+    """RFC 6455 section 5.3, as one operation on one large number."""
+    size = len(payload)
+    if not size:
+        return b""
+    key = (mask * (size // 4 + 1))[:size]
+    return (int.from_bytes(payload, "big") ^ int.from_bytes(key, "big")).to_bytes(size, "big")
+
+
+def _checked_close(payload: bytes) -> bytes:
+    """A close frame's payload, if it is one.
+
+    Raises:
+        Violation: RFC 6455 sections 5.5.1 and 7.4.
+    """
+    if not payload:
+        return payload
+    code = int.from_bytes(payload[:2], "big")
+    allowed = 3000 <= code <= 4999 or (1000 <= code <= 1014 and code not in {1004, 1005, 1006})
+    if len(payload) == 1 or not allowed:
+        raise Violation(PROTOCOL_ERROR, "that is no close code")
+    try:
+        payload[2:].decode()
+    except UnicodeDecodeError:
+        raise Violation(INVALID_TEXT, "the reason must be UTF-8") from None
+    return payload

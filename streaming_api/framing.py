@@ -1,0 +1,178 @@
+"""Bytes of a WebSocket frame, an event, a chunk: each framing made once for all its viewers. Pure.
+
+WebSocket: RFC 6455 section 5.2, compression RFC 7692. Server-Sent Events: the WHATWG HTML standard,
+section 9.2. Chunks: RFC 9112 section 7.1. Deflate and gzip: RFC 1951 and RFC 1952.
+
+A compressed message is self-contained: it refers to nothing before it, so one compression is valid
+for every receiver, whatever it has received until then.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable
+from typing import Final
+
+from streaming_api.messages import Message
+
+COMPRESS_FROM: Final = 512
+"""Bytes below which a message is not worth compressing."""
+
+_LEVEL: Final = 6
+_SYNC: Final = b"\x00\x00\xff\xff"
+
+TEXT: Final = 0x1
+BINARY: Final = 0x2
+CLOSE: Final = 0x8
+PING: Final = 0x9
+PONG: Final = 0xA
+
+
+def frame(payload: bytes, opcode: int = TEXT, *, compressed: bool = False) -> bytes:
+    """One final, unmasked WebSocket frame."""
+    first = 0x80 | (0x40 if compressed else 0) | opcode
+    size = len(payload)
+    if size < 126:
+        return bytes((first, size)) + payload
+    if size < 65536:
+        return b"%c\x7e%b%b" % (first, size.to_bytes(2, "big"), payload)
+    return b"%c\x7f%b%b" % (first, size.to_bytes(8, "big"), payload)
+
+
+def close_frame(code: int, reason: str = "") -> bytes:
+    """A close frame; the reason is cut to the 123 bytes that RFC 6455 section 5.5 leaves it."""
+    text = reason.encode()[:123].decode(errors="ignore").encode()
+    return frame(code.to_bytes(2, "big") + text, CLOSE)
+
+
+def deflate(payload: bytes, bits: int = 15) -> bytes:
+    """A run of self-contained deflate blocks that ends on a byte boundary, not final."""
+    compressor = zlib.compressobj(_LEVEL, zlib.DEFLATED, -bits)
+    return compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH)
+
+
+def stored(payload: bytes) -> bytes:
+    """The payload as stored deflate blocks: valid inside a deflate stream, not compressed."""
+    blocks = []
+    for start in range(0, len(payload), 65535):
+        block = payload[start : start + 65535]
+        size = len(block)
+        blocks.append(
+            b"\x00%b%b%b"
+            % (size.to_bytes(2, "little"), (size ^ 0xFFFF).to_bytes(2, "little"), block)
+        )
+    return b"".join(blocks)
+
+
+def event(message: Message) -> bytes:
+    """One Server-Sent Event."""
+    return b"%bdata: %b\n\n" % (message.event, message.payload)
+
+
+def chunk(data: bytes) -> bytes:
+    """One HTTP/1.1 chunk."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+class Framing:
+    """How messages become bytes on one kind of connection.
+
+    Two connections with the same framing share every byte: framings are compared by identity, and
+    the few that exist are made once, below.
+    """
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"<Framing {self.name}>"
+
+    def message(self, message: Message) -> bytes:
+        """The bytes of one message."""
+        raise NotImplementedError
+
+    def notice(self, payload: bytes, message_type: str) -> bytes:
+        """The bytes of a message that is on no stream."""
+        raise NotImplementedError
+
+    def batch(self, messages: Iterable[Message]) -> bytes:
+        """The bytes of several messages, for one write."""
+        return b"".join(map(self.message, messages))
+
+
+class _WebSocket(Framing):
+    __slots__ = ()
+
+    def message(self, message: Message) -> bytes:
+        return frame(message.payload)
+
+    def notice(self, payload: bytes, message_type: str) -> bytes:  # noqa: ARG002 (a frame says it inside)
+        return frame(payload)
+
+
+class _DeflatedWebSocket(_WebSocket):
+    __slots__ = ("_bits",)
+
+    def __init__(self, bits: int) -> None:
+        super().__init__(f"websocket-deflate-{bits}")
+        self._bits = bits
+
+    def message(self, message: Message) -> bytes:
+        payload = message.payload
+        if len(payload) < COMPRESS_FROM:
+            return frame(payload)
+        return frame(deflate(payload, self._bits).removesuffix(_SYNC), compressed=True)
+
+
+class _Events(Framing):
+    """Server-Sent Events, as they are: the body of an HTTP/1.0 answer."""
+
+    __slots__ = ()
+
+    def message(self, message: Message) -> bytes:
+        return event(message)
+
+    def notice(self, payload: bytes, message_type: str) -> bytes:
+        return b"event: %b\ndata: %b\n\n" % (message_type.encode(), payload)
+
+
+class _ChunkedEvents(_Events):
+    __slots__ = ()
+
+    def message(self, message: Message) -> bytes:
+        return chunk(event(message))
+
+    def notice(self, payload: bytes, message_type: str) -> bytes:
+        return chunk(super().notice(payload, message_type))
+
+
+class _OpenAI(Framing):
+    """OpenAI's own wire: the upstream's chunk alone; notices are comments, the end is not shown."""
+
+    __slots__ = ()
+
+    def message(self, message: Message) -> bytes:
+        return b"" if message.final else b"data: %b\n\n" % message.data
+
+    def notice(self, payload: bytes, message_type: str) -> bytes:  # noqa: ARG002 (OpenAI has none)
+        return b": %b\n\n" % payload
+
+
+class _ChunkedOpenAI(_OpenAI):
+    __slots__ = ()
+
+    def message(self, message: Message) -> bytes:
+        return b"" if message.final else chunk(super().message(message))
+
+    def notice(self, payload: bytes, message_type: str) -> bytes:
+        return chunk(super().notice(payload, message_type))
+
+
+WEBSOCKET: Final[Framing] = _WebSocket("websocket")
+DEFLATED_WEBSOCKET: Final[dict[int, Framing]] = {n: _DeflatedWebSocket(n) for n in range(9, 16)}
+EVENTS: Final[Framing] = _Events("events")
+CHUNKED_EVENTS: Final[Framing] = _ChunkedEvents("chunked-events")
+OPENAI: Final[Framing] = _OpenAI("openai")
+CHUNKED_OPENAI: Final[Framing] = _ChunkedOpenAI("chunked-openai")

@@ -1,0 +1,145 @@
+"""Server messages: their fields, their one encoding to JSON, their cursors. Pure."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from typing import Final
+
+import orjson
+
+CHAT: Final = "chat_completion"
+METRICS: Final = "metrics_update"
+ALERT: Final = "alert"
+STATUS: Final = "status_update"
+
+MESSAGE_TYPES: Final = (CHAT, METRICS, ALERT, STATUS)
+
+
+class Message:
+    """One message of a stream, encoded once.
+
+    Attributes:
+        number: its ``sequence_id``.
+        stream: the name of the stream that it is on.
+        payload: the whole message as JSON, UTF-8, without CR or LF.
+        data_at: where in ``payload`` the value of ``data`` starts; it ends one byte before the end.
+        event: the ``event:`` and ``id:`` lines that Server-Sent Events put before the payload.
+        appended: monotonic seconds at which it came into being.
+        final: whether it is the last of its stream.
+    """
+
+    __slots__ = ("appended", "data_at", "event", "final", "number", "payload", "stream")
+
+    def __init__(
+        self, number: int, stream: str, payload: bytes, data_at: int, event: bytes, appended: float
+    ) -> None:
+        self.number = number
+        self.stream = stream
+        self.payload = payload
+        self.data_at = data_at
+        self.event = event
+        self.appended = appended
+        self.final = False
+
+    @property
+    def data(self) -> bytes:
+        """The JSON of ``data`` alone: what OpenAI's own wire carries."""
+        return self.payload[self.data_at : -1]
+
+
+class Clock:
+    """RFC 3339 timestamps, UTC, milliseconds: formatted once a millisecond, whoever asks."""
+
+    __slots__ = ("_millisecond", "_second", "_stamp", "_text")
+
+    def __init__(self) -> None:
+        self._millisecond = self._second = -1
+        self._text = self._stamp = b""
+
+    def __call__(self) -> bytes:
+        millisecond = time.time_ns() // 1_000_000
+        if millisecond != self._millisecond:
+            self._millisecond = millisecond
+            second, rest = divmod(millisecond, 1000)
+            if second != self._second:
+                self._second = second
+                self._text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)).encode()
+            self._stamp = b"%b.%03dZ" % (self._text, rest)
+        return self._stamp
+
+
+timestamp: Final = Clock()
+
+
+class Encoder:
+    """Writes the messages of one stream: the envelope prepared once, the data spliced in as bytes.
+
+    Args:
+        message_type: one of ``MESSAGE_TYPES``.
+        stream: the stream's name, its ``stream_id``.
+        line: what stands before the colon in a cursor: an epoch, or a chat's request_id.
+        request_id: of a chat.
+    """
+
+    __slots__ = ("_event", "_head", "stream")
+
+    def __init__(
+        self, message_type: str, stream: str, line: str, request_id: str | None = None
+    ) -> None:
+        self.stream = stream
+        fields = {"message_type": message_type, "stream_id": stream}
+        if request_id is not None:
+            fields["request_id"] = request_id
+        self._head = orjson.dumps(fields)[:-1] + b',"cursor":"%b:' % line.encode()
+        self._event = b"event: %b\nid: %b:" % (message_type.encode(), line.encode())
+
+    def encode(self, number: int, data: bytes, appended: float) -> Message:
+        """The message ``number`` of the stream.
+
+        Args:
+            number: its ``sequence_id``.
+            data: a JSON object, UTF-8, without CR or LF (a line of Server-Sent Events carries it).
+            appended: monotonic seconds.
+        """
+        head = b'%b%d","sequence_id":%d,"timestamp":"%b","data":' % (
+            self._head,
+            number,
+            number,
+            timestamp(),
+        )
+        event = b"%b%d\n" % (self._event, number)
+        return Message(number, self.stream, b"%b%b}" % (head, data), len(head), event, appended)
+
+
+def notice(
+    message_type: str,
+    data: Mapping[str, object],
+    *,
+    stream: str | None = None,
+    request_id: object = None,
+) -> bytes:
+    """A message on no stream: an error or a notice, for one client, without ``sequence_id``."""
+    fields: dict[str, object] = {
+        "message_type": message_type,
+        "timestamp": timestamp().decode(),
+        "data": data,
+    }
+    if stream is not None:
+        fields["stream_id"] = stream
+    if request_id is not None:
+        fields["request_id"] = request_id
+    return orjson.dumps(fields)
+
+
+_CURSOR: Final = re.compile(r"([A-Za-z0-9_.-]{1,128}):([0-9]{1,18})", re.ASCII)
+
+
+def parse_cursor(text: str) -> tuple[str, int] | None:
+    """The epoch (or request_id) and the number in a cursor; None if it is no cursor of ours.
+
+    The text is hostile: anything may stand in ``Last-Event-ID``.
+    """
+    found = _CURSOR.fullmatch(text)
+    return None if found is None else (found[1], int(found[2]))

@@ -1,0 +1,213 @@
+"""StreamingService: the application as an object; `run` serves it until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import signal
+import socket
+import ssl
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, Self
+
+import uvloop
+from aiohttp import web
+
+from streaming_api.app import make_app
+from streaming_api.config import StreamingConfig
+from streaming_api.web.context import CONTEXT
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from streaming_api.connection_manager import ConnectionManager
+    from streaming_api.web.context import Context
+
+logger = logging.getLogger(__name__)
+
+HEAD_SECONDS: Final = 10.0
+"""Seconds for a request's line and headers, and for the next one on a kept-alive connection."""
+_BACKLOG: Final = 4096
+
+
+class StreamingService:
+    """One server; ``async with StreamingService(config) as service`` serves on ``service.url``.
+
+    Args:
+        config: port 0 takes any free one.
+        make: makes the application (tests and benchmarks add routes to it).
+    """
+
+    def __init__(
+        self,
+        config: StreamingConfig | None = None,
+        *,
+        make: Callable[[StreamingConfig], web.Application] = make_app,
+    ) -> None:
+        self.config = config or StreamingConfig()
+        self._make = make
+        self._runner: web.AppRunner | None = None
+        self._port = 0
+
+    def __repr__(self) -> str:
+        return f"<StreamingService {self.url if self._runner else 'stopped'}>"
+
+    @property
+    def url(self) -> str:
+        """Where it serves, ``http://host:port`` without a slash at the end."""
+        scheme = "https" if self.config.tls_certificate else "http"
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.config.host, self.config.host)  # noqa: S104 (shown, not bound)
+        return f"{scheme}://{host}:{self._port}"
+
+    @property
+    def context(self) -> Context:
+        """The parts of the running application.
+
+        Raises:
+            RuntimeError: it does not run.
+        """
+        if self._runner is None:
+            raise RuntimeError("The service has not been started.")
+        return self._runner.app[CONTEXT]
+
+    @property
+    def connection_manager(self) -> ConnectionManager:
+        """The connections of the running application."""
+        return self.context.manager
+
+    async def start(self) -> None:
+        """Listen and serve.
+
+        Raises:
+            OSError: the address cannot be bound.
+        """
+        config = self.config
+        runner = web.AppRunner(
+            self._make(config),
+            handler_cancellation=True,  # a handler leaves with its client
+            keepalive_timeout=HEAD_SECONDS,
+            shutdown_timeout=1.0,
+            access_log=None,
+        )
+        await runner.setup()
+        try:
+            site = web.SockSite(
+                runner, _listening_socket(config), backlog=_BACKLOG, ssl_context=_tls(config)
+            )
+            await site.start()
+        except BaseException:
+            await runner.cleanup()
+            raise
+        self._runner = runner
+        self._port = runner.addresses[0][1]
+
+    async def stop(self) -> None:
+        """Drain and end: clients are told, within 10 seconds."""
+        runner, self._runner = self._runner, None
+        if runner is not None:
+            await runner.cleanup()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.stop()
+
+    # Figures, by their documented calls
+
+    def get_websocket_performance(self) -> float:
+        """Percent of recent messages delivered to WebSocket viewers within 100 ms.
+
+        Without traffic of its own it measures: the application is started on a loopback port and
+        real clients are driven through it.
+        """
+        return self._figure("websocket")
+
+    def get_sse_performance(self) -> float:
+        """The same for SSE viewers."""
+        return self._figure("sse")
+
+    def get_connection_stability(self) -> float:
+        """Percent of recent connections that did not end by a fault."""
+        manager = None if self._runner is None else self.context.manager
+        percent = None if manager is None else manager.telemetry.stability()
+        if percent is not None:
+            return percent
+        from streaming_api import selftest  # noqa: PLC0415 (it drives this very class)
+
+        return selftest.measure(self.config).connection_stability
+
+    def _figure(self, kind: str) -> float:
+        percent = None if self._runner is None else self.context.telemetry.performance(kind)
+        if percent is not None:
+            return percent
+        from streaming_api import selftest  # noqa: PLC0415 (it drives this very class)
+
+        return selftest.measure(self.config).performance[kind]
+
+
+def _listening_socket(config: StreamingConfig) -> socket.socket:
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if config.workers > 1:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listening.setblocking(False)
+        listening.bind((config.host, config.port))
+    except BaseException:
+        listening.close()
+        raise
+    return listening
+
+
+def _tls(config: StreamingConfig) -> ssl.SSLContext | None:
+    if config.tls_certificate is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(config.tls_certificate, config.tls_key)
+    return context
+
+
+def run(config: StreamingConfig) -> int:
+    """Serve until SIGTERM or SIGINT; the exit status."""
+    logging.basicConfig(
+        level=config.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    return uvloop.run(_serve(config))
+
+
+async def _serve(config: StreamingConfig) -> int:
+    loop = asyncio.get_running_loop()
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    service = StreamingService(config)
+    try:
+        await service.start()
+    except OSError as error:
+        print(_cannot_listen(config, error))
+        return 1
+    gc.collect()
+    gc.freeze()  # what start-up made stays; the collector need not look at it again
+    print(f"streaming-api serves on {service.url}/ (Ctrl+C stops it)", flush=True)
+    if service.context.doors.open:
+        logger.warning("No API keys are configured: whoever reaches this port may use it.")
+    await stopping.wait()
+    logger.info("stopping: telling clients")
+    await service.stop()
+    return 0
+
+
+def _cannot_listen(config: StreamingConfig, error: OSError) -> str:
+    return (
+        f"streaming-api cannot listen on {config.host}:{config.port}: {error.strerror or error}."
+        " Is another one running? Choose another port with --port."
+    )

@@ -1,0 +1,1 @@
+"""Where topics come from: sources yield typed values and know nothing of streams or the web."""

@@ -1,0 +1,199 @@
+"""An Alertmanager: the webhook that it sends and its API; knows nothing of routes or topics."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+import aiohttp
+import orjson
+
+from streaming_api.sources.fetch import MAX_JSON_BYTES, TIMEOUT, Reply, fetch, parse_json
+from streaming_api.sources.prometheus import MAX_ALERTS
+from streaming_api.sources.values import (
+    Alert,
+    AlertList,
+    SourceError,
+    make_alert,
+    one_line,
+    parse_time,
+    texts,
+)
+
+MAX_PROBLEMS = 20
+"""Problems of one webhook that are spelt out."""
+
+_WHAT = "Alertmanager's API version 2"
+_ONLY_ACTIVE = "active=true&silenced=false&inhibited=false&unprocessed=true"
+
+
+class WebhookError(ValueError):
+    """A webhook that cannot be used.
+
+    Attributes:
+        problems: Everything that is wrong, each with its path (`alerts[2].startsAt: ...`).
+    """
+
+    def __init__(self, problems: list[str]) -> None:
+        left_out = len(problems) - MAX_PROBLEMS
+        more = [f"and {left_out} more"] if left_out > 0 else []
+        self.problems = tuple(problems[:MAX_PROBLEMS] + more)
+        super().__init__("; ".join(self.problems))
+
+
+class Alertmanager:
+    """Asks one Alertmanager for its alerts.
+
+    Args:
+        base_url: With the path prefix, if it has one: `http://host:9093`.
+        session: From `open_session`; the caller owns it.
+        timeout: Seconds that one call may take.
+    """
+
+    def __init__(
+        self, base_url: str, session: aiohttp.ClientSession, *, timeout: float = TIMEOUT
+    ) -> None:
+        self._url = f"{base_url.rstrip('/')}/api/v2/alerts?{_ONLY_ACTIVE}"
+        self._session = session
+        self._timeout = timeout
+
+    async def alerts(self) -> AlertList:
+        """Return the alerts that fire, without those that somebody silenced or that are inhibited.
+
+        Raises:
+            SourceError: No answer, or not one of Alertmanager.
+        """
+        reply = await fetch(
+            self._session, self._url, max_bytes=MAX_JSON_BYTES, seconds=self._timeout
+        )
+        answer = parse_json(reply, _WHAT)
+        if not isinstance(answer, list):
+            raise _misshapen(reply, "it is not a list")
+        problems: list[str] = []
+        alerts = [
+            _alert(item, f"[{index}]", problems, "alertmanager")
+            for index, item in enumerate(answer[:MAX_ALERTS])
+        ]
+        if problems:
+            raise _misshapen(reply, problems[0])
+        return AlertList(tuple(filter(None, alerts)), max(0, len(answer) - MAX_ALERTS))
+
+
+def parse_webhook(body: bytes) -> list[Alert]:
+    """Return the alerts of a webhook of version 4, unknown fields ignored.
+
+    Their number is bounded only by the size of the body, which the caller limits.
+
+    Raises:
+        WebhookError: It is not one; lists everything that is wrong.
+    """
+    try:
+        payload: object = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise WebhookError([f"the body is not JSON: {one_line(str(error), 100)}"]) from None
+    if not isinstance(payload, dict):
+        raise WebhookError(["the body is not a JSON object"])
+    problems: list[str] = []
+    if payload.get("version") != "4":
+        found = one_line(repr(payload.get("version")), 40)
+        problems.append(f'version: is {found}, should be "4"')
+    items = payload.get("alerts")
+    if not isinstance(items, list):
+        problems.append("alerts: should be a list")
+        items = []
+    alerts = [
+        _alert(item, f"alerts[{index}]", problems, "webhook") for index, item in enumerate(items)
+    ]
+    if problems:
+        raise WebhookError(problems)
+    return [alert for alert in alerts if alert is not None]
+
+
+class _Fields:
+    """Reads the fields of one JSON object and notes what is wrong with them."""
+
+    def __init__(self, item: dict[str, object], path: str, problems: list[str]) -> None:
+        self._item = item
+        self._path = path
+        self._problems = problems
+
+    def wrong(self, name: str, should: str) -> None:
+        """Note that a field is missing or is not what it should be."""
+        found = "is missing" if name not in self._item else "is wrong"
+        self._problems.append(f"{self._path}.{name}: {found}, should be {should}")
+
+    def texts(self, name: str) -> dict[str, str]:
+        """Return labels or annotations."""
+        try:
+            return texts(self._item.get(name))
+        except ValueError:
+            self.wrong(name, "an object of texts")
+            return {}
+
+    def text(self, name: str) -> str | None:
+        """Return an optional text."""
+        value = self._item.get(name)
+        if value is not None and not isinstance(value, str):
+            self.wrong(name, "a text")
+            return None
+        return value
+
+    def time(self, name: str) -> datetime | None:
+        """Return a time; None for Go's zero time."""
+        value = self._item.get(name)
+        try:
+            if isinstance(value, str):
+                return parse_time(value)
+        except ValueError:
+            pass
+        self.wrong(name, "an RFC 3339 time such as 2026-01-31T12:00:00.000Z")
+        return None
+
+
+def _alert(
+    item: object, path: str, problems: list[str], source: Literal["alertmanager", "webhook"]
+) -> Alert | None:
+    """Return one alert, or None after noting what is wrong with it."""
+    if not isinstance(item, dict):
+        problems.append(f"{path}: should be an object")
+        return None
+    before = len(problems)
+    fields = _Fields(item, path, problems)
+    labels = fields.texts("labels")
+    annotations = fields.texts("annotations")
+    generator_url = fields.text("generatorURL")
+    fingerprint = fields.text("fingerprint")
+    starts_at = fields.time("startsAt")
+    resolved = _is_resolved(item, fields, source)
+    ends_at = fields.time("endsAt") if resolved else None
+    if len(problems) == before and starts_at is None:
+        fields.wrong("startsAt", "when it began, and not the zero time")
+    if len(problems) > before or starts_at is None:
+        return None
+    return make_alert(
+        labels=labels,
+        annotations=annotations,
+        state="resolved" if resolved else "firing",
+        starts_at=starts_at,
+        ends_at=ends_at,
+        generator_url=generator_url,
+        source=source,
+        fingerprint=fingerprint,
+    )
+
+
+def _is_resolved(item: dict[str, object], fields: _Fields, source: str) -> bool:
+    """Return whether it is over; the API lists none that are, and words its status differently."""
+    match item.get("status"), source:
+        case ("firing" | "resolved") as status, "webhook":
+            return status == "resolved"
+        case {"state": "active" | "unprocessed" | "suppressed"}, "alertmanager":
+            return False
+        case _:
+            fields.wrong("status", 'what Alertmanager calls "firing", "resolved" or a state')
+            return False
+
+
+def _misshapen(reply: Reply, why: str) -> SourceError:
+    reason = f"{reply.url} served JSON that is not {_WHAT} ({why}): check what is there."
+    return SourceError(reason, "format")

@@ -1,0 +1,188 @@
+"""An exposition endpoint, scraped: Prometheus' text format or OpenMetrics; knows no PromQL."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import re
+import time
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from typing import cast
+
+import aiohttp
+from prometheus_client.metrics_core import Metric
+from prometheus_client.openmetrics.parser import text_fd_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_fd_to_metric_families as parse_text
+from yarl import URL
+
+from streaming_api.sources.fetch import TIMEOUT, Reply, describe, fetch
+from streaming_api.sources.values import Family, SourceError, clip, make_sample, one_line
+
+MAX_BYTES = 8 * 2**20
+
+MAX_LINE = 16 * 2**10
+"""Characters of one line: some steps of the parser grow with the square of a line's length."""
+
+IN_THREAD_ABOVE = 4 * 2**10
+"""Bytes above which parsing leaves the event loop: it costs about 0.3 ms per KiB."""
+
+SLICE_SECONDS = 0.001
+"""How long the parser runs before it offers the interpreter to the event loop.
+
+Measured with 8 MiB: the loop's median lag beside the parser falls from 5 ms to 0.1 ms.
+"""
+
+PARSE_SECONDS = 10.0
+"""Longest time that one exposition may take to parse; 8 MiB of ordinary lines take about 3 s."""
+
+_OPENMETRICS = "application/openmetrics-text"
+_TEXT = "text/plain"
+_ACCEPT = f"{_TEXT};version=0.0.4,{_OPENMETRICS};version=1.0.0;q=0.5"
+
+_PARSER_ERRORS = (
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    NameError,
+)
+"""What the library raises on bad input: mostly ValueError, on some of it whatever comes."""
+
+_BARE_COUNTER = re.compile(r"^#[ \t]+TYPE[ \t]+(\S+)(?<!_total)[ \t]+counter[ \t]*$", re.MULTILINE)
+
+_Parser = Callable[[Iterable[str]], Iterable[Metric]]
+_PARSE_TEXT = cast("_Parser", parse_text)
+_PARSE_OPENMETRICS = cast("_Parser", parse_openmetrics)
+
+
+class Exposition:
+    """Scrapes one endpoint.
+
+    Args:
+        url: Without a path, `/metrics` is meant.
+        session: From `open_session`; the caller owns it.
+        headers: Sent with each scrape, such as `Authorization`.
+        timeout: Seconds that the transfer may take; parsing has its own limit.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        session: aiohttp.ClientSession,
+        headers: Mapping[str, str] | None = None,
+        *,
+        timeout: float = TIMEOUT,
+    ) -> None:
+        self.url = with_path(url)
+        self._session = session
+        self._headers = {"Accept": _ACCEPT, **(headers or {})}
+        self._timeout = timeout
+
+    async def fetch(self) -> list[Family]:
+        """Scrape once.
+
+        Raises:
+            SourceError: No answer, or not an exposition.
+        """
+        reply = await fetch(
+            self._session,
+            self.url,
+            max_bytes=MAX_BYTES,
+            headers=self._headers,
+            seconds=self._timeout,
+        )
+        if len(reply.body) <= IN_THREAD_ABOVE:
+            return parse(reply)
+        return await asyncio.to_thread(parse, reply)
+
+
+def with_path(url: str) -> str:
+    """Return the URL, with `/metrics` where it has no path of its own."""
+    try:
+        parsed = URL(url)
+        return str(parsed.with_path("/metrics")) if parsed.path in {"", "/"} else url
+    except ValueError:
+        return url
+
+
+def parse(reply: Reply) -> list[Family]:
+    """Return the families of an exposition.
+
+    Raises:
+        SourceError: It is not one; says what it is instead, or which line is wrong.
+    """
+    if reply.content_type not in {_TEXT, _OPENMETRICS, ""} or reply.body[:64].lstrip()[:1] == b"<":
+        saw = describe(reply.content_type, reply.body)
+        raise _not_exposition(reply, f"served {saw}")
+    try:
+        text = reply.body.decode()
+    except UnicodeDecodeError as error:
+        raise _not_exposition(reply, f"is not UTF-8 at byte {error.start}") from None
+    lines = _Lines(text)
+    try:
+        if reply.content_type == _OPENMETRICS:
+            return [_family(metric) for metric in _PARSE_OPENMETRICS(lines)]
+        bare = set(_BARE_COUNTER.findall(text))
+        return [_family(metric, bare) for metric in _PARSE_TEXT(lines)]
+    except _PARSER_ERRORS as error:
+        cause = one_line(str(error), 100) or type(error).__name__
+        wrong = f"is wrong at line {lines.number}, {one_line(lines.line, 60)!r} ({cause})"
+        raise _not_exposition(reply, wrong) from None
+
+
+class _Lines:
+    """Hands lines to the parser, within limits, and knows which one it has reached."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self.number = 0
+        self.line = ""
+
+    def __iter__(self) -> Iterator[str]:
+        now = time.monotonic()
+        deadline = now + PARSE_SECONDS
+        slice_end = now + SLICE_SECONDS
+        for line in io.StringIO(self._text):
+            self.line = line
+            self.number += 1
+            if len(line) > MAX_LINE:
+                message = f"longer than {MAX_LINE} characters"
+                raise ValueError(message)
+            now = time.monotonic()
+            if now > deadline:
+                message = f"reached only after {PARSE_SECONDS:g} s of parsing"
+                raise ValueError(message)
+            if now > slice_end:
+                time.sleep(0)
+                slice_end = time.monotonic() + SLICE_SECONDS
+            yield line
+
+
+def _family(metric: Metric, bare: Container[str] = ()) -> Family:
+    """Return our form of the library's metric, with the samples' names as they were served.
+
+    To the names of counters that lack `_total` the library adds it; `bare` are those counters.
+    """
+    added = "_total" if metric.name in bare else ""
+    samples = tuple(
+        make_sample(
+            sample.name.removesuffix(added),
+            sample.labels or {},
+            float(sample.value),
+            None if sample.timestamp is None else float(sample.timestamp),
+        )
+        for sample in metric.samples
+        if sample.native_histogram is None
+    )
+    return Family(
+        clip(metric.name), metric.type, clip(metric.documentation), clip(metric.unit), samples
+    )
+
+
+def _not_exposition(reply: Reply, what: str) -> SourceError:
+    reason = (
+        f"{reply.url} {what}: that is no Prometheus exposition;"
+        " check the path, which usually is /metrics."
+    )
+    return SourceError(reason, "format")

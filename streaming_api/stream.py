@@ -1,0 +1,417 @@
+"""Streams and the number line they share: log, retention, viewers, flush window. Knows no sockets.
+
+A `Line` is one number line: every message on it has a number, and a cursor is the last number seen.
+A chat answer is a line with one stream; the topics are one line with three streams, so that one
+cursor serves any subset of them. The log *is* the outbox:
+
+* a **live** viewer has been written everything up to ``line.flushed``; its cursor is that number
+  and costs nothing to keep. A flush frames the batch once per framing and does one write a viewer.
+* a **lagging** viewer has a cursor of its own and reads on from the log when its transport drains.
+"""
+
+from __future__ import annotations
+
+import enum
+import time
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from operator import attrgetter
+from typing import TYPE_CHECKING, Final
+
+import attrs
+
+from streaming_api.messages import Encoder, Message
+
+if TYPE_CHECKING:
+    from streaming_api.framing import Framing
+    from streaming_api.viewer import Viewer
+
+CATCH_UP_BYTES: Final = 65_536
+"""How much of the log a lagging viewer is written at a time."""
+
+_CUT: Final = 256
+"""Evicted messages after which the front of a log is cut off."""
+
+_number = attrgetter("number")
+
+
+class Policy(enum.Enum):
+    """What a viewer is owed whose cursor has fallen off the log."""
+
+    LOSSLESS = "lossless"
+    """Every message or an honest end: a gap message, then the connection is closed."""
+    HISTORY = "history"
+    """A gap message, then the oldest that is retained."""
+    LATEST = "latest"
+    """The newest snapshot."""
+
+
+@attrs.frozen
+class Retention:
+    """How much a stream keeps.
+
+    Attributes:
+        bytes: of payload.
+        messages: at most.
+        seconds: a message of a topic is kept, a chat after its end.
+    """
+
+    bytes: int
+    messages: int
+    seconds: float
+
+
+class Stream:
+    """A bounded, numbered, replayable log of messages.
+
+    Args:
+        snapshot: makes the JSON of ``data`` of the whole state now (topics).
+
+    Attributes:
+        name: its ``stream_id``.
+        bytes: of payload on the log.
+        total: messages that were ever on it.
+        evicted: the highest number that has been dropped; 0 as long as none was.
+        request_id: of a chat.
+    """
+
+    __slots__ = (
+        "_encoder", "_log", "_snapshot", "_start", "_state", "bytes", "evicted", "line",
+        "message_type", "name", "policy", "request_id", "retention", "total",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        line: Line,
+        name: str,
+        message_type: str,
+        policy: Policy,
+        retention: Retention,
+        *,
+        request_id: str | None = None,
+        snapshot: Callable[[], bytes] | None = None,
+    ) -> None:
+        self.line = line
+        self.name = name
+        self.message_type = message_type
+        self.policy = policy
+        self.retention = retention
+        self.request_id = request_id
+        self._snapshot = snapshot
+        self._state: Message | None = None
+        self.bytes = 0
+        self.total = 0
+        self.evicted = 0
+        self._log: list[Message] = []
+        self._start = 0  # the log begins here: what was evicted is cut off in large pieces
+        self._encoder = Encoder(message_type, name, line.epoch, request_id)
+        line.streams[name] = self
+
+    def __len__(self) -> int:
+        return len(self._log) - self._start
+
+    def __repr__(self) -> str:
+        return f"<Stream {self.name} {len(self)} messages, {self.bytes} bytes>"
+
+    def encode(self, number: int, data: bytes, now: float) -> Message:
+        """The message ``number`` of this stream, not yet on its log."""
+        return self._encoder.encode(number, data, now)
+
+    def state(self) -> Message | None:
+        """The whole state as of the newest message, made once for all who join before the next."""
+        if self._snapshot is None:
+            return None
+        if self._state is None or self._state.number != self.line.number:
+            self._state = self.encode(self.line.number, self._snapshot(), time.monotonic())
+        return self._state
+
+    def append(self, message: Message) -> None:
+        """Put a message on the log."""
+        self._log.append(message)
+        self.total += 1
+        self.bytes += len(message.payload)
+
+    def overfull(self, now: float) -> bool:
+        """Whether the log holds more than its retention allows."""
+        if not len(self):
+            return False
+        kept = self.retention
+        return (
+            self.bytes > kept.bytes
+            or len(self) > kept.messages
+            or (
+                self.policy is not Policy.LOSSLESS
+                and now - self._log[self._start].appended > kept.seconds
+            )
+        )
+
+    def evict(self, now: float, needed_from: int) -> bool:
+        """Drop the oldest messages down to the retention, but none from ``needed_from`` on.
+
+        Returns:
+            Whether the log still holds more than its retention: somebody needs it.
+        """
+        while self.overfull(now):
+            oldest = self._log[self._start]
+            if oldest.number >= needed_from:
+                return True
+            self.evicted = oldest.number
+            self.bytes -= len(oldest.payload)
+            self._start += 1
+        if self._start > _CUT and self._start > len(self._log) // 2:
+            del self._log[: self._start]
+            self._start = 0
+        return False
+
+    def after(self, cursor: int, until: int, limit: int) -> list[Message]:
+        """Messages above ``cursor`` up to ``until``: at least one, then about ``limit`` bytes."""
+        log = self._log
+        first = bisect_right(log, cursor, lo=self._start, key=_number)
+        size = 0
+        last = first
+        while last < len(log) and size < limit and log[last].number <= until:
+            size += len(log[last].payload)
+            last += 1
+        return log[first:last]
+
+
+class Group:
+    """Live viewers who get the same bytes: one framing, one subset of the line's streams.
+
+    What was sent is counted here, once for all of them; a viewer remembers where it joined.
+    """
+
+    __slots__ = ("bytes", "framing", "last_write", "messages", "viewers", "watched")
+
+    def __init__(self, framing: Framing, watched: frozenset[str]) -> None:
+        self.framing = framing
+        self.watched = watched
+        self.viewers: dict[Viewer, Callable[[bytes], None]] = {}
+        self.messages = 0
+        self.bytes = 0
+        self.last_write = 0.0
+
+
+Writes = tuple[tuple["Viewer", Callable[[bytes], None]], ...]
+"""The viewers that one flush has written to, each with its transport's ``write``."""
+
+
+class Line:
+    """One number line: the streams on it, who watches them, and when a batch goes out.
+
+    Args:
+        epoch: names this line in cursors; another epoch's cursor means nothing here.
+        call_later: the event loop's.
+        flush_interval: seconds; at most ``batch_size`` flushes in any such time.
+        delivered: told of each batch that live viewers were written.
+
+    Attributes:
+        number: of the newest message; 0 before the first.
+        flushed: the newest number that live viewers have been written.
+        ended: whether the last message has been appended.
+        full: whether the log holds more than its retention, because its fastest viewer needs it.
+        on_room: called when a full log has room again.
+        on_unwatched: called when the last viewer has left.
+    """
+
+    __slots__ = (
+        "_call_later", "_delivered", "_due", "_flush_interval", "_recent", "_waiting", "ended",
+        "epoch", "flushed", "full", "groups", "lagging", "number", "on_room", "on_unwatched",
+        "streams",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        epoch: str,
+        *,
+        call_later: Callable[[float, Callable[[], None]], object],
+        flush_interval: float,
+        batch_size: int,
+        delivered: Callable[[Sequence[Message], Writes], None],
+    ) -> None:
+        self.epoch = epoch
+        self.number = 0
+        self.flushed = 0
+        self.ended = False
+        self.full = False
+        self.on_room: Callable[[], None] | None = None
+        self.on_unwatched: Callable[[], None] | None = None
+        self.streams: dict[str, Stream] = {}
+        self.groups: dict[tuple[Framing, frozenset[str]], Group] = {}
+        self.lagging: set[Viewer] = set()
+        self._waiting: list[Message] = []  # appended, not yet flushed
+        self._recent: deque[float] = deque(maxlen=batch_size)  # times of the last flushes
+        self._due = False  # a flush is scheduled
+        self._flush_interval = flush_interval
+        self._call_later = call_later
+        self._delivered = delivered
+
+    def __repr__(self) -> str:
+        live = sum(len(group.viewers) for group in self.groups.values())
+        return (
+            f"<Line {self.epoch} at {self.number}, flushed {self.flushed},"
+            f" {live} live, {len(self.lagging)} lagging{', ended' if self.ended else ''}>"
+        )
+
+    # Producing
+
+    def append(self, stream: Stream, data: Iterable[bytes], *, urgent: bool = False) -> None:
+        """Put messages on a stream and flush as the window allows, or now if ``urgent``.
+
+        Args:
+            stream: one of this line's.
+            data: the JSON of each message's ``data``, without CR or LF.
+            urgent: alerts and the end of an answer never wait.
+        """
+        now = time.monotonic()
+        for item in data:
+            self.number += 1
+            message = stream.encode(self.number, item, now)
+            message.final = self.ended
+            stream.append(message)
+            self._waiting.append(message)
+        if stream.overfull(now):
+            self._make_room(now)
+        if urgent:
+            self.flush()
+        elif not self._due:
+            self._flush_in_window(now)
+
+    def _flush_in_window(self, now: float) -> None:
+        recent = self._recent
+        if len(recent) == recent.maxlen and (wait := recent[0] + self._flush_interval - now) > 0:
+            self._due = True
+            self._call_later(wait, self._flush_due)
+        else:
+            self.flush()
+
+    def _flush_due(self) -> None:
+        self._due = False
+        self.flush()
+
+    def flush(self) -> None:
+        """Write what was appended since the last flush to every live viewer."""
+        batch = self._waiting
+        if not batch:
+            return
+        self._waiting = []
+        self._recent.append(time.monotonic())
+        self.flushed = batch[-1].number
+        for group in tuple(self.groups.values()):
+            self._write(group, batch)
+        if self.full:
+            self._make_room(time.monotonic())
+
+    def _write(self, group: Group, batch: list[Message]) -> None:
+        """The hot path: everything per viewer is one call of its transport's ``write``.
+
+        A viewer whose transport is over its high-water mark has left the group (`lag`), so nothing
+        is asked of it here; one that goes over it during this loop leaves with its cursor at
+        ``flushed``, which the transport has taken.
+        """
+        watched = group.watched
+        if len(watched) < len(self.streams):
+            batch = [message for message in batch if message.stream in watched]
+            if not batch:
+                return
+        data = group.framing.batch(batch)
+        group.messages += len(batch)
+        group.bytes += len(data)
+        group.last_write = time.monotonic()
+        viewers = tuple(group.viewers.items())
+        for _, write in viewers:
+            write(data)
+        self._delivered(batch, viewers)
+        if self.ended:
+            for viewer, _ in viewers:
+                viewer.caught_up()
+
+    def end(self, stream: Stream, data: bytes) -> None:
+        """Append the last message; viewers leave when they have been written it."""
+        self.ended = True
+        self.append(stream, (data,), urgent=True)
+
+    # Retention and backpressure
+
+    def _make_room(self, now: float) -> None:
+        """Evict down to the retention; a lossless stream keeps what its fastest viewer needs."""
+        was_full = self.full
+        self.full = False
+        for stream in self.streams.values():
+            needed = self.fastest() + 1 if stream.policy is Policy.LOSSLESS else self.number + 1
+            if stream.evict(now, needed):
+                self.full = True
+        if was_full and not self.full and self.on_room is not None:
+            self.on_room()
+
+    def fastest(self) -> int:
+        """The number up to which the fastest viewer has been written; without any, the newest."""
+        if any(group.viewers for group in self.groups.values()):
+            return self.flushed
+        return max((viewer.cursor for viewer in self.lagging), default=self.number)
+
+    def progressed(self) -> None:
+        """A viewer has moved on or left: a full log may have room again."""
+        if self.full:
+            self._make_room(time.monotonic())
+
+    # Watching
+
+    def viewers(self) -> list[Viewer]:
+        """Everybody who watches, live or lagging."""
+        live = [viewer for group in self.groups.values() for viewer in group.viewers]
+        return live + list(self.lagging)
+
+    @property
+    def watched(self) -> bool:
+        """Whether anybody watches."""
+        return bool(self.lagging) or any(group.viewers for group in self.groups.values())
+
+    def go_live(self, viewer: Viewer) -> Group:
+        """A viewer that has been written everything up to ``flushed`` is written what comes."""
+        self.lagging.discard(viewer)
+        key = (viewer.framing, viewer.watched)
+        group = self.groups.get(key)
+        if group is None:
+            group = self.groups[key] = Group(*key)
+        group.viewers[viewer] = viewer.write
+        return group
+
+    def lag(self, viewer: Viewer) -> None:
+        """A viewer will read on from the log, from its cursor."""
+        self._leave_group(viewer)
+        self.lagging.add(viewer)
+
+    def leave(self, viewer: Viewer) -> None:
+        """A viewer is gone."""
+        self._leave_group(viewer)
+        self.lagging.discard(viewer)
+        self.progressed()
+        if self.on_unwatched is not None and not self.watched:
+            self.on_unwatched()
+
+    def _leave_group(self, viewer: Viewer) -> None:
+        key = (viewer.framing, viewer.watched)
+        group = self.groups.get(key)
+        if group is not None and viewer in group.viewers:
+            del group.viewers[viewer]
+            if not group.viewers:
+                del self.groups[key]
+
+    def read(self, watched: frozenset[str], cursor: int) -> list[Message]:
+        """What follows ``cursor`` on the log, in order, as far as live viewers have been written."""
+        found = [
+            stream.after(cursor, self.flushed, CATCH_UP_BYTES)
+            for name, stream in self.streams.items()
+            if name in watched
+        ]
+        if len(found) == 1:
+            return found[0]
+        merged = sorted((message for part in found for message in part), key=_number)
+        size = 0
+        for count, message in enumerate(merged):
+            size += len(message.payload)
+            if size >= CATCH_UP_BYTES:
+                return merged[: count + 1]
+        return merged

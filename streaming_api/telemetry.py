@@ -1,0 +1,204 @@
+"""Telemetry: what this process knows about itself. Plain counters; read out on a scrape.
+
+Nothing here costs anything per token beyond an addition: Prometheus' own objects are made when
+somebody asks (`Collector`).
+"""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_left
+from collections import Counter, deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from streaming_api.messages import Message
+    from streaming_api.stream import Writes
+    from streaming_api.viewer import Viewer
+
+WINDOW: Final = 300.0
+"""Seconds that "performance" and "stability" look back."""
+IN_TIME: Final = 0.1
+"""Seconds within which a delivery counts as in time."""
+BOUNDS: Final = (
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+    10.0, 60.0,
+)  # fmt: skip
+"""Upper bounds of the delivery latency histogram, seconds."""
+_KINDS: Final = ("websocket", "sse")
+_SLICE: Final = 5.0
+_OUTCOMES: Final = (
+    "stop", "length", "tool_calls", "content_filter", "cancelled", "incomplete", "error", "other",
+)  # fmt: skip
+
+
+class Histogram:
+    """Delivery latencies, counted by bound: since the start, and over the last minutes."""
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(BOUNDS) + 1)
+        self.sum = 0.0
+        self._slices: deque[tuple[float, list[int]]] = deque()
+
+    def observe(self, seconds: float, times: int) -> None:
+        """So many deliveries took so long."""
+        index = bisect_left(BOUNDS, seconds)
+        self.counts[index] += times
+        self.sum += seconds * times
+        now = time.monotonic()
+        if not self._slices or now - self._slices[-1][0] > _SLICE:
+            self._slices.append((now, [0] * (len(BOUNDS) + 1)))
+            while self._slices[0][0] < now - WINDOW:
+                self._slices.popleft()
+        self._slices[-1][1][index] += times
+
+    def recent(self, seconds: float = WINDOW) -> list[int]:
+        """Counts by bound of the last so many seconds, to a slice."""
+        since = time.monotonic() - seconds
+        total = [0] * (len(BOUNDS) + 1)
+        for when, counts in self._slices:
+            if when >= since:
+                total = [a + b for a, b in zip(total, counts, strict=True)]
+        return total
+
+    def share_in_time(self) -> float | None:
+        """Percent of the recent deliveries within `IN_TIME`; None without any."""
+        counts = self.recent()
+        total = sum(counts)
+        return 100 * sum(counts[: BOUNDS.index(IN_TIME) + 1]) / total if total else None
+
+    def quantile(self, share: float, seconds: float = WINDOW) -> float | None:
+        """An upper bound, in seconds, of this share of recent deliveries; None without any."""
+        counts = self.recent(seconds)
+        wanted = share * sum(counts)
+        seen = 0
+        for count, bound in zip(counts, (*BOUNDS, BOUNDS[-1]), strict=True):
+            seen += count
+            if count and seen >= wanted:
+                return bound
+        return None
+
+
+class Telemetry:
+    """The figures of one process."""
+
+    def __init__(self) -> None:
+        self.latency = {kind: Histogram() for kind in _KINDS}
+        self.deliveries = dict.fromkeys(_KINDS, 0)
+        self.messages: Counter[str] = Counter()
+        self.refusals: Counter[str] = Counter()
+        self.accepted: Counter[str] = Counter()
+        self.endings: Counter[tuple[str, str]] = Counter()
+        self.outcomes: Counter[str] = Counter(dict.fromkeys(_OUTCOMES, 0))
+        self.chunks = 0
+        self.background_failures: Counter[str] = Counter()
+        self.loop_lag = 0.0
+        self._rate: deque[tuple[float, int]] = deque(maxlen=120)
+        self._ended: deque[tuple[float, bool]] = deque()
+        self._open = 0
+        self._late: dict[Viewer, list[tuple[float, int]]] = {}
+
+    # Deliveries
+
+    def delivered(self, batch: Sequence[Message], writes: Writes) -> None:
+        """A flush has written a batch to viewers; uvloop sends at once what the kernel takes."""
+        if not writes:
+            return
+        now = time.monotonic()
+        late = [
+            viewer for viewer, _ in writes if viewer.connection.transport.get_write_buffer_size()
+        ]
+        count = len(writes) - len(late)
+        kind = writes[0][0].connection.kind
+        self.deliveries[kind] += count * len(batch)
+        histogram = self.latency[kind]
+        first = batch[0].appended
+        if batch[-1].appended == first:
+            if count:
+                histogram.observe(now - first, count * len(batch))
+        else:
+            for message in batch:
+                histogram.observe(now - message.appended, count)
+        for viewer in late:
+            self._wait(viewer, first, len(batch))
+
+    def delivered_late(self, viewer: Viewer, messages: Sequence[Message]) -> None:
+        """A viewer has been written from the log; what is older was due when it came."""
+        due = max(messages[0].appended, viewer.since)
+        if viewer.connection.unsent:
+            self._wait(viewer, due, len(messages))
+            return
+        now = time.monotonic()
+        kind = viewer.connection.kind
+        self.deliveries[kind] += len(messages)
+        for message in messages:
+            self.latency[kind].observe(now - max(message.appended, viewer.since), 1)
+
+    def _wait(self, viewer: Viewer, due: float, count: int) -> None:
+        waiting = self._late.setdefault(viewer, [])
+        waiting.append((due, count))
+        if len(waiting) > 64:  # a stuck viewer is late anyway: two numbers say it as well as many
+            waiting[:] = [(waiting[0][0], sum(count for _, count in waiting))]
+
+    def settle(self) -> None:
+        """Ask those whose transports held bytes back; to be called some twenty times a second."""
+        now = time.monotonic()
+        for viewer in tuple(self._late):
+            connection = viewer.connection
+            gone = connection.transport.is_closing()
+            if gone or not connection.unsent:
+                for due, count in self._late.pop(viewer):
+                    self.latency[connection.kind].observe(WINDOW if gone else now - due, count)
+                    self.deliveries[connection.kind] += 0 if gone else count
+
+    # Connections and answers
+
+    def opened(self, kind: str) -> None:
+        """A connection is there."""
+        self.accepted[kind] += 1
+        self._open += 1
+
+    def closed(self, kind: str, ending: str, *, fault: bool) -> None:
+        """A connection is gone."""
+        self.endings[kind, ending] += 1
+        self._open -= 1
+        self._ended.append((time.monotonic(), fault))
+        if len(self._ended) > 100_000:
+            self._ended.popleft()
+
+    def refused(self, reason: str) -> None:
+        """A connection was not let in."""
+        self.refusals[reason] += 1
+
+    def answer_ended(self, outcome: str, chunks: int) -> None:
+        """An answer has ended."""
+        self.outcomes[outcome if outcome in _OUTCOMES else "other"] += 1
+        self.chunks += chunks
+
+    # What it comes to
+
+    def performance(self, kind: str) -> float | None:
+        """Percent of the recent messages to this kind of viewer within 100 ms; None without any."""
+        return self.latency[kind].share_in_time()
+
+    def stability(self) -> float | None:
+        """Percent of the recent connections that did not end by a fault; None without any."""
+        since = time.monotonic() - WINDOW
+        while self._ended and self._ended[0][0] < since:
+            self._ended.popleft()
+        total = self._open + len(self._ended)
+        faults = sum(fault for _, fault in self._ended)
+        return 100 * (total - faults) / total if total else None
+
+    def sample_rate(self, chunks: int) -> None:
+        """Note how many chunks there have been, running answers included; once a second."""
+        self._rate.append((time.monotonic(), chunks))
+
+    def tokens_per_second(self, seconds: float = 5.0) -> float:
+        """Chunks relayed a second, over the last seconds."""
+        if len(self._rate) < 2:
+            return 0.0
+        end, newest = self._rate[-1]
+        start, oldest = next(sample for sample in self._rate if sample[0] >= end - seconds)
+        return (newest - oldest) / (end - start) if end > start else 0.0

@@ -1,0 +1,6 @@
+"""The topics: metrics, alerts and status, on one number line. Each module is one topic's state."""
+
+from streaming_api.topics.registry import Topics
+from streaming_api.topics.rules import Readings
+
+__all__ = ["Readings", "Topics"]

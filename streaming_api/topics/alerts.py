@@ -1,0 +1,199 @@
+"""The alerts topic: what fires or is pending, from several sources at once. Asks nobody; is told.
+
+How an alert ends depends on who told of it:
+
+* A **poll** (`prometheus`, `alertmanager`, `streaming-api`) always lists everything: what is no
+  longer listed is resolved. Unless the list was cut short: then what is missing may only have been
+  left out, and a wrong "resolved" is worse than a late one.
+* The **webhook** tells of an alert when its group changes and again each ``repeat_interval`` (4
+  hours unless configured), and never says when a firing one will end: Alertmanager blanks
+  ``endsAt`` until it is over. "Resolved" comes reliably, because Alertmanager repeats what was not
+  accepted; but not at all with ``send_resolved: false``. So an alert that has not been repeated for
+  `WEBHOOK_KEPT` is taken as resolved, which leaves room for a ``repeat_interval`` of a whole day.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from typing import ClassVar, Final
+
+import attrs
+import orjson
+
+from streaming_api.messages import ALERT
+from streaming_api.sources.values import Alert, AlertList, AlertSource, format_time
+from streaming_api.stream import Policy
+from streaming_api.topics.topic import Topic
+
+logger = logging.getLogger(__name__)
+
+MAX_ALERTS: Final = 1_000
+"""Alerts of one source that are kept, so that no source can crowd out another."""
+MAX_BYTES: Final = 4 * 2**20
+"""JSON of one source's alerts that is kept: a label costs its sender little."""
+WEBHOOK_KEPT: Final = 25 * 3600.0
+"""Seconds without repetition after which an alert of the webhook is taken as resolved."""
+_LOG_PAUSE: Final = 60.0
+
+
+@attrs.define
+class _Kept:
+    """An alert as it was last told, its JSON, and when (monotonic seconds)."""
+
+    alert: Alert
+    payload: bytes
+    seen: float
+
+
+class _Alerts:
+    """The alerts of one source, by fingerprint."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, _Kept] = {}
+        self.bytes = 0
+        self.logged = -_LOG_PAUSE
+
+    def has_room(self, fingerprint: str, size: int) -> bool:
+        before = self.kept.get(fingerprint)
+        freed = 0 if before is None else len(before.payload)
+        count = len(self.kept) + (before is None)
+        return count <= MAX_ALERTS and self.bytes - freed + size <= MAX_BYTES
+
+    def put(self, alert: Alert, payload: bytes, now: float) -> None:
+        self.drop(alert.fingerprint)
+        self.kept[alert.fingerprint] = _Kept(alert, payload, now)
+        self.bytes += len(payload)
+
+    def drop(self, fingerprint: str) -> None:
+        before = self.kept.pop(fingerprint, None)
+        if before is not None:
+            self.bytes -= len(before.payload)
+
+
+class _Changes:
+    """What one poll or webhook changed: the messages, and whether a state is among it."""
+
+    def __init__(self) -> None:
+        self.messages: list[bytes] = []
+        self.urgent = False
+        self.refused = 0
+
+    def add(self, event: str, payload: bytes, *, urgent: bool) -> None:
+        self.messages.append(b'{"event":"%b","alert":%b}' % (event.encode(), payload))
+        self.urgent |= urgent
+
+
+class Alerts(Topic):
+    """What fires or is pending, by source and fingerprint.
+
+    Args:
+        clock: monotonic seconds.
+    """
+
+    name: ClassVar[str] = "alerts"
+    message_type: ClassVar[str] = ALERT
+    policy: ClassVar[Policy] = Policy.HISTORY
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._sources: dict[AlertSource, _Alerts] = {}
+        self._clock = clock
+
+    def poll(self, source: AlertSource, listed: AlertList) -> int:
+        """Take everything that a source lists now.
+
+        Labels that are listed twice count as they stand first.
+
+        Returns:
+            How many alerts were refused because there is no room for them.
+        """
+        changes = _Changes()
+        first: dict[str, Alert] = {}
+        for alert in listed.alerts:
+            first.setdefault(alert.fingerprint, alert)
+        if not listed.dropped:
+            for kept in tuple(self._of(source).kept.values()):
+                if kept.alert.fingerprint not in first:
+                    self._resolve(source, _over(kept.alert), changes)
+        for alert in first.values():
+            self._take(source, alert, changes)
+        return self._tell(source, changes)
+
+    def webhook(self, alerts: Iterable[Alert]) -> int:
+        """Take what Alertmanager's webhook tells of; the rest stays as it is.
+
+        Returns:
+            How many alerts were refused because there is no room for them.
+        """
+        changes = _Changes()
+        for alert in alerts:
+            self._take("webhook", alert, changes)
+        return self._tell("webhook", changes)
+
+    def expire(self) -> None:
+        """Resolve what the webhook has not repeated for `WEBHOOK_KEPT`."""
+        changes = _Changes()
+        before = self._clock() - WEBHOOK_KEPT
+        for kept in tuple(self._of("webhook").kept.values()):
+            if kept.seen < before:
+                self._resolve("webhook", _over(kept.alert), changes)
+        self._tell("webhook", changes)
+
+    def snapshot(self) -> bytes:
+        """``{event, alerts}``."""
+        alerts = (kept.payload for known in self._sources.values() for kept in known.kept.values())
+        return b'{"event":"snapshot","alerts":[%b]}' % b",".join(alerts)
+
+    def _of(self, source: AlertSource) -> _Alerts:
+        known = self._sources.get(source)
+        if known is None:
+            known = self._sources[source] = _Alerts()
+        return known
+
+    def _take(self, source: AlertSource, alert: Alert, changes: _Changes) -> None:
+        if alert.state == "resolved":
+            self._resolve(source, alert, changes)
+            return
+        known = self._of(source)
+        before = known.kept.get(alert.fingerprint)
+        if before is not None and before.alert == alert:
+            before.seen = self._clock()
+            return
+        payload = orjson.dumps(attrs.asdict(alert))
+        if not known.has_room(alert.fingerprint, len(payload)):
+            changes.refused += 1
+            return
+        known.put(alert, payload, self._clock())
+        is_news = before is None or before.alert.state != alert.state
+        changes.add(alert.state, payload, urgent=is_news)
+
+    def _resolve(self, source: AlertSource, alert: Alert, changes: _Changes) -> None:
+        """An alert is over; one that nobody was told of needs no end."""
+        known = self._of(source)
+        if alert.fingerprint in known.kept:
+            known.drop(alert.fingerprint)
+            changes.add("resolved", orjson.dumps(attrs.asdict(alert)), urgent=True)
+
+    def _tell(self, source: AlertSource, changes: _Changes) -> int:
+        if changes.refused:
+            self._log_refusal(source, changes.refused)
+        self.publish(*changes.messages, urgent=changes.urgent)
+        return changes.refused
+
+    def _log_refusal(self, source: AlertSource, refused: int) -> None:
+        known = self._of(source)
+        now = self._clock()
+        if now - known.logged >= _LOG_PAUSE:
+            known.logged = now
+            logger.warning(
+                "%d alerts of %s are refused: %d are kept, in %d bytes; the limits are %d and %d",
+                refused, source, len(known.kept), known.bytes, MAX_ALERTS, MAX_BYTES,
+            )  # fmt: skip
+
+
+def _over(alert: Alert) -> Alert:
+    """The alert as one that ends now."""
+    return attrs.evolve(alert, state="resolved", ends_at=format_time(datetime.now(UTC)))

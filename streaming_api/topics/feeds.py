@@ -1,0 +1,189 @@
+"""Feeds: which sources are polled into which topics, and the running of it. Knows no viewer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+import attrs
+
+from streaming_api.background import Background
+from streaming_api.sources.alertmanager import Alertmanager
+from streaming_api.sources.exposition import Exposition
+from streaming_api.sources.fetch import open_session
+from streaming_api.sources.prometheus import Prometheus
+from streaming_api.topics.alerts import Alerts
+from streaming_api.topics.metrics import Metrics, Values
+from streaming_api.topics.polling import (
+    DEFAULT_QUERIES,
+    AlertmanagerPoll,
+    Ask,
+    ExpositionPoll,
+    PrometheusPoll,
+    keep_asking,
+    patience,
+)
+from streaming_api.topics.rules import Readings, Rules
+from streaming_api.topics.status import Status
+
+if TYPE_CHECKING:
+    import aiohttp
+
+    from streaming_api.config import StreamingConfig
+
+logger = logging.getLogger(__name__)
+
+Make = Callable[["aiohttp.ClientSession"], Ask]
+"""Makes the asking of a source, once there is a session to do it with."""
+
+
+@attrs.frozen
+class _Feed:
+    """One source; a component of the status unless it is this process itself."""
+
+    name: str
+    make: Make
+    component: bool
+
+
+class Feeds:
+    """The sources of the topics. Nothing is polled for a topic that is switched off.
+
+    What is added while `run` runs is asked from then on; what is added before, once it runs.
+
+    Attributes:
+        readings: what our own rules go by, beside the states of the upstreams.
+    """
+
+    def __init__(
+        self,
+        config: StreamingConfig,
+        metrics: Metrics,
+        alerts: Alerts,
+        status: Status,
+        *,
+        failures: Counter[str],
+    ) -> None:
+        self.readings: Callable[[], Readings] = Readings
+        self._config = config
+        self._metrics = metrics
+        self._alerts = alerts
+        self._status = status
+        self._failures = failures
+        self._timeout = patience(config.poll_interval)
+        self._rules = Rules()
+        self._feeds: dict[str, _Feed] = {}
+        self._running: tuple[Background, aiohttp.ClientSession] | None = None
+        self._add_configured()
+
+    def __repr__(self) -> str:
+        return f"<Feeds {', '.join(self._feeds)}>"
+
+    # A new source is one module, one poll and one method here.
+
+    def _add_configured(self) -> None:
+        config = self._config
+        if config.metrics_server_endpoint is not None:
+            self._add_prometheus(config.metrics_server_endpoint)
+        if config.custom_metrics_endpoint is not None:
+            self.add_exposition(config.custom_metrics_endpoint)
+        if config.alertmanager_endpoint is not None:
+            self._add_alertmanager(config.alertmanager_endpoint)
+        if self._alerts.is_open:
+            self._add("own rules", lambda _: self._evaluate, component=False)
+
+    def _add_prometheus(self, url: str) -> None:
+        if not self._metrics.is_open and not self._alerts.is_open:
+            return
+
+        def make(session: aiohttp.ClientSession) -> Ask:
+            return PrometheusPoll(
+                Prometheus(url, session, timeout=self._timeout),
+                (self._config.queries or DEFAULT_QUERIES) if self._metrics.is_open else {},
+                self._metrics,
+                self._alerts if self._alerts.is_open else None,
+            ).ask
+
+        self._add("prometheus", make)
+
+    def add_exposition(self, url: str, headers: Mapping[str, str] | None = None) -> None:
+        """Scrape an endpoint, unless there is one already."""
+        if not self._metrics.is_open or "exposition" in self._feeds:
+            return
+
+        def make(session: aiohttp.ClientSession) -> Ask:
+            source = Exposition(url, session, headers, timeout=self._timeout)
+            return ExpositionPoll(source, self._metrics).ask
+
+        self._add("exposition", make)
+
+    def _add_alertmanager(self, url: str) -> None:
+        if not self._alerts.is_open:
+            return
+
+        def make(session: aiohttp.ClientSession) -> Ask:
+            source = Alertmanager(url, session, timeout=self._timeout)
+            return AlertmanagerPoll(source, self._alerts).ask
+
+        self._add("alertmanager", make)
+
+    def add_process(self, figures: Callable[[], Values]) -> None:
+        """Show figures of this process."""
+        if not self._metrics.is_open:
+            return
+
+        async def ask() -> str | None:
+            self._metrics.update("process", figures())
+            return None
+
+        self._add("process", lambda _: ask, component=False)
+
+    async def _evaluate(self) -> str | None:
+        """What our own rules find, and what the webhook has not repeated."""
+        firing = self._rules.evaluate(self.readings(), self._status.states())
+        self._alerts.poll("streaming-api", firing)
+        self._alerts.expire()
+        return None
+
+    # Running
+
+    async def run(self) -> None:
+        """Ask every source until cancelled."""
+        background = Background(self._failures)
+        async with open_session() as session:
+            self._running = (background, session)
+            try:
+                for feed in self._feeds.values():
+                    self._start(feed, background, session)
+                await asyncio.get_running_loop().create_future()
+            finally:
+                self._running = None
+                await background.stop()
+
+    def _add(self, name: str, make: Make, *, component: bool = True) -> None:
+        feed = self._feeds[name] = _Feed(name, make, component)
+        if self._running is not None:
+            self._start(feed, *self._running)
+
+    def _start(self, feed: _Feed, background: Background, session: aiohttp.ClientSession) -> None:
+        ask = feed.make(session)
+        if feed.component and feed.name not in self._status.states():
+            self._status.set(feed.name, "loading", "It has not answered yet.")
+
+        def tell(state: str, reason: str | None) -> None:
+            if feed.component:
+                self._status.set(feed.name, state, reason)
+            elif state == "down":
+                logger.warning("%s: %s", feed.name, reason)
+
+        async def work() -> None:
+            try:
+                await keep_asking(ask, self._config.poll_interval, tell)
+            except Exception:
+                tell("down", "This server failed to read it; the operator finds why in its log.")
+                raise
+
+        background.start(f"poll of {feed.name}", work)

@@ -1,0 +1,107 @@
+"""The metrics topic: the newest value of every series, by source. Asks nobody; is told."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from itertools import islice
+from typing import ClassVar, Final
+
+import orjson
+
+from streaming_api.messages import METRICS
+from streaming_api.sources.prometheus import QueryResult
+from streaming_api.sources.values import Sample
+from streaming_api.stream import Policy
+from streaming_api.topics.topic import Topic
+
+MAX_SERIES: Final = 5_000
+"""Series of one source that are kept; a whole snapshot goes to everyone who joins."""
+
+Values = Mapping[str, float | None]
+"""Values by series; None, NaN and the infinities become ``null``, for which JSON has no number."""
+
+
+class Metrics(Topic):
+    """The newest values, by source and series."""
+
+    name: ClassVar[str] = "metrics"
+    message_type: ClassVar[str] = METRICS
+    policy: ClassVar[Policy] = Policy.LATEST
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._values: dict[str, dict[str, float | None]] = {}
+
+    def update(self, source: str, values: Values) -> int:
+        """Take all values that a source has now; viewers hear of those that changed or are gone.
+
+        Returns:
+            How many series were left out because they are above `MAX_SERIES`.
+        """
+        before = self._values.get(source, {})
+        after = {series: _number(value) for series, value in islice(values.items(), MAX_SERIES)}
+        changed = {
+            series: value
+            for series, value in after.items()
+            if value != before.get(series) or series not in before
+        }
+        removed = [series for series in before if series not in after]
+        if changed or removed:
+            self._values[source] = after
+            data = {
+                "event": "changed",
+                "values": {source: changed} if changed else {},
+                "removed": {source: removed} if removed else {},
+            }
+            self.publish(orjson.dumps(data))
+        return len(values) - len(after)
+
+    def snapshot(self) -> bytes:
+        """``{event, values}``."""
+        return orjson.dumps({"event": "snapshot", "values": self._values})
+
+
+def _number(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+# How series are named
+
+
+def query_values(name: str, result: QueryResult) -> dict[str, float | None]:
+    """The values of one query: under its name, with labels if there are several.
+
+    What tells them apart may be the metric's name alone; then it stands among the labels.
+    """
+    samples = result.samples
+    if len(samples) == 1:
+        return {name: samples[0].value}
+    names = {sample.name for sample in samples}
+    return {
+        series(name, _with_name(sample) if len(names) > 1 else sample.labels): sample.value
+        for sample in samples
+    }
+
+
+def _with_name(sample: Sample) -> Mapping[str, str]:
+    return {"__name__": sample.name, **sample.labels}
+
+
+def sample_values(samples: Iterable[Sample]) -> dict[str, float | None]:
+    """The values of an exposition's samples, each under its metric as written there."""
+    return {series(sample.name, sample.labels): sample.value for sample in samples}
+
+
+def series(name: str, labels: Mapping[str, str]) -> str:
+    """``name{label="value",...}``, escaped as in Prometheus' text format."""
+    if not labels:
+        return name
+    written = ",".join(f'{label}="{_escaped(value)}"' for label, value in labels.items())
+    return f"{name}{{{written}}}"
+
+
+def _escaped(value: str) -> str:
+    if "\\" in value or '"' in value or "\n" in value:
+        return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return value

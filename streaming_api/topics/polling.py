@@ -1,0 +1,215 @@
+"""Polling: each source asked again and again, its answers handed to the topics. Knows no viewer.
+
+A source that is down, slow or talks nonsense keeps its last values on the topics, is shown as down
+with the reason, and is asked again with back-off. None of it touches another source.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
+
+import attrs
+
+from streaming_api.background import LONGEST_PAUSE, Backoff
+from streaming_api.sources.alertmanager import Alertmanager
+from streaming_api.sources.exposition import Exposition
+from streaming_api.sources.fetch import TIMEOUT
+from streaming_api.sources.prometheus import Prometheus
+from streaming_api.sources.values import SourceError
+from streaming_api.topics.alerts import MAX_ALERTS, Alerts
+from streaming_api.topics.metrics import (
+    MAX_SERIES,
+    Metrics,
+    Values,
+    query_values,
+    sample_values,
+)
+
+_SLICE: Final = 500
+"""Series that are named at a time, in about a millisecond."""
+
+Ask = Callable[[], Awaitable[str | None]]
+"""Asks a source once and hands on what it says. Returns what is amiss although it answered.
+
+Raises SourceError when it did not answer."""
+
+DEFAULT_QUERIES: Final[Mapping[str, str]] = {
+    "up": "up",
+    "alerts_firing": 'sum(ALERTS{alertstate="firing"})',
+    "generated_tokens_per_second": (
+        "sum(rate(vllm:generation_tokens_total[1m]))"
+        " or sum(rate(llamacpp:tokens_predicted_total[1m]))"
+    ),
+    "prompt_tokens_per_second": (
+        "sum(rate(vllm:prompt_tokens_total[1m])) or sum(rate(llamacpp:prompt_tokens_total[1m]))"
+    ),
+    "requests_running": "sum(vllm:num_requests_running) or sum(llamacpp:requests_processing)",
+    "requests_waiting": "sum(vllm:num_requests_waiting) or sum(llamacpp:requests_deferred)",
+    "kv_cache_usage_ratio": "max(vllm:kv_cache_usage_perc) or max(vllm:gpu_cache_usage_perc)",
+    "time_to_first_token_p95_seconds": (
+        "histogram_quantile(0.95, sum by (le) (rate(vllm:time_to_first_token_seconds_bucket[5m])))"
+    ),
+}
+"""What a Prometheus is asked for unless configured: vLLM's and llama.cpp's figures, and `up`.
+
+A query that finds nothing gives no series."""
+
+
+def patience(interval: float) -> float:
+    """Seconds that a source polled so often may take before it counts as down."""
+    return min(TIMEOUT, max(2.0, 5 * interval))
+
+
+async def keep_asking(ask: Ask, interval: float, tell: Callable[[str, str | None], None]) -> None:
+    """Ask every `interval` seconds; after a failure less and less often, until it answers.
+
+    A source that takes longer than the interval is left alone for as long as it took.
+
+    Args:
+        ask: the source.
+        interval: seconds from the beginning of one attempt to the next.
+        tell: told ``up`` or ``down``, and the reason, after each attempt.
+    """
+    backoff = Backoff(interval, max(interval, LONGEST_PAUSE))
+    while True:
+        begun = time.monotonic()
+        try:
+            amiss = await ask()
+        except SourceError as fault:
+            tell("down", fault.reason)
+            await asyncio.sleep(backoff.pause())
+        else:
+            tell("up", amiss)
+            backoff.reset()
+            took = time.monotonic() - begun
+            await asyncio.sleep(interval - took if took < interval else took)
+
+
+class PrometheusPoll:
+    """A Prometheus server: its queries, its alerts, or both.
+
+    The values of a query that fails now stay as they were.
+
+    Args:
+        source: the server.
+        queries: PromQL by name; none not to ask any.
+        metrics: where values go.
+        alerts: where alerts go; None not to ask for them.
+    """
+
+    def __init__(
+        self,
+        source: Prometheus,
+        queries: Mapping[str, str],
+        metrics: Metrics,
+        alerts: Alerts | None,
+    ) -> None:
+        self._source = source
+        self._queries = queries
+        self._metrics = metrics
+        self._alerts = alerts
+        self._values: dict[str, Values] = {}
+
+    async def ask(self) -> str | None:
+        """Ask for both at once. It is down if nothing at all was answered."""
+        parts = await asyncio.gather(self._ask_queries(), self._ask_alerts())
+        faults = [fault for part in parts for fault in part.faults]
+        if faults and not any(part.answered for part in parts):
+            raise faults[0][1]
+        told = [f"{what}: {fault.reason}" for what, fault in faults]
+        told += [note for part in parts for note in part.left_out]
+        return " ".join(told) or None
+
+    async def _ask_queries(self) -> _Part:
+        part = _Part()
+        if not self._queries:
+            return part
+        for name, result in (await self._source.query(self._queries)).items():
+            if isinstance(result, SourceError):
+                part.answered |= result.code == "query"  # the server has spoken
+                part.faults.append((name, result))
+                continue
+            part.answered = True
+            self._values[name] = query_values(name, result)
+            if result.dropped:
+                part.left_out.append(
+                    f"{name}: {result.dropped} series are left out: aggregate them."
+                )
+        if part.answered:
+            values = {key: value for some in self._values.values() for key, value in some.items()}
+            part.left_out += _series_left_out(self._metrics.update("prometheus", values))
+        return part
+
+    async def _ask_alerts(self) -> _Part:
+        part = _Part()
+        if self._alerts is None:
+            return part
+        try:
+            listed = await self._source.alerts()
+        except SourceError as fault:
+            part.faults.append(("alerts", fault))
+            return part
+        part.answered = True
+        part.left_out += _alerts_left_out(self._alerts.poll("prometheus", listed) + listed.dropped)
+        return part
+
+
+@attrs.define
+class _Part:
+    """What came of one part of a poll.
+
+    Attributes:
+        faults: what was asked for and why it was not answered.
+        left_out: sentences about what is not shown of the answer.
+        answered: whether the server said anything at all to it.
+    """
+
+    faults: list[tuple[str, SourceError]] = attrs.field(factory=list)
+    left_out: list[str] = attrs.field(factory=list)
+    answered: bool = False
+
+
+class ExpositionPoll:
+    """An exposition endpoint."""
+
+    def __init__(self, source: Exposition, metrics: Metrics) -> None:
+        self._source = source
+        self._metrics = metrics
+
+    async def ask(self) -> str | None:
+        """Scrape it; thousands of series are named in slices, between which others run."""
+        samples = [sample for family in await self._source.fetch() for sample in family.samples]
+        kept = samples[:MAX_SERIES]
+        values: dict[str, float | None] = {}
+        for start in range(0, len(kept), _SLICE):
+            values |= sample_values(kept[start : start + _SLICE])
+            await asyncio.sleep(0)
+        self._metrics.update("exposition", values)
+        return " ".join(_series_left_out(len(samples) - len(kept))) or None
+
+
+class AlertmanagerPoll:
+    """An Alertmanager."""
+
+    def __init__(self, source: Alertmanager, alerts: Alerts) -> None:
+        self._source = source
+        self._alerts = alerts
+
+    async def ask(self) -> str | None:
+        """Ask for its alerts."""
+        listed = await self._source.alerts()
+        refused = self._alerts.poll("alertmanager", listed)
+        return " ".join(_alerts_left_out(refused + listed.dropped)) or None
+
+
+def _alerts_left_out(count: int) -> list[str]:
+    told = f"{count} alerts are left out: at most {MAX_ALERTS} of one source are kept."
+    return [told] if count else []
+
+
+def _series_left_out(count: int) -> list[str]:
+    told = f"{count} series are left out: at most {MAX_SERIES} of one source are kept."
+    return [told] if count else []

@@ -1,0 +1,161 @@
+"""Topics: the three topics on their one line, and who watches them. Asks no source itself."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from streaming_api.errors import NotFound
+from streaming_api.messages import parse_cursor
+from streaming_api.sources.values import one_line
+from streaming_api.stream import Retention
+from streaming_api.topics.alerts import Alerts
+from streaming_api.topics.feeds import Feeds
+from streaming_api.topics.metrics import Metrics, Values
+from streaming_api.topics.rules import Readings
+from streaming_api.topics.status import SELF, Status
+from streaming_api.viewer import Viewer
+
+if TYPE_CHECKING:
+    from streaming_api.config import StreamingConfig
+    from streaming_api.connection import Connection
+    from streaming_api.stream import Line
+
+
+class Topics:
+    """Metrics, alerts and status: what is known, who watches it, and where it comes from.
+
+    Args:
+        line: their number line, with an epoch of its own for each process.
+        failures: background work that failed, counted by name.
+
+    Attributes:
+        names: of the topics that are switched on.
+    """
+
+    def __init__(
+        self, config: StreamingConfig, line: Line, failures: Counter[str] | None = None
+    ) -> None:
+        self.line = line
+        self.metrics = Metrics()
+        self.alerts = Alerts()
+        self.status = Status()
+        self._open(config)
+        self.names = tuple(line.streams)
+        self._feeds = Feeds(
+            config,
+            self.metrics,
+            self.alerts,
+            self.status,
+            failures=Counter() if failures is None else failures,
+        )
+
+    def __repr__(self) -> str:
+        return f"<Topics {', '.join(self.names)}>"
+
+    def _open(self, config: StreamingConfig) -> None:
+        """A new topic is one module and one row here."""
+        retention = Retention(
+            bytes=config.topic_retention_bytes,
+            messages=config.topic_retention_messages,
+            seconds=config.topic_retention_seconds,
+        )
+        for topic, enabled in (
+            (self.metrics, config.metrics_enabled),
+            (self.alerts, config.alerts_enabled),
+            (self.status, config.status_enabled),
+        ):
+            if enabled:
+                topic.open(self.line, retention)
+
+    # Watching
+
+    def require(self, name: str) -> None:
+        """Nothing, if there is such a topic and it is switched on.
+
+        Raises:
+            NotFound: it is not.
+        """
+        known = (self.metrics.name, self.alerts.name, self.status.name)
+        if name not in known:
+            message = f"There is no topic {one_line(name, 40)!r}; there are {', '.join(known)}."
+            raise NotFound(message, "unknown_topic")
+        if name not in self.names:
+            message = f"The topic {name} is switched off here (streaming.{name}_enabled)."
+            raise NotFound(message, f"{name}_disabled")
+
+    def watch(self, connection: Connection, names: tuple[str, ...], cursor: str | None) -> Viewer:
+        """Show topics on a connection: from strictly after a cursor, or from now with snapshots.
+
+        A cursor that means nothing here is told as a gap of each topic, before the snapshots.
+
+        Args:
+            connection: of whom.
+            names: that `require` has let pass.
+            cursor: as the client has it; hostile text.
+        """
+        viewer = Viewer(connection, self.line, frozenset(names))
+        number, fault = self._position(cursor)
+        if number is not None:
+            viewer.resume(number)
+            return viewer
+        if fault is not None:
+            for name in names:
+                viewer.tell_gap(self.line.streams[name], fault, None, None)
+        viewer.join()
+        return viewer
+
+    def _position(self, cursor: str | None) -> tuple[int | None, str | None]:
+        """The number to resume after, or what is wrong with the cursor, or neither without one."""
+        if cursor is None:
+            return None, None
+        parsed = parse_cursor(cursor)
+        if parsed is None:
+            return None, "malformed"
+        epoch, number = parsed
+        if epoch != self.line.epoch:
+            return None, "epoch"
+        if number > self.line.number:
+            return None, "future"
+        return number, None
+
+    # The status, as others ask for it
+
+    def components(self) -> dict[str, dict[str, str | None]]:
+        """``{state, since, reason, detail}`` by component."""
+        return self.status.components()
+
+    def states(self) -> dict[str, str]:
+        """The state by component."""
+        return self.status.states()
+
+    def tell_draining(self) -> None:
+        """This server stops: its own component says so, at once."""
+        self.status.set(SELF, "draining", "This server is stopping; connect again.", urgent=True)
+
+    # Where it all comes from
+
+    def add_exposition(self, url: str, headers: Mapping[str, str] | None = None) -> None:
+        """Scrape an endpoint, such as the embedded model's, unless there is one already."""
+        self._feeds.add_exposition(url, headers)
+
+    def add_process(self, figures: Callable[[], Values]) -> None:
+        """Show figures of this process: the source ``process`` of the metrics.
+
+        Args:
+            figures: called at each poll, in the event loop; may raise SourceError.
+        """
+        self._feeds.add_process(figures)
+
+    def set_readings(self, readings: Callable[[], Readings]) -> None:
+        """Say what our own rules go by, beside the states of the upstreams.
+
+        Args:
+            readings: called at each poll, in the event loop.
+        """
+        self._feeds.readings = readings
+
+    async def run(self) -> None:
+        """Ask every source until cancelled; a failure of one is nothing to the others."""
+        await self._feeds.run()

@@ -1,0 +1,90 @@
+"""The status topic: how each component is, and since when. Asks nobody; is told."""
+
+from __future__ import annotations
+
+import logging
+from typing import ClassVar, Final
+
+import attrs
+import orjson
+
+from streaming_api.messages import STATUS, timestamp
+from streaming_api.sources.values import one_line
+from streaming_api.stream import Policy
+from streaming_api.topics.topic import Topic
+
+logger = logging.getLogger(__name__)
+
+SELF: Final = "streaming-api"
+"""The component that this process is."""
+_MAX_REASON: Final = 500
+
+
+@attrs.frozen
+class Component:
+    """How one component is.
+
+    Attributes:
+        state: ``up``, ``down``, ``loading``, ``absent`` or ``draining``.
+        since: RFC 3339, when it came into this state.
+        reason: a sentence for people; also where it is up, but not all is well.
+        detail: what else is known, such as the names of a gateway's models.
+    """
+
+    state: str
+    since: str
+    reason: str | None = None
+    detail: str | None = None
+
+
+class Status(Topic):
+    """Every component, from the moment it is first told of."""
+
+    name: ClassVar[str] = "status"
+    message_type: ClassVar[str] = STATUS
+    policy: ClassVar[Policy] = Policy.HISTORY
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._components = {SELF: Component("up", timestamp().decode())}
+
+    def set(
+        self,
+        component: str,
+        state: str,
+        reason: str | None = None,
+        detail: str | None = None,
+        *,
+        urgent: bool = False,
+    ) -> None:
+        """Take note of how a component is; viewers hear of it if anything is new."""
+        reason, detail = _clean(reason), _clean(detail)
+        before = self._components.get(component)
+        if before is None or before.state != state:
+            level = logging.WARNING if state == "down" else logging.INFO
+            logger.log(level, "%s is %s%s", component, state, f": {reason}" if reason else "")
+            now = Component(state, timestamp().decode(), reason, detail)
+        else:
+            now = attrs.evolve(before, reason=reason, detail=detail)
+        if now == before:
+            return
+        self._components[component] = now
+        data = {"event": "changed", "component": component, "status": attrs.asdict(now)}
+        self.publish(orjson.dumps(data), urgent=urgent)
+
+    def components(self) -> dict[str, dict[str, str | None]]:
+        """``{state, since, reason, detail}`` by component."""
+        return {name: attrs.asdict(component) for name, component in self._components.items()}
+
+    def states(self) -> dict[str, str]:
+        """The state by component."""
+        return {name: component.state for name, component in self._components.items()}
+
+    def snapshot(self) -> bytes:
+        """``{event, components}``."""
+        return orjson.dumps({"event": "snapshot", "components": self.components()})
+
+
+def _clean(text: str | None) -> str | None:
+    """Reasons quote peers: one printable line of bounded length, or nothing."""
+    return (one_line(text, _MAX_REASON) or None) if text else None

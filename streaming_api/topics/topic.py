@@ -1,0 +1,44 @@
+"""Topic: what the topics have in common, a state and its stream. Knows no source and no viewer."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from streaming_api.stream import Line, Policy, Retention, Stream
+
+
+class Topic:
+    """State that viewers can watch: a snapshot when they join, then each change.
+
+    A topic that is switched off is never opened: it keeps its state and publishes nothing.
+    """
+
+    name: ClassVar[str]
+    message_type: ClassVar[str]
+    policy: ClassVar[Policy]
+
+    def __init__(self) -> None:
+        self._stream: Stream | None = None
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._stream or 'switched off'}>"
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is published."""
+        return self._stream is not None
+
+    def open(self, line: Line, retention: Retention) -> None:
+        """Publish on this line from now on."""
+        self._stream = Stream(
+            line, self.name, self.message_type, self.policy, retention, snapshot=self.snapshot
+        )
+
+    def snapshot(self) -> bytes:
+        """The JSON of the whole state now."""
+        raise NotImplementedError
+
+    def publish(self, *changes: bytes, urgent: bool = False) -> None:
+        """Append changes, after the state has changed; `Stream.state` relies on that order."""
+        if self._stream is not None and changes:
+            self._stream.line.append(self._stream, changes, urgent=urgent)

@@ -1,0 +1,1 @@
+"""Where answers come from: the API gateway, or the embedded model behind the same protocol."""

@@ -1,0 +1,61 @@
+"""Connects to the upstream, or says in words why that was not possible; knows nothing of chat."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+
+import attrs
+
+from streaming_api.upstreams.endpoint import Endpoint
+from streaming_api.upstreams.http1 import ResponseStream
+from streaming_api.upstreams.reply_errors import UpstreamError, fault
+
+
+@attrs.frozen
+class Connector:
+    """Where to connect and how long to wait; `open_streams` is who is connected now."""
+
+    endpoint: Endpoint
+    tls: ssl.SSLContext | None
+    connect_timeout: float
+    silence_timeout: float
+    open_streams: set[ResponseStream] = attrs.field(factory=set)
+
+    async def connect(self, stream: ResponseStream) -> UpstreamError | None:
+        """Connect `stream`, or say why that was not possible."""
+        loop = asyncio.get_running_loop()
+        self.open_streams.add(stream)
+        stream.on_closed = self.open_streams.discard
+        try:
+            async with asyncio.timeout(self.connect_timeout):
+                await loop.create_connection(
+                    lambda: stream, self.endpoint.host, self.endpoint.port, ssl=self.tls
+                )
+        except (OSError, ValueError) as exc:
+            self.open_streams.discard(stream)
+            return unreachable(self.endpoint, exc, self.connect_timeout)
+        except asyncio.CancelledError:
+            self.open_streams.discard(stream)
+            raise
+        return None
+
+
+def unreachable(endpoint: Endpoint, exc: Exception, connect_timeout: float) -> UpstreamError:
+    """Put into words why a connection could not be made, and what to check."""
+    advice = "Check that it runs, and that the gateway endpoint in the configuration is right."
+    if isinstance(exc, TimeoutError):
+        reason = f"it did not accept a connection within {connect_timeout:g} s"
+    elif isinstance(exc, ssl.SSLError):
+        reason = f"TLS failed ({getattr(exc, 'verify_message', None) or exc.reason or exc})"
+        advice = "Check that it speaks TLS and that this machine trusts its certificate."
+    elif isinstance(exc, (socket.gaierror, ValueError)):
+        reason = "its name could not be resolved"
+        advice = "Check the spelling of the gateway endpoint, and DNS."
+    else:
+        reason = (exc.strerror if isinstance(exc, OSError) else None) or str(exc)
+    return fault(
+        "upstream_unreachable",
+        f"Cannot reach the upstream at {endpoint.authority}: {reason}. {advice}",
+    )

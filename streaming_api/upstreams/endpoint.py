@@ -1,0 +1,97 @@
+"""Where an upstream is and how a request to it reads; bytes only, no sockets."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+from urllib.parse import SplitResult, quote, urlsplit
+
+import attrs
+
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+_FORBIDDEN_IN_HEADER: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+
+
+@attrs.frozen
+class Endpoint:
+    """An OpenAI-compatible server.
+
+    Attributes:
+        host: name or address, an IPv6 address without brackets.
+        prefix: path in front of "/v1/...", "" or "/...".
+        query: what comes after "?" in every request, "" for nothing.
+    """
+
+    is_tls: bool
+    host: str
+    port: int
+    prefix: str
+    query: str
+
+    @classmethod
+    def parse(cls, base_url: str) -> Endpoint:
+        """Read `http://h:8000`, `http://h:8000/v1` or `https://h/some/prefix`.
+
+        Raises:
+            ValueError: with a sentence that says what is wrong with the address.
+        """
+        url = _split(base_url)
+        if url.scheme not in _DEFAULT_PORTS or not url.hostname:
+            raise ValueError(f"{base_url!r} is not an http:// or https:// address with a host.")
+        if url.username is not None:
+            raise ValueError("An address must not hold a password; set the API key instead.")
+        path = url.path.rstrip("/")
+        return cls(
+            is_tls=url.scheme == "https",
+            host=url.hostname,
+            port=url.port or _DEFAULT_PORTS[url.scheme],
+            prefix=quote(path.removesuffix("/v1").rstrip("/"), safe="/%:@!$&'()*+,;=~"),
+            query=quote(url.query, safe="/%:@!$&'()*+,;=~?"),
+        )
+
+    @property
+    def authority(self) -> str:
+        """`host:port`, for people and for the Host header."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+    def request(
+        self, method: str, path: str, *, accept: str, authorization: str | None, body: bytes = b""
+    ) -> bytes:
+        """A whole HTTP/1.1 request (RFC 9112) after which the server is to close.
+
+        Raises:
+            ValueError: `authorization` could not stand in a header.
+        """
+        query = f"?{self.query}" if self.query else ""
+        lines = [
+            f"{method} {self.prefix}{path}{query} HTTP/1.1",
+            f"Host: {self.authority}",
+            f"Accept: {accept}",
+            "Accept-Encoding: identity",
+            "Connection: close",
+            "User-Agent: streaming-api",
+        ]
+        if authorization is not None:
+            if _FORBIDDEN_IN_HEADER.search(authorization):
+                raise ValueError("An Authorization header cannot hold control characters.")
+            lines.append(f"Authorization: {authorization}")
+        if body:
+            lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
+        head = "\r\n".join([*lines, "", ""])
+        return head.encode("utf-8", "surrogateescape") + body
+
+
+def _split(base_url: str) -> SplitResult:
+    if re.search(r"[\x00-\x20\x7f]", base_url):
+        raise ValueError(f"{base_url!r} is not an address: it holds spaces or control characters.")
+    try:
+        url = urlsplit(base_url)
+        has_port_zero = url.port == 0
+        if url.hostname:
+            url.hostname.encode("ascii" if ":" in url.hostname else "idna")
+    except ValueError as exc:
+        raise ValueError(f"{base_url!r} is not an address: {exc}.") from exc
+    if has_port_zero:
+        raise ValueError(f"{base_url!r} is not an address: nobody listens on port 0.")
+    return url

@@ -1,0 +1,305 @@
+"""One HTTP/1.1 request on one fresh connection, its response pushed; knows nothing of chat.
+
+Bytes go from `data_received` through httptools to the receiver in one call stack: no task, no
+future and no queue per read. The receiver hears of one response: `head_received` at most once,
+`body_received` at most once per read, `ended` exactly once unless the exchange was aborted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from collections.abc import Callable
+from typing import Final, Protocol, cast
+
+import attrs
+import httptools
+
+MAX_HEAD: Final = 65_536  # bytes of headers, and of anything else that brings the body no further
+LINGER: Final = 0.25  # seconds an answer that is complete may take to end its connection
+
+FIRST_FINAL_STATUS: Final = 200  # below it a response is interim, and another one follows
+
+
+class Outcome(enum.Enum):
+    """How a response ended."""
+
+    COMPLETE = "complete"  # by the protocol's rules
+    CUT = "cut"  # the connection was closed in the middle
+    RESET = "reset"  # the connection broke
+    MALFORMED = "malformed"  # it is not HTTP/1.1
+    HEAD_TOO_LARGE = "head_too_large"
+    SILENT = "silent"  # no byte for the silence timeout
+
+
+@attrs.frozen
+class Head:
+    """Status and headers of a response; names in lower case, of repeated ones the last."""
+
+    status: int
+    headers: dict[str, str]
+
+    @property
+    def content_type(self) -> str:
+        """The media type alone, in lower case, "" if there is none."""
+        return self.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+    @property
+    def is_delimited(self) -> bool:
+        """Whether the body says where it ends, so that an early end of file is a cut."""
+        coding = self.headers.get("transfer-encoding", "").lower()
+        return "chunked" in coding or "content-length" in self.headers
+
+
+class Receiver(Protocol):
+    """Whoever wants the response. It must not raise."""
+
+    def head_received(self, head: Head) -> None:
+        """The final response's head; interim (1xx) ones are skipped."""
+
+    def body_received(self, data: bytes) -> None:
+        """All body bytes of one read, joined."""
+
+    def ended(self, outcome: Outcome, detail: str) -> None:
+        """The response is over; `detail` says more where it ended badly."""
+
+
+class ResponseStream(asyncio.Protocol):
+    """The client's side of one connection: writes `request`, pushes the response.
+
+    It is also what httptools calls. `on_body` is the list's own `append`, so that a chunk of the
+    body costs no Python frame.
+    """
+
+    __slots__ = (
+        "_fruitless",
+        "_head",
+        "_head_told",
+        "_headers",
+        "_headers_size",
+        "_is_complete",
+        "_is_over",
+        "_is_paused",
+        "_last_read",
+        "_loop",
+        "_parser",
+        "_pieces",
+        "_receiver",
+        "_request",
+        "_silence_timeout",
+        "_timer",
+        "_transport",
+        "on_body",
+        "on_closed",
+    )
+
+    on_body: Callable[[bytes], None]
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        request: bytes,
+        receiver: Receiver,
+        silence_timeout: float,
+    ) -> None:
+        """Prepare an exchange; it starts when a transport connects.
+
+        Args:
+            loop: the running one.
+            request: head and body, complete.
+            receiver: hears of the response.
+            silence_timeout: seconds without a byte, while not paused, after which it ends SILENT.
+        """
+        self._loop = loop
+        self._request = request
+        self._receiver: Receiver | None = receiver
+        self._silence_timeout = silence_timeout
+        self._pieces: list[bytes] = []
+        self.on_body = self._pieces.append
+        self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
+        self._headers: dict[str, str] = {}
+        self._headers_size = 0
+        self._fruitless = 0  # bytes read since the body last grew
+        self._head: Head | None = None
+        self._head_told = False
+        self._is_complete = False  # the message has ended by HTTP's rules
+        self._is_over = False  # the receiver has heard the end, or does not want to
+        self._is_paused = False
+        self._last_read = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._transport: asyncio.Transport | None = None
+        self.on_closed: Callable[[ResponseStream], None] | None = None
+
+    # What the owner may call.
+
+    def pause_reading(self) -> None:
+        """Let the kernel's buffer, and then the upstream, hold what comes. Stops the clock."""
+        self._is_paused = True
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Undo `pause_reading`; the clock starts anew."""
+        if not self._is_paused:
+            return
+        self._is_paused = False
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+            self._last_read = self._loop.time()
+            self._watch_silence()
+
+    def abort(self) -> None:
+        """Close the connection now, without a word to the receiver; at any time, also twice."""
+        self._is_over = True
+        self._stop()
+        if self._transport is not None:
+            self._transport.abort()
+
+    def give_up(self, why: str) -> None:
+        """Close the connection now and tell the receiver that it was cut."""
+        self._end(Outcome.CUT, why)
+
+    def linger(self) -> None:
+        """Say no more to the receiver, but let the upstream finish its side for `LINGER` seconds.
+
+        Servers take a close before the last chunk for a client that left, and log it so.
+        """
+        self._is_over = True
+        self._receiver = None
+        if self._is_complete or self._transport is None or self._transport.is_closing():
+            self.abort()
+            return
+        self._cancel_timer()
+        self._timer = self._loop.call_later(LINGER, self.abort)
+        if self._is_paused:
+            self._transport.resume_reading()
+
+    # What the transport calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Send the request, unless the owner has gone meanwhile."""
+        self._transport = cast(asyncio.Transport, transport)
+        if self._is_over:
+            self._transport.abort()
+            return
+        self._transport.write(self._request)
+        self._request = b""
+        self._last_read = self._loop.time()
+        if self._is_paused:
+            self._transport.pause_reading()
+        else:
+            self._watch_silence()
+
+    def data_received(self, data: bytes) -> None:
+        """Parse one read and push what it holds."""
+        parser = self._parser
+        if parser is None:
+            return
+        self._last_read = self._loop.time()
+        self._fruitless += len(data)
+        malformed = ""
+        try:
+            parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as exc:
+            malformed = _reason(exc)
+        self._push(malformed)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End of file or a broken connection, unless we closed it."""
+        if not self._is_over:
+            if exc is not None:
+                self._end(Outcome.RESET, str(exc) or type(exc).__name__)
+            elif self._head is None or self._head.is_delimited:
+                self._end(Outcome.CUT, "the connection was closed before the response was complete")
+            else:
+                self._end(Outcome.COMPLETE)
+        self._stop()
+        if self.on_closed is not None:
+            self.on_closed(self)
+
+    # What httptools calls.
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header, or a trailer, which counts and is dropped."""
+        self._headers_size += len(name) + len(value) + 4
+        if self._head is None and self._headers_size <= MAX_HEAD:
+            self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+
+    def on_headers_complete(self) -> None:
+        """Keep the head of the final response; forget an interim one (RFC 9110, 15.2)."""
+        status = self._parser.get_status_code() if self._parser is not None else 0
+        if status >= FIRST_FINAL_STATUS and self._head is None:
+            self._head = Head(status, self._headers)
+        self._headers = {}
+
+    def on_message_complete(self) -> None:
+        """End at the end of the final response, whatever the upstream sends after it."""
+        if self._head is not None and not self._is_complete:
+            self._is_complete = True
+            self._pieces = self._pieces.copy()  # on_body goes on into the old list
+
+    # Inside.
+
+    def _push(self, malformed: str) -> None:
+        """Tell the receiver what one read has brought."""
+        if self._headers_size > MAX_HEAD:
+            self._end(Outcome.HEAD_TOO_LARGE, f"headers above {MAX_HEAD} bytes")
+            return
+        if self._head is not None and not self._head_told:
+            self._head_told = True
+            if self._receiver is not None:
+                self._receiver.head_received(self._head)
+        pieces = self._pieces
+        if pieces:
+            body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            pieces.clear()
+            self._fruitless = 0
+            if self._receiver is not None:
+                self._receiver.body_received(body)
+        if self._is_complete:
+            self._end(Outcome.COMPLETE)
+        elif malformed:
+            self._end(Outcome.MALFORMED, malformed)
+        elif self._fruitless > MAX_HEAD:
+            self._end(Outcome.HEAD_TOO_LARGE, f"headers above {MAX_HEAD} bytes")
+
+    def _end(self, outcome: Outcome, detail: str = "") -> None:
+        """Close the connection and tell the receiver once."""
+        receiver = self._receiver
+        tell = not self._is_over
+        self.abort()
+        if tell and receiver is not None:
+            receiver.ended(outcome, detail)
+
+    def _stop(self) -> None:
+        """Drop what refers to others, so that nothing waits for the garbage collector."""
+        self._receiver = None
+        self._parser = None
+        self._cancel_timer()
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _watch_silence(self) -> None:
+        """Arm the one timer. Reads only note the time; the timer looks at it when it fires."""
+        if self._timer is None:
+            deadline = self._last_read + self._silence_timeout
+            self._timer = self._loop.call_at(deadline, self._check_silence)
+
+    def _check_silence(self) -> None:
+        self._timer = None
+        if self._is_paused or self._is_over:
+            return
+        if self._loop.time() >= self._last_read + self._silence_timeout:
+            self._end(Outcome.SILENT, f"no byte for {self._silence_timeout:g} seconds")
+        else:
+            self._watch_silence()
+
+
+def _reason(exc: Exception) -> str:
+    """What is wrong with a response, out of httptools' own words."""
+    if isinstance(exc, httptools.HttpParserUpgrade):
+        return "a switch to another protocol"
+    return str(exc) or type(exc).__name__

@@ -1,0 +1,60 @@
+"""Words for replies that are wrong as HTTP, before anybody looks for a chat answer in them."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+import attrs
+import orjson
+
+from streaming_api.upstreams.answer import invalid
+from streaming_api.upstreams.http1 import Head, Outcome
+from streaming_api.upstreams.reply_errors import UpstreamError, error_of_object, fault
+
+
+def redirected(head: Head) -> UpstreamError:
+    """It points elsewhere (3xx)."""
+    target = _without_secrets(head.headers.get("location", "")[:2000])
+    return fault(
+        "upstream_redirect",
+        f"The upstream answered {head.status} and points to {target or 'nowhere'}. Redirects are "
+        "not followed: set the gateway endpoint to the address that answers itself.",
+        status=head.status,
+    )
+
+
+def wrong_type(head: Head, expected: str) -> UpstreamError:
+    """It answered in something other than `expected`."""
+    kind = head.content_type[:80] or "no type"
+    return attrs.evolve(
+        invalid(f"a reply of type {kind!r} where {expected} was expected"), status=head.status
+    )
+
+
+def unstreamed(body: bytes) -> UpstreamError:
+    """It answered a request for a stream with one JSON body, which may hold an error."""
+    try:
+        error = error_of_object(orjson.loads(body))
+    except orjson.JSONDecodeError:
+        error = None
+    return error or invalid("one whole JSON reply to a request for a stream")
+
+
+def broken(outcome: Outcome, detail: str) -> UpstreamError:
+    """The response did not come to its end."""
+    if outcome is Outcome.SILENT:
+        return fault("upstream_timeout", f"The upstream fell silent: {detail}.")
+    if outcome is Outcome.HEAD_TOO_LARGE:
+        return fault("upstream_headers_too_large", f"The upstream sent {detail}.")
+    if outcome is Outcome.MALFORMED:
+        return invalid(f"something that is not HTTP/1.1 ({detail})")
+    return fault("upstream_disconnected", f"The connection to the upstream broke: {detail}.")
+
+
+def _without_secrets(location: str) -> str:
+    """Return an address without user, password, query and fragment."""
+    try:
+        url = urlsplit(location)
+    except ValueError:
+        return "an address that cannot be read"
+    return url._replace(netloc=url.netloc.rpartition("@")[2], query="", fragment="").geturl()

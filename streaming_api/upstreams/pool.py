@@ -1,0 +1,81 @@
+"""Places for upstream connections: so many at once, the others wait first come first served."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from streaming_api.errors import Unavailable
+
+
+class Pool:
+    """``size`` places and a bounded queue before them.
+
+    Attributes:
+        busy: places taken.
+    """
+
+    def __init__(self, size: int, max_queued: int) -> None:
+        self.size = size
+        self.max_queued = max_queued
+        self.busy = 0
+        self._queue: deque[tuple[asyncio.Future[None], Callable[[int], None]]] = deque()
+
+    def __repr__(self) -> str:
+        return f"<Pool {self.busy} of {self.size} busy, {len(self._queue)} waiting>"
+
+    @property
+    def queued(self) -> int:
+        """How many wait for a place."""
+        return len(self._queue)
+
+    def check(self) -> None:
+        """Refuse what could not even wait.
+
+        Raises:
+            Unavailable: the queue is full.
+        """
+        if self.busy >= self.size and len(self._queue) >= self.max_queued:
+            message = (
+                f"All {self.size} upstream connections are busy and {self.max_queued} answers wait"
+                " already; try again later."
+            )
+            raise Unavailable(message, "queue_full", retry_after=5)
+
+    async def acquire(self, told: Callable[[int], None]) -> None:
+        """Take a place, or wait for one.
+
+        Args:
+            told: called with the place in the queue, 1 is next, whenever it changes.
+        """
+        if self.busy < self.size and not self._queue:
+            self.busy += 1
+            return
+        turn = asyncio.get_running_loop().create_future()
+        entry = (turn, told)
+        self._queue.append(entry)
+        told(len(self._queue))
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self.release()
+            else:
+                self._queue.remove(entry)
+                self._tell()
+            raise
+
+    def release(self) -> None:
+        """Give a place back: the first in the queue takes it."""
+        while self._queue:
+            turn, _ = self._queue.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                self._tell()
+                return
+        self.busy -= 1
+
+    def _tell(self) -> None:
+        for place, (_, told) in enumerate(self._queue, 1):
+            told(place)

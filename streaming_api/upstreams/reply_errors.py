@@ -1,0 +1,165 @@
+"""What went wrong upstream, in OpenAI's shape, read out of whatever it sent; no sockets."""
+
+from __future__ import annotations
+
+import html
+import re
+from http import HTTPStatus
+from typing import Final
+
+import attrs
+import orjson
+
+MAX_MESSAGE: Final = 4_000  # characters of an upstream's own message that are passed on
+MAX_PAGE_TEXT: Final = 300  # characters of a page or plain text that are quoted
+MAX_PAGE: Final = 16_384  # characters of a page that are looked at
+
+
+@attrs.frozen
+class UpstreamError:
+    """An upstream's fault or refusal.
+
+    Attributes:
+        status: the upstream's own HTTP status, if it gave one.
+        type: OpenAI's `error.type`; the upstream's own, or "upstream_error".
+        code: a stable word for programs; the upstream's own, or one that starts with "upstream_".
+        message: a sentence for a person; the upstream's own words where it had any.
+        param: the offending parameter, if the upstream named one.
+    """
+
+    status: int | None
+    type: str
+    code: str | None
+    message: str
+    param: str | None = None
+
+
+class UpstreamFailed(Exception):
+    """Raised where a call has no other way to hand back an `UpstreamError`."""
+
+    def __init__(self, error: UpstreamError) -> None:
+        super().__init__(error)
+        self.error = error
+
+    def __str__(self) -> str:
+        return self.error.message
+
+
+def fault(code: str, message: str, *, status: int | None = None) -> UpstreamError:
+    """An error that is ours to put into words, because the upstream broke the protocol."""
+    return UpstreamError(status=status, type="upstream_error", code=code, message=message)
+
+
+def error_of_object(reply: object, status: int | None = None) -> UpstreamError | None:
+    """Read an error out of a decoded JSON reply, or return None where there is none.
+
+    Knows `{"error": {...}}` (OpenAI), `{"error": "text"}` (Ollama, TGI), `{"detail": ...}`
+    (FastAPI) and `{"object": "error", "message": ...}` (older vLLM).
+    """
+    if not isinstance(reply, dict):
+        return None
+    error = reply.get("error")
+    if isinstance(error, dict):
+        return _error_of_fields(error, status)
+    if error:
+        kind = _text(reply.get("error_type")) or "upstream_error"
+        return UpstreamError(status, kind, _text(reply.get("code")), _message(error))
+    if reply.get("detail"):
+        return UpstreamError(status, "upstream_error", None, _detail(reply["detail"]))
+    if reply.get("object") == "error" or (status is not None and reply.get("message")):
+        return _error_of_fields(reply, status)
+    return None
+
+
+def error_of_reply(status: int, content_type: str, body: bytes) -> UpstreamError:
+    """Read an error out of an HTTP reply whose status is 400 or above.
+
+    Args:
+        status: the reply's.
+        content_type: the media type alone, "" if there was none.
+        body: as much of it as came; it may be cut.
+    """
+    try:
+        error = error_of_object(orjson.loads(body), status)
+    except orjson.JSONDecodeError:
+        error = None
+    if error is not None:
+        return error
+    return fault("upstream_http_error", _describe(status, content_type, body), status=status)
+
+
+def _error_of_fields(fields: dict[str, object], status: int | None) -> UpstreamError:
+    words = fields.get("message")
+    return UpstreamError(
+        status=status,
+        type=_text(fields.get("type")) or "upstream_error",
+        code=_text(fields.get("code")),
+        message=_message(words or fields),
+        param=_text(fields.get("param")),
+    )
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else _message(value)
+
+
+def _message(value: object) -> str:
+    if isinstance(value, str):
+        words = value
+    else:
+        try:
+            words = orjson.dumps(value).decode()
+        except orjson.JSONEncodeError:  # nested deeper than orjson writes
+            words = "The upstream's error cannot be shown."
+    return words if len(words) <= MAX_MESSAGE else words[:MAX_MESSAGE] + "…"
+
+
+def _detail(detail: object) -> str:
+    """FastAPI's `detail`: a text, or a list of `{"loc": [...], "msg": "..."}`."""
+    if not isinstance(detail, list):
+        return _message(detail)
+    return _message("; ".join(_problem(item) for item in detail))
+
+
+def _problem(item: object) -> str:
+    if not isinstance(item, dict) or "msg" not in item:
+        return _message(item)
+    where = item.get("loc")
+    path = ".".join(_message(part) for part in where) if isinstance(where, list) else "body"
+    return f"{path}: {_message(item['msg'])}"
+
+
+def _describe(status: int, content_type: str, body: bytes) -> str:
+    phrase = HTTPStatus(status).phrase if status in set(HTTPStatus) else ""
+    answered = f"The upstream answered {status} {phrase}".rstrip()
+    raw = body.decode("utf-8", "replace")[:MAX_PAGE]
+    is_page = "html" in content_type or raw.lstrip()[:1] == "<"
+    text = _page_text(raw) if is_page else _one_line(raw)
+    if not text:
+        return f"{answered} and said nothing more."
+    kind = "an HTML page" if is_page else "text"
+    quoted = text if len(text) <= MAX_PAGE_TEXT else text[:MAX_PAGE_TEXT] + "…"
+    return f"{answered} with {kind} instead of a JSON error. Its text: {quoted}"
+
+
+def _page_text(page: str) -> str:
+    for element in ("script", "style"):
+        page = _without(element, page)
+    return _one_line(html.unescape(re.sub(r"<[^<>]*>", " ", page)))
+
+
+def _without(element: str, page: str) -> str:
+    """Cut an element's content out. In linear time, because a page may be made to be slow."""
+    opening, closing = (re.compile(rf"{tag}{element}\b", re.IGNORECASE) for tag in ("<", "</"))
+    kept, position = [], 0
+    while (start := opening.search(page, position)) is not None:
+        kept.append(page[position : start.start()])
+        end = closing.search(page, start.end())
+        if end is None:
+            return " ".join(kept)
+        position = end.start()
+    return " ".join([*kept, page[position:]])
+
+
+def _one_line(text: str) -> str:
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())

@@ -1,0 +1,116 @@
+"""The upstream of this process: a gateway, or the embedded model behind the same client."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+
+from streaming_api.upstreams.embedded import EmbeddedModel
+from streaming_api.upstreams.gateway import Gateway
+from streaming_api.upstreams.reply_errors import UpstreamError, UpstreamFailed
+
+if TYPE_CHECKING:
+    from streaming_api.config import StreamingConfig
+
+
+@attrs.frozen
+class Health:
+    """How an upstream is.
+
+    Attributes:
+        state: ``up``, ``down``, ``loading`` or ``absent``.
+        reason: a sentence for people where it is not up.
+        models: the names that it answers to.
+    """
+
+    state: str
+    reason: str | None = None
+    models: tuple[str, ...] = ()
+
+
+class Upstream:
+    """Where answers come from.
+
+    Attributes:
+        model: the embedded model; None when a gateway is configured.
+    """
+
+    def __init__(self, config: StreamingConfig) -> None:
+        self._silence = config.connection_timeout
+        self._gateway: Gateway | None = None
+        self.model: EmbeddedModel | None = None
+        if config.api_gateway_endpoint is not None:
+            self._gateway = Gateway(
+                config.api_gateway_endpoint,
+                api_key=config.gateway_api_key,
+                silence_timeout=config.connection_timeout,
+            )
+        elif config.chat_enabled:
+            self.model = EmbeddedModel(
+                config.embedded_model, max_requests=config.pool_size + config.max_queued
+            )
+
+    @property
+    def name(self) -> str:
+        """The component that it is in the status: ``gateway`` or ``embedded_model``."""
+        return "gateway" if self.model is None else "embedded_model"
+
+    async def ready(self) -> Gateway:
+        """The client to ask, once there is somebody to answer: a model may have to load first.
+
+        Raises:
+            UpstreamFailed: there is none, and why.
+        """
+        if self.model is not None and self._gateway is None:
+            if not await self.model.wait_ready() or self.model.url is None:
+                reason = self.model.reason or "There is no model here."
+                raise UpstreamFailed(UpstreamError(503, "upstream_error", "no_model", reason))
+            self._gateway = Gateway(
+                self.model.url, api_key=self.model.api_key, silence_timeout=self._silence
+            )
+        if self._gateway is None:
+            reason = "No upstream is configured (monitoring.api_gateway_endpoint)."
+            raise UpstreamFailed(UpstreamError(503, "upstream_error", "no_upstream", reason))
+        return self._gateway
+
+    def substitute(self, model: str | None) -> str | None:
+        """The embedded model's name when another one is asked for; else None."""
+        if self.model is None or self.model.model_name in {None, model}:
+            return None
+        return self.model.model_name
+
+    async def models(self, authorization: str | None = None) -> list[dict[str, object]]:
+        """The models that can be asked for, as OpenAI lists them.
+
+        Raises:
+            UpstreamFailed: the upstream does not say.
+        """
+        gateway = await self.ready()
+        forwarded = authorization if self.model is None else None
+        return (await gateway.models(forwarded)).models
+
+    async def health(self) -> Health:
+        """How it is now; asks the gateway for its models."""
+        if self.model is not None and self.model.state != "ready":
+            state = "down" if self.model.state == "failed" else self.model.state
+            return Health(state, self.model.reason)
+        try:
+            listed = await self.models()
+        except UpstreamFailed as failed:
+            if failed.error.status in {401, 403, 404}:  # it answers; it lists nothing without a key
+                return Health("up")
+            return Health("down", failed.error.message)
+        return Health("up", None, tuple(str(model.get("id")) for model in listed))
+
+    async def start(self) -> None:
+        """Begin to load the embedded model, if that is what answers."""
+        if self.model is not None:
+            await self.model.start()
+
+    async def stop(self) -> None:
+        """Let go of it."""
+        if self._gateway is not None:
+            await self._gateway.close()
+        if self.model is not None:
+            await self.model.stop()

@@ -1,0 +1,1 @@
+"""The web: thin handlers that turn requests into viewers and commands."""

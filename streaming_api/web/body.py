@@ -1,0 +1,49 @@
+"""A request's JSON body: bounded in size and in time."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from streaming_api.commands import parse_object
+from streaming_api.errors import BadRequest, TooLarge
+from streaming_api.web.context import CONTEXT
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+BODY_SECONDS: Final = 15.0
+"""A client that takes longer to send its body holds a connection for nothing."""
+
+
+async def raw_body(request: web.Request) -> bytes:
+    """The body.
+
+    Raises:
+        BadRequest: it came too slowly.
+        TooLarge: more than ``message_size_limit`` bytes.
+    """
+    config = request.app[CONTEXT].config
+    limit = config.message_size_limit
+    received = bytearray()
+    try:
+        async with asyncio.timeout(min(BODY_SECONDS, config.timeout)):
+            async for piece in request.content.iter_any():
+                received += piece
+                if len(received) > limit:
+                    message = f"The body may have {limit} bytes (websocket.message_size_limit)."
+                    raise TooLarge(message, "too_large")
+    except TimeoutError:
+        message = "The body did not come in time."
+        raise BadRequest(message, "slow_body") from None
+    return bytes(received)
+
+
+async def json_body(request: web.Request) -> dict[str, object]:
+    """The body as a JSON object.
+
+    Raises:
+        BadRequest: not JSON, not an object, or too slow.
+        TooLarge: more than ``message_size_limit`` bytes.
+    """
+    return parse_object(await raw_body(request))

@@ -1,0 +1,57 @@
+"""Context: what every handler may need of the application, under one typed key."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+from aiohttp import web
+
+if TYPE_CHECKING:
+    from streaming_api.chat import Chat
+    from streaming_api.config import StreamingConfig
+    from streaming_api.connection_manager import ConnectionManager
+    from streaming_api.doors import Client, Doors
+    from streaming_api.sources.process import Process
+    from streaming_api.telemetry import Telemetry
+    from streaming_api.topics import Topics
+    from streaming_api.upstreams.upstream import Upstream
+
+
+@attrs.frozen
+class Context:
+    """The parts of the house that handlers use.
+
+    Attributes:
+        started: wall-clock seconds since the epoch at start-up, for people.
+    """
+
+    config: StreamingConfig
+    manager: ConnectionManager
+    chat: Chat
+    topics: Topics
+    doors: Doors
+    upstream: Upstream
+    telemetry: Telemetry
+    process: Process
+    started: float
+
+    def messages(self) -> dict[str, int]:
+        """Messages so far, by topic; ``chat`` is every chunk."""
+        streams = self.topics.line.streams.values()
+        return {"chat": self.relayed()} | {stream.name: stream.total for stream in streams}
+
+    def relayed(self) -> int:
+        """Chunks relayed so far, those of running answers included."""
+        return self.telemetry.chunks + sum(answer.chunks for answer in self.chat.running)
+
+
+CONTEXT = web.AppKey("context", Context)
+CLIENT = "streaming_api.client"
+"""Where a request carries who sent it."""
+
+
+def client_of(request: web.Request) -> Client:
+    """Who sent this request; the guard has put it there."""
+    client: Client = request[CLIENT]
+    return client

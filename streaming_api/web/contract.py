@@ -1,0 +1,99 @@
+"""The contract for machines: the message's JSON Schema, OpenAPI and AsyncAPI. Open to everybody.
+
+A schema is written once, in ``streaming_api/schema``, and put into both documents here. They are
+made once, when this module is loaded; an answer is a look at a few bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Final, cast
+
+import attrs
+import orjson
+from aiohttp import ETag, hdrs, web
+
+from streaming_api import __version__
+from streaming_api.web.openapi import Json, openapi as openapi_of
+
+_SCHEMAS: Final = Path(__file__).parent.parent / "schema"
+
+
+@attrs.frozen
+class Document:
+    """One JSON document, ready to send.
+
+    Attributes:
+        etag: changes with the content (RFC 9110 section 8.8.3).
+    """
+
+    body: bytes
+    etag: ETag
+
+    @classmethod
+    def of(cls, content: Json) -> Document:
+        """The document with this content."""
+        body = orjson.dumps(content, option=orjson.OPT_INDENT_2)
+        return cls(body, ETag(hashlib.sha256(body).hexdigest()[:16]))
+
+    def answer(self, request: web.Request) -> web.Response:
+        """The document, or 304 for a client that has it already."""
+        known = request.if_none_match or ()
+        unchanged = any(etag.value in {self.etag.value, "*"} for etag in known)
+        if unchanged:
+            response = web.Response(status=304)
+        else:
+            response = web.Response(body=self.body, content_type="application/json")
+        response.etag = self.etag
+        response.headers[hdrs.CACHE_CONTROL] = "no-cache"
+        return response
+
+
+def _read(name: str) -> dict[str, object]:
+    return cast("dict[str, object]", orjson.loads((_SCHEMAS / name).read_bytes()))
+
+
+def message_schema() -> Json:
+    """JSON Schema of every message that the server sends."""
+    return _read("message.schema.json")
+
+
+def openapi_document() -> Json:
+    """OpenAPI 3.1 of every HTTP endpoint."""
+    return openapi_of(__version__, _shared_schemas())
+
+
+def asyncapi_document() -> Json:
+    """AsyncAPI 3.0 of the WebSocket's two paths."""
+    document = _read("asyncapi.json")
+    info = cast("dict[str, object]", document["info"])
+    components = cast("dict[str, dict[str, object]]", document["components"])
+    info["version"] = __version__
+    components["schemas"] = {**_shared_schemas(), **components["schemas"]}
+    return document
+
+
+def _shared_schemas() -> dict[str, object]:
+    message = {name: value for name, value in message_schema().items() if name != "$schema"}
+    return {"Message": message, **_read("components.json")}
+
+
+_MESSAGE: Final = Document.of(message_schema())
+_OPENAPI: Final = Document.of(openapi_document())
+_ASYNCAPI: Final = Document.of(asyncapi_document())
+
+
+async def schema(request: web.Request) -> web.Response:
+    """GET /streaming/schema: JSON Schema of a message."""
+    return _MESSAGE.answer(request)
+
+
+async def openapi(request: web.Request) -> web.Response:
+    """GET /streaming/openapi.json: every HTTP endpoint."""
+    return _OPENAPI.answer(request)
+
+
+async def asyncapi(request: web.Request) -> web.Response:
+    """GET /streaming/asyncapi.json: the WebSocket, both paths."""
+    return _ASYNCAPI.answer(request)

@@ -1,0 +1,195 @@
+"""OpenAI's own wire on the same engine: an OpenAI SDK works with only its ``base_url`` changed.
+
+OpenAI API reference, "Create chat completion". An upstream's error before the first token is an
+HTTP error with its status; later, an ``error`` object in the stream. ``[DONE]`` follows only an
+answer that the model has ended itself.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final
+
+import orjson
+from aiohttp import web
+from aiohttp.http import HttpVersion11
+
+from streaming_api import framing
+from streaming_api.commands import OnDisconnect, chat_request
+from streaming_api.errors import UpstreamFailed
+from streaming_api.upstreams import reply_errors
+from streaming_api.web.body import json_body
+from streaming_api.web.context import CONTEXT, client_of
+from streaming_api.web.guard import scope
+from streaming_api.web.sse import EventStream
+from streaming_api.web.takeover import admitted, take_over
+
+if TYPE_CHECKING:
+    from streaming_api.chat import Generation
+    from streaming_api.viewer import Viewer
+
+_FAILED: Final = frozenset({"cancelled", "incomplete", "error"})
+_REASONS: Final = {200: "OK", 400: "Bad Request", 401: "Unauthorized", 403: "Forbidden",
+                   404: "Not Found", 422: "Unprocessable Content", 429: "Too Many Requests",
+                   500: "Internal Server Error", 502: "Bad Gateway", 503: "Service Unavailable",
+                   504: "Gateway Timeout"}  # fmt: skip
+
+
+class Completion(EventStream):
+    """One client of ``POST /v1/chat/completions``; its head is sent with the first bytes.
+
+    Until the answer has begun its viewer is attached and is shown nothing, so that an upstream's
+    error can still be an HTTP error, while a client that leaves is noticed at once.
+    """
+
+    __slots__ = ("_answer", "_headed", "_viewer")
+
+    def __init__(self, request: web.Request, answer: Generation) -> None:
+        chunked = request.version >= HttpVersion11
+        kind = framing.CHUNKED_OPENAI if chunked else framing.OPENAI
+        super().__init__(request, kind, chunked=chunked)
+        self._answer = answer
+        self._headed = False
+        self._viewer: Viewer | None = None
+
+    def begin(self) -> None:
+        """Watch the answer: now if it has begun, else when it does."""
+        self._viewer = self._answer.attach(self)
+        if self._answer.begun:
+            self._begun()
+        else:
+            self._answer.on_begun.append(self._begun)
+
+    def _begun(self) -> None:
+        if self.ending is not None or self._viewer is None or self._viewer.gone:
+            return
+        outcome = self._answer.outcome
+        if (
+            outcome is not None
+            and self._answer.chunks == 0
+            and outcome.finish_reason in _FAILED
+            and not self._headed
+        ):
+            self._reply_whole(*_error_reply(outcome.error, outcome.finish_reason))
+        elif self._answer.request.stream:
+            self._head()
+            self._viewer.catch_up()
+        elif outcome is not None:
+            self._reply_outcome()
+        else:
+            self._answer.on_ended.append(self._begun)
+
+    def _head(self) -> None:
+        if not self._headed:
+            self._headed = True
+            coding = "Transfer-Encoding: chunked\r\n" if self._chunked else ""
+            self.write(_head(200, "text/event-stream", coding, self._answer.request_id))
+
+    def comment(self, text: bytes) -> None:
+        """Silence before the first token: the head goes out with a sign of life."""
+        if self._answer.request.stream:
+            self._head()
+            super().comment(text)
+
+    def finished(self, viewer: Viewer) -> None:  # noqa: ARG002 (there is one)
+        """All of the stream is written; say how it ended."""
+        outcome = self._answer.outcome
+        assert outcome is not None
+        if outcome.finish_reason in _FAILED:
+            error = _error(outcome.error, outcome.finish_reason)
+            text = b"data: %b\n\n" % orjson.dumps({"error": error.body()})
+        else:
+            text = b"data: [DONE]\n\n"
+        super().comment(text)
+        self.end("finished")
+
+    def end(self, ending: str) -> None:
+        """End the response, or give one that says why there is none."""
+        if self._headed or self.ending is not None:
+            super().end(ending)
+        else:  # stopped before anything was said
+            self._reply_whole(*_error_reply(None, "incomplete"))
+
+    def _reply_outcome(self) -> None:
+        """Not a stream: the whole completion, or the error instead of it."""
+        outcome = self._answer.outcome
+        assert outcome is not None
+        if outcome.finish_reason in _FAILED:
+            self._reply_whole(*_error_reply(outcome.error, outcome.finish_reason))
+        else:
+            first = self._answer.stream.after(0, self._answer.line.number, 1)[0]
+            self._reply_whole(200, first.data)
+
+    def _reply_whole(self, status: int, body: bytes) -> None:
+        self._headed = True
+        self.ending = "finished"
+        self.leave_all()
+        length = f"Content-Length: {len(body)}\r\n"
+        self.write(_head(status, "application/json", length, self._answer.request_id) + body)
+        self.transport.close()
+        self.manager.beat_at(self, time.monotonic() + self.manager.config.stall_timeout)
+
+
+def _head(status: int, content_type: str, extra: str, request_id: str) -> bytes:
+    return (
+        f"HTTP/1.1 {status} {_REASONS.get(status, 'Upstream Status')}\r\n"
+        f"Content-Type: {content_type}\r\n{extra}"
+        "Cache-Control: no-cache\r\nX-Accel-Buffering: no\r\nConnection: close\r\n"
+        f"X-Request-Id: {request_id}\r\n\r\n"
+    ).encode()
+
+
+def _error(error: reply_errors.UpstreamError | None, finish_reason: str) -> UpstreamFailed:
+    if error is None:
+        message = f"The answer was ended: {finish_reason}."
+        return UpstreamFailed(message, finish_reason, status=503)
+    return UpstreamFailed(
+        error.message,
+        error.code or "upstream_error",
+        status=error.status,
+        error_type=error.type,
+        param=error.param,
+    )
+
+
+def _error_reply(error: reply_errors.UpstreamError | None, finish_reason: str) -> tuple[int, bytes]:
+    failed = _error(error, finish_reason)
+    return failed.status, orjson.dumps({"error": failed.body()})
+
+
+@scope("chat")
+async def chat_completions(request: web.Request) -> web.StreamResponse:
+    """POST /v1/chat/completions, ``stream`` true or false (default)."""
+    context = request.app[CONTEXT]
+    context.chat.require()
+    client = client_of(request)
+    client.take_command()
+    fields = await json_body(request)
+    fields.setdefault("stream", False)
+    if (key := request.headers.get("Idempotency-Key")) is not None:
+        fields["request_id"] = key
+    asked = chat_request(fields, on_disconnect=OnDisconnect.CANCEL)
+    with admitted(request, "sse") as place:
+        answer = context.chat.start(asked, client)
+        connection = Completion(request, answer)
+        try:
+            take_over(request, connection, place)
+        except BaseException:
+            answer.settle()
+            raise
+        connection.begin()
+    return web.Response()
+
+
+@scope("chat")
+async def models(request: web.Request) -> web.Response:
+    """GET /v1/models: the upstream's list."""
+    context = request.app[CONTEXT]
+    context.chat.require()
+    try:
+        listed = await context.upstream.models(client_of(request).authorization)
+    except reply_errors.UpstreamFailed as failed:
+        raise _error(failed.error, "error") from None
+    return web.Response(
+        body=orjson.dumps({"object": "list", "data": listed}), content_type="application/json"
+    )

@@ -1,0 +1,219 @@
+"""Operations: health, status, figures, connections, the scrape, Alertmanager's webhook."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+import orjson
+from aiohttp import web
+from prometheus_async.aio.web import server_stats
+
+from streaming_api import __version__
+from streaming_api.connection_manager import KINDS
+from streaming_api.errors import BadRequest, NotFound
+from streaming_api.messages import timestamp
+from streaming_api.sources.alertmanager import WebhookError, parse_webhook
+from streaming_api.web.body import raw_body
+from streaming_api.web.context import CONTEXT, client_of
+from streaming_api.web.guard import ANY, scope
+
+if TYPE_CHECKING:
+    from streaming_api.web.context import Context
+
+_TARGETS: Final = {"websocket": 95, "sse": 90}
+_STABILITY_TARGET: Final = 99
+_NO_TRAFFIC: Final = "nothing has been delivered in the last 5 minutes"
+
+
+def _json(value: object, status: int = 200) -> web.Response:
+    return web.Response(
+        body=orjson.dumps(value),
+        status=status,
+        content_type="application/json",
+        headers={"Cache-Control": "no-store"},
+    )
+
+
+async def health(request: web.Request) -> web.Response:
+    """GET /health: 200 healthy, 503 draining."""
+    context = request.app[CONTEXT]
+    draining = context.manager.draining
+    return _json(
+        {
+            "status": "draining" if draining else "healthy",
+            "service": context.config.name,
+            "websocket_enabled": context.config.websocket_enabled,
+            "sse_enabled": context.config.sse_enabled,
+            "timestamp": timestamp().decode(),
+        },
+        status=503 if draining else 200,
+    )
+
+
+@scope("watch")
+async def status(request: web.Request) -> web.Response:
+    """GET /streaming/status: capabilities, limits, health of upstream and sources."""
+    context = request.app[CONTEXT]
+    config = context.config
+    model = context.upstream.model
+    return _json(
+        {
+            "service": config.name,
+            "version": __version__,
+            "state": "draining" if context.manager.draining else "serving",
+            "started_at": datetime.fromtimestamp(context.started, UTC).isoformat(),
+            "uptime_seconds": round(time.time() - context.started, 3),
+            "access": "open" if context.doors.open else "keys",
+            "capabilities": {
+                "chat": config.chat_enabled,
+                "metrics": config.metrics_enabled,
+                "alerts": config.alerts_enabled,
+                "status": config.status_enabled,
+                "websocket": config.websocket_enabled,
+                "sse": config.sse_enabled,
+                "compression": config.compression_enabled,
+            },
+            "limits": {
+                "max_connections": config.max_connections,
+                "sse_max_connections": config.sse_max_connections,
+                "max_connections_per_ip": config.max_connections_per_ip,
+                "message_size_limit": config.message_size_limit,
+                "pool_size": config.pool_size,
+                "max_queued": config.max_queued,
+                "memory_gb": config.memory_gb,
+                "buffer_size": config.buffer_size,
+                "stall_timeout": config.stall_timeout,
+                "resume_grace": config.resume_grace,
+            },
+            "model": None
+            if model is None
+            else {
+                "demonstration": config.embedded_model == "auto",
+                "name": model.model_name,
+                "state": model.state,
+                "reason": model.reason,
+            },
+            "components": context.topics.components(),
+            "answers": _answers(context),
+        }
+    )
+
+
+def _answers(context: Context) -> dict[str, object]:
+    running = len(context.chat.running)
+    return {"running": running - context.chat.queued, "queued": context.chat.queued}
+
+
+@scope("watch")
+async def connections(request: web.Request) -> web.Response:
+    """GET /streaming/connections: counts, limits, a row per connection; no secrets."""
+    context = request.app[CONTEXT]
+    manager = context.manager
+    now = time.monotonic()
+    rows = []
+    for connection in manager.present():
+        messages, size = connection.sent()
+        topics = {
+            name
+            for viewer in connection.viewers
+            if viewer.line is context.topics.line
+            for name in viewer.watched
+        }
+        rows.append(
+            {
+                "id": connection.number,
+                "kind": connection.kind,
+                "path": connection.path,
+                "age_seconds": round(now - connection.opened, 3),
+                "idle_seconds": round(now - connection.last_activity, 3),
+                "lag_messages": connection.lag,
+                "unsent_bytes": connection.unsent,
+                "sent_messages": messages,
+                "sent_bytes": size,
+                "answers": sum(v.line is not context.topics.line for v in connection.viewers),
+                "topics": sorted(topics),
+            }
+        )
+    counts = {
+        kind: {"open": manager.open[kind], "limit": manager.limits[kind]} for kind in KINDS
+    }
+    return _json({**counts, "connections": rows})
+
+
+@scope("watch")
+async def figures(request: web.Request) -> web.Response:
+    """GET /streaming/metrics: the figures of /metrics, as JSON, with the shares and percentiles."""
+    context = request.app[CONTEXT]
+    telemetry = context.telemetry
+    stability = telemetry.stability()
+    used = context.process.fetch()
+    return _json(
+        {
+            **{
+                f"{kind}_performance": _share(telemetry.performance(kind), target)
+                for kind, target in _TARGETS.items()
+            },
+            "connection_stability": _share(stability, _STABILITY_TARGET),
+            "delivery_latency_seconds": {
+                kind: {
+                    "p50": histogram.quantile(0.5),
+                    "p90": histogram.quantile(0.9),
+                    "p99": histogram.quantile(0.99),
+                    "count": sum(histogram.counts),
+                }
+                for kind, histogram in telemetry.latency.items()
+            },
+            "tokens_per_second": round(telemetry.tokens_per_second(), 3),
+            "answers": {**_answers(context), "by_outcome": dict(telemetry.outcomes)},
+            "messages": context.messages(),
+            "lagging_viewers": sum(c.paused for c in context.manager.present()),
+            "unsent_bytes": sum(c.unsent for c in context.manager.present()),
+            "event_loop_lag_seconds": round(telemetry.loop_lag, 6),
+            "process": {
+                "resident_memory_bytes": used.resident_memory_bytes,
+                "cpu_seconds": used.cpu_seconds,
+                "open_fds": used.open_fds,
+                "max_fds": used.max_fds,
+            },
+        }
+    )
+
+
+def _share(percent: float | None, target: float) -> dict[str, object]:
+    return {
+        "percent": None if percent is None else round(percent, 3),
+        "target": target,
+        "reason": _NO_TRAFFIC if percent is None else None,
+    }
+
+
+@scope("watch")
+async def scrape(request: web.Request) -> web.Response:
+    """GET /metrics: Prometheus' text, or OpenMetrics when asked for."""
+    return await server_stats(request)
+
+
+@scope("alerts")
+async def alertmanager_webhook(request: web.Request) -> web.Response:
+    """POST /streaming/alerts: Alertmanager's webhook, version 4."""
+    context = request.app[CONTEXT]
+    if not context.config.alerts_enabled:
+        message = "Alerts are switched off here (streaming.alerts_enabled)."
+        raise NotFound(message, "alerts_disabled")
+    try:
+        alerts = parse_webhook(await raw_body(request))
+    except WebhookError as error:
+        raise BadRequest(str(error), "invalid_webhook") from None
+    context.topics.alerts.webhook(alerts)
+    return _json({"accepted": len(alerts)})
+
+
+@scope(ANY)
+async def ticket(request: web.Request) -> web.Response:
+    """POST /streaming/tickets: a one-use ticket for a client that cannot send headers."""
+    doors = request.app[CONTEXT].doors
+    return _json(
+        {"ticket": doors.issue_ticket(client_of(request)), "expires_in_seconds": 30}, status=201
+    )

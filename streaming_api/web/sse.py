@@ -1,0 +1,218 @@
+"""Server-Sent Events: topics and answers as event streams. WHATWG HTML standard, section 9.2.
+
+aiohttp-sse opens the response (its headers, TCP_USER_TIMEOUT); then the transport belongs to an
+`EventStream` and deliveries go straight to it from the streams.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, ClassVar, Final
+
+from aiohttp import hdrs, web
+from aiohttp.http import HttpVersion11
+from aiohttp_sse import EventSourceResponse
+
+from streaming_api import framing
+from streaming_api.commands import chat_request, check_request_id
+from streaming_api.connection import Connection
+from streaming_api.errors import BadRequest, NotFound
+from streaming_api.messages import parse_cursor
+from streaming_api.web.body import json_body
+from streaming_api.web.context import CONTEXT, client_of
+from streaming_api.web.guard import scope
+from streaming_api.web.takeover import admitted, take_over
+
+if TYPE_CHECKING:
+    from streaming_api.chat import Generation
+    from streaming_api.connection_manager import Place
+    from streaming_api.viewer import Viewer
+    from streaming_api.web.context import Context
+
+_LAST_CHUNK: Final = b"0\r\n\r\n"
+_COMMENT: Final = b": keep-alive\n\n"
+
+
+class EventStream(Connection):
+    """One client on an event stream."""
+
+    kind: ClassVar[str] = "sse"
+
+    __slots__ = ("_chunked",)
+
+    def __init__(self, request: web.Request, kind: framing.Framing, *, chunked: bool) -> None:
+        context = request.app[CONTEXT]
+        super().__init__(context.manager, client_of(request), kind, request.path)
+        self._chunked = chunked
+
+    def data_received(self, data: bytes) -> None:
+        """A client of an event stream has nothing more to say."""
+
+    def comment(self, text: bytes) -> None:
+        """Bytes that are no event: `retry:`, a sign of life."""
+        self.write(framing.chunk(text) if self._chunked else text)
+
+    def beat(self, now: float) -> float:
+        """A comment after so much silence, so that nobody in between takes it for dead."""
+        if self.ending is not None:
+            self.abort(self.ending)
+            return now + 1
+        interval = self.manager.config.keep_alive_interval
+        due = self.last_write + interval
+        if now < due:
+            return due
+        self.comment(_COMMENT)
+        return now + interval
+
+    def finished(self, viewer: Viewer) -> None:  # noqa: ARG002 (there is one)
+        """The answer has ended, and so does the response."""
+        self.end("finished")
+
+    def close(self, ending: str) -> None:
+        """End the response; an EventSource comes again by itself."""
+        self.end(ending)
+
+    def end(self, ending: str) -> None:
+        """Say that the response is complete, and close once it is sent."""
+        if self.ending is not None:
+            return
+        self.leave_all()
+        self.ending = ending
+        if self._chunked:
+            self.write(_LAST_CHUNK)
+        self.transport.close()
+        self.manager.beat_at(self, time.monotonic() + self.manager.config.stall_timeout)
+
+
+class _Opening(EventSourceResponse):
+    """The head of an event stream whose connection ends with it."""
+
+    def __init__(self, send_timeout: float) -> None:
+        super().__init__(send_timeout=send_timeout, allow_all_methods=True)
+        self.headers[hdrs.CONNECTION] = "close"
+
+
+async def open_events(request: web.Request, place: Place) -> EventStream:
+    """Answer a request with an event stream, and take its connection over."""
+    chunked = request.version >= HttpVersion11
+    kind = framing.CHUNKED_EVENTS if chunked else framing.EVENTS
+    config = request.app[CONTEXT].config
+    response = _Opening(config.stall_timeout)
+    await response.prepare(request)
+    response.stop_streaming()  # its ping knows nothing of our traffic; `beat` does
+    await response.write(b"retry: %d\n\n" % config.retry_timeout)
+    connection = EventStream(request, kind, chunked=chunked)
+    take_over(request, connection, place)
+    return connection
+
+
+def require_sse(context: Context) -> None:
+    """Nothing, if event streams are served.
+
+    Raises:
+        NotFound: they are not.
+    """
+    if not context.config.sse_enabled:
+        message = "Event streams are switched off here (sse.enabled); use /streaming/websocket."
+        raise NotFound(message, "sse_disabled")
+
+
+# Topics
+
+
+@scope("watch")
+async def topic_events(request: web.Request) -> web.StreamResponse:
+    """GET /streaming/sse/metrics, /alerts, /status: one topic."""
+    return await _topics(request, (request.match_info["topic"],))
+
+
+@scope("watch")
+async def topics_events(request: web.Request) -> web.StreamResponse:
+    """GET /streaming/sse?topics=metrics,alerts,status: several, with one cursor."""
+    asked = request.query.get("topics", ",".join(request.app[CONTEXT].topics.names))
+    return await _topics(request, tuple(dict.fromkeys(name.strip() for name in asked.split(","))))
+
+
+async def _topics(request: web.Request, names: tuple[str, ...]) -> web.StreamResponse:
+    topics = request.app[CONTEXT].topics
+    for name in names:
+        topics.require(name)
+    cursor = _cursor(request)
+    require_sse(request.app[CONTEXT])
+    with admitted(request, "sse") as place:
+        topics.watch(await open_events(request, place), names, cursor)
+    return web.Response()  # never sent: aiohttp has no transport any more
+
+
+def _cursor(request: web.Request) -> str | None:
+    """Where the client was: Last-Event-ID, or ``?cursor=`` for those who cannot set it."""
+    return request.headers.get(hdrs.LAST_EVENT_ID) or request.query.get("cursor") or None
+
+
+# Answers
+
+
+@scope("chat")
+async def start_answer(request: web.Request) -> web.StreamResponse:
+    """POST /streaming/sse/chat: start an answer (or attach to it) and stream it."""
+    context = request.app[CONTEXT]
+    context.chat.require()
+    require_sse(context)
+    client = client_of(request)
+    client.take_command()
+    asked = chat_request(await json_body(request))
+    with admitted(request, "sse") as place:
+        answer = context.chat.start(asked, client)
+        return await _show(request, place, answer, 0)
+
+
+@scope("chat")
+async def watch_answer(request: web.Request) -> web.StreamResponse:
+    """GET /streaming/sse/chat/{request_id}: watch or resume an answer."""
+    context = request.app[CONTEXT]
+    context.chat.require()
+    require_sse(context)
+    answer = context.chat.find(client_of(request).owner, request.match_info["request_id"])
+    after = _after(request, answer)
+    if answer.outcome is not None and after == answer.line.number:
+        return web.Response(status=204)  # all seen: an EventSource stops here
+    with admitted(request, "sse") as place:
+        return await _show(request, place, answer, after)
+
+
+async def _show(
+    request: web.Request, place: Place, answer: Generation, after: int
+) -> web.StreamResponse:
+    try:
+        connection = await open_events(request, place)
+    except BaseException:
+        answer.settle()  # the client left while its response was being opened
+        raise
+    answer.watch(connection, after)
+    return web.Response()
+
+
+def _after(request: web.Request, answer: Generation) -> int:
+    """The last sequence_id that the client has seen."""
+    cursor = _cursor(request)
+    if cursor is not None:
+        parsed = parse_cursor(cursor)
+        if parsed is not None and parsed[0] == answer.request_id:
+            return parsed[1]
+        return answer.line.number + 1  # no cursor of this answer: told as a gap
+    after = request.query.get("after", "0")
+    if not after.isascii() or not after.isdigit() or len(after) > 18:
+        message = "after must be the last sequence_id seen: a whole number, 0 for from the start."
+        raise BadRequest(message, "invalid_value", param="after")
+    return int(after)
+
+
+@scope("chat")
+async def cancel_answer(request: web.Request) -> web.Response:
+    """DELETE /streaming/chat/{request_id}: cancel; idempotent."""
+    context = request.app[CONTEXT]
+    context.chat.require()
+    request_id = check_request_id(request.match_info["request_id"])
+    answer = context.chat.find(client_of(request).owner, request_id)
+    answer.cancel()
+    return web.Response(status=204)

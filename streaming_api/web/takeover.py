@@ -1,0 +1,83 @@
+"""Takeover: after the request, a connection's transport is ours; aiohttp keeps no part in it.
+
+aiohttp parses the request and checks it; from then on its task, parser, writer and keep-alive timer
+would only cost memory and wake-ups. The hand-over uses two public attributes (``request.protocol``,
+``protocol.transport``) and tells aiohttp the truth from its side: the connection is gone.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from streaming_api.errors import TooMany
+from streaming_api.web.context import CONTEXT, client_of
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from streaming_api.connection import Connection
+    from streaming_api.connection_manager import Place
+
+
+class _Tail:
+    """Takes what the client sent right behind its request."""
+
+    def __init__(self) -> None:
+        self.data = b""
+
+    def feed_data(self, data: bytes) -> tuple[bool, bytes]:
+        self.data += data
+        return False, b""
+
+    def feed_eof(self) -> None:
+        """Nothing to end here."""
+
+
+def admitted(request: web.Request, kind: str) -> Place:
+    """A place among the limits for this request's connection.
+
+    Raises:
+        Unavailable: a limit is reached.
+        TooMany: too many connections a minute from this address.
+    """
+    context = request.app[CONTEXT]
+    address = client_of(request).address
+    try:
+        context.doors.take_connection(address)
+    except TooMany:
+        context.telemetry.refused("rate")
+        raise
+    sock = None if request.transport is None else request.transport.get_extra_info("socket")
+    return context.manager.admit(kind, address, -1 if sock is None else sock.fileno())
+
+
+def take_over(
+    request: web.Request, connection: Connection, place: Place, opening: bytes = b""
+) -> None:
+    """Hand the request's transport to ``connection``. Nothing may be awaited after this.
+
+    Args:
+        request: whose transport it is.
+        connection: takes it.
+        place: the connection's, from `admitted`.
+        opening: bytes to send before anything else.
+
+    Raises:
+        ConnectionResetError: the client is gone already.
+    """
+    protocol = request.protocol
+    transport = protocol.transport
+    if transport is None or transport.is_closing():
+        raise ConnectionResetError
+    tail = _Tail()
+    protocol.set_parser(tail)  # type: ignore[arg-type]  # it only ever feeds it
+    transport.set_protocol(connection)
+    protocol.transport = None
+    protocol.connection_lost(None)
+    connection.transport = transport
+    if opening:
+        transport.write(opening)
+    connection.manager.add(connection, place)
+    transport.resume_reading()
+    if tail.data:
+        connection.data_received(tail.data)

@@ -1,0 +1,272 @@
+"""WebSocket: the handshake, one connection's protocol, and its commands.
+
+RFC 6455 and RFC 7692. After the handshake the transport belongs to a `WebSocket`; deliveries go
+straight to it from the streams, and frames of the client come to `data_received`.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import time
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, ClassVar, Final
+
+from aiohttp import hdrs, web
+from aiohttp.http import HttpVersion11
+
+from streaming_api import framing
+from streaming_api.commands import message_type_of, parse_command, parse_object
+from streaming_api.connection import Connection
+from streaming_api.deflate import Deflate, negotiate
+from streaming_api.doors import Bucket
+from streaming_api.errors import ApiError, BadRequest, NotFound, UpgradeRequired
+from streaming_api.frame_parser import (
+    INVALID_TEXT,
+    NORMAL,
+    POLICY,
+    PROTOCOL_ERROR,
+    TOO_BIG,
+    FrameParser,
+    Violation,
+)
+from streaming_api.messages import notice
+from streaming_api.web.commander import Commander
+from streaming_api.web.context import CONTEXT, client_of
+from streaming_api.web.guard import ANY, scope
+from streaming_api.web.takeover import admitted, take_over
+
+if TYPE_CHECKING:
+    from streaming_api.connection_manager import ConnectionManager
+    from streaming_api.doors import Client
+    from streaming_api.frame_parser import Received
+    from streaming_api.viewer import Viewer
+
+_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+_CLOSES: Final = {
+    "idle": (1000, "idle"),
+    "going_away": (1001, "going away"),
+    "no_command": (1008, "no command in time"),
+    "error": (1011, "server error"),
+    "drained": (1012, "the server restarts; connect again"),
+    "too_slow": (1013, "too slow for a lossless stream; connect again and resume"),
+}
+_VIOLATIONS: Final = {
+    INVALID_TEXT: "bad_text",
+    POLICY: "policy",
+    PROTOCOL_ERROR: "protocol_error",
+    TOO_BIG: "too_big",
+}
+_CLOSE_TIMEOUT: Final = 5.0
+"""Seconds a client has to answer a close frame before its connection is dropped."""
+SUBPROTOCOL: Final = "streaming-api.v1"
+
+
+class WebSocket(Connection):
+    """One client on a WebSocket."""
+
+    kind: ClassVar[str] = "websocket"
+
+    __slots__ = ("_closing_since", "_commander", "_parser", "_pinged", "_pings")
+
+    def __init__(
+        self,
+        manager: ConnectionManager,
+        client: Client,
+        path: str,
+        deflate: Deflate | None,
+        commander: Commander,
+    ) -> None:
+        config = manager.config
+        kind = framing.WEBSOCKET
+        if deflate is not None:
+            kind = framing.DEFLATED_WEBSOCKET[deflate.server_bits]
+        super().__init__(manager, client, kind, path)
+        self._parser = FrameParser(config.message_size_limit, deflate=deflate is not None)
+        self._commander = commander
+        self._pings = Bucket(config.pings_per_second, 2 * config.pings_per_second)
+        self._pinged = False
+        self._closing_since = 0.0
+
+    # From the client
+
+    def data_received(self, data: bytes) -> None:
+        """Frames, whole or in pieces."""
+        if self.ending is not None and not self._closing_since:
+            return
+        try:
+            for received in self._parser.feed(data):
+                self._received(received)
+                if self.transport.is_closing():
+                    return
+        except Violation as violation:
+            self._close(_VIOLATIONS[violation.code], violation.code, violation.reason)
+
+    def _received(self, received: Received) -> None:
+        self._pinged = False
+        opcode = received.opcode
+        if opcode == framing.CLOSE:
+            self._closed_by_client(received.payload)
+        elif self.ending is not None:
+            return
+        elif opcode == framing.PING:
+            if self._pings.take():
+                self._close("policy", POLICY, "too many pings")
+                return
+            self.write(framing.frame(received.payload, framing.PONG))
+        elif opcode == framing.TEXT:
+            self.received = time.monotonic()
+            self._command(received.payload)
+        elif opcode == framing.BINARY:
+            self.received = time.monotonic()
+            self.tell(BadRequest("Send JSON in text frames, not binary.", "binary_frame"), {})
+
+    def _command(self, text: bytes) -> None:
+        fields: dict[str, object] = {}
+        try:
+            self.client.take_command()
+            fields = parse_object(text)
+            self._commander.run(self, parse_command(fields))
+        except ApiError as error:
+            self.tell(error, fields)
+
+    def tell(self, error: ApiError, fields: dict[str, object]) -> None:
+        """An error about a command; the connection lives on."""
+        request_id = fields.get("request_id")
+        if not isinstance(request_id, str) or len(request_id) > 128:
+            request_id = None
+        message_type = message_type_of(fields)
+        self.send(
+            notice(message_type, {"error": error.body()}, request_id=request_id), message_type
+        )
+
+    # Life and end
+
+    @property
+    def last_activity(self) -> float:
+        """Monotonic seconds of the last delivery or command."""
+        return max(self.received, self.last_write if self.viewers else self.received)
+
+    def beat(self, now: float) -> float:
+        """Ping; a client from which nothing came since the last one is gone."""
+        config = self.manager.config
+        if self._closing_since:
+            if now - self._closing_since >= _CLOSE_TIMEOUT:
+                self.abort(self.ending or "client")
+            return now + _CLOSE_TIMEOUT
+        if self._pinged:
+            self.abort("ping_timeout")
+            return now + config.heartbeat_interval
+        silent = not self.viewers and self.received == self.opened
+        if silent and now - self.opened >= config.timeout:
+            self.close("no_command")
+            return now + _CLOSE_TIMEOUT
+        if now - self.opened < config.heartbeat_interval / 2:  # it has just come
+            return now + config.heartbeat_interval
+        self._pinged = True
+        self.write(framing.frame(b"", framing.PING))
+        return now + config.heartbeat_interval
+
+    def close(self, ending: str) -> None:
+        """Close with the code of this ending."""
+        code, reason = _CLOSES[ending]
+        self._close(ending, code, reason)
+
+    def _close(self, ending: str, code: int, reason: str) -> None:
+        if self.ending is not None:
+            return
+        self.leave_all()
+        self.ending = ending
+        self._closing_since = time.monotonic()
+        self.write(framing.close_frame(code, reason))
+        if ending in {"protocol_error", "bad_text", "too_big", "policy"}:
+            self.transport.close()  # nothing more that it says can be understood
+        else:
+            self.manager.beat_at(self, self._closing_since + _CLOSE_TIMEOUT)
+
+    def _closed_by_client(self, payload: bytes) -> None:
+        """Answer the client's close with its own code, or take it as the answer to ours."""
+        if self.ending is None:
+            self.ending = "client"
+            self.leave_all()
+            code = int.from_bytes(payload[:2], "big") if payload else NORMAL
+            self.write(framing.close_frame(code))
+        self.transport.close()
+
+    def finished(self, viewer: Viewer) -> None:
+        """An answer has ended; the socket stays for the next."""
+
+    def eof_received(self) -> None:
+        """The client will send no more: a WebSocket without its close frame."""
+        if self.ending is None:
+            self.ending = "client"
+
+
+# The handshake
+
+
+def handler(*, chat_only: bool) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    """The handler of one WebSocket path."""
+
+    @scope(ANY)
+    async def websocket(request: web.Request) -> web.StreamResponse:
+        context = request.app[CONTEXT]
+        if not context.config.websocket_enabled:
+            message = "WebSocket is switched off (websocket.enabled); use /streaming/sse."
+            raise NotFound(message, "websocket_disabled")
+        key = _handshake_key(request)
+        client = client_of(request)
+        with admitted(request, "websocket") as place:
+            deflate = None
+            if context.config.compression_enabled and context.config.websocket_compression:
+                deflate = negotiate(request.headers.get(hdrs.SEC_WEBSOCKET_EXTENSIONS, ""))
+            commander = Commander(context, chat_only=chat_only)
+            connection = WebSocket(context.manager, client, request.path, deflate, commander)
+            answer = _switching_protocols(request, key, deflate)
+            take_over(request, connection, place, answer)
+        return web.Response()  # never sent: aiohttp has no transport any more
+
+    return websocket
+
+
+def _handshake_key(request: web.Request) -> str:
+    """The client's nonce, if this is a handshake. RFC 6455 section 4.2.1.
+
+    Raises:
+        UpgradeRequired: a plain request, or another version.
+        BadRequest: a handshake with something wrong.
+    """
+    headers = request.headers
+    connection = ",".join(headers.getall(hdrs.CONNECTION, ())).lower()
+    upgrade = headers.get(hdrs.UPGRADE, "").lower()
+    if upgrade != "websocket" or "upgrade" not in connection or request.version < HttpVersion11:
+        message = "This path speaks WebSocket: connect with ws://; curl can use /streaming/sse."
+        raise UpgradeRequired(message, "upgrade_required")
+    if headers.get(hdrs.SEC_WEBSOCKET_VERSION) != "13":
+        raise UpgradeRequired("WebSocket version 13 is spoken here.", "unsupported_version")
+    if request.can_read_body or hdrs.TRANSFER_ENCODING in headers:
+        raise BadRequest("A handshake has no body.", "body_in_handshake")
+    key = headers.get(hdrs.SEC_WEBSOCKET_KEY, "")
+    try:
+        valid = len(base64.b64decode(key, validate=True)) == 16
+    except (binascii.Error, ValueError):
+        valid = False
+    if not valid:
+        message = "Sec-WebSocket-Key must be 16 bytes in base64."
+        raise BadRequest(message, "invalid_key")
+    return key
+
+
+def _switching_protocols(request: web.Request, key: str, deflate: Deflate | None) -> bytes:
+    accept = base64.b64encode(hashlib.sha1(key.encode() + _GUID).digest())  # noqa: S324 (RFC 6455)
+    lines = [
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade",
+        b"Sec-WebSocket-Accept: " + accept,
+    ]
+    offered = request.headers.get(hdrs.SEC_WEBSOCKET_PROTOCOL, "")
+    if SUBPROTOCOL in (protocol.strip() for protocol in offered.split(",")):
+        lines.append(b"Sec-WebSocket-Protocol: " + SUBPROTOCOL.encode())
+    if deflate is not None:
+        lines.append(b"Sec-WebSocket-Extensions: " + deflate.header.encode())
+    return b"\r\n".join(lines) + b"\r\n\r\n"

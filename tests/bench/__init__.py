@@ -1,0 +1,1 @@
+"""The benchmark: this server beside what people would use instead. Run it with `make bench`."""

@@ -1,0 +1,126 @@
+"""`python -m tests.bench`: set up, measure, print the tables, write docs/benchmarks.md."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+
+import attrs
+import orjson
+import uvloop
+
+from tests.bench import environment, processes, report
+from tests.bench.bench import Bench, say
+from tests.bench.peers.base import ROOT
+from tests.bench.targets import all_targets
+from tests.bench.works import broadcast, connections, first_token, promise, relay, resume
+
+Work = Callable[[Bench], Awaitable[None]]
+WORKS: dict[str, Work] = {
+    "relay": relay.run,
+    "first-token": first_token.run,
+    "broadcast": broadcast.run,
+    "connections": connections.run,
+    "resume": resume.run,
+    "promise": promise.run,
+}
+MINUTES = 10.0
+LAST_WORKS_SECONDS = 15.0
+"""Time that is kept for the end."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the benchmark; the exit status."""
+    options = _parser().parse_args(argv)
+    processes.raise_descriptor_limit()
+    try:
+        environment.prepare()
+    except environment.SetupError as error:
+        say(str(error))
+        return 1
+    names = options.only or list(WORKS)
+    with tempfile.TemporaryDirectory(prefix="streaming-api-bench-") as folder:
+        bench = Bench(
+            cores=processes.choose_cores(),
+            folder=Path(folder),
+            quick=options.quick,
+            deadline=time.monotonic() + options.minutes * 60 - LAST_WORKS_SECONDS,
+        )
+        versions = environment.versions()
+        os.sched_setaffinity(0, {bench.cores.load})
+        gc.freeze()
+        uvloop.run(_measure(bench, names))
+    _tell(bench, names, options, versions)
+    return 1 if bench.failures else 0
+
+
+async def _measure(bench: Bench, names: Sequence[str]) -> None:
+    started = time.monotonic()
+    try:
+        for name in names:
+            say(f"{name} (after {time.monotonic() - started:.0f} s)")
+            await WORKS[name](bench)
+            if name != "relay":  # the first token is asked of the same peers
+                await bench.stop()
+    finally:
+        await bench.stop()
+    say(f"measured in {time.monotonic() - started:.0f} s")
+    await asyncio.sleep(0)
+
+
+def _tell(
+    bench: Bench,
+    names: Sequence[str],
+    options: argparse.Namespace,
+    versions: Sequence[tuple[str, str]],
+) -> None:
+    complete = len(names) == len(WORKS)
+    command = "make bench" if complete and not options.quick else _command(names, options)
+    text = report.markdown(
+        bench.results,
+        [t for t in all_targets(bench.results) if complete or t.met is not None],
+        bench.failures,
+        versions,
+        command,
+    )
+    print(text)
+    if options.json is not None:
+        samples = [attrs.asdict(sample) for sample in bench.results.samples]
+        options.json.write_bytes(orjson.dumps(samples, option=orjson.OPT_INDENT_2))
+    if complete and not options.quick and not options.dry:
+        report.write(text)
+        say(f"written into {report.DOCUMENT.relative_to(ROOT)}")
+
+
+def _command(names: Sequence[str], options: argparse.Namespace) -> str:
+    only = "".join(f" --only {name}" for name in names) if len(names) < len(WORKS) else ""
+    return "python -m tests.bench" + (" --quick" if options.quick else "") + only
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench", description="Measure this server beside its alternatives."
+    )
+    parser.add_argument(
+        "--only", action="append", choices=list(WORKS), help="only this work; may be repeated"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="small sizes, one round: to see that it works"
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=MINUTES, help="no new round begins after (default 10)"
+    )
+    parser.add_argument("--dry", action="store_true", help="do not write into docs/benchmarks.md")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample to FILE")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,40 @@
+"""The server under test: the real application, and one route more to publish through.
+
+``POST /bench/publish`` appends each line of its body to the status topic, as one batch, the way a
+source does. Run as ``python -m tests.bench.ours CONFIG``.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from pathlib import Path
+
+from aiohttp import web
+
+from streaming_api import app as application
+from streaming_api import service
+from streaming_api.config import StreamingConfig, load
+from streaming_api.web.context import CONTEXT
+
+TOPIC = "status"
+
+
+def make_app(config: StreamingConfig) -> web.Application:
+    """The application with the benchmark's route."""
+    app = application.make_app(config)
+    app.router.add_post("/bench/publish", publish)
+    return app
+
+
+async def publish(request: web.Request) -> web.Response:
+    """Append each line of the body, a JSON object, to the topic."""
+    line = request.app[CONTEXT].topics.line
+    line.append(line.streams[TOPIC], (await request.read()).splitlines())
+    return web.Response(status=204)
+
+
+if __name__ == "__main__":
+    loaded = load(Path(sys.argv[1]), {}, {})
+    service.StreamingService = partial(service.StreamingService, make=make_app)  # type: ignore[assignment,misc]
+    sys.exit(service.run(loaded.config))

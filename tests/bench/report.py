@@ -1,0 +1,178 @@
+"""The tables: on the terminal and, between two markers, in docs/benchmarks.md."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from tests.bench.measure import MIB, Results
+from tests.bench.peers.base import ROOT, Peer
+from tests.bench.peers.direct import Direct
+from tests.bench.peers.fastapi import FastApi
+from tests.bench.peers.litellm import LiteLlm
+from tests.bench.peers.nginx import Nchan, Nginx
+from tests.bench.peers.ours import Ours
+from tests.bench.targets import KIB, NGINX, Target
+from tests.bench.works import broadcast, connections, first_token, promise, relay, resume
+
+DOCUMENT = ROOT / "docs" / "benchmarks.md"
+BEGIN = "<!-- bench:begin (written by make bench; do not edit) -->"
+END = "<!-- bench:end -->"
+PEERS: tuple[type[Peer], ...] = (Ours, Nginx, Nchan, FastApi, LiteLlm, Direct)
+REFERENCES = {
+    relay.WORK: (NGINX,),
+    broadcast.WORK: ("Nchan WebSocket", "Nchan EventSource"),
+    connections.WORK: ("Nchan WebSocket", "Nchan EventSource"),
+    resume.WORK: ("Nchan WebSocket", "Nchan EventSource"),
+}
+Show = Callable[[Results, str, str, str], str]
+"""Makes a cell from (results, work, case, face)."""
+
+
+def markdown(
+    results: Results,
+    targets: Sequence[Target],
+    failures: Sequence[str],
+    versions: Sequence[tuple[str, str]],
+    command: str,
+) -> str:
+    """Everything a run has to say."""
+    when = dt.datetime.now(dt.UTC).date().isoformat()
+    parts = [f"Run of {when}: `{command}`.", *_sections(results)]
+    if targets:
+        parts += ["### Targets", _targets(targets)]
+    if failures:
+        parts += ["### Not measured", "\n".join(f"- {failure}" for failure in failures)]
+    parts += ["### Versions", _table(("what", "version"), versions)]
+    parts += ["### Settings of the peers", *(f"**{p.name}.** {p.settings}" for p in PEERS)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _sections(results: Results) -> Iterator[str]:
+    if results.cases(relay.WORK):
+        yield "### Relay: CPU of the server per token"
+        yield _works_table(results, relay.WORK, _ratio, but="direct")
+        yield "### Relay: from the upstream's write to the client, p50 / p99"
+        yield _works_table(results, relay.WORK, _latency)
+    if results.cases(first_token.WORK):
+        yield "### First token: from asking to the first token, p50 / p99"
+        yield _works_table(results, first_token.WORK, _latency)
+    if results.cases(broadcast.WORK):
+        yield "### Broadcast: CPU of the server per delivery"
+        yield _works_table(results, broadcast.WORK, _ratio)
+        yield "### Broadcast: from publishing to the viewer, p50 / p99"
+        yield _works_table(results, broadcast.WORK, _latency)
+    if results.cases(connections.WORK):
+        yield "### Connections: CPU of accepting one"
+        yield _works_table(results, connections.WORK, _ratio)
+        yield "### Connections: memory of an idle one (PSS of the server, without the kernel's)"
+        yield _works_table(results, connections.WORK, _held)
+        yield "### Connections: accepted per second"
+        yield _works_table(results, connections.WORK, _rate)
+    if results.cases(resume.WORK):
+        yield "### Resume: CPU of the server per replayed message"
+        yield _works_table(results, resume.WORK, _ratio)
+    if results.cases(promise.WORK):
+        yield (
+            "### The promise: 1,000 WebSockets, 500 event streams, 100 answers at 50 tokens/s, "
+            "metrics each second"
+        )
+        yield _promise_table(results)
+
+
+def _works_table(results: Results, work: str, show: Show, but: str = "") -> str:
+    faces = [face for face in results.faces(work) if face != but]
+    faces.sort(key=lambda face: (face not in REFERENCES.get(work, ()), "streaming-api" not in face))
+    rows = [
+        (case, *(show(results, work, case, face) for face in faces))
+        for case in _cases(results, work)
+    ]
+    return _table(("", *faces), [row for row in rows if any(row[1:])])
+
+
+def _cases(results: Results, work: str) -> list[str]:
+    """The cases in their natural order: by the numbers in their names."""
+
+    def order(case: str) -> tuple[bool, bool, int, int]:
+        numbers = [
+            int(word.replace(",", ""))
+            for word in case.replace(",,", "").split()
+            if word.strip(",").replace(",", "").isdigit()
+        ]
+        size = numbers[0] * (1_000 if " kB" in case else 1) if numbers else 0
+        return ("flat" in case, "compressed" in case, size, numbers[-1] if numbers else 0)
+
+    return sorted(results.cases(work), key=order)
+
+
+def _ratio(results: Results, work: str, case: str, face: str) -> str:
+    """The ratio to the reference first, the absolute figure beside it."""
+    cost = results.median(work, case, face)
+    if cost is None:
+        return ""
+    references = REFERENCES.get(work, ())
+    if face in references:
+        return f"1 ({cost:.3g} µs)"
+    websocket = "WebSocket" in face
+    reference = next((r for r in references if ("WebSocket" in r) == websocket), None)
+    reference = reference or (references[0] if references else None)
+    ratio = results.ratio(work, case, face, reference) if reference else None
+    return f"({cost:.3g} µs)" if ratio is None else f"{ratio:.2g} x ({cost:.3g} µs)"
+
+
+def _latency(results: Results, work: str, case: str, face: str) -> str:
+    p50 = results.median(work, case, face, "p50_ms")
+    p99 = results.median(work, case, face, "p99_ms")
+    return "" if p50 is None or p99 is None else f"{p50:.3g} / {p99:.3g} ms"
+
+
+def _held(results: Results, work: str, case: str, face: str) -> str:
+    held = results.median(work, case, face, "memory")
+    return "" if held is None else f"{held / KIB:.3g} KiB"
+
+
+def _rate(results: Results, work: str, case: str, face: str) -> str:
+    samples = results.of(work, case, face)
+    return f"{max(s.units / s.wall_s for s in samples):,.0f}" if samples else ""
+
+
+def _promise_table(results: Results) -> str:
+    rows = []
+    for case in results.cases(promise.WORK):
+        for s in results.of(promise.WORK, case, Ours.name):
+            busy = s.cpu_us * s.units / 1e6 / s.wall_s
+            latency = f"{s.p50_ms:.3g} / {s.p95_ms:.3g} / {s.p99_ms:.3g} ms"
+            rows.append(
+                (case, f"{s.units:,}", latency, f"{busy:.0%}", f"{(s.memory or 0) / MIB:.0f} MiB")
+            )
+    return _table(("", "deliveries", "p50 / p95 / p99", "of one core", "memory"), rows)
+
+
+def _targets(targets: Sequence[Target]) -> str:
+    words = {True: "met", False: "**not met**", None: "not measured"}
+    rows = [(t.what, t.limit, t.figure or "-", words[t.met]) for t in targets]
+    return _table(("target", "limit", "measured", ""), rows)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
+
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(c.ljust(w) for c, w in zip(cells, widths, strict=True)) + " |"
+
+    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
+    return "\n".join([line(head), rule, *map(line, rows)])
+
+
+def write(text: str, document: Path = DOCUMENT) -> None:
+    """Put the text between the markers of the document.
+
+    Raises:
+        ValueError: The document has no markers.
+    """
+    before, begin, rest = document.read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"{document} has no lines {BEGIN} and {END}")
+    document.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{after}")

@@ -1,0 +1,180 @@
+"""The project's own targets, each computed from a run: met, not met, or not measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import attrs
+
+from tests.bench.measure import MIB, Results
+from tests.bench.peers.ours import OPENAI, SSE, WEBSOCKET
+from tests.bench.works import (
+    broadcast,
+    connections,
+    first_token,
+    promise,
+    relay,
+)
+
+NGINX = "nginx proxy_pass"
+RELAY_FACES = (WEBSOCKET, SSE, OPENAI)
+WATCH_FACES = ((WEBSOCKET, "Nchan WebSocket"), (SSE, "Nchan EventSource"))
+HUNDRED = relay.case("paced", 100)
+KIB = 1024
+
+
+@attrs.frozen
+class Target:
+    """One line of the list.
+
+    Attributes:
+        what: The work and the face.
+        limit: What is allowed, in words.
+        figure: What was measured, in words; empty: it was not.
+        met: Whether it is within the limit; None: not measured.
+    """
+
+    what: str
+    limit: str
+    figure: str = ""
+    met: bool | None = None
+
+
+def at_most(what: str, value: float | None, limit: float, show: Callable[[float], str]) -> Target:
+    """A target that is met at or below its limit."""
+    words = f"at most {show(limit)}"
+    return (
+        Target(what, words) if value is None else Target(what, words, show(value), value <= limit)
+    )
+
+
+def at_least(what: str, value: float | None, limit: float, show: Callable[[float], str]) -> Target:
+    """A target that is met at or above its limit."""
+    words = f"at least {show(limit)}"
+    return (
+        Target(what, words) if value is None else Target(what, words, show(value), value >= limit)
+    )
+
+
+def times(other: str) -> Callable[[float], str]:
+    """Shows a ratio: ``1.2 x nginx``."""
+    return lambda value: f"{value:.3g} x {other}"
+
+
+def less(value: float) -> str:
+    """Shows how much less ours needs."""
+    return f"{value:.3g} x less"
+
+
+def milliseconds(value: float) -> str:
+    """Shows a time."""
+    return f"{value:.3g} ms"
+
+
+def kibibytes(value: float) -> str:
+    """Shows memory per connection."""
+    return f"{value:.3g} KiB"
+
+
+def microseconds(value: float) -> str:
+    """Shows CPU time."""
+    return f"{value:.3g} µs"
+
+
+def all_targets(results: Results) -> list[Target]:
+    """Every target, in the order of the works."""
+    makers = (_relay, _first_token, _broadcast, _connections, _promise, _growth)
+    return [target for make in makers for target in make(results)]
+
+
+def _inverse(ratio: float | None) -> float | None:
+    return 1 / ratio if ratio else None
+
+
+def _relay(results: Results) -> Iterator[Target]:
+    flat = relay.case("flat", 10)
+    for face in RELAY_FACES:
+        what = f"relay, 100 answers at 50 tokens/s, {face}"
+        yield at_most(what, results.ratio(relay.WORK, HUNDRED, face, NGINX), 2.0, times("nginx"))
+        for other, limit in (("FastAPI SSE", 3), ("FastAPI WebSocket", 3), ("LiteLLM", 30)):
+            ratio = _inverse(results.ratio(relay.WORK, HUNDRED, face, other))
+            yield at_least(f"{what}, beside {other}", ratio, limit, less)
+    for face in RELAY_FACES:
+        ratio = results.ratio(relay.WORK, flat, face, NGINX)
+        yield at_most(f"relay flat out, {face}", ratio, 1.5, times("nginx"))
+
+
+def _first_token(results: Results) -> Iterator[Target]:
+    for answers, figure, limit, how in (
+        (0, "p50_ms", 1.0, "idle, median"),
+        (100, "p99_ms", 5.0, "beside 100 answers, p99"),
+    ):
+        case = first_token.case(answers)
+        direct = results.median(first_token.WORK, case, "direct", "p50_ms")
+        for face in RELAY_FACES:
+            ours = results.median(first_token.WORK, case, face, figure)
+            added = None if ours is None or direct is None else ours - direct
+            what = f"first token, {how} over the direct median, {face}"
+            yield at_most(what, added, limit, milliseconds)
+
+
+def _broadcast(results: Results) -> Iterator[Target]:
+    for ours, theirs in WATCH_FACES:
+        for viewers in (1_000, 8_000):
+            for burst, limit, how in ((1, 1.0, ""), (10, 0.4, " in bursts of ten")):
+                case = broadcast.case(viewers, 1_000, burst)
+                ratio = results.ratio(broadcast.WORK, case, ours, theirs)
+                yield at_most(
+                    f"broadcast, 1 kB to {viewers:,}{how}, {ours}", ratio, limit, times(theirs)
+                )
+    for ours, _ in WATCH_FACES:
+        for burst, how in ((1, ""), (10, " in bursts of ten")):
+            plain = results.median(broadcast.WORK, broadcast.case(1_000, 1_000, burst), ours)
+            squeezed = results.median(
+                broadcast.WORK, broadcast.case(1_000, 1_000, burst, compressed=True), ours
+            )
+            ratio = squeezed / plain if plain and squeezed else None
+            what = f"compressed broadcast, 1 kB to 1,000{how}, {ours}"
+            yield at_most(what, ratio, 1.1, times("plain"))
+
+
+def _connections(results: Results) -> Iterator[Target]:
+    case = (results.cases(connections.WORK) or [connections.case(8_000)])[0]
+    for ours, limit in ((WEBSOCKET, 12), (SSE, 6)):
+        held = results.median(connections.WORK, case, ours, "memory")
+        what = f"memory of an idle connection, {ours}"
+        yield at_most(what, None if held is None else held / KIB, limit, kibibytes)
+    for ours, theirs in WATCH_FACES:
+        cost = results.median(connections.WORK, case, ours)
+        other = results.median(connections.WORK, case, theirs)
+        most = max(150.0, 5 * other) if other else 150.0
+        what = f"accepting a connection (150 µs or 5 x nginx), {ours}"
+        yield at_most(what, cost, most, microseconds)
+
+
+def _promise(results: Results) -> Iterator[Target]:
+    for case in (promise.TOKENS, promise.METRICS):
+        p99 = results.median(promise.WORK, case, "streaming-api", "p99_ms")
+        yield at_most(f"the promise, p99 of {case}", p99, 25.0, milliseconds)
+    memory = results.median(promise.WORK, promise.TOKENS, "streaming-api", "memory")
+    used = None if memory is None else memory / MIB
+    yield at_most("the promise, memory", used, 150.0, lambda value: f"{value:.0f} MiB")
+
+
+def _growth(results: Results) -> Iterator[Target]:
+    for face in RELAY_FACES:
+        costs = [results.median(relay.WORK, relay.case("paced", n), face) for n in (10, 100, 400)]
+        yield _flat(f"cost per token from 10 to 400 answers, {face}", costs)
+    for face, _ in WATCH_FACES:
+        costs = [
+            results.median(broadcast.WORK, broadcast.case(n, 1_000), face)
+            for n in (100, 1_000, 8_000)
+        ]
+        yield _flat(f"cost per delivery from 100 to 8,000 viewers, {face}", costs)
+
+
+def _flat(what: str, costs: Sequence[float | None]) -> Target:
+    """The largest size may cost a fifth more per unit than the smallest; less is no failure."""
+    known = [cost for cost in costs if cost is not None]
+    growth = known[-1] / known[0] if len(known) == len(costs) else None
+    return at_most(what, growth, 1.2, times("the smallest size"))

@@ -1,0 +1,1 @@
+"""The works that are measured, one file each."""

@@ -1,0 +1,156 @@
+"""Clients for tests: real packages on real sockets, every frame checked against the message schema."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final, Self
+
+import httpx
+import httpx_sse
+import jsonschema
+import websockets
+from websockets.asyncio.client import ClientConnection
+
+UNIT: Final = 5.0
+"""Seconds that anything may take before a test gives up; never waited for when all is well."""
+
+_SCHEMA = json.loads(
+    (Path(__file__).parent.parent / "streaming_api/schema/message.schema.json").read_text()
+)
+_VALIDATOR = jsonschema.Draft202012Validator(
+    _SCHEMA, format_checker=jsonschema.Draft202012Validator.FORMAT_CHECKER
+)
+
+Message = dict[str, Any]
+
+
+def valid(text: str | bytes) -> Message:
+    """A message, checked against the schema that the server publishes."""
+    message: Message = json.loads(text)
+    _VALIDATOR.validate(message)
+    return message
+
+
+def content(messages: list[Message]) -> str:
+    """The text that the chunks of one answer add up to."""
+    parts = []
+    for message in messages:
+        for choice in message["data"].get("choices", ()):
+            parts.append(choice["delta"].get("content") or "")
+    return "".join(parts)
+
+
+def is_end(message: Message) -> bool:
+    """Whether it is the last message of an answer."""
+    return bool(message["data"].get("object") == "chat.completion.end")
+
+
+class Socket:
+    """A WebSocket client (the `websockets` package)."""
+
+    def __init__(self, connection: ClientConnection) -> None:
+        self.connection = connection
+
+    async def send(self, **fields: object) -> None:
+        """One command."""
+        await self.connection.send(json.dumps(fields))
+
+    async def start(self, request_id: str | None = None, **fields: object) -> None:
+        """Start an answer."""
+        command = {
+            "message_type": "chat_completion",
+            "messages": [{"role": "user", "content": "Hello"}],
+            **({"request_id": request_id} if request_id else {}),
+        }
+        await self.send(**(command | fields))
+
+    async def receive(self) -> Message:
+        """The next message."""
+        async with asyncio.timeout(UNIT):
+            return valid(await self.connection.recv())
+
+    async def until(self, condition: Callable[[Message], bool]) -> list[Message]:
+        """Messages up to and with the first for which the condition holds."""
+        messages = [await self.receive()]
+        while not condition(messages[-1]):
+            messages.append(await self.receive())
+        return messages
+
+    async def answer(self) -> list[Message]:
+        """Messages up to the end of an answer."""
+        return await self.until(is_end)
+
+    async def closed(self) -> int:
+        """Wait for the server to close; the code."""
+        async with asyncio.timeout(UNIT):
+            await self.connection.wait_closed()
+        return self.connection.close_code or 0
+
+    async def __aenter__(self) -> Self:
+        return self
+
+
+@asynccontextmanager
+async def websocket(
+    url: str, path: str = "/streaming/websocket", **options: Any
+) -> AsyncIterator[Socket]:
+    """A WebSocket to a server."""
+    address = url.replace("http", "ws", 1) + path
+    options.setdefault("max_size", None)
+    async with websockets.connect(address, **options) as connection:
+        yield Socket(connection)
+
+
+class Events:
+    """An event stream client (the `httpx-sse` package)."""
+
+    def __init__(self, response: httpx.Response, source: httpx_sse.EventSource) -> None:
+        self.response = response
+        self._events = source.aiter_sse()
+
+    async def receive(self) -> Message:
+        """The next event's message.
+
+        Raises:
+            StopAsyncIteration: the response has ended.
+        """
+        async with asyncio.timeout(UNIT):
+            event = await anext(self._events)
+        message = valid(event.data)
+        assert event.event == message["message_type"]
+        assert event.id == message.get("cursor", event.id)
+        return message
+
+    async def until(self, condition: Callable[[Message], bool]) -> list[Message]:
+        """Messages up to and with the first for which the condition holds."""
+        messages = [await self.receive()]
+        while not condition(messages[-1]):
+            messages.append(await self.receive())
+        return messages
+
+    async def rest(self) -> list[Message]:
+        """Messages until the response ends."""
+        messages = []
+        try:
+            while True:
+                messages.append(await self.receive())
+        except StopAsyncIteration:
+            return messages
+
+
+@asynccontextmanager
+async def events(
+    url: str, path: str, *, body: object = None, headers: dict[str, str] | None = None
+) -> AsyncIterator[Events]:
+    """An event stream from a server; with a body it is a POST."""
+    async with (
+        httpx.AsyncClient(timeout=UNIT, trust_env=False) as client,
+        httpx_sse.aconnect_sse(
+            client, "GET" if body is None else "POST", url + path, json=body, headers=headers
+        ) as source,
+    ):
+        yield Events(source.response, source)

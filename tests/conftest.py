@@ -1,0 +1,62 @@
+"""Fixtures: the real application on a real socket, with a fake upstream that speaks the real protocol."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+
+import pytest
+import uvloop
+
+from streaming_api.config import StreamingConfig
+from streaming_api.service import StreamingService
+from tests.fakes.upstream import FakeUpstream
+
+StartServer = Callable[..., Awaitable[StreamingService]]
+
+
+@pytest.fixture(scope="session")
+def event_loop_policy() -> asyncio.AbstractEventLoopPolicy:
+    """The loop that production runs."""
+    return uvloop.EventLoopPolicy()
+
+
+@pytest.fixture(autouse=True)
+def _no_foreign_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings of the shell that runs the tests must not reach them."""
+    for name in list(os.environ):
+        if name.startswith(("STREAMING_", "WEBSOCKET_", "SSE_", "CONNECTION_")):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+async def start_server() -> AsyncIterator[StartServer]:
+    """``await start_server(resume_grace=1)``: the application, by default with no upstream."""
+    async with AsyncExitStack() as stack:
+
+        async def start(**settings: object) -> StreamingService:
+            defaults: dict[str, object] = {
+                "host": "127.0.0.1",
+                "port": 0,
+                "embedded_model": "none",
+                "commands_per_second": 10_000,
+            }
+            config = StreamingConfig(**(defaults | settings))  # type: ignore[arg-type]
+            return await stack.enter_async_context(StreamingService(config))
+
+        yield start
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[FakeUpstream]:
+    """An OpenAI-compatible server that can misbehave."""
+    async with FakeUpstream() as fake:
+        yield fake
+
+
+@pytest.fixture
+async def server(start_server: StartServer, upstream: FakeUpstream) -> StreamingService:
+    """The application with the fake upstream behind it."""
+    return await start_server(api_gateway_endpoint=upstream.url)

@@ -1,0 +1,1 @@
+"""Servers that speak a real protocol and can misbehave on demand; for tests and benches."""

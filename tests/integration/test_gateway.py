@@ -1,0 +1,950 @@
+"""The gateway upstream against a fake upstream on a real socket: what arrives, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import ssl
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import attrs
+import pytest
+
+from streaming_api.upstreams import gateway as gateway_module
+from streaming_api.upstreams.connector import unreachable
+from streaming_api.upstreams.endpoint import Endpoint
+from streaming_api.upstreams.gateway import Ending, Exchange, Gateway, UpstreamFailed
+from tests.fakes.upstream import BEFORE_HEADERS, FakeUpstream, Gate, Script
+
+PATIENCE = 10.0
+AT_ONCE = 1.0  # seconds within which the upstream has to see that nobody reads any more
+OK = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[FakeUpstream]:
+    """Serve as the upstream."""
+    async with FakeUpstream() as fake:
+        yield fake
+
+
+@pytest.fixture
+async def gateway(upstream: FakeUpstream) -> AsyncIterator[Gateway]:
+    """Ask the upstream; at the end nothing may be connected any more."""
+    asked = Gateway(upstream.url)
+    yield asked
+    await upstream.until(lambda: upstream.connections == 0)
+    await asked.close()
+
+
+@attrs.define
+class Answer:
+    """What one exchange brought."""
+
+    reads: list[list[bytes]] = attrs.field(factory=list)
+    ending: Ending | None = None
+
+    @property
+    def chunks(self) -> list[bytes]:
+        """Every chunk in order."""
+        return [chunk for read in self.reads for chunk in read]
+
+    @property
+    def text(self) -> str:
+        """The text of the first choice, of chunks or of the whole answer."""
+        choices = [json.loads(chunk)["choices"] for chunk in self.chunks]
+        parts = [c.get("delta") or c.get("message") or {} for cs in choices for c in cs[:1]]
+        return "".join(part.get("content") or "" for part in parts)
+
+    @property
+    def code(self) -> str | None:
+        """The code of the error that there must be."""
+        assert self.ending is not None
+        assert self.ending.error is not None
+        return self.ending.error.code
+
+    @property
+    def message(self) -> str:
+        """The words of the error that there must be."""
+        assert self.ending is not None
+        assert self.ending.error is not None
+        return self.ending.error.message
+
+
+def request(model: str = "plain", *, stream: bool = True) -> bytes:
+    """Return a chat request as the caller of the gateway prepares it."""
+    fields: dict[str, object] = {
+        "model": model,
+        "messages": [{"role": "user", "content": "Hi"}],
+        "stream": stream,
+    }
+    if stream:
+        fields["stream_options"] = {"include_usage": True}
+    return json.dumps(fields).encode()
+
+
+async def ask(
+    gateway: Gateway, model: str = "plain", *, stream: bool = True, usage_asked: bool = True
+) -> Answer:
+    """Run one exchange to its end."""
+    answer = Answer()
+    exchange = gateway.exchange(
+        request(model, stream=stream), answer.reads.append, stream=stream, usage_asked=usage_asked
+    )
+    async with asyncio.timeout(PATIENCE):
+        answer.ending = await exchange.run()
+    return answer
+
+
+@contextlib.asynccontextmanager
+async def running(exchange: Exchange) -> AsyncIterator[asyncio.Task[Ending]]:
+    """Run an exchange beside the test, and cancel it at the end."""
+    task = asyncio.create_task(exchange.run())
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+class TestAnAnswer:
+    """What arrives of a good answer."""
+
+    async def test_arrives_whole_once_and_in_order(
+        self, upstream: FakeUpstream, gateway: Gateway
+    ) -> None:
+        """Every token, the upstream's finish reason and usage, from one generation."""
+        upstream.scripts["plain"] = Script(tokens=500)
+        answer = await ask(gateway)
+        assert answer.text == Script(tokens=500).text()
+        usage: dict[str, object] = {
+            "prompt_tokens": 7,
+            "completion_tokens": 500,
+            "total_tokens": 507,
+        }
+        assert answer.ending == Ending("stop", usage, None, 500)
+        assert len(upstream.generations) == 1
+
+    async def test_is_the_upstreams_bytes_unchanged(
+        self, upstream: FakeUpstream, gateway: Gateway
+    ) -> None:
+        """No field is added, dropped or written anew."""
+        odd = b'{ "choices" : [{"index":0,"delta":{"content":"\\u00e4"},"x":1.50}],"new":[ ] }'
+        upstream.scripts["plain"] = Script(wire=OK + b"\r\ndata: " + odd + b"\n\ndata: [DONE]\n\n")
+        assert (await ask(gateway)).chunks == [odd]
+
+    @pytest.mark.parametrize(
+        "script",
+        [
+            Script(split=1),
+            Script(newline=b"\r\n"),
+            Script(newline=b"\r\n", split=1),
+            Script(newline=b"\r", comments=True),
+            Script(newline=b"\r", comments=True, split=1),
+            Script(multiline=True),
+            Script(multiline=True, newline=b"\r\n", split=1, named=True),
+            Script(spaced=False, mark=True, split=2),
+            Script(chunked=False),
+            Script(chunked=False, split=3, comments=True),
+            Script(tokens=("a\u2028b", "c\x85d", "e\x0bf", "g\x1dh", "🙂"), split=1),
+            *(
+                Script(seed=seed, newline=b"\r\n", tokens=("ä", "🙂\u2028") * 9)
+                for seed in range(8)
+            ),
+        ],
+        ids=repr,
+    )
+    async def test_is_the_same_however_it_is_written_and_cut(
+        self, upstream: FakeUpstream, gateway: Gateway, script: Script
+    ) -> None:
+        """Line ends, comments, several data lines, and reads that end anywhere."""
+        upstream.scripts["plain"] = script
+        answer = await ask(gateway)
+        assert answer.text == script.text()
+        assert answer.ending is not None
+        assert answer.ending.error is None
+        assert answer.ending.finish_reason == "stop"
+        assert not any(b"\n" in chunk or b"\r" in chunk for chunk in answer.chunks)
+
+    async def test_of_ten_megabytes_in_one_line_arrives(self, gateway: Gateway) -> None:
+        """It is below the bound, so it is only a long token."""
+        answer = await ask(gateway, "huge-line")
+        assert answer.text == "x" * 10_000_000
+        assert answer.ending is not None
+        assert answer.ending.finish_reason == "stop"
+
+    async def test_is_pushed_once_a_read(self, upstream: FakeUpstream, gateway: Gateway) -> None:
+        """What the kernel hands over together goes on together."""
+        event = b'data: {"choices":[{"index":0,"delta":{"content":"x"}}]}\n\n'
+        chunk = b"%x\r\n%b\r\n" % (len(event), event)
+        wire = OK + b"Transfer-Encoding: chunked\r\n\r\n" + chunk * 20
+        upstream.scripts["plain"] = Script(wire=wire)
+        answer = Answer()
+        arrived = asyncio.Event()
+
+        def note(chunks: list[bytes]) -> None:
+            answer.reads.append(chunks)
+            arrived.set()
+
+        async with running(gateway.exchange(request(), note, stream=True)):
+            await asyncio.wait_for(arrived.wait(), PATIENCE)
+            assert [len(read) for read in answer.reads] == [20]
+
+    async def test_arrives_token_by_token(self, upstream: FakeUpstream, gateway: Gateway) -> None:
+        """Each is there before the next one is made."""
+        gate = Gate()
+        upstream.scripts["plain"] = Script(gate=gate, role=False)
+        arrivals: asyncio.Queue[list[bytes]] = asyncio.Queue()
+        async with running(gateway.exchange(request(), arrivals.put_nowait, stream=True)) as task:
+            for number in range(10):
+                gate.release()
+                chunks = await asyncio.wait_for(arrivals.get(), PATIENCE)
+                assert Answer([chunks[:1]]).text == f"t{number} "
+            assert (await task).finish_reason == "stop"
+
+    async def test_may_hold_reasoning_tool_calls_and_several_choices(
+        self, upstream: FakeUpstream, gateway: Gateway
+    ) -> None:
+        """Each counts as content; the finish reason is the upstream's own."""
+        reasoning = await ask(gateway, "reasoning")
+        assert reasoning.ending is not None
+        assert reasoning.ending.content_chunks == 13
+        tools = await ask(gateway, "tool-calls")
+        assert tools.ending is not None
+        assert (tools.ending.finish_reason, tools.ending.content_chunks) == ("tool_calls", 3)
+        choices = await ask(gateway, "two-choices")
+        assert choices.ending is not None
+        assert (choices.ending.finish_reason, choices.ending.content_chunks) == ("stop", 20)
+        assert len(upstream.generations) == 3
+
+    async def test_holds_no_chunk_of_usage_that_was_not_asked_for(self, gateway: Gateway) -> None:
+        """It is noted for the ending, and withheld."""
+        asked = await ask(gateway)
+        not_asked = await ask(gateway, usage_asked=False)
+        assert len(not_asked.chunks) == len(asked.chunks) - 1
+        assert not any(b'"usage"' in chunk for chunk in not_asked.chunks)
+        assert not_asked.ending == asked.ending
+
+    async def test_ends_at_done_whatever_comes_after(
+        self, upstream: FakeUpstream, gateway: Gateway
+    ) -> None:
+        """Neither text nor nonsense after the end is part of the answer."""
+        upstream.scripts["plain"] = Script(chunked=False, after=b"data: nonsense\n\n\xff\xff\n\n")
+        answer = await ask(gateway)
+        assert answer.ending is not None
+        assert answer.ending.error is None
+        assert answer.text == Script().text()
+
+    async def test_holds_no_text_of_a_choice_after_its_finish_reason(
+        self, upstream: FakeUpstream, gateway: Gateway
+    ) -> None:
+        """Usage still counts, and a fault after the finish is none of the answer's."""
+        late = b'data: {"choices":[{"index":0,"delta":{"content":"late"}}]}\n\ndata: nonsense\n\n'
+        upstream.scripts["plain"] = Script(chunked=False, done=False, after=late)
+        answer = await ask(gateway)
+        assert answer.text == Script().text()
+        assert answer.ending is not None
+        assert (answer.ending.finish_reason, answer.ending.error) == ("stop", None)
+        assert answer.ending.usage is not None
+
+    async def test_does_not_wait_for_an_upstream_that_never_closes(
+        self, upstream: FakeUpstream, gateway: Gateway
+    ) -> None:
+        """The ending comes with `[DONE]`; the connection is closed soon after."""
+        wire = OK + b"\r\ndata: [DONE]\n\n"
+        upstream.scripts["plain"] = Script(wire=wire)
+        assert (await ask(gateway)).ending == Ending(None, None, None, 0)
+        generation = await upstream.generation()
+        await generation.wait_closed(AT_ONCE)
+
+    async def test_is_not_cut_short_for_the_upstream(
+        self, upstream: FakeUpstream, gateway: Gateway
+    ) -> None:
+        """An upstream that ends its body a little after `[DONE]` sees no early close."""
+        upstream.scripts["plain"] = Script(split=7)
+        for _ in range(20):
+            await ask(gateway)
+        await upstream.until(lambda: upstream.connections == 0)
+        assert not any(generation.was_abandoned for generation in upstream.generations)
+
+
+class TestAnHonestEnding:
+    """How a bad end is told."""
+
+    @pytest.mark.parametrize(
+        ("model", "finish_reason", "code", "tokens"),
+        [
+            ("no-done", "stop", None, 10),
+            ("no-finish-reason", None, None, 10),
+            ("stops-without-end", None, None, 10),
+            ("cut-end", None, None, 3),
+            ("cut-fin", None, "upstream_disconnected", 3),
+            ("cut-rst", None, "upstream_disconnected", 3),
+        ],
+    )
+    async def test_a_stop_without_finish_reason_is_never_a_finish(
+        self, gateway: Gateway, model: str, finish_reason: str | None, code: str | None, tokens: int
+    ) -> None:
+        """And a cut in the middle of a message is an error."""
+        answer = await ask(gateway, model)
+        assert answer.ending is not None
+        assert answer.ending.finish_reason == finish_reason
+        error = answer.ending.error
+        assert (error and error.code) == code
+        assert answer.text == "".join(f"t{number} " for number in range(tokens))
+        assert answer.ending.content_chunks == tokens
+
+    async def test_a_cut_after_the_finish_reason_is_no_error(
+        self, upstream: FakeUpstream, gateway: Gateway
+    ) -> None:
+        """Everything was said, only `[DONE]` is missing."""
+        finish = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"length"}]}\n\n'
+        upstream.scripts["plain"] = Script(wire=OK + b"Content-Length: 999\r\n\r\n" + finish)
+        arrived = asyncio.Event()
+        exchange = gateway.exchange(request(), lambda _: arrived.set(), stream=True)
+        async with running(exchange) as task:
+            await asyncio.wait_for(arrived.wait(), PATIENCE)
+            await upstream.stop()
+            assert await task == Ending("length", None, None, 0)
+
+    async def test_two_choices_of_which_one_was_cut_are_not_finished(
+        self, upstream: FakeUpstream, gateway: Gateway
+    ) -> None:
+        """A finish reason stands for the whole answer or for none of it."""
+        events = (
+            b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n'
+            b'data: {"choices":[{"index":1,"delta":{"content":"b"}}]}\n\n'
+            b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
+        )
+        upstream.scripts["plain"] = Script(body=events, content_type="text/event-stream")
+        answer = await ask(gateway)
+        assert answer.ending is not None
+        assert answer.ending.finish_reason is None
+
+    async def test_an_error_in_the_stream_is_told_in_its_own_words(self, gateway: Gateway) -> None:
+        """After the tokens that came before it."""
+        answer = await ask(gateway, "error-midway")
+        assert answer.text == "t0 t1 t2 "
+        assert (answer.code, answer.message) == ("oom", "Out of memory.")
+
+    @pytest.mark.parametrize(
+        ("event", "code", "message"),
+        [
+            (b'event: error\ndata: {"message":"boom","code":500}', "500", "boom"),
+            (b"event: error\ndata: out of luck", "upstream_error_event", "out of luck"),
+            (b'data: {"error":"just words"}', None, "just words"),
+            (b'data: {"error":{"message":"m","type":"t","param":"p","code":null}}', None, "m"),
+            (b'data: {"object":"error","message":"old","code":40303}', "40303", "old"),
+        ],
+    )
+    async def test_an_error_event_of_any_shape_is_an_error(
+        self,
+        upstream: FakeUpstream,
+        gateway: Gateway,
+        event: bytes,
+        code: str | None,
+        message: str,
+    ) -> None:
+        """OpenAI's, Ollama's, vLLM's, and plain words."""
+        upstream.scripts["plain"] = Script(wire=OK + b"\r\n" + event + b"\n\n")
+        answer = await ask(gateway)
+        assert (answer.code, answer.message) == (code, message)
+
+    @pytest.mark.parametrize(
+        ("model", "status", "code", "words"),
+        [
+            ("error-500", 500, "crashed", "The model crashed."),
+            ("unauthorized", 401, "invalid_api_key", "Incorrect API key provided."),
+            ("rate-limited", 429, "rate_limit_exceeded", "Slow down."),
+            ("html-502", 502, "upstream_http_error", "502 Bad Gateway with an HTML page"),
+            ("redirect", None, "upstream_redirect", "points to http://example.invalid/v1."),
+            ("wrong-type", None, "upstream_invalid_response", "'text/html'"),
+        ],
+    )
+    @pytest.mark.parametrize("stream", [True, False])
+    async def test_a_refusal_keeps_the_upstreams_status_and_words(
+        self,
+        gateway: Gateway,
+        model: str,
+        status: int | None,
+        code: str,
+        words: str,
+        *,
+        stream: bool,
+    ) -> None:
+        """Whether JSON or a page, asked for as a stream or not."""
+        answer = await ask(gateway, model, stream=stream)
+        assert answer.chunks == []
+        assert answer.code == code
+        assert words in answer.message
+        assert answer.ending is not None
+        assert answer.ending.error is not None
+        if status is not None:
+            assert answer.ending.error.status == status
+
+    @pytest.mark.parametrize(
+        ("body", "message"),
+        [
+            (b'{"error": "model not found"}', "model not found"),
+            (b'{"detail": "Not Found"}', "Not Found"),
+            (b'{"detail": [{"loc": ["body", "n"], "msg": "too big"}]}', "body.n: too big"),
+            (b'{"message": "nope"}', "nope"),
+            (b"<style>x{}</style><p>It &amp; that <b>broke</b>", "Its text: It & that broke"),
+            (
+                b"\x1b[31mno\x00 luck\xff",
+                "with text instead of a JSON error. Its text: [31mno luck",
+            ),
+            (b"x" * 1000, "x" * 300 + "…"),
+            (b"", "said nothing more"),
+            (b"[1]", "Its text: [1]"),
+        ],
+    )
+    async def test_a_refusal_of_any_shape_is_readable(
+        self, upstream: FakeUpstream, gateway: Gateway, body: bytes, message: str
+    ) -> None:
+        """Of a page, the text; of long text, the beginning; nothing that a terminal obeys."""
+        upstream.scripts["plain"] = Script(status=503, body=body)
+        answer = await ask(gateway)
+        assert message in answer.message
+        assert answer.message.isprintable()
+
+    @pytest.mark.parametrize(
+        ("wire", "code"),
+        [
+            (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 70_000, "upstream_headers_too_large"),
+            (b"HTTP/1.1 200 OK\r\n" + b"X-A: b\r\n" * 9_000, "upstream_headers_too_large"),
+            (OK + b"X-A: b\r\n" * 9_000 + b"\r\ndata: [DONE]\n\n", "upstream_headers_too_large"),
+            (b"HTTP/1.1 103 Hi\r\n\r\n" * 5_000, "upstream_headers_too_large"),
+            (OK + b"Transfer-Encoding: chunked\r\n\r\n1;" + b"x" * 70_000, None),
+            (b"SSH-2.0-OpenSSH_9.2\r\n", "upstream_invalid_response"),
+            (b"HTTP/2 200\r\n\r\n", "upstream_invalid_response"),
+            (b"HTTP/1.1 101 Sw\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n", None),
+            (OK + b"Content-Encoding: gzip\r\n\r\n\x1f\x8b", "upstream_invalid_response"),
+            (OK + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", "upstream_invalid_response"),
+            (OK + b"Content-Length: 3\r\nContent-Length: 4\r\n\r\nabc", None),
+            (b"HTTP/1.1 200 OK\r\n\r\n", "upstream_invalid_response"),
+            (b"HTTP/1.1 204 No\r\n\r\n", "upstream_invalid_response"),
+        ],
+        ids=range(13),
+    )
+    async def test_what_is_not_an_answer_over_http_is_refused(
+        self, upstream: FakeUpstream, gateway: Gateway, wire: bytes, code: str | None
+    ) -> None:
+        """Bombs, other protocols, compression: an error, and the connection is closed at once."""
+        upstream.scripts["plain"] = Script(wire=wire)
+        answer = await ask(gateway)
+        assert answer.chunks == []
+        assert answer.code in ([code] if code else INVALID)
+        generation = await upstream.generation()
+        await generation.wait_closed(AT_ONCE)
+
+    @pytest.mark.parametrize(
+        "payload",
+        [
+            b"nonsense",
+            b"[]",
+            b"1",
+            b"null",
+            b'"text"',
+            b"{}",
+            b'{"choices":{}}',
+            b'{"choices":[1]}',
+            b'{"choices":[{"index":[],"delta":{"content":"x"}}]}',
+            b'{"choices":[{"index":-1,"delta":{"content":"x"}}]}',
+            b'{"choices":[{"index":1000000,"delta":{"content":"x"}}]}',
+            b'{"choices":[{"index":0,"finish_reason":{}}]}',
+            b'{"choices":[{"index":0,"delta":{"content":NaN}}]}',
+            b'{"choices":[{"index":0,"delta":{"content":"\\ud800"}}]}',
+            b'{"choices":[{"index":0,"delta":{"content":"\xff"}}]}',
+            b"[" * 100_000,
+            b'{"a":' * 100_000,
+        ],
+        ids=range(17),
+    )
+    async def test_what_is_not_a_chunk_ends_the_answer(
+        self, upstream: FakeUpstream, gateway: Gateway, payload: bytes
+    ) -> None:
+        """It is never passed on, and what came before it is."""
+        good = b'{"choices":[{"index":0,"delta":{"content":"x"}}]}'
+        events = b"data: " + good + b"\n\ndata: " + payload + b"\n\ndata: " + good + b"\n\n"
+        upstream.scripts["plain"] = Script(wire=OK + b"\r\n" + events)
+        answer = await ask(gateway)
+        assert answer.chunks == [good]
+        assert answer.code == "upstream_invalid_response"
+        generation = await upstream.generation()
+        await generation.wait_closed(AT_ONCE)
+
+    async def test_an_event_above_the_bound_ends_the_answer(self, upstream: FakeUpstream) -> None:
+        """So does a whole answer above it; neither is held in memory."""
+        gateway = Gateway(upstream.url, max_event_bytes=100_000)
+        upstream.scripts["plain"] = Script(tokens=("a", "x" * 200_000))
+        streamed, whole = await ask(gateway), await ask(gateway, stream=False)
+        assert streamed.text == "a"
+        assert streamed.code == whole.code == "upstream_event_too_large"
+
+    async def test_one_json_reply_to_a_request_for_a_stream_is_not_an_answer(
+        self, upstream: FakeUpstream, gateway: Gateway
+    ) -> None:
+        """But an error in it is read."""
+        upstream.scripts["plain"] = Script(body=b'{"error":{"message":"no","code":"c"}}')
+        assert (await ask(gateway)).code == "c"
+        upstream.scripts["plain"] = Script(body=b'{"choices":[]}')
+        assert (await ask(gateway)).code == "upstream_invalid_response"
+
+    async def test_interim_responses_are_skipped(
+        self, upstream: FakeUpstream, gateway: Gateway
+    ) -> None:
+        """RFC 9110, 15.2: any number of 1xx may come first."""
+        interim = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"
+        event = b'data: {"choices":[{"index":0,"delta":{"content":"x"}}]}\n\ndata: [DONE]\n\n'
+        upstream.scripts["plain"] = Script(wire=interim + OK + b"\r\n" + event)
+        answer = await ask(gateway)
+        assert answer.text == "x"
+        assert answer.ending is not None
+        assert answer.ending.error is None
+
+
+INVALID = ["upstream_invalid_response", "upstream_headers_too_large"]
+
+
+class TestAnAnswerThatIsNotStreamed:
+    """`stream=False`."""
+
+    async def test_arrives_as_one_line(self, gateway: Gateway) -> None:
+        """The whole `chat.completion`, once; line ends of pretty-printing are spaces."""
+        answer = await ask(gateway, stream=False)
+        assert [len(read) for read in answer.reads] == [1]
+        assert b"\n" not in answer.chunks[0]
+        assert answer.text == Script().text()
+        usage: dict[str, object] = {"prompt_tokens": 7, "completion_tokens": 10, "total_tokens": 17}
+        assert answer.ending == Ending("stop", usage, None, 1)
+
+    async def test_that_is_cut_is_an_error(self, upstream: FakeUpstream, gateway: Gateway) -> None:
+        """Half an object is nothing."""
+        upstream.scripts["plain"] = Script(cut_after=1)
+        answer = await ask(gateway, stream=False)
+        assert (answer.chunks, answer.code) == ([], "upstream_disconnected")
+
+    @pytest.mark.parametrize("body", [b"nonsense", b"[]", b"{}", b'{"choices":1}', b"", b"\xff"])
+    async def test_that_is_no_completion_is_an_error(
+        self, upstream: FakeUpstream, gateway: Gateway, body: bytes
+    ) -> None:
+        """JSON of another shape, too."""
+        upstream.scripts["plain"] = Script(body=body)
+        answer = await ask(gateway, stream=False)
+        assert (answer.chunks, answer.code) == ([], "upstream_invalid_response")
+
+
+class TestTime:
+    """Silence, and who is to blame for it."""
+
+    @pytest.mark.parametrize(
+        ("script", "tokens"),
+        [
+            (Script(hang_after=BEFORE_HEADERS), 0),
+            (Script(hang_after=0, role=False), 0),
+            (Script(hang_after=3), 3),
+            (Script(wire=b"HTTP/1.1 200 OK\r\nContent-Ty"), 0),
+        ],
+    )
+    @pytest.mark.parametrize("stream", [True, False])
+    async def test_an_upstream_that_falls_silent_times_out(
+        self, upstream: FakeUpstream, script: Script, tokens: int, *, stream: bool
+    ) -> None:
+        """Before the headers, before the first token, midway."""
+        gateway = Gateway(upstream.url, silence_timeout=0.3)
+        upstream.scripts["plain"] = (
+            script if stream or script.wire else Script(hang_after=BEFORE_HEADERS)
+        )
+        answer = await ask(gateway, stream=stream)
+        assert answer.code == "upstream_timeout"
+        assert "0.3 seconds" in answer.message
+        if stream:
+            assert answer.text == "".join(f"t{number} " for number in range(tokens))
+        generation = await upstream.generation()
+        await generation.wait_closed(AT_ONCE)
+
+    async def test_a_refusal_whose_body_never_ends_is_still_that_refusal(
+        self, upstream: FakeUpstream
+    ) -> None:
+        """The status says more than the silence."""
+        gateway = Gateway(upstream.url, silence_timeout=0.3)
+        upstream.scripts["plain"] = Script(
+            wire=b"HTTP/1.1 500 X\r\nContent-Length: 99\r\n\r\nhalf a word"
+        )
+        answer = await ask(gateway)
+        assert answer.code == "upstream_http_error"
+        assert "half a word" in answer.message
+
+    async def test_comments_are_signs_of_life(self, upstream: FakeUpstream) -> None:
+        """Pings of a long prefill keep an answer alive for longer than the timeout."""
+        gateway = Gateway(upstream.url, silence_timeout=1.0)
+        upstream.scripts["plain"] = Script(tokens=("",) * 15, rate=10, comments=True, spaced=False)
+        started = asyncio.get_running_loop().time()
+        answer = await ask(gateway)
+        assert asyncio.get_running_loop().time() - started > 1.0
+        assert answer.ending is not None
+        assert answer.ending.error is None
+
+    async def test_a_pause_of_ours_is_not_the_upstreams_silence(
+        self, upstream: FakeUpstream
+    ) -> None:
+        """While reading is paused the clock stands still; afterwards it runs anew."""
+        gateway = Gateway(upstream.url, silence_timeout=0.5)
+        gate = Gate()
+        gate.release()
+        upstream.scripts["plain"] = Script(gate=gate)
+        answer = Answer()
+        loop = asyncio.get_running_loop()
+
+        def go_on() -> None:
+            gate.open()
+            exchange.resume_reading()
+
+        def pause(chunks: list[bytes]) -> None:
+            answer.reads.append(chunks)
+            if answer.text == "t0 ":
+                exchange.pause_reading()
+                loop.call_later(1.2, go_on)
+
+        exchange = gateway.exchange(request(), pause, stream=True)
+        async with asyncio.timeout(PATIENCE):
+            ending = await exchange.run()
+        assert ending.error is None
+        assert answer.text == Script().text()
+
+    async def test_silence_after_a_pause_counts(self, upstream: FakeUpstream) -> None:
+        """The clock runs anew from the end of the pause, also one that was there from the start."""
+        gateway = Gateway(upstream.url, silence_timeout=0.3)
+        upstream.scripts["plain"] = Script(hang_after=3)
+        exchange = gateway.exchange(request(), lambda _: None, stream=True)
+        exchange.pause_reading()
+        asyncio.get_running_loop().call_later(0.6, exchange.resume_reading)
+        async with asyncio.timeout(PATIENCE):
+            ending = await exchange.run()
+        assert ending.error is not None
+        assert (ending.error.code, ending.content_chunks) == ("upstream_timeout", 3)
+
+    async def test_pausing_makes_the_upstream_wait(
+        self, upstream: FakeUpstream, gateway: Gateway
+    ) -> None:
+        """Real backpressure: the upstream's socket is full, and it goes on when we do."""
+        upstream.scripts["plain"] = Script(endless=True)
+        arrived = asyncio.Event()
+
+        def pause(_: list[bytes]) -> None:
+            arrived.set()
+            exchange.pause_reading()
+
+        exchange = gateway.exchange(request(), pause, stream=True)
+        async with running(exchange):
+            generation = await upstream.generation()
+            for _ in range(3):
+                await asyncio.wait_for(arrived.wait(), PATIENCE)
+                await upstream.until(lambda: generation.is_blocked)
+                arrived.clear()
+                exchange.resume_reading()
+
+
+class TestLeaving:
+    """Cancelling closes the upstream's connection at once."""
+
+    @pytest.mark.parametrize(
+        "script",
+        [
+            Script(hang_after=BEFORE_HEADERS),
+            Script(hang_after=0, role=False),
+            Script(hang_after=3),
+            Script(endless=True, rate=100),
+            Script(endless=True),
+        ],
+        ids=["before headers", "before the first token", "midway", "streaming", "flat out"],
+    )
+    @pytest.mark.parametrize("paused", [False, True])
+    async def test_closes_the_upstreams_connection_within_a_second(
+        self, upstream: FakeUpstream, gateway: Gateway, script: Script, *, paused: bool
+    ) -> None:
+        """Wherever the answer stands, also while reading is paused."""
+        upstream.scripts["plain"] = script
+        exchange = gateway.exchange(request(), lambda _: None, stream=True)
+        task = asyncio.create_task(exchange.run())
+        generation = await upstream.generation()
+        if script.hang_after is None:
+            await upstream.until(lambda: generation.sent > 2)
+        if paused:
+            exchange.pause_reading()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await generation.wait_closed(AT_ONCE)
+        assert generation.was_abandoned
+        assert upstream.running == 0
+
+    async def test_also_while_connecting(self) -> None:
+        """A connection that the peer never accepts leaves no socket behind."""
+        before = open_sockets()
+        with full_port() as port:
+            gateway = Gateway(f"http://127.0.0.1:{port}")
+            task = asyncio.create_task(
+                gateway.exchange(request(), lambda _: None, stream=True).run()
+            )
+            for _ in range(20):
+                await asyncio.sleep(0)
+            during = open_sockets()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            await asyncio.sleep(0)
+            assert open_sockets() < during
+        assert open_sockets() <= before
+
+    async def test_a_callback_that_fails_closes_the_connection_and_is_heard(
+        self, upstream: FakeUpstream, gateway: Gateway
+    ) -> None:
+        """A fault of ours is not blamed on the upstream."""
+        upstream.scripts["plain"] = Script(endless=True, rate=100)
+
+        def fail(chunks: list[bytes]) -> None:
+            raise LookupError(len(chunks))
+
+        with pytest.raises(LookupError):
+            await gateway.exchange(request(), fail, stream=True).run()
+        generation = await upstream.generation()
+        await generation.wait_closed(AT_ONCE)
+
+    async def test_closing_the_gateway_ends_what_runs(
+        self, upstream: FakeUpstream, gateway: Gateway
+    ) -> None:
+        """With an error that says why, and no connection left."""
+        upstream.scripts["plain"] = Script(hang_after=3)
+        async with running(gateway.exchange(request(), lambda _: None, stream=True)) as task:
+            generation = await upstream.generation()
+            await upstream.until(lambda: generation.sent == 3)
+            await gateway.close()
+            ending = await task
+            assert ending.error is not None
+            assert "shutting down" in ending.error.message
+            await generation.wait_closed(AT_ONCE)
+
+    async def test_no_task_and_no_socket_stays_behind(
+        self, upstream: FakeUpstream, gateway: Gateway
+    ) -> None:
+        """After many answers of many kinds, everything is as it was."""
+        kinds = ["plain", "cut-rst", "cut-fin", "error-500", "wrong-type", "one-byte", "no-done"]
+        await asyncio.gather(*(ask(gateway, kind) for kind in kinds))
+        await upstream.until(lambda: upstream.connections == 0)
+        tasks, sockets = len(asyncio.all_tasks()), open_sockets()
+        for _ in range(10):
+            await asyncio.gather(*(ask(gateway, kind) for kind in kinds))
+        await upstream.until(lambda: upstream.connections == 0)
+        assert (len(asyncio.all_tasks()), open_sockets()) == (tasks, sockets)
+
+
+class TestConnecting:
+    """Requests as the upstream sees them, and upstreams that are not there."""
+
+    @pytest.mark.parametrize(
+        ("base", "path"),
+        [
+            ("", "/v1/chat/completions"),
+            ("/", "/v1/chat/completions"),
+            ("/v1", "/v1/chat/completions"),
+            ("/v1/", "/v1/chat/completions"),
+            ("/open/ai", "/open/ai/v1/chat/completions"),
+            ("/open/ai/v1?api-version=3", "/open/ai/v1/chat/completions?api-version=3"),
+        ],
+    )
+    async def test_the_path_of_the_address_is_kept(
+        self, upstream: FakeUpstream, base: str, path: str
+    ) -> None:
+        """With or without `/v1` at its end."""
+        await ask(Gateway(upstream.url + base))
+        assert upstream.requests[0].path == path
+
+    async def test_the_request_is_the_callers_and_asks_for_no_compression(
+        self, upstream: FakeUpstream, gateway: Gateway
+    ) -> None:
+        """The body byte for byte, on a connection that is to be closed."""
+        await ask(gateway)
+        seen = upstream.requests[0]
+        assert seen.body == request()
+        assert seen.headers["host"] == f"127.0.0.1:{upstream.port}"
+        assert seen.headers["accept-encoding"] == "identity"
+        assert seen.headers["connection"] == "close"
+        assert seen.headers["content-type"] == "application/json"
+        assert "authorization" not in seen.headers
+
+    async def test_the_clients_key_goes_before_the_configured_one(
+        self, upstream: FakeUpstream
+    ) -> None:
+        """A client's Authorization is forwarded; without one the configured key is used."""
+        gateway = Gateway(upstream.url, api_key="ours")
+        for authorization in (None, "Bearer theirs"):
+            exchange = gateway.exchange(
+                request(), lambda _: None, stream=True, authorization=authorization
+            )
+            await exchange.run()
+        seen = [each.headers["authorization"] for each in upstream.requests]
+        assert seen == ["Bearer ours", "Bearer theirs"]
+
+    async def test_a_header_cannot_be_smuggled_in(self, gateway: Gateway) -> None:
+        """Line ends in a credential are refused before anything is sent."""
+        with pytest.raises(ValueError, match="control characters"):
+            gateway.exchange(b"{}", print, stream=True, authorization="Bearer x\r\nX: y")
+
+    @pytest.mark.parametrize(
+        "address",
+        ["", "h:8000", "ftp://h", "http://", "http://u:p@h", "http://h:0", "http://h:99999",
+         "http://h/a b", "http://h\r\n", "http://[::1", "http://" + "a" * 64 + ".example"],
+    )  # fmt: skip
+    def test_an_address_that_is_none_is_refused_at_once(self, address: str) -> None:
+        """At start-up, not at the first question."""
+        with pytest.raises(ValueError, match=r"address|password"):
+            Gateway(address)
+
+    async def test_nobody_there(self) -> None:
+        """The message names the address and what to check."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        answer = await ask(Gateway(f"http://127.0.0.1:{port}"))
+        assert answer.code == "upstream_unreachable"
+        assert f"127.0.0.1:{port}" in answer.message
+        assert "Check that it runs" in answer.message
+
+    def test_a_name_that_does_not_resolve_is_told_as_such(self) -> None:
+        """Looking up a name in a test would be a packet to a name server, so only the words."""
+        endpoint = Endpoint.parse("http://gateway.example:8000")
+        error = unreachable(endpoint, socket.gaierror(-2, "Name or service not known"), 10)
+        assert error.code == "upstream_unreachable"
+        assert "gateway.example:8000: its name could not be resolved" in error.message
+
+    async def test_nobody_accepts(self) -> None:
+        """A full port times out."""
+        with full_port() as port:
+            answer = await ask(Gateway(f"http://127.0.0.1:{port}", connect_timeout=0.1))
+        assert answer.code == "upstream_unreachable"
+        assert "within 0.1 s" in answer.message
+
+    async def test_tls_is_verified(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A certificate that this machine does not trust is refused; a trusted one works."""
+        certificate, context = self_signed(tmp_path)
+        async with FakeUpstream(tls=context) as upstream:
+            answer = await ask(Gateway(upstream.url))
+            assert answer.code == "upstream_unreachable"
+            assert "certificate" in answer.message.lower()
+            assert upstream.requests == []
+            monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+            upstream.scripts["plain"] = Script(tokens=3_000)
+            trusting = Gateway(upstream.url)
+            answer = await ask(trusting)
+            assert answer.text == Script(tokens=3_000).text()
+            upstream.scripts["plain"] = Script(endless=True, rate=100)
+            async with running(trusting.exchange(request(), lambda _: None, stream=True)) as task:
+                generation = await upstream.generation(1)
+                task.cancel()
+                await generation.wait_closed(AT_ONCE)
+
+    async def test_plain_http_behind_an_https_address_says_so(self, upstream: FakeUpstream) -> None:
+        """TLS that fails is told as TLS that failed."""
+        answer = await ask(Gateway(upstream.url.replace("http:", "https:")))
+        assert answer.code == "upstream_unreachable"
+        assert "TLS" in answer.message
+
+
+class TestModels:
+    """`GET /v1/models`."""
+
+    async def test_are_the_upstreams_objects_as_they_are(
+        self, upstream: FakeUpstream, gateway: Gateway
+    ) -> None:
+        """Nothing is added to them."""
+        reply = await gateway.models("Bearer mine")
+        assert reply.models[0] == {
+            "id": "fake",
+            "object": "model",
+            "created": 1_700_000_000,
+            "owned_by": "fake",
+        }
+        assert upstream.requests[0].path == "/v1/models"
+        assert upstream.requests[0].headers["authorization"] == "Bearer mine"
+
+    async def test_an_error_is_raised_with_the_upstreams_own_words(self) -> None:
+        """Its status is kept."""
+        async with FakeUpstream(api_key="secret") as upstream:
+            with pytest.raises(UpstreamFailed, match="Incorrect API key") as raised:
+                await Gateway(upstream.url).models()
+            assert raised.value.error.status == 401
+            assert (await Gateway(upstream.url, api_key="secret").models()).models
+
+    @pytest.mark.parametrize(
+        ("reply", "code"),
+        [
+            (b'[{"id":"x"}]', "upstream_invalid_response"),
+            (b'{"data":[1]}', "upstream_invalid_response"),
+            (b"nonsense", "upstream_invalid_response"),
+            (b'{"error":{"message":"m","code":"c"}}', "c"),
+            (b'{"data":[], "x":"' + b"x" * 2**21 + b'"}', "upstream_event_too_large"),
+        ],
+        ids=range(5),
+    )
+    async def test_nonsense_is_an_error(
+        self, upstream: FakeUpstream, gateway: Gateway, reply: bytes, code: str,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:  # fmt: skip
+        """Bounded, and never a crash."""
+        monkeypatch.setattr(upstream, "_models", lambda: reply)
+        with pytest.raises(UpstreamFailed) as raised:
+            await gateway.models()
+        assert raised.value.error.code == code
+
+    async def test_an_upstream_that_does_not_answer_times_out(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A list of models is needed soon or not at all."""
+        monkeypatch.setattr(gateway_module, "MODELS_TIMEOUT", 0.1)
+        with full_port() as port:
+            with pytest.raises(UpstreamFailed) as raised:
+                await Gateway(f"http://127.0.0.1:{port}").models()
+            assert raised.value.error.code == "upstream_timeout"
+
+
+def open_sockets() -> int:
+    """Return how many sockets this process has open."""
+    count = 0
+    for entry in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            count += str(entry.readlink()).startswith("socket:")
+    return count
+
+
+@contextlib.contextmanager
+def full_port() -> Iterator[int]:
+    """Listen on a port whose queue is full, so that another connection is never made."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(3):
+            filler = stack.enter_context(socket.socket())
+            filler.settimeout(0)
+            with contextlib.suppress(BlockingIOError):
+                filler.connect(listener.getsockname())
+        yield listener.getsockname()[1]
+
+
+def self_signed(folder: Path) -> tuple[Path, ssl.SSLContext]:
+    """Make a certificate for 127.0.0.1 that nobody trusts, and a server context with it."""
+    key, certificate = folder / "key.pem", folder / "certificate.pem"
+    command = (
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 "
+        f"-subj /CN=127.0.0.1 -addext subjectAltName=IP:127.0.0.1 -keyout {key} -out {certificate}"
+    )
+    subprocess.run(command.split(), check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    return certificate, context

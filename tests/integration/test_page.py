@@ -1,0 +1,382 @@
+"""The live page in a real Chromium, against the real application and a fake upstream."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+import shutil
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Final, Self
+from urllib.parse import urlsplit
+
+import aiohttp
+import pytest
+from playwright.async_api import Browser, Page, async_playwright, expect
+
+from streaming_api.config import ApiKey
+from tests.fakes.upstream import Gate, Script
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from tests.conftest import StartServer
+    from tests.fakes.upstream import FakeUpstream
+
+CHROMIUM: Final = shutil.which("chromium")
+ARGUMENTS: Final = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+PATIENCE: Final = 20.0
+"""Seconds until a condition must hold; how fast the machine is does not matter."""
+
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="needs Chromium: apt-get install chromium (Debian package chromium)"
+)
+expect.set_options(timeout=PATIENCE * 1000)
+
+
+class Cable:
+    """A TCP forwarder between browser and server, to pull out and plug in again."""
+
+    def __init__(self, target: str) -> None:
+        parts = urlsplit(target)
+        self._target = (parts.hostname or "", parts.port or 0)
+        self._port = 0
+        self._server: asyncio.Server | None = None
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._carriers: set[asyncio.Task[None]] = set()
+
+    @property
+    def url(self) -> str:
+        """What the browser opens."""
+        return f"http://127.0.0.1:{self._port}"
+
+    async def __aenter__(self) -> Self:
+        """Plug it in."""
+        await self.plug_in()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Pull it out, for good."""
+        self.pull_out()
+        await asyncio.gather(*self._carriers, return_exceptions=True)
+
+    async def plug_in(self) -> None:
+        """Accept connections, on the same port each time."""
+        self._server = await asyncio.start_server(self._carry, "127.0.0.1", self._port)
+        self._port = self._server.sockets[0].getsockname()[1]
+
+    def pull_out(self) -> None:
+        """Break every connection and refuse new ones, as a server that is gone does."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        for writer in self._writers:
+            writer.transport.abort()
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        carrier = asyncio.current_task()
+        assert carrier is not None
+        self._carriers.add(carrier)
+        carrier.add_done_callback(self._carriers.discard)
+        far_reader, far_writer = await asyncio.open_connection(*self._target)
+        ends = {writer, far_writer}
+        self._writers |= ends
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(_pump(reader, far_writer))
+                group.create_task(_pump(far_reader, writer))
+        finally:
+            self._writers -= ends
+            for end in ends:
+                end.transport.abort()
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+    except ConnectionError:
+        pass
+    writer.close()
+
+
+@pytest.fixture
+async def browser() -> AsyncIterator[Browser]:
+    """A Chromium of its own for each test."""
+    async with async_playwright() as playwright:
+        launched = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield launched
+        await launched.close()
+
+
+@pytest.fixture
+async def url(start_server: StartServer, upstream: FakeUpstream) -> str:
+    """The application, with the fake upstream behind it."""
+    server = await start_server(api_gateway_endpoint=upstream.url, poll_interval=0.2)
+    return server.url
+
+
+async def open_page(browser: Browser, url: str, *, width: int = 1280) -> Page:
+    """A new tab that shows the page."""
+    page = await browser.new_page(viewport={"width": width, "height": 900})
+    page.set_default_timeout(PATIENCE * 1000)
+    await page.goto(url)
+    return page
+
+
+async def open_served(browser: Browser, url: str, *, width: int = 1280) -> Page:
+    """A new tab that shows the page, connected."""
+    page = await open_page(browser, url, width=width)
+    await expect(page.locator("#service-state")).to_have_text("Serving")
+    return page
+
+
+async def ask(page: Page, question: str, model: str) -> None:
+    """Choose a model, type a question and press Enter."""
+    await page.locator("#model").select_option(model)
+    await page.locator("#question").fill(question)
+    await expect(page.locator("#chat-send")).to_be_enabled()
+    await page.locator("#question").press("Enter")
+
+
+def messages_of(upstream: FakeUpstream) -> object:
+    """The messages of the last request that reached the model server."""
+    return upstream.generations[-1].request.json()["messages"]
+
+
+async def test_figures_change_and_nothing_breaks_the_content_security_policy(
+    browser: Browser, url: str
+) -> None:
+    """Figures follow the server, and the console has nothing to complain about."""
+    complaints: list[str] = []
+    page = await browser.new_page()
+    page.on("console", lambda said: complaints.append(said.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    await page.goto(url)
+    await expect(page.locator("#service-state")).to_have_text("Serving")
+    await expect(page.locator("#data-age")).to_have_text(re.compile(r"^updated \d\.\d s ago$"))
+    open_now = page.locator("#figure-websocket [data-part=value]")
+    await expect(open_now).to_have_text("1")
+    async with aiohttp.ClientSession() as session, session.ws_connect(f"{url}/streaming/websocket"):
+        await expect(open_now).to_have_text("2")
+    await expect(open_now).to_have_text("1")
+    values = page.locator("#metrics td.value")
+    await expect(values.first).to_be_visible()
+    before = await values.all_inner_texts()
+    await page.wait_for_function(
+        "before => [...document.querySelectorAll('#metrics td.value')]"
+        ".some((cell, index) => cell.innerText !== before[index])",
+        arg=before,
+    )
+    await page.locator("#metrics-filter").fill("nothing is called this")
+    await expect(page.locator("#metrics-empty")).to_have_text("No series matches this filter.")
+    await expect(page.locator("#health .component").first).to_be_visible()
+    assert complaints == []
+
+
+async def test_an_answer_appears_as_it_is_written_and_the_next_question_knows_it(
+    browser: Browser, url: str, upstream: FakeUpstream
+) -> None:
+    """Tokens are shown one by one, and the conversation goes along with the second question."""
+    gate = Gate()
+    upstream.scripts["gated"] = Script(gate=gate)
+    page = await open_served(browser, url)
+    await ask(page, "first <b>question</b>", "gated")
+    answer = page.locator(".answered .text")
+    gate.release(3)
+    await expect(answer).to_have_text("t0 t1 t2 ")
+    await expect(page.locator("#chat-stop")).to_be_visible()
+    gate.open()
+    await expect(answer).to_have_text(Script().text())
+    await expect(page.locator(".ending")).to_contain_text("10 tokens")
+    await ask(page, "second", "ten-tokens")
+    await expect(page.locator(".ending")).to_have_count(2)
+    await expect(page.locator(".ending").last).to_contain_text("10 tokens")
+    assert messages_of(upstream) == [
+        {"role": "user", "content": "first <b>question</b>"},
+        {"role": "assistant", "content": Script().text()},
+        {"role": "user", "content": "second"},
+    ]
+
+
+async def test_shift_enter_starts_a_new_line_and_enter_sends(
+    browser: Browser, url: str, upstream: FakeUpstream
+) -> None:
+    """The composer sends what was typed, lines and all."""
+    page = await open_served(browser, url)
+    await page.locator("#model").select_option("ten-tokens")
+    box = page.locator("#question")
+    await box.press_sequentially("one")
+    await box.press("Shift+Enter")
+    await box.press_sequentially("two")
+    assert upstream.started == 0
+    await box.press("Enter")
+    await expect(page.locator(".asked .text")).to_have_text("one\ntwo")
+    await expect(page.locator(".ending")).to_contain_text("10 tokens")
+    assert messages_of(upstream) == [{"role": "user", "content": "one\ntwo"}]
+
+
+async def test_stop_ends_the_answer_here_and_at_the_model_server(
+    browser: Browser, url: str, upstream: FakeUpstream
+) -> None:
+    """An answer that would never end is stopped, says so, and leaves nothing running."""
+    page = await open_served(browser, url)
+    await ask(page, "go on for ever", "endless")
+    await expect(page.locator(".answered .text")).to_contain_text("t3 ")
+    await page.locator("#chat-stop").click()
+    await expect(page.locator(".ending")).to_contain_text("Stopped by you.")
+    await upstream.until(lambda: upstream.running == 0)
+    await expect(page.locator("#chat-send")).to_be_visible()
+
+
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        ("stops-without-end", "Incomplete"),
+        ("cut-rst", "Incomplete"),
+        ("error-500", "Failed: The model crashed."),
+        ("tool-calls", "the model asked for a tool"),
+    ],
+)
+async def test_an_answer_that_ends_badly_says_how(
+    browser: Browser, url: str, model: str, told: str
+) -> None:
+    """No ending looks like a good one that is not."""
+    page = await open_served(browser, url)
+    await ask(page, "hello", model)
+    await expect(page.locator(".ending strong")).to_contain_text(told)
+
+
+async def test_a_lost_connection_is_shown_and_the_answer_goes_on_without_loss(
+    browser: Browser, url: str, upstream: FakeUpstream
+) -> None:
+    """Cut in mid-answer: a banner, old data marked as old, then all of the text, once."""
+    gate = Gate()
+    upstream.scripts["gated"] = Script(gate=gate, tokens=60)
+    async with Cable(url) as cable:
+        page = await open_served(browser, cable.url)
+        await ask(page, "hello", "gated")
+        gate.release(20)
+        answer = page.locator(".answered .text")
+        await expect(answer).to_contain_text("t19 ")
+        cable.pull_out()
+        await expect(page.locator("#service-state")).to_have_text("Disconnected")
+        await expect(page.locator("#banner")).to_contain_text(re.compile("Disconnected.*Trying"))
+        gate.release(20)
+        await expect(page.locator("#data-age")).to_contain_text("stale")
+        await cable.plug_in()
+        await expect(page.locator("#service-state")).to_have_text("Serving")
+        await expect(page.locator("#banner")).to_be_hidden()
+        await expect(page.locator("#data-age")).to_contain_text("updated")
+        gate.open()
+        await expect(page.locator(".ending")).to_contain_text("60 tokens")
+        assert await answer.text_content() == Script(tokens=60).text()
+    assert upstream.started == 1
+
+
+async def test_an_answer_goes_on_after_the_page_is_reloaded(
+    browser: Browser, url: str, upstream: FakeUpstream
+) -> None:
+    """A reload loses neither the conversation nor the answer under way."""
+    gate = Gate()
+    upstream.scripts["gated"] = Script(gate=gate)
+    page = await open_served(browser, url)
+    await ask(page, "hello", "gated")
+    gate.release(4)
+    await expect(page.locator(".answered .text")).to_contain_text("t3 ")
+    await page.reload()
+    await expect(page.locator("#service-state")).to_have_text("Serving")
+    gate.open()
+    await expect(page.locator(".ending")).to_contain_text("10 tokens")
+    assert await page.locator(".answered .text").text_content() == Script().text()
+    assert upstream.started == 1
+
+
+async def test_markup_in_an_alert_is_text(browser: Browser, url: str) -> None:
+    """What an alert says is shown letter by letter, and its link only leads to http."""
+    markup = "<img src=x onerror=\"document.title='taken'\">"
+    alert = {
+        "status": "firing",
+        "labels": {"alertname": markup, "severity": "critical", "team": "<b>x</b>"},
+        "annotations": {"summary": "<script>document.title='taken'</script>"},
+        "startsAt": "2026-01-31T12:00:00Z",
+        "endsAt": "0001-01-01T00:00:00Z",
+        "generatorURL": "javascript:document.title='taken'",
+        "fingerprint": "abc123",
+    }
+    body = {
+        "version": "4",
+        "groupKey": "{}:{}",
+        "truncatedAlerts": 0,
+        "status": "firing",
+        "receiver": "streaming-api",
+        "groupLabels": {},
+        "commonLabels": {},
+        "commonAnnotations": {},
+        "externalURL": "http://127.0.0.1:9093",
+        "alerts": [alert],
+    }
+    page = await open_served(browser, url)
+    title = await page.title()
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(f"{url}/streaming/alerts", json=body) as response,
+    ):
+        assert response.ok
+    shown = page.locator("#alerts .alert")
+    await expect(shown).to_contain_text(markup)
+    await expect(shown).to_contain_text("<script>document.title='taken'</script>")
+    await expect(shown).to_contain_text("team=<b>x</b>")
+    await expect(page.locator("#figure-alerts [data-part=value]")).to_have_text("1")
+    assert await shown.locator("img, script, b, a").count() == 0
+    assert await page.title() == title
+
+
+async def test_the_page_asks_for_a_key_and_uses_it(
+    browser: Browser, start_server: StartServer, upstream: FakeUpstream
+) -> None:
+    """A wrong key is refused in words; the right one opens everything, the chat included."""
+    secret = "sk-live-page-test"
+    key = ApiKey(
+        name="page",
+        sha256=hashlib.sha256(secret.encode()).hexdigest(),
+        scopes=frozenset({"chat", "watch", "admin"}),
+    )
+    server = await start_server(api_gateway_endpoint=upstream.url, api_keys=(key,))
+    page = await open_page(browser, server.url)
+    await page.locator("#key-input").fill("wrong")
+    await page.locator("#key-input").press("Enter")
+    await expect(page.locator("#key-problem")).to_contain_text("key")
+    await page.locator("#key-input").fill(secret)
+    await page.locator("#key-input").press("Enter")
+    await expect(page.locator("#service-state")).to_have_text("Serving")
+    await expect(page.locator("#key-panel")).to_be_hidden()
+    await ask(page, "hello", "ten-tokens")
+    await expect(page.locator(".ending")).to_contain_text("10 tokens")
+
+
+async def test_an_open_server_is_said_to_be_open(browser: Browser, url: str) -> None:
+    """Without keys the page says who may use it."""
+    page = await open_served(browser, url)
+    await expect(page.locator("#access-note")).to_contain_text("anyone who reaches this port")
+
+
+async def test_the_page_fits_a_small_telephone(browser: Browser, url: str) -> None:
+    """Nothing is wider than 360 pixels."""
+    page = await open_served(browser, url, width=360)
+    await expect(page.locator("#metrics td.value").first).to_be_visible()
+    assert await page.evaluate("document.documentElement.scrollWidth") <= 360
