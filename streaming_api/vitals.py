@@ -1,10 +1,17 @@
-"""Vitals: this process watches itself. Loop lag, rates, and whether the upstream answers."""
+"""Vitals: this process watches itself, and says so to the topics.
+
+Loop lag, rates, what the topic ``metrics`` shows of this process, what its own alerts go by, and
+whether the upstream answers.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from typing import TYPE_CHECKING, Final
+
+from streaming_api.connection_manager import KINDS
+from streaming_api.topics import Readings
 
 if TYPE_CHECKING:
     from streaming_api.upstreams.upstream import Health
@@ -21,6 +28,33 @@ class Vitals:
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        context.topics.add_process(self._figures)
+        context.topics.set_readings(self._readings)
+
+    def _figures(self) -> dict[str, float | None]:
+        context = self._context
+        used = context.process.fetch()
+        queued = context.chat.queued
+        return {
+            "websocket_connections": context.manager.open["websocket"],
+            "sse_connections": context.manager.open["sse"],
+            "answers_running": len(context.chat.running) - queued,
+            "answers_queued": queued,
+            "tokens_per_second": round(context.telemetry.tokens_per_second(), 1),
+            "chunks_total": context.relayed(),
+            "resident_memory_bytes": used.resident_memory_bytes,
+            "cpu_seconds": used.cpu_seconds,
+            "open_fds": used.open_fds,
+            "event_loop_lag_seconds": round(context.telemetry.loop_lag, 4),
+        }
+
+    def _readings(self) -> Readings:
+        manager = self._context.manager
+        latency = self._context.telemetry.latency
+        return Readings(
+            connections={kind: (manager.open[kind], manager.limits[kind]) for kind in KINDS},
+            delivery_p99_seconds={kind: latency[kind].quantile(0.99, 60) for kind in KINDS},
+        )
 
     async def keep_sampling(self) -> None:
         """Twenty times a second: how late this wake-up is, and which held-back bytes have gone."""
@@ -42,7 +76,12 @@ class Vitals:
         upstream = self._context.upstream
         if not self._context.config.chat_enabled:
             return
+        scraped = False
         while True:
+            if not scraped and upstream.model is not None and upstream.model.url is not None:
+                scraped = True
+                key = {"Authorization": f"Bearer {upstream.model.api_key}"}
+                self._context.topics.add_exposition(f"{upstream.model.url}/metrics", key)
             health = await upstream.health()
             self._tell(health)
             await asyncio.sleep(_ASK if health.state == "up" else 1)

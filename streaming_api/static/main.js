@@ -9,7 +9,7 @@ import { startFigures } from "./figures.js";
 import { startHeader } from "./header.js";
 import { startHealth } from "./health.js";
 import { startMetrics } from "./metrics.js";
-import { pollForever, readStatus } from "./polls.js";
+import { pollForever, pollNow, readStatus } from "./polls.js";
 import { changed, state } from "./store.js";
 import { foldTopic } from "./topics.js";
 
@@ -62,6 +62,7 @@ function onPhase(now) {
   state.connection = { retryAt: 0, ...now, lostAt: now.phase === "open" ? null : lost };
   changed("connection");
   if (now.phase !== "open") return;
+  pollNow();
   chat.reconnected();
   chat.readModels();
 }

@@ -52,6 +52,9 @@ async function poll(round, onRefused) {
 let wake = () => {};
 document.addEventListener("visibilitychange", () => wake());
 
+/** Polls at once instead of when the period is over. */
+export const pollNow = () => wake();
+
 const pause = (milliseconds) =>
   new Promise((resolve) => {
     wake = resolve;

@@ -16,9 +16,10 @@ _DESCRIPTION: Final = """\
 LLM answers, metrics, alerts and status, streamed. The messages on event streams are described by
 the schema Message, and the WebSocket by AsyncAPI at /streaming/asyncapi.json.
 
-Where GET is described, HEAD is answered too, without the body, except on event streams. Another
-method gets 405 with Allow, another path 404, both with an Error. Keys are asked for only where the
-operator has configured some; without, whoever reaches the port has every scope."""
+Where GET is described, HEAD is answered, too. Another method gets 405 with Allow, another path 404,
+both with an Error; what is not HTTP/1.1 gets 400 in plain text and the connection is closed. Keys
+are asked for only where the operator has configured some: without, whoever reaches the port has
+every scope."""
 
 # Errors: status -> name of the shared response, what it means, headers that may come with it.
 

@@ -76,7 +76,7 @@ def _sections(results: Results) -> Iterator[str]:
     if results.cases(promise.WORK):
         yield (
             "### The promise: 1,000 WebSockets, 500 event streams, 100 answers at 50 tokens/s, "
-            "metrics each second"
+            "metrics each second (quick runs: a fifth of each)"
         )
         yield _promise_table(results)
 

@@ -109,6 +109,7 @@ class Connection(asyncio.Protocol):
         self._path = b""
         self._headers: dict[str, str] = {}
         self._body: list[bytes] = []
+        self._keeps_alive = True
         self._task: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -151,6 +152,7 @@ class Connection(asyncio.Protocol):
         self._body.append(data)
 
     def on_message_complete(self) -> None:
+        self._keeps_alive = self._parser.should_keep_alive()
         method = self._parser.get_method().decode()
         request = Request(method, self._path.decode(), self._headers, b"".join(self._body))
         self._path, self._headers, self._body = b"", {}, []
@@ -172,7 +174,7 @@ class Connection(asyncio.Protocol):
         """Note that everything is said. Who closes is up to the client's `Connection` header."""
         if self.generation is not None and self.generation.finished_at is None:
             self.generation.finished_at = time.monotonic()
-        if not self._parser.should_keep_alive():
+        if not self._keeps_alive:
             self.transport.close()
         self.upstream.changed()
 

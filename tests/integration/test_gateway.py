@@ -267,7 +267,7 @@ class TestAnAnswer:
         """An upstream that ends its body a little after `[DONE]` sees no early close."""
         upstream.scripts["plain"] = Script(split=7)
         for _ in range(20):
-            await ask(gateway)
+            assert (await ask(gateway)).text == Script().text()
         await upstream.until(lambda: upstream.connections == 0)
         assert not any(generation.was_abandoned for generation in upstream.generations)
 

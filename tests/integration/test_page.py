@@ -126,7 +126,9 @@ async def browser() -> AsyncIterator[Browser]:
 @pytest.fixture
 async def url(start_server: StartServer, upstream: FakeUpstream) -> str:
     """The application, with the fake upstream behind it."""
-    server = await start_server(api_gateway_endpoint=upstream.url, poll_interval=0.2)
+    server = await start_server(
+        api_gateway_endpoint=upstream.url, custom_metrics_endpoint=upstream.url, poll_interval=0.2
+    )
     return server.url
 
 
@@ -174,14 +176,10 @@ async def test_figures_change_and_nothing_breaks_the_content_security_policy(
     async with aiohttp.ClientSession() as session, session.ws_connect(f"{url}/streaming/websocket"):
         await expect(open_now).to_have_text("2")
     await expect(open_now).to_have_text("1")
-    values = page.locator("#metrics td.value")
-    await expect(values.first).to_be_visible()
-    before = await values.all_inner_texts()
-    await page.wait_for_function(
-        "before => [...document.querySelectorAll('#metrics td.value')]"
-        ".some((cell, index) => cell.innerText !== before[index])",
-        arg=before,
-    )
+    tokens = page.locator("#metrics tr", has_text="fake_tokens_total").locator("td.value")
+    await expect(tokens).to_have_text("0")
+    await ask(page, "hello", "ten-tokens")
+    await expect(tokens).to_have_text("10")
     await page.locator("#metrics-filter").fill("nothing is called this")
     await expect(page.locator("#metrics-empty")).to_have_text("No series matches this filter.")
     await expect(page.locator("#health .component").first).to_be_visible()
@@ -269,6 +267,7 @@ async def test_a_lost_connection_is_shown_and_the_answer_goes_on_without_loss(
     upstream.scripts["gated"] = Script(gate=gate, tokens=60)
     async with Cable(url) as cable:
         page = await open_served(browser, cable.url)
+        await expect(page.locator("#data-age")).to_contain_text("updated")
         await ask(page, "hello", "gated")
         gate.release(20)
         answer = page.locator(".answered .text")

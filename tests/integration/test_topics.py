@@ -1,0 +1,387 @@
+"""The topics on real sources: a real Prometheus and Alertmanager, and servers that misbehave."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
+
+import aiohttp
+import orjson
+import pytest
+from aiohttp import web
+
+from streaming_api.config import StreamingConfig
+from streaming_api.stream import Line
+from streaming_api.topics import Topics
+from tests.clients import Message, events, websocket
+from tests.conftest import StartServer
+from tests.fakes.prometheus import RealAlertmanager, RealPrometheus, free_port
+
+UNIT: Final = 0.05
+"""Seconds between two polls; bounds of waiting are multiples of it."""
+PATIENCE: Final = 600 * UNIT
+
+Json = dict[str, Any]
+
+
+@asynccontextmanager
+async def running(**settings: object) -> AsyncIterator[Topics]:
+    """The topics, asking their sources."""
+    loop = asyncio.get_running_loop()
+    config = StreamingConfig(poll_interval=UNIT, **settings)  # type: ignore[arg-type]
+    line = Line(
+        "0123456789abcdef",
+        call_later=loop.call_later,
+        flush_interval=config.flush_interval / 1000,
+        batch_size=config.batch_size,
+        delivered=lambda _batch, _writes: None,
+    )
+    topics = Topics(config, line)
+    task = asyncio.create_task(topics.run())
+    try:
+        yield topics
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+async def until(condition: Callable[[], bool], what: Callable[[], object]) -> None:
+    """Wait until the condition holds; fail with what is there instead when time is up."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, what()
+        await asyncio.sleep(UNIT / 5)
+
+
+async def until_state(topics: Topics, component: str, state: str) -> str | None:
+    """Wait until a component is in a state; its reason."""
+    await until(lambda: topics.states().get(component) == state, topics.components)
+    return topics.components()[component]["reason"]
+
+
+def values_of(topics: Topics, source: str) -> Json:
+    values: Json = orjson.loads(topics.metrics.snapshot())["values"].get(source, {})
+    return values
+
+
+def alerts_of(topics: Topics) -> list[Json]:
+    alerts: list[Json] = orjson.loads(topics.alerts.snapshot())["alerts"]
+    return alerts
+
+
+class FakeSource:
+    """An HTTP server whose answer can be changed while it runs; it keeps its port.
+
+    Attributes:
+        answer: what each request gets; None hangs.
+        asked: how many requests there have been.
+    """
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self.answer: Callable[[web.Request], web.Response] | None = text("")
+        self.asked = 0
+        self._runner: web.AppRunner | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    async def _handle(self, request: web.Request) -> web.Response:
+        self.asked += 1
+        if self.answer is None:
+            await asyncio.Event().wait()
+            raise AssertionError
+        return self.answer(request)
+
+    async def start(self) -> None:
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", self._handle)
+        self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=UNIT)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", self.port).start()
+
+    async def stop(self) -> None:
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+
+@pytest.fixture
+async def source() -> AsyncIterator[FakeSource]:
+    fake = FakeSource()
+    await fake.start()
+    yield fake
+    await fake.stop()
+
+
+def text(body: str, content_type: str = "text/plain", status: int = 200) -> Callable[..., Any]:
+    """An answer that is always the same."""
+    return lambda _request: web.Response(text=body, content_type=content_type, status=status)
+
+
+def prometheus(alerts: list[Json], value: str = "1") -> Callable[[web.Request], web.Response]:
+    """A small Prometheus: every query gives one value."""
+
+    def answer(request: web.Request) -> web.Response:
+        if request.path.endswith("/alerts"):
+            return web.json_response({"status": "success", "data": {"alerts": alerts}})
+        data = {"resultType": "scalar", "result": [0, value]}
+        return web.json_response({"status": "success", "data": data})
+
+    return answer
+
+
+FIRING: Final[Json] = {
+    "labels": {"alertname": "Broken"},
+    "annotations": {},
+    "state": "firing",
+    "activeAt": "2026-01-31T12:00:00Z",
+    "value": "1",
+}
+
+NONSENSE: Final = {
+    "a web page": text("<html><h1>It works!</h1>", "text/html"),
+    "an error": text("database is locked", status=500),
+    "another format": text("{}", "application/json"),
+    "no answer": None,
+}
+
+
+class TestSourcesThatFail:
+    @pytest.mark.parametrize("wrong", NONSENSE)
+    async def test_an_exposition_that_is_wrong_keeps_its_values_and_is_down_until_it_is_right(
+        self, wrong: str, source: FakeSource
+    ) -> None:
+        source.answer = text("requests_total 1\n")
+        async with running(custom_metrics_endpoint=source.url) as topics:
+            assert await until_state(topics, "exposition", "up") is None
+            source.answer = NONSENSE[wrong]
+            reason = await until_state(topics, "exposition", "down")
+            assert reason
+            assert source.url in reason
+            assert values_of(topics, "exposition") == {"requests_total": 1.0}
+            source.answer = text("requests_total 2\n")
+            assert await until_state(topics, "exposition", "up") is None
+            assert values_of(topics, "exposition") == {"requests_total": 2.0}
+
+    async def test_a_source_that_is_gone_comes_back_and_harms_no_other(
+        self, source: FakeSource
+    ) -> None:
+        asked = 0
+
+        def figures() -> dict[str, float]:
+            nonlocal asked
+            asked += 1
+            return {"asked": float(asked)}
+
+        source.answer = prometheus([FIRING])
+        async with running(metrics_server_endpoint=source.url, queries={"one": "1"}) as topics:
+            topics.add_process(figures)
+            await until_state(topics, "prometheus", "up")
+            await source.stop()
+            reason = await until_state(topics, "prometheus", "down")
+            assert reason is not None
+            assert "refuses connections" in reason or "broke" in reason
+            before = asked
+            await until(lambda: asked > before + 2, lambda: asked)
+            assert values_of(topics, "prometheus") == {"one": 1.0}
+            assert [alert["state"] for alert in alerts_of(topics)] == ["firing"]
+            source.answer = prometheus([], "2")
+            await source.start()
+            await until_state(topics, "prometheus", "up")
+            assert values_of(topics, "prometheus") == {"one": 2.0}
+            assert alerts_of(topics) == []
+
+    async def test_a_source_that_is_down_is_asked_less_and_less_often(
+        self, source: FakeSource
+    ) -> None:
+        source.answer = text("", status=500)
+        async with running(custom_metrics_endpoint=source.url) as topics:
+            await until_state(topics, "exposition", "down")
+            await until(lambda: source.asked >= 4, lambda: source.asked)
+            begun = time.monotonic()
+            before = source.asked
+            await until(lambda: source.asked >= before + 2, lambda: source.asked)
+            assert time.monotonic() - begun > 4 * UNIT, "pauses of at least 4 and 8 intervals / 2"
+
+    async def test_a_bad_query_and_missing_alerts_are_said_while_the_rest_is_shown(
+        self, source: FakeSource
+    ) -> None:
+        good = prometheus([])
+
+        def answer(request: web.Request) -> web.Response:
+            if request.path.endswith("/alerts"):
+                return web.Response(status=404, text="404 page not found")
+            return good(request)
+
+        source.answer = answer
+        async with running(metrics_server_endpoint=source.url, queries={"one": "1"}) as topics:
+            reason = await until_state(topics, "prometheus", "up")
+            assert reason is not None
+            assert reason.startswith("alerts: ")
+            assert "404" in reason
+            assert values_of(topics, "prometheus") == {"one": 1.0}
+
+    async def test_an_endpoint_that_is_not_configured_is_no_component(self) -> None:
+        async with running() as topics:
+            assert set(topics.states()) == {"streaming-api"}
+
+    async def test_an_exposition_may_come_later_with_its_key(self, source: FakeSource) -> None:
+        seen: list[str | None] = []
+
+        def answer(request: web.Request) -> web.Response:
+            seen.append(request.headers.get("Authorization"))
+            return web.Response(text="slots 4\n")
+
+        source.answer = answer
+        async with running() as topics:
+            topics.add_exposition(source.url, {"Authorization": "Bearer secret"})
+            await until_state(topics, "exposition", "up")
+            topics.add_exposition("http://127.0.0.1:9")
+            await until(lambda: len(seen) > 2, lambda: seen)
+            assert set(seen) == {"Bearer secret"}
+            assert topics.states()["exposition"] == "up"
+            assert values_of(topics, "exposition") == {"slots": 4.0}
+
+
+class TestRealSources:
+    async def test_the_usual_queries_of_a_real_prometheus(self, tmp_path: Path) -> None:
+        """None of them is refused, and one that finds nothing gives no series."""
+        async with (
+            RealPrometheus(tmp_path) as server,
+            running(metrics_server_endpoint=server.url) as topics,
+        ):
+            assert await until_state(topics, "prometheus", "up") is None
+            await until(
+                lambda: values_of(topics, "prometheus").get("alerts_firing") == 1,
+                lambda: values_of(topics, "prometheus"),
+            )
+            assert values_of(topics, "prometheus")["up"] == 1
+            assert "requests_running" not in values_of(topics, "prometheus")
+            assert topics.components()["prometheus"]["reason"] is None
+
+    async def test_a_real_alert_arrives_three_ways_and_ends(
+        self, tmp_path: Path, start_server: StartServer
+    ) -> None:
+        """From Prometheus, from its Alertmanager, and by the Alertmanager's webhook."""
+        port = free_port()
+        hook = f"http://127.0.0.1:{port}/streaming/alerts"
+        async with RealAlertmanager(tmp_path / "manager", webhook=hook) as manager:
+            peers = [f"127.0.0.1:{manager.port}"]
+            async with RealPrometheus(tmp_path / "server", alertmanagers=peers) as real:
+                server = await start_server(
+                    port=port,
+                    poll_interval=UNIT,
+                    metrics_server_endpoint=real.url,
+                    alertmanager_endpoint=manager.url,
+                )
+                firing: dict[str, Message] = {}
+
+                def all_three(message: Message) -> bool:
+                    alert = message["data"].get("alert")
+                    if alert and alert["labels"]["alertname"] == "AlwaysFiring":
+                        firing[alert["source"]] = alert
+                    return set(firing) == {"prometheus", "alertmanager", "webhook"}
+
+                async with events(server.url, "/streaming/sse/alerts") as stream:
+                    while not all_three(await stream.receive()):
+                        pass
+                assert len({alert["fingerprint"] for alert in firing.values()}) == 1
+                assert {alert["state"] for alert in firing.values()} == {"firing"}
+
+
+class TestTheApplication:
+    async def test_a_snapshot_comes_at_once_and_a_resumed_stream_goes_on_after_its_cursor(
+        self, start_server: StartServer, source: FakeSource
+    ) -> None:
+        count = 0
+
+        def answer(_: web.Request) -> web.Response:
+            nonlocal count
+            count += 1
+            return web.Response(text=f"count {count}\n")
+
+        source.answer = answer
+        server = await start_server(poll_interval=UNIT, custom_metrics_endpoint=source.url)
+        async with events(server.url, "/streaming/sse/metrics") as stream:
+            first = await stream.receive()
+            assert first["data"]["event"] == "snapshot"
+            seen = [await stream.receive() for _ in range(3)]
+        headers = {"Last-Event-ID": seen[-1]["cursor"]}
+        async with events(server.url, "/streaming/sse/metrics", headers=headers) as stream:
+            after = await stream.receive()
+        assert after["data"]["event"] == "changed"
+        assert after["sequence_id"] > seen[-1]["sequence_id"]
+        counted = [
+            message["data"]["values"]["exposition"]["count"]
+            for message in [*seen, after]
+            if "exposition" in message["data"]["values"]
+        ]
+        assert counted == sorted(set(counted))
+
+    @pytest.mark.parametrize("cursor", ["garbage", "0000000000000000:7"])
+    async def test_a_foreign_cursor_is_a_gap_and_a_snapshot_on_either_transport(
+        self, cursor: str, start_server: StartServer
+    ) -> None:
+        server = await start_server()
+        reason = "malformed" if cursor == "garbage" else "epoch"
+        async with events(server.url, f"/streaming/sse/status?cursor={cursor}") as stream:
+            told = [(await stream.receive())["data"] for _ in range(2)]
+        assert told[0] == {"event": "gap", "reason": reason}
+        assert told[1]["event"] == "snapshot"
+        async with websocket(server.url) as socket:
+            await socket.send(message_type="status_update", cursor=cursor)
+            notices = [(await socket.receive())["data"] for _ in range(3)]
+        assert [data["event"] for data in notices] == ["subscribed", "gap", "snapshot"]
+
+    async def test_the_webhook_is_seen_by_who_watches_and_ends_by_the_webhook(
+        self, start_server: StartServer
+    ) -> None:
+        server = await start_server()
+        alert = {
+            "status": "firing",
+            "labels": {"alertname": "<script>alert(1)</script>"},
+            "annotations": {},
+            "startsAt": "2026-01-31T12:00:00Z",
+            "endsAt": "0001-01-01T00:00:00Z",
+        }
+        over = alert | {"status": "resolved", "endsAt": "2026-01-31T12:05:00Z"}
+        async with (
+            events(server.url, "/streaming/sse/alerts") as stream,
+            aiohttp.ClientSession() as session,
+        ):
+            assert (await stream.receive())["data"] == {"event": "snapshot", "alerts": []}
+            for body, event in [(alert, "firing"), (over, "resolved")]:
+                payload = {"version": "4", "alerts": [body]}
+                async with session.post(f"{server.url}/streaming/alerts", json=payload) as reply:
+                    assert reply.status == 200
+                told = await stream.receive()
+                assert told["data"]["event"] == event
+                assert told["data"]["alert"]["labels"] == alert["labels"]
+
+    async def test_a_gateway_that_is_down_is_an_alert_of_our_own(
+        self, start_server: StartServer
+    ) -> None:
+        gone = f"http://127.0.0.1:{free_port()}"
+        server = await start_server(poll_interval=UNIT, api_gateway_endpoint=gone)
+        async with events(server.url, "/streaming/sse/alerts") as stream:
+            told = await stream.until(lambda message: message["data"].get("event") == "firing")
+        assert told[-1]["data"]["alert"]["labels"]["alertname"] == "UpstreamDown"
+        assert told[-1]["data"]["alert"]["source"] == "streaming-api"
+
+    async def test_a_topic_that_is_switched_off_says_which_setting_it_was(
+        self, start_server: StartServer
+    ) -> None:
+        server = await start_server(alerts_enabled=False)
+        async with aiohttp.ClientSession() as session:
+            for path, code in [("alerts", "alerts_disabled"), ("?topics=x", "unknown_topic")]:
+                url = f"{server.url}/streaming/sse/{path}".replace("/?", "?")
+                async with session.get(url) as reply:
+                    assert reply.status == 404
+                    assert (await reply.json())["error"]["code"] == code
