@@ -31,6 +31,7 @@ from streaming_api.web import contract, openai, ops, page, sse, websocket
 from streaming_api.web.context import CONTEXT, Context
 from streaming_api.web.guard import guard
 
+BACKGROUND = web.AppKey("background", Background)
 logger = logging.getLogger(__name__)
 
 ANSWERS_DRAIN_SECONDS: Final = 3.0
@@ -48,6 +49,7 @@ def make_app(config: StreamingConfig) -> web.Application:
     context = build(config)
     app = web.Application(middlewares=[guard], client_max_size=config.message_size_limit)
     app[CONTEXT] = context
+    app[BACKGROUND] = Background(context.telemetry.background_failures)
     aiohttp_jinja2.setup(app, loader=jinja2.FileSystemLoader(_templates()), autoescape=True)
     add_routes(app)
     app.on_response_prepare.append(page.add_headers)
@@ -124,7 +126,7 @@ async def _running(app: web.Application) -> AsyncIterator[None]:
     context = app[CONTEXT]
     manager = context.manager
     vitals = Vitals(context)
-    background = Background(context.telemetry.background_failures)
+    background = app[BACKGROUND]
     unpublish = publish(context)
     await context.upstream.start()
     background.start("signs of life", manager.keep_beating)

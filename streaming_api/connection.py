@@ -29,8 +29,21 @@ class Connection(asyncio.Protocol):
     kind: ClassVar[str]
 
     __slots__ = (
-        "_last_write", "_messages", "_bytes", "client", "ending", "framing", "manager",
-        "number", "opened", "path", "paused", "progress", "received", "transport", "viewers",
+        "_bytes",
+        "_last_write",
+        "_messages",
+        "client",
+        "ending",
+        "framing",
+        "manager",
+        "number",
+        "opened",
+        "path",
+        "paused",
+        "progress",
+        "received",
+        "transport",
+        "viewers",
     )  # fmt: skip
 
     transport: asyncio.Transport
@@ -69,6 +82,9 @@ class Connection(asyncio.Protocol):
         if self.ending is None:
             self._messages += 1
             self.write(self.framing.notice(payload, message_type))
+
+    def add_plain(self, plain: bytes) -> None:
+        """Add to the checksum what was written compressed; only gzip has one."""
 
     def count(self, messages: int, size: int, when: float) -> None:
         """Take over what a viewer has counted."""

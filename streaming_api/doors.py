@@ -208,7 +208,8 @@ class Doors:
         try:
             parts = urlsplit(asked)
             here = _authority(host.lower(), parts.scheme)
-            same = parts.scheme in {"http", "https"} and _authority(parts.netloc, parts.scheme) == here
+            there = _authority(parts.netloc, parts.scheme)
+            same = parts.scheme in {"http", "https"} and there == here
         except ValueError:
             same = False
         if not same:

@@ -98,7 +98,7 @@ class FrameParser:
                     yield received
         finally:
             if start:
-                self._buffer = buffer[start:]  # a copy of the little that is left: nothing large is kept
+                self._buffer = buffer[start:]  # a copy of the little that is left
 
     def _header(self, buffer: bytearray, at: int) -> tuple[int, int, int] | None:
         """First byte, payload length and where the mask starts; None if there is more to come."""

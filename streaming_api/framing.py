@@ -101,6 +101,10 @@ class Framing:
         """The bytes of several messages, for one write."""
         return b"".join(map(self.message, messages))
 
+    def plain(self, messages: Iterable[Message]) -> bytes | None:  # noqa: ARG002 (of gzip alone)
+        """What each connection must add to its checksum for these messages; None where none is."""
+        return None
+
 
 class _WebSocket(Framing):
     __slots__ = ()
@@ -148,6 +152,34 @@ class _ChunkedEvents(_Events):
         return chunk(super().notice(payload, message_type))
 
 
+class _GzipEvents(_Events):
+    """Server-Sent Events inside one gzip stream a connection, made of blocks that all share.
+
+    A connection's stream is `GZIP_HEADER`, blocks, `gzip_end` with its own checksum.
+    """
+
+    __slots__ = ()
+
+    def message(self, message: Message) -> bytes:
+        plain = event(message)
+        return chunk(stored(plain) if len(plain) < COMPRESS_FROM else deflate(plain))
+
+    def notice(self, payload: bytes, message_type: str) -> bytes:
+        return chunk(stored(super().notice(payload, message_type)))
+
+    def plain(self, messages: Iterable[Message]) -> bytes:
+        return b"".join(map(event, messages))
+
+
+GZIP_HEADER: Final = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
+"""RFC 1952 section 2.3: deflate, no name, no time, unknown system."""
+
+
+def gzip_end(checksum: int, size: int) -> bytes:
+    """An empty final block, CRC-32 and length of everything that was compressed."""
+    return b"\x03\x00" + checksum.to_bytes(4, "little") + (size % 2**32).to_bytes(4, "little")
+
+
 class _OpenAI(Framing):
     """OpenAI's own wire: the upstream's chunk alone; notices are comments, the end is not shown."""
 
@@ -174,5 +206,6 @@ WEBSOCKET: Final[Framing] = _WebSocket("websocket")
 DEFLATED_WEBSOCKET: Final[dict[int, Framing]] = {n: _DeflatedWebSocket(n) for n in range(9, 16)}
 EVENTS: Final[Framing] = _Events("events")
 CHUNKED_EVENTS: Final[Framing] = _ChunkedEvents("chunked-events")
+GZIP_EVENTS: Final[Framing] = _GzipEvents("gzip-events")
 OPENAI: Final[Framing] = _OpenAI("openai")
 CHUNKED_OPENAI: Final[Framing] = _ChunkedOpenAI("chunked-openai")

@@ -59,6 +59,7 @@ class Clock:
         self._text = self._stamp = b""
 
     def __call__(self) -> bytes:
+        """Now."""
         millisecond = time.time_ns() // 1_000_000
         if millisecond != self._millisecond:
             self._millisecond = millisecond

@@ -56,9 +56,10 @@ def measure(config: StreamingConfig) -> Figures:
     thread = threading.Thread(target=work, name="selftest")
     thread.start()
     thread.join()
-    if isinstance(result[0], BaseException):
-        raise RuntimeError(f"The self-test failed: {result[0]!r}") from result[0]
-    return result[0]
+    outcome = result[0]
+    if isinstance(outcome, Figures):
+        return outcome
+    raise RuntimeError(f"The self-test failed: {outcome!r}") from outcome
 
 
 def _alone(config: StreamingConfig) -> StreamingConfig:

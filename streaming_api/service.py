@@ -9,13 +9,15 @@ import signal
 import socket
 import ssl
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 import uvloop
 from aiohttp import web
 
-from streaming_api.app import make_app
+from streaming_api.app import BACKGROUND, make_app
 from streaming_api.config import StreamingConfig
+from streaming_api.dump import describe
 from streaming_api.web.context import CONTEXT
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ logger = logging.getLogger(__name__)
 HEAD_SECONDS: Final = 10.0
 """Seconds for a request's line and headers, and for the next one on a kept-alive connection."""
 _BACKLOG: Final = 4096
+_RELOAD_SECONDS: Final = 5.0
 
 
 class StreamingService:
@@ -83,8 +86,14 @@ class StreamingService:
             OSError: the address cannot be bound.
         """
         config = self.config
+        app = self._make(config)
+        tls: ssl.SSLContext | None = None
+        if config.tls_certificate is not None:
+            certificate = _Certificate(config.tls_certificate, config.tls_key)
+            tls = certificate.context
+            app[BACKGROUND].start("TLS certificate", certificate.keep_reloading)
         runner = web.AppRunner(
-            self._make(config),
+            app,
             handler_cancellation=True,  # a handler leaves with its client
             keepalive_timeout=HEAD_SECONDS,
             shutdown_timeout=1.0,
@@ -93,7 +102,7 @@ class StreamingService:
         await runner.setup()
         try:
             site = web.SockSite(
-                runner, _listening_socket(config), backlog=_BACKLOG, ssl_context=_tls(config)
+                runner, _listening_socket(config), backlog=_BACKLOG, ssl_context=tls
             )
             await site.start()
         except BaseException:
@@ -160,7 +169,7 @@ def _listening_socket(config: StreamingConfig) -> socket.socket:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if config.workers > 1:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        listening.setblocking(False)
+        listening.setblocking(False)  # noqa: FBT003 (the standard library's)
         listening.bind((config.host, config.port))
     except BaseException:
         listening.close()
@@ -168,12 +177,30 @@ def _listening_socket(config: StreamingConfig) -> socket.socket:
     return listening
 
 
-def _tls(config: StreamingConfig) -> ssl.SSLContext | None:
-    if config.tls_certificate is None:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(config.tls_certificate, config.tls_key)
-    return context
+class _Certificate:
+    """The TLS certificate, and its reload when the files change (a renewal)."""
+
+    def __init__(self, certificate: Path, key: Path | None) -> None:
+        self.context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        self._files = (certificate, key or certificate)
+        self._loaded = self._changed()
+        self.context.load_cert_chain(*self._files)
+
+    def _changed(self) -> list[int]:
+        return [file.stat().st_mtime_ns for file in self._files]
+
+    async def keep_reloading(self) -> None:
+        """Look every few seconds; handshakes after a change get the new one."""
+        while True:
+            await asyncio.sleep(_RELOAD_SECONDS)
+            try:
+                changed = self._changed()
+                if changed != self._loaded:
+                    self.context.load_cert_chain(*self._files)
+                    self._loaded = changed
+                    logger.info("the TLS certificate has changed and is loaded")
+            except (OSError, ssl.SSLError) as error:  # half-written; the old one goes on
+                logger.warning("the TLS certificate cannot be reloaded: %s", error)
 
 
 def run(config: StreamingConfig) -> int:
@@ -190,6 +217,7 @@ async def _serve(config: StreamingConfig) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     service = StreamingService(config)
+    loop.add_signal_handler(signal.SIGUSR1, lambda: logger.warning("%s", describe(service.context)))
     try:
         await service.start()
     except OSError as error:

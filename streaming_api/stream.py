@@ -322,6 +322,9 @@ class Line:
         viewers = tuple(group.viewers.items())
         for _, write in viewers:
             write(data)
+        if (plain := group.framing.plain(batch)) is not None:
+            for viewer, _ in viewers:
+                viewer.connection.add_plain(plain)
         self._delivered(batch, viewers)
         if self.ended:
             for viewer, _ in viewers:
@@ -400,7 +403,7 @@ class Line:
                 del self.groups[key]
 
     def read(self, watched: frozenset[str], cursor: int) -> list[Message]:
-        """What follows ``cursor`` on the log, in order, as far as live viewers have been written."""
+        """What follows ``cursor`` on the log, in order, up to ``flushed``."""
         found = [
             stream.after(cursor, self.flushed, CATCH_UP_BYTES)
             for name, stream in self.streams.items()

@@ -150,7 +150,7 @@ async def events(
     async with (
         httpx.AsyncClient(timeout=UNIT, trust_env=False) as client,
         httpx_sse.aconnect_sse(
-            client, "GET" if body is None else "POST", url + path, json=body, headers=headers
+            client, "GET" if body is None else "POST", url + path, json=body, headers=headers or {}
         ) as source,
     ):
         yield Events(source.response, source)

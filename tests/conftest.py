@@ -1,4 +1,4 @@
-"""Fixtures: the real application on a real socket, with a fake upstream that speaks the real protocol."""
+"""Fixtures: the real application on a real socket, and a fake upstream with the real protocol."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from tests.fakes.upstream import FakeUpstream
 StartServer = Callable[..., Awaitable[StreamingService]]
 
 
-@pytest.fixture(scope="session")
-def event_loop_policy() -> asyncio.AbstractEventLoopPolicy:
+def pytest_asyncio_loop_factories(
+    config: pytest.Config,  # noqa: ARG001 (the hook's signature)
+    item: pytest.Item,  # noqa: ARG001
+) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
     """The loop that production runs."""
-    return uvloop.EventLoopPolicy()
+    return {"uvloop": uvloop.new_event_loop}
 
 
 @pytest.fixture(autouse=True)

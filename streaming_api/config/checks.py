@@ -18,7 +18,7 @@ HOST_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9_]([a-z0-9_-]{0,62})(\.[a-z0-9_]([a
 
 def one_line(text: str) -> str:
     """Text of 1 to 200 printable characters."""
-    if not text.strip() or not text.isprintable() or len(text) > 200:  # noqa: PLR2004
+    if not text.strip() or not text.isprintable() or len(text) > 200:
         raise Unfit(text, "one line of 1 to 200 printable characters")
     return text
 

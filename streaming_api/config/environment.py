@@ -127,7 +127,7 @@ def _quoted_or_bare(text: str, at: int) -> tuple[str | None, int]:
         parts.append(quoted[1] if single else _ESCAPE.sub(_unescape_quoted, quoted[1]))
         at = quoted.end()
     bare = _BARE.match(text, at)
-    assert bare is not None  # noqa: S101 - it matches the empty string too
+    assert bare is not None
     parts.append(_ESCAPE.sub(_unescape, _without_trailing_blanks(bare[0])))
     return "".join(parts), bare.end()
 

@@ -156,7 +156,7 @@ def _value(node: yaml.Node, place: str, document: Document) -> object:
         document.complain(f"found {what}, needs the plain value", place, _line(node))
         document.refused.add(place)
         return None
-    assert isinstance(node, yaml.ScalarNode)  # noqa: S101 - YAML has no fourth kind of node
+    assert isinstance(node, yaml.ScalarNode)
     return _scalar(node)
 
 

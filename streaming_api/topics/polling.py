@@ -38,7 +38,7 @@ Raises SourceError when it did not answer."""
 
 DEFAULT_QUERIES: Final[Mapping[str, str]] = {
     "up": "up",
-    "alerts_firing": 'sum(ALERTS{alertstate="firing"})',
+    "alerts_firing": 'count(ALERTS{alertstate="firing"}) or vector(0)',
     "generated_tokens_per_second": (
         "sum(rate(vllm:generation_tokens_total[1m]))"
         " or sum(rate(llamacpp:tokens_predicted_total[1m]))"

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 import attrs
 from aiohttp import web
 
+from streaming_api.doors import Client
+
 if TYPE_CHECKING:
     from streaming_api.chat import Chat
     from streaming_api.config import StreamingConfig
     from streaming_api.connection_manager import ConnectionManager
-    from streaming_api.doors import Client, Doors
+    from streaming_api.doors import Doors
     from streaming_api.sources.process import Process
     from streaming_api.telemetry import Telemetry
     from streaming_api.topics import Topics
@@ -47,11 +49,10 @@ class Context:
 
 
 CONTEXT = web.AppKey("context", Context)
-CLIENT = "streaming_api.client"
+CLIENT = web.RequestKey("client", Client)
 """Where a request carries who sent it."""
 
 
 def client_of(request: web.Request) -> Client:
     """Who sent this request; the guard has put it there."""
-    client: Client = request[CLIENT]
-    return client
+    return request[CLIENT]

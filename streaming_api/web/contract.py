@@ -15,7 +15,8 @@ import orjson
 from aiohttp import ETag, hdrs, web
 
 from streaming_api import __version__
-from streaming_api.web.openapi import Json, openapi as openapi_of
+from streaming_api.web.openapi import openapi as openapi_of
+from streaming_api.web.openapi_parts import Json
 
 _SCHEMAS: Final = Path(__file__).parent.parent / "schema"
 

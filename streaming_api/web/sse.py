@@ -6,7 +6,9 @@ aiohttp-sse opens the response (its headers, TCP_USER_TIMEOUT); then the transpo
 
 from __future__ import annotations
 
+import re
 import time
+import zlib
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from aiohttp import hdrs, web
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from streaming_api.web.context import Context
 
 _LAST_CHUNK: Final = b"0\r\n\r\n"
+_REFUSED: Final = re.compile(r"q=0(\.0*)?")
 _COMMENT: Final = b": keep-alive\n\n"
 
 
@@ -38,19 +41,34 @@ class EventStream(Connection):
 
     kind: ClassVar[str] = "sse"
 
-    __slots__ = ("_chunked",)
+    __slots__ = ("_checksum", "_chunked", "_size")
 
     def __init__(self, request: web.Request, kind: framing.Framing, *, chunked: bool) -> None:
         context = request.app[CONTEXT]
-        super().__init__(context.manager, client_of(request), kind, request.path)
+        super().__init__(context.manager, client_of(request), kind, request.rel_url.raw_path)
         self._chunked = chunked
+        self._checksum = self._size = 0  # of what a gzip stream holds so far
 
     def data_received(self, data: bytes) -> None:
         """A client of an event stream has nothing more to say."""
 
     def comment(self, text: bytes) -> None:
-        """Bytes that are no event: `retry:`, a sign of life."""
+        """Bytes that are no event: a sign of life."""
+        if self.framing is framing.GZIP_EVENTS:
+            self.add_plain(text)
+            text = framing.stored(text)
         self.write(framing.chunk(text) if self._chunked else text)
+
+    def send(self, payload: bytes, message_type: str) -> None:
+        """A notice or an error, for this client alone."""
+        super().send(payload, message_type)
+        if self.framing is framing.GZIP_EVENTS:
+            self.add_plain(framing.EVENTS.notice(payload, message_type))
+
+    def add_plain(self, plain: bytes) -> None:
+        """Add to the checksum of the gzip stream."""
+        self._checksum = zlib.crc32(plain, self._checksum)
+        self._size += len(plain)
 
     def beat(self, now: float) -> float:
         """A comment after so much silence, so that nobody in between takes it for dead."""
@@ -78,6 +96,8 @@ class EventStream(Connection):
             return
         self.leave_all()
         self.ending = ending
+        if self.framing is framing.GZIP_EVENTS:
+            self.write(framing.chunk(framing.gzip_end(self._checksum, self._size)))
         if self._chunked:
             self.write(_LAST_CHUNK)
         self.transport.close()
@@ -87,23 +107,41 @@ class EventStream(Connection):
 class _Opening(EventSourceResponse):
     """The head of an event stream whose connection ends with it."""
 
-    def __init__(self, send_timeout: float) -> None:
+    def __init__(self, send_timeout: float, *, gzip: bool) -> None:
         super().__init__(send_timeout=send_timeout, allow_all_methods=True)
         self.headers[hdrs.CONNECTION] = "close"
+        self.headers[hdrs.VARY] = hdrs.ACCEPT_ENCODING
+        if gzip:
+            self.headers[hdrs.CONTENT_ENCODING] = "gzip"
 
 
 async def open_events(request: web.Request, place: Place) -> EventStream:
     """Answer a request with an event stream, and take its connection over."""
-    chunked = request.version >= HttpVersion11
-    kind = framing.CHUNKED_EVENTS if chunked else framing.EVENTS
     config = request.app[CONTEXT].config
-    response = _Opening(config.stall_timeout)
+    kind = _negotiate(request)
+    gzip = kind is framing.GZIP_EVENTS
+    connection = EventStream(request, kind, chunked=kind is not framing.EVENTS)
+    response = _Opening(config.stall_timeout, gzip=gzip)
     await response.prepare(request)
     response.stop_streaming()  # its ping knows nothing of our traffic; `beat` does
-    await response.write(b"retry: %d\n\n" % config.retry_timeout)
-    connection = EventStream(request, kind, chunked=chunked)
+    opening = b"retry: %d\n\n" % config.retry_timeout
+    connection.add_plain(opening)
+    await response.write(framing.GZIP_HEADER + framing.stored(opening) if gzip else opening)
     take_over(request, connection, place)
     return connection
+
+
+def _negotiate(request: web.Request) -> framing.Framing:
+    """RFC 9110 section 12.5.3, as far as gzip goes."""
+    if request.version < HttpVersion11:
+        return framing.EVENTS
+    config = request.app[CONTEXT].config
+    if config.compression_enabled and config.sse_compression:
+        for coding in request.headers.get(hdrs.ACCEPT_ENCODING, "").lower().split(","):
+            name, _, weight = coding.partition(";")
+            if name.strip() == "gzip" and not _REFUSED.fullmatch(weight.strip()):
+                return framing.GZIP_EVENTS
+    return framing.CHUNKED_EVENTS
 
 
 def require_sse(context: Context) -> None:

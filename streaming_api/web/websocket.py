@@ -222,7 +222,9 @@ def handler(*, chat_only: bool) -> Callable[[web.Request], Awaitable[web.StreamR
             if context.config.compression_enabled and context.config.websocket_compression:
                 deflate = negotiate(request.headers.get(hdrs.SEC_WEBSOCKET_EXTENSIONS, ""))
             commander = Commander(context, chat_only=chat_only)
-            connection = WebSocket(context.manager, client, request.path, deflate, commander)
+            connection = WebSocket(
+                context.manager, client, request.rel_url.raw_path, deflate, commander
+            )
             answer = _switching_protocols(request, key, deflate)
             take_over(request, connection, place, answer)
         return web.Response()  # never sent: aiohttp has no transport any more

@@ -1,0 +1,34 @@
+"""What this process is doing, in words: tasks, streams, connections. For SIGUSR1."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from streaming_api.web.context import Context
+
+_MOST: Final = 200
+"""Rows of each kind; more would be a log to get lost in."""
+
+
+def describe(context: Context) -> str:
+    """Tasks and where they wait, answers, topics, connections; no message content, no secrets."""
+    return "\n".join(_lines(context))
+
+
+def _lines(context: Context) -> Iterator[str]:
+    yield "what this process is doing"
+    yield f"  {context.manager!r}, {context.chat!r}, {context.chat.pool!r}, {context.upstream.name}"
+    yield f"  topics: {context.topics.line!r}"
+    for answer in context.chat.running[:_MOST]:
+        yield f"  answer: {answer!r} {answer.line!r} {answer.stream!r}"
+    for connection in tuple(context.manager.present())[:_MOST]:
+        unsent, lag = connection.unsent, connection.lag
+        yield f"  connection: {connection!r} {unsent} unsent bytes, {lag} messages behind"
+    tasks = sorted(asyncio.all_tasks(), key=lambda task: task.get_name())
+    for task in tasks[:_MOST]:
+        frames = task.get_stack(limit=1)
+        where = f"{frames[-1].f_code.co_filename}:{frames[-1].f_lineno}" if frames else "-"
+        yield f"  task: {task.get_name()} at {where}"

@@ -1,0 +1,174 @@
+"""The parts that OpenAPI's operations are made of: errors, parameters, credentials. Data only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+Json = Mapping[str, object]
+
+# Errors: status -> name of the shared response, what it means, headers that may come with it.
+
+_RETRY_AFTER: Final[Json] = {
+    "Retry-After": {
+        "description": "Seconds after which trying again makes sense.",
+        "schema": {"type": "integer", "minimum": 1},
+    }
+}
+_CHALLENGE: Final[Json] = {"WWW-Authenticate": {"schema": {"type": "string"}}}
+_UPGRADE: Final[Json] = {
+    "Upgrade": {"required": True, "schema": {"type": "string", "const": "websocket"}},
+    "Sec-WebSocket-Version": {"required": True, "schema": {"type": "string", "const": "13"}},
+}
+_ERRORS: Final[Mapping[int, tuple[str, str, Json]]] = {
+    400: ("BadRequest", "The request is wrong, or its body came too slowly.", {}),
+    401: ("Unauthorized", "No API key or ticket, or a bad one.", _CHALLENGE),
+    403: ("Forbidden", "A foreign Origin or Host, or a key without the scope.", {}),
+    404: ("NotFound", "No such stream, or a feature that is switched off here.", {}),
+    410: ("Gone", "The answer has ended and is no longer kept.", {}),
+    413: ("TooLarge", "The body is above websocket.message_size_limit.", {}),
+    426: ("UpgradeRequired", "This path speaks WebSocket, version 13.", _UPGRADE),
+    429: ("TooMany", "A limit of this client: too fast, or too much at once.", _RETRY_AFTER),
+    500: ("Internal", "The server failed; the operator finds the reason in its log.", {}),
+    502: ("UpstreamFailed", "The model server cannot be reached or does not make sense.", {}),
+    503: ("Unavailable", "A limit of the whole server, or it is stopping.", _RETRY_AFTER),
+}
+_ALWAYS: Final = (403, 500)
+OPENING: Final = (429, 503)  # admission of one more connection
+
+# Parts
+
+
+def ref(kind: str, name: str) -> Json:
+    """A reference to a shared component."""
+    return {"$ref": f"#/components/{kind}/{name}"}
+
+
+def json_of(schema: str) -> Json:
+    """JSON content of a shared schema."""
+    return {"application/json": {"schema": ref("schemas", schema)}}
+
+
+def reply(description: str, content: Json | None = None, headers: Json | None = None) -> Json:
+    """A response."""
+    made: dict[str, object] = {"description": description}
+    if headers:
+        made["headers"] = headers
+    if content:
+        made["content"] = content
+    return made
+
+
+def operation(
+    summary: str,
+    replies: Mapping[int | str, Json],
+    *errors: int,
+    tag: str,
+    scope: str | None = None,
+    parameters: Sequence[str] = (),
+    body: str | None = None,
+) -> Json:
+    """One operation.
+
+    Args:
+        summary: what it does.
+        replies: by status.
+        errors: statuses of `_ERRORS` besides those that any operation may have.
+        tag: the group that it belongs to.
+        scope: what a key must have; "" for any key, None for everybody.
+        parameters: names of shared parameters.
+        body: the schema of the request's JSON.
+    """
+    statuses = {*errors, *_ALWAYS} if scope is None else {*errors, *_ALWAYS, 401}
+    responses: dict[int | str, Json] = {
+        status: ref("responses", _ERRORS[status][0]) for status in statuses
+    }
+    responses.update(replies)
+    made: dict[str, object] = {
+        "summary": summary,
+        "tags": [tag],
+        "responses": {str(status): responses[status] for status in sorted(responses, key=str)},
+    }
+    if scope is not None:
+        roles = [scope] if scope else []
+        made["security"] = [{"key": roles}, {"ticket": roles}, {}]
+    if parameters:
+        made["parameters"] = [ref("parameters", name) for name in parameters]
+    if body is not None:
+        made["requestBody"] = {"required": True, "content": json_of(body)}
+    return made
+
+
+# Shared components
+
+
+def _parameter(where: str, name: str, description: str, schema: Json, **more: object) -> Json:
+    required = {"required": True} if where == "path" else {}
+    described = {"name": name, "in": where, "description": description, "schema": schema}
+    return {**described, **required, **more}
+
+
+_TOPIC: Final[Json] = {"type": "string", "enum": ["metrics", "alerts", "status"]}
+PARAMETERS: Final = {
+    "topic": _parameter("path", "topic", "The topic", _TOPIC),
+    "topics": _parameter(
+        "query",
+        "topics",
+        "Which topics, with commas between; all that are switched on if absent.",
+        {"type": "array", "items": _TOPIC, "minItems": 1},
+        style="form",
+        explode=False,
+    ),
+    "cursor": _parameter(
+        "query",
+        "cursor",
+        "Resume after it; does what Last-Event-ID does, for clients that cannot set headers. What"
+        " is no cursor of ours is told as a gap, and no error.",
+        {"type": "string"},
+    ),
+    "Last-Event-ID": _parameter(
+        "header",
+        "Last-Event-ID",
+        "The id of the last event: resume after it. Wins over the cursor.",
+        {"type": "string"},
+    ),
+    "request_id": _parameter("path", "request_id", "The answer", ref("schemas", "RequestId")),
+    "after": _parameter(
+        "query",
+        "after",
+        "The last sequence_id seen, 0 for from the start; a cursor wins over it.",
+        {"type": "integer", "minimum": 0, "maximum": 10**18 - 1, "default": 0},
+    ),
+    "Idempotency-Key": _parameter(
+        "header",
+        "Idempotency-Key",
+        "The answer's request_id; wins over the body's.",
+        ref("schemas", "RequestId"),
+    ),
+    "file": _parameter(
+        "path", "file", "Its name", {"type": "string", "pattern": "^[a-z_]{1,64}\\.[a-z]{2,4}$"}
+    ),
+}
+SECURITY: Final[Json] = {
+    "key": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "An API key, where some are configured. The word beside it is the scope"
+        " that it needs: chat, watch, alerts or admin. On a WebSocket also as the subprotocol"
+        " streaming-api.bearer.BASE64URL_OF_THE_KEY.",
+    },
+    "ticket": {
+        "type": "apiKey",
+        "in": "query",
+        "name": "ticket",
+        "description": "A one-use ticket of POST /streaming/tickets, good for 30 seconds.",
+    },
+}
+
+
+def error_responses() -> Json:
+    """The shared responses that the errors of an `operation` refer to."""
+    return {
+        name: reply(description, json_of("Error"), headers)
+        for name, description, headers in _ERRORS.values()
+    }
