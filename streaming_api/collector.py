@@ -144,7 +144,8 @@ class Collector:
             "streaming_source_up", "Whether a source answers: 1 or 0.", labels=["source"]
         )
         for name in _COMPONENTS:
-            sources.add_metric([name], states.get(name) == "up")
+            if name in states:  # one that is not configured is neither up nor down
+                sources.add_metric([name], states[name] == "up")
         yield sources
         yield GaugeMetricFamily(
             "streaming_event_loop_lag_seconds",

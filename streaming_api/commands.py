@@ -1,7 +1,7 @@
 """Client commands: from bytes to typed values, every fault told clearly. Pure.
 
 orjson refuses what the standard library lets through: NaN, infinities, lone surrogates, endless
-nesting.
+nesting. What it reads deeper than it writes is refused here: an upstream could not be sent it.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ _ACTIONS: Final = {
     ALERT: ("subscribe", "unsubscribe"),
     STATUS: ("subscribe", "unsubscribe"),
 }
+_SURELY_SHALLOW: Final = 200
+"""Brackets that no nesting of them makes too deep: orjson writes 254 levels."""
 TOPICS: Final = {METRICS: "metrics", ALERT: "alerts", STATUS: "status"}
 """The topic that each message type is about."""
 
@@ -108,6 +110,12 @@ def parse_object(text: bytes) -> dict[str, object]:
         found = _KINDS.get(type(value), "something else")
         message = f"A JSON object is expected, not {found}."
         raise BadRequest(message, "not_an_object")
+    if text.count(b"[") + text.count(b"{") > _SURELY_SHALLOW:
+        try:
+            orjson.dumps(value)
+        except orjson.JSONEncodeError:
+            message = "This JSON is nested too deep; 200 levels are taken."
+            raise BadRequest(message, "too_deep") from None
     return value
 
 

@@ -20,6 +20,8 @@ _CONTINUATION: Final = 0x0
 _TAIL: Final = b"\x00\x00\xff\xff"
 _EMPTY_FRAGMENTS: Final = 1_000
 """Empty fragments a message may have: they carry nothing and cost the same."""
+_AFTER_END: Final = 5
+"""Bytes after a deflate stream that its sender ended: RFC 7692 section 7.2.3.5 and ``_TAIL``."""
 
 NORMAL: Final = 1000
 PROTOCOL_ERROR: Final = 1002
@@ -60,8 +62,8 @@ class FrameParser:
     """
 
     __slots__ = (
-        "_buffer", "_compressed", "_decoder", "_deflate", "_empty", "_fragments", "_inflater",
-        "_limit", "_opcode", "_size",
+        "_buffer", "_compressed", "_decoder", "_deflate", "_empty", "_inflater", "_limit", "_message",
+        "_opcode",
     )  # fmt: skip
 
     def __init__(self, limit: int, *, deflate: bool) -> None:
@@ -70,8 +72,7 @@ class FrameParser:
         self._buffer = bytearray()
         self._opcode = 0  # of the message under way; 0 for none
         self._compressed = False
-        self._fragments: list[bytes] = []
-        self._size = 0
+        self._message = bytearray()  # what of it is here
         self._empty = 0
         self._inflater: zlib._Decompress | None = None
         self._decoder: codecs.IncrementalDecoder | None = None
@@ -141,7 +142,7 @@ class FrameParser:
     def _check_size(self, first: int, size: int) -> None:
         """Before the payload is there; of a compressed one, whether it could fit at all."""
         compressed = self._compressed if not first & 0x0F else bool(first & 0x40)
-        limit = self._limit + (self._limit >> 8) + 64 if compressed else self._limit - self._size
+        limit = self._limit + (self._limit >> 8) + 64 if compressed else self._limit - len(self._message)
         if size > limit:
             raise Violation(TOO_BIG, f"messages may have {self._limit} bytes")
 
@@ -154,12 +155,12 @@ class FrameParser:
         if opcode:
             self._begin(opcode, compressed=bool(first & 0x40))
         final = bool(first & 0x80)
-        if not payload and not final:
+        self._check_size(first, len(payload))
+        plain = self._inflated(payload, final=final) if self._compressed else payload
+        if not plain and not final:
             self._empty += 1
             if self._empty > _EMPTY_FRAGMENTS:
                 raise Violation(POLICY, "too many empty fragments")
-        self._check_size(first, len(payload))
-        plain = self._inflated(payload, final=final) if self._compressed else bytes(payload)
         self._add(plain, final=final)
         return self._whole() if final else None
 
@@ -179,25 +180,26 @@ class FrameParser:
                 self._decoder.decode(data, final)
             except UnicodeDecodeError:
                 raise Violation(INVALID_TEXT, "text must be UTF-8") from None
-        self._fragments.append(data)
-        self._size += len(data)
+        self._message += data
 
     def _inflated(self, data: bytes, *, final: bool) -> bytes:
         """Decompressed, but never more than the limit allows."""
         assert self._inflater is not None
-        room = self._limit - self._size
+        room = self._limit - len(self._message)
         try:
             plain = self._inflater.decompress(data + _TAIL if final else data, room + 1)
         except zlib.error:
             raise Violation(INVALID_TEXT, "the compressed data is broken") from None
         if len(plain) > room:
             raise Violation(TOO_BIG, f"messages may have {self._limit} bytes")
+        if len(self._inflater.unused_data) > _AFTER_END:  # zlib would keep it all
+            raise Violation(INVALID_TEXT, "the compressed data goes on after its end")
         return plain
 
     def _whole(self) -> Received:
-        received = Received(self._opcode, b"".join(self._fragments))
-        self._opcode = self._size = 0
-        self._fragments = []
+        received = Received(self._opcode, bytes(self._message))
+        self._opcode = 0
+        self._message = bytearray()
         self._inflater = self._decoder = None
         return received
 

@@ -189,7 +189,7 @@ class _OpenAI(Framing):
         return b"" if message.final else b"data: %b\n\n" % message.data
 
     def notice(self, payload: bytes, message_type: str) -> bytes:  # noqa: ARG002 (OpenAI has none)
-        return b": %b\n\n" % payload
+        return b": %b\n" % payload
 
 
 class _ChunkedOpenAI(_OpenAI):

@@ -96,21 +96,26 @@ class Encoder:
         self._head = orjson.dumps(fields)[:-1] + b',"cursor":"%b:' % line.encode()
         self._event = b"event: %b\nid: %b:" % (message_type.encode(), line.encode())
 
-    def encode(self, number: int, data: bytes, appended: float) -> Message:
+    def encode(
+        self, number: int, data: bytes, appended: float, cursor: int | None = None
+    ) -> Message:
         """The message ``number`` of the stream.
 
         Args:
             number: its ``sequence_id``.
             data: a JSON object, UTF-8, without CR or LF (a line of Server-Sent Events carries it).
             appended: monotonic seconds.
+            cursor: where a client is after it, if that is not ``number``.
         """
+        if cursor is None:
+            cursor = number
         head = b'%b%d","sequence_id":%d,"timestamp":"%b","data":' % (
             self._head,
-            number,
+            cursor,
             number,
             timestamp(),
         )
-        event = b"%b%d\n" % (self._event, number)
+        event = b"%b%d\n" % (self._event, cursor)
         return Message(number, self.stream, b"%b%b}" % (head, data), len(head), event, appended)
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import signal
 import socket
 import ssl
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from logging.handlers import WatchedFileHandler
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
@@ -108,6 +111,9 @@ class StreamingService:
         except BaseException:
             await runner.cleanup()
             raise
+        asyncio.get_running_loop().set_default_executor(
+            ThreadPoolExecutor(max_workers=config.cpu_cores, thread_name_prefix="executor")
+        )
         self._runner = runner
         self._port = runner.addresses[0][1]
 
@@ -205,10 +211,20 @@ class _Certificate:
 
 def run(config: StreamingConfig) -> int:
     """Serve until SIGTERM or SIGINT; the exit status."""
-    logging.basicConfig(
-        level=config.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    _set_up_logging(config)
     return uvloop.run(_serve(config))
+
+
+def _set_up_logging(config: StreamingConfig) -> None:
+    """To standard error, and under systemd also to its logs directory."""
+    handlers: list[logging.Handler] = [logging.StreamHandler()]
+    if directory := os.environ.get("LOGS_DIRECTORY"):
+        handlers.append(WatchedFileHandler(Path(directory.split(":")[0]) / "streaming-api.log"))
+    logging.basicConfig(
+        level=config.log_level,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        handlers=handlers,
+    )
 
 
 async def _serve(config: StreamingConfig) -> int:

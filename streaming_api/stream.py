@@ -33,6 +33,9 @@ CATCH_UP_BYTES: Final = 65_536
 _CUT: Final = 256
 """Evicted messages after which the front of a log is cut off."""
 
+_EVICTED: Final = Message(0, "", b"", 0, b"", 0.0)
+"""Stands on a log for what was evicted and is not cut off yet, so that no memory is held."""
+
 _number = attrgetter("number")
 
 
@@ -118,13 +121,21 @@ class Stream:
         """The message ``number`` of this stream, not yet on its log."""
         return self._encoder.encode(number, data, now)
 
-    def state(self) -> Message | None:
-        """The whole state as of the newest message, made once for all who join before the next."""
+    def state(self, cursor: int) -> Message | None:
+        """The whole state as of the newest message, made once for all who join before the next.
+
+        Args:
+            cursor: where a viewer is that has been shown it.
+        """
         if self._snapshot is None:
             return None
-        if self._state is None or self._state.number != self.line.number:
-            self._state = self.encode(self.line.number, self._snapshot(), time.monotonic())
-        return self._state
+        number = self.line.number
+        if self._state is None or self._state.number != number:
+            self._state = self.encode(number, self._snapshot(), time.monotonic())
+        state = self._state
+        if cursor == number:
+            return state
+        return self._encoder.encode(number, state.data, state.appended, cursor)
 
     def append(self, message: Message) -> None:
         """Put a message on the log."""
@@ -158,6 +169,7 @@ class Stream:
                 return True
             self.evicted = oldest.number
             self.bytes -= len(oldest.payload)
+            self._log[self._start] = _EVICTED
             self._start += 1
         if self._start > _CUT and self._start > len(self._log) // 2:
             del self._log[: self._start]
@@ -298,34 +310,47 @@ class Line:
         self._waiting = []
         self._recent.append(time.monotonic())
         self.flushed = batch[-1].number
-        for group in tuple(self.groups.values()):
-            self._write(group, batch)
+        due = [
+            (group.framing, part, self._frame(group, part), tuple(group.viewers.items()))
+            for group in self.groups.values()
+            if (part := self._part(group, batch))
+        ]
+        for framing, part, data, viewers in due:
+            self._write(framing, part, data, viewers)
         if self.full:
             self._make_room(time.monotonic())
 
-    def _write(self, group: Group, batch: list[Message]) -> None:
-        """The hot path: everything per viewer is one call of its transport's ``write``.
-
-        A viewer whose transport is over its high-water mark has left the group (`lag`), so nothing
-        is asked of it here; one that goes over it during this loop leaves with its cursor at
-        ``flushed``, which the transport has taken.
-        """
+    def _part(self, group: Group, batch: list[Message]) -> list[Message]:
+        """What of a batch the group watches."""
         watched = group.watched
-        if len(watched) < len(self.streams):
-            batch = [message for message in batch if message.stream in watched]
-            if not batch:
-                return
-        data = group.framing.batch(batch)
-        group.messages += len(batch)
+        if len(watched) == len(self.streams):
+            return batch
+        return [message for message in batch if message.stream in watched]
+
+    def _frame(self, group: Group, part: list[Message]) -> bytes:
+        """The bytes for a group's viewers, counted before any is written: see `_write`."""
+        data = group.framing.batch(part)
+        group.messages += len(part)
         group.bytes += len(data)
         group.last_write = time.monotonic()
-        viewers = tuple(group.viewers.items())
+        return data
+
+    def _write(
+        self, framing: Framing, part: list[Message], data: bytes, viewers: Writes
+    ) -> None:
+        """The hot path: everything per viewer is one call of its transport's ``write``.
+
+        A viewer whose transport is over its high-water mark has left its group (`lag`), so nothing
+        is asked of it here. One that goes over it during a flush leaves with its cursor at
+        ``flushed``, and so does every other viewer of its connection, in whatever group: therefore
+        all who are due this batch are noted, and it is counted as theirs, before any is written.
+        """
         for _, write in viewers:
             write(data)
-        if (plain := group.framing.plain(batch)) is not None:
+        if (plain := framing.plain(part)) is not None:
             for viewer, _ in viewers:
                 viewer.connection.add_plain(plain)
-        self._delivered(batch, viewers)
+        self._delivered(part, viewers)
         if self.ended:
             for viewer, _ in viewers:
                 viewer.caught_up()

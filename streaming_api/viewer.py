@@ -85,14 +85,22 @@ class Viewer:
 
     def resume(self, cursor: int) -> None:
         """Watch from strictly after ``cursor``."""
+        if cursor > self.line.flushed:
+            self.line.flush()
         self.attach(cursor)
         self.catch_up()
 
     def join(self) -> None:
-        """Watch from now: a snapshot of each stream that has one, then what comes."""
+        """Watch from now: a snapshot of each stream that has one, then what comes.
+
+        Until the last snapshot is shown the client is where it was: at 0, the cursor of those who
+        have seen nothing. Cut off before, it joins again and misses none.
+        """
         self.line.flush()
-        for name in self.watched:
-            self._show_snapshot(self.line.streams[name])
+        *others, last = self._streams()
+        for stream in others:
+            self._show_snapshot(stream, 0)
+        self._show_snapshot(last, self.line.flushed)
         self.resume(self.line.flushed)
 
     def leave(self) -> None:
@@ -142,9 +150,9 @@ class Viewer:
 
     def _read_on(self) -> None:
         line = self.line
-        for name in self.watched:
-            stream = line.streams[name]
-            if stream.evicted > max(self._cursor, self._floor(name)) and not self._miss(stream):
+        for stream in self._streams():
+            seen = max(self._cursor, self._floor(stream.name))
+            if stream.evicted > seen and not self._miss(stream, seen):
                 return
         messages = line.read(self.watched, self._cursor)
         self._cursor = messages[-1].number if messages else line.flushed
@@ -162,13 +170,14 @@ class Viewer:
         self.connection.count(len(messages), len(data), time.monotonic())
         self.connection.manager.telemetry.delivered_late(self, messages)
 
-    def _miss(self, stream: Stream) -> bool:
-        """What this viewer has yet to see of the stream is gone. Returns whether it may go on."""
+    def _miss(self, stream: Stream, seen: int) -> bool:
+        """What follows ``seen`` on the stream is gone. Returns whether this viewer may go on."""
         if stream.policy is Policy.LATEST:
             self.line.flush()
-            self._show_snapshot(stream)
+            alone = len(self.watched) == 1  # else its other streams are still where they were
+            self._show_snapshot(stream, self.line.flushed if alone else self._cursor)
             return True
-        self.tell_gap(stream, "evicted", self._cursor + 1, stream.evicted)
+        self.tell_gap(stream, "evicted", seen + 1, stream.evicted)
         self._set_floor(stream.name, stream.evicted)
         if stream.policy is Policy.LOSSLESS:
             self.leave()
@@ -176,8 +185,11 @@ class Viewer:
             return False
         return True
 
-    def _show_snapshot(self, stream: Stream) -> None:
-        message = stream.state()
+    def _streams(self) -> list[Stream]:
+        return [stream for name, stream in self.line.streams.items() if name in self.watched]
+
+    def _show_snapshot(self, stream: Stream, cursor: int) -> None:
+        message = stream.state(cursor)
         if message is not None:
             self._set_floor(stream.name, message.number)
             self._write_late([message])

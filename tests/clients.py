@@ -49,6 +49,11 @@ def is_end(message: Message) -> bool:
     return bool(message["data"].get("object") == "chat.completion.end")
 
 
+def question(model: str = "fake", **fields: object) -> Message:
+    """What asks for an answer: a body for HTTP, or most of a command."""
+    return {"model": model, "messages": [{"role": "user", "content": "Hello"}], **fields}
+
+
 class Socket:
     """A WebSocket client (the `websockets` package)."""
 
@@ -61,12 +66,9 @@ class Socket:
 
     async def start(self, request_id: str | None = None, **fields: object) -> None:
         """Start an answer."""
-        command = {
-            "message_type": "chat_completion",
-            "messages": [{"role": "user", "content": "Hello"}],
-            **({"request_id": request_id} if request_id else {}),
-        }
-        await self.send(**(command | fields))
+        if request_id is not None:
+            fields["request_id"] = request_id
+        await self.send(message_type="chat_completion", **(question() | fields))
 
     async def receive(self) -> Message:
         """The next message."""
@@ -148,9 +150,16 @@ async def events(
 ) -> AsyncIterator[Events]:
     """An event stream from a server; with a body it is a POST."""
     async with (
-        httpx.AsyncClient(timeout=UNIT, trust_env=False) as client,
+        httpx.AsyncClient(timeout=UNIT, trust_env=False, verify=False) as client,
         httpx_sse.aconnect_sse(
             client, "GET" if body is None else "POST", url + path, json=body, headers=headers or {}
         ) as source,
     ):
         yield Events(source.response, source)
+
+
+async def eventually(condition: Callable[[], object], seconds: float = UNIT) -> None:
+    """Wait until a condition of the server holds; fail after so many seconds."""
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.005)

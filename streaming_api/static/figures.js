@@ -45,6 +45,9 @@ function drawConnections(kind) {
   meter.firstElementChild.style.width = open > 0 ? `max(3px, ${share * 100}%)` : "0";
 }
 
+// The server reports the bound of the histogram's bucket that a percentile falls in: "at most".
+const atMost = (seconds) => `≤ ${latency(seconds).join(" ")}`;
+
 function drawLatency() {
   const { websocket, sse } = state.figures.delivery_latency_seconds;
   const [main, other] = websocket.p50 === null ? [sse, websocket] : [websocket, sse];
@@ -53,8 +56,8 @@ function drawLatency() {
   const tone = main.p99 > 0.1 ? "bad" : "ok";
   const slow = main.p99 > 0.1 ? ", over 100 ms" : "";
   const name = main === websocket ? "" : "SSE, ";
-  const rest = other.p50 === null ? "" : ` · SSE ${latency(other.p50).join(" ")} / ${latency(other.p99).join(" ")}`;
-  return draw("latency", tone, value, `${unit} median`, `${name}p99 ${latency(main.p99).join(" ")}${slow}${rest}`);
+  const rest = other.p50 === null ? "" : ` · SSE p99 ${atMost(other.p99)}`;
+  return draw("latency", tone, `≤ ${value}`, `${unit} median`, `${name}p99 ${atMost(main.p99)}${slow}${rest}`);
 }
 
 function drawTokens() {

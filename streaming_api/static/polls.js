@@ -30,8 +30,8 @@ async function readConnections() {
 
 /** Polls as long as mayPoll() says so; a failed poll shows as age, and a refused key goes to onRefused. */
 export async function pollForever(mayPoll, onRefused) {
-  for (let round = 0; ; round += 1) {
-    if (mayPoll() && !document.hidden) await poll(round, onRefused);
+  for (let round = 0; ; ) {
+    if (mayPoll() && !document.hidden) await poll(round++, onRefused);
     await pause(PERIOD_MS);
   }
 }

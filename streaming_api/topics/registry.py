@@ -118,7 +118,7 @@ class Topics:
             return None, "epoch"
         if number > self.line.number:
             return None, "future"
-        return number, None
+        return number or None, None  # who has seen nothing joins
 
     # The status, as others ask for it
 

@@ -78,7 +78,7 @@ def check_machine(cpuinfo: Path = Path("/proc/cpuinfo")) -> None:
     if find_spec("xllamacpp") is None:
         raise NoModelError(
             "xllamacpp, which runs the embedded model, is not installed: "
-            f"pip install 'streaming-api[embedded]', or `make run`. {_WITHOUT}"
+            f"pip install xllamacpp, or `make run`. {_WITHOUT}"
         )
     if platform.machine() == "x86_64" and (missing := _NEEDED_CPU_FLAGS - _cpu_flags(cpuinfo)):
         raise NoModelError(

@@ -59,9 +59,9 @@ class Pool:
         try:
             await turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
+            if not turn.cancelled():
                 self.release()
-            else:
+            elif entry in self._queue:  # else `release` has passed over it already
                 self._queue.remove(entry)
                 self._tell()
             raise

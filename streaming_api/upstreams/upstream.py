@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import attrs
@@ -48,7 +49,10 @@ class Upstream:
             )
         elif config.chat_enabled:
             self.model = EmbeddedModel(
-                config.embedded_model, max_requests=config.pool_size + config.max_queued
+                config.embedded_model,
+                # one core is left to the event loop: sharing it makes both slow
+                threads=max(1, min(config.cpu_cores, os.cpu_count() or 1) - 1),
+                max_requests=config.pool_size + config.max_queued,
             )
 
     @property

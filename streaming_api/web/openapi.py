@@ -33,16 +33,11 @@ every scope."""
 _UPSTREAM: Final = "The model server's own refusal, with its own status and words."
 
 _EVENTS: Final = reply(
-    "Server-Sent Events: event is the message_type, id the cursor, data a Message. First a retry:"
-    " line; a comment after silence. An answer's stream ends with its end message.",
+    "Server-Sent Events, each as its schema says. First a retry: line; a comment after silence. An"
+    " answer's stream ends with its end message, a topic's goes on.",
     {
         "text/event-stream": {
-            "schema": {"type": "string"},
-            "example": "retry: 5000\n\nevent: status_update\nid: 4be1f0d2a9c37856:7\n"
-            'data: {"message_type":"status_update","stream_id":"status",'
-            '"cursor":"4be1f0d2a9c37856:7","sequence_id":7,'
-            '"timestamp":"2026-01-31T12:00:00.000Z","data":{"event":"snapshot","components":{}}}'
-            "\n\n",
+            "schema": ref("schemas", "Event"),
         }
     },
     {
@@ -64,7 +59,12 @@ def _socket(summary: str) -> Json:
     return {
         "get": operation(
             summary,
-            {101: reply("The connection speaks WebSocket now; see /streaming/asyncapi.json.")},
+            {
+                101: reply(
+                    "After a handshake (RFC 6455, section 4.1) the connection speaks WebSocket, as"
+                    " /streaming/asyncapi.json says. Without one: 426."
+                )
+            },
             *(400, 404, 426, *OPENING),
             tag="websocket",
             scope="",
@@ -136,7 +136,10 @@ _ANSWERS: Final[Json] = {
                 200: reply(
                     "The whole answer, or its chunks as OpenAI sends them, [DONE] after an answer"
                     " that the model has ended itself, an error object after any other.",
-                    {**json_of("Completion"), "text/event-stream": {"schema": {"type": "string"}}},
+                    {
+                        **json_of("Completion"),
+                        "text/event-stream": {"schema": ref("schemas", "CompletionEvent")},
+                    },
                     {"X-Request-Id": {"required": True, "schema": ref("schemas", "RequestId")}},
                 ),
                 "4XX": reply(_UPSTREAM, json_of("Error")),

@@ -146,7 +146,11 @@ PARAMETERS: Final = {
         ref("schemas", "RequestId"),
     ),
     "file": _parameter(
-        "path", "file", "Its name", {"type": "string", "pattern": "^[a-z_]{1,64}\\.[a-z]{2,4}$"}
+        "path",
+        "file",
+        "Its name",
+        {"type": "string", "pattern": "^[a-z_]{1,64}\\.[a-z]{2,4}$"},
+        example="main.js",
     ),
 }
 SECURITY: Final[Json] = {

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 _LAST_CHUNK: Final = b"0\r\n\r\n"
 _REFUSED: Final = re.compile(r"q=0(\.0*)?")
-_COMMENT: Final = b": keep-alive\n\n"
+_COMMENT: Final = b": keep-alive\n"
 
 
 class EventStream(Connection):
@@ -124,7 +124,7 @@ async def open_events(request: web.Request, place: Place) -> EventStream:
     response = _Opening(config.stall_timeout, gzip=gzip)
     await response.prepare(request)
     response.stop_streaming()  # its ping knows nothing of our traffic; `beat` does
-    opening = b"retry: %d\n\n" % config.retry_timeout
+    opening = b"retry: %d\n" % config.retry_timeout  # part of the first event, no event itself
     connection.add_plain(opening)
     await response.write(framing.GZIP_HEADER + framing.stored(opening) if gzip else opening)
     take_over(request, connection, place)

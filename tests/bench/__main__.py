@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import gc
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -51,18 +52,24 @@ def main(argv: Sequence[str] | None = None) -> int:
             cores=processes.choose_cores(),
             folder=Path(folder),
             quick=options.quick,
+            most_rounds=options.rounds,
             deadline=time.monotonic() + options.minutes * 60 - LAST_WORKS_SECONDS,
         )
         versions = environment.versions()
         os.sched_setaffinity(0, {bench.cores.load})
         gc.freeze()
-        uvloop.run(_measure(bench, names))
-    _tell(bench, names, options, versions)
+        try:
+            uvloop.run(_measure(bench, names))
+        except (KeyboardInterrupt, asyncio.CancelledError):
+            say("interrupted: nothing is written")
+            return 130
+    _tell(bench, options, versions, sys.argv[1:] if argv is None else argv)
     return 1 if bench.failures else 0
 
 
 async def _measure(bench: Bench, names: Sequence[str]) -> None:
     started = time.monotonic()
+    _end_on_sigterm()
     try:
         for name in names:
             say(f"{name} (after {time.monotonic() - started:.0f} s)")
@@ -72,36 +79,36 @@ async def _measure(bench: Bench, names: Sequence[str]) -> None:
     finally:
         await bench.stop()
     say(f"measured in {time.monotonic() - started:.0f} s")
-    await asyncio.sleep(0)
+
+
+def _end_on_sigterm() -> None:
+    """End as at Ctrl+C, so that no peer is left behind."""
+    task = asyncio.current_task()
+    if task is not None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
 
 
 def _tell(
     bench: Bench,
-    names: Sequence[str],
     options: argparse.Namespace,
     versions: Sequence[tuple[str, str]],
+    arguments: Sequence[str],
 ) -> None:
-    complete = len(names) == len(WORKS)
-    command = "make bench" if complete and not options.quick else _command(names, options)
+    complete = not options.quick and not options.only
     text = report.markdown(
         bench.results,
-        [t for t in all_targets(bench.results) if complete or t.met is not None],
+        [target for target in all_targets(bench.results) if complete or target.met is not None],
         bench.failures,
         versions,
-        command,
+        " ".join(("python -m tests.bench", *arguments)) if arguments else "make bench",
     )
     print(text)
     if options.json is not None:
         samples = [attrs.asdict(sample) for sample in bench.results.samples]
         options.json.write_bytes(orjson.dumps(samples, option=orjson.OPT_INDENT_2))
-    if complete and not options.quick and not options.dry:
+    if complete and not options.dry:
         report.write(text)
         say(f"written into {report.DOCUMENT.relative_to(ROOT)}")
-
-
-def _command(names: Sequence[str], options: argparse.Namespace) -> str:
-    only = "".join(f" --only {name}" for name in names) if len(names) < len(WORKS) else ""
-    return "python -m tests.bench" + (" --quick" if options.quick else "") + only
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -115,7 +122,10 @@ def _parser() -> argparse.ArgumentParser:
         "--quick", action="store_true", help="small sizes, one round: to see that it works"
     )
     parser.add_argument(
-        "--minutes", type=float, default=MINUTES, help="no new round begins after (default 10)"
+        "--minutes", type=float, default=MINUTES, help="the whole ends after so many (default 10)"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="measure everything at most so often (default 3)"
     )
     parser.add_argument("--dry", action="store_true", help="do not write into docs/benchmarks.md")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample to FILE")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import time
 from collections.abc import Awaitable, Iterator
@@ -32,7 +33,9 @@ class Bench:
         cores: Who runs where.
         folder: For configurations and logs of the peers.
         quick: Smaller sizes and one round.
-        deadline: Monotonic seconds; no round begins that would probably end after it.
+        most_rounds: No work is measured more often.
+        deadline: Monotonic seconds; no round begins that would probably end after it, and no
+            measurement after it.
         results: Everything measured.
         failures: What could not be measured, and why.
     """
@@ -40,6 +43,7 @@ class Bench:
     cores: Cores
     folder: Path
     quick: bool
+    most_rounds: int
     deadline: float
     results: Results = attrs.field(factory=Results)
     failures: list[str] = attrs.field(factory=list)
@@ -58,7 +62,7 @@ class Bench:
         """A running peer; `fresh`: one that has served nothing yet. None if it does not start."""
         if kind is Direct:
             return await self.emitter()
-        if kind in self._broken:
+        if kind in self._broken or time.monotonic() > self.deadline:
             return None
         if kind not in self._peers:
             self._peers[kind] = kind(self.folder, (await self.emitter()).base)
@@ -83,7 +87,7 @@ class Bench:
     def rounds(self, most: int, seconds: float) -> Iterator[int]:
         """Round numbers: at least one, then as many as fit into `seconds` and the deadline."""
         started = time.monotonic()
-        for number in range(1 if self.quick else most):
+        for number in range(1 if self.quick else min(most, self.most_rounds)):
             now = time.monotonic()
             average = (now - started) / number if number else 0.0
             if number and (now + average > self.deadline or now + average > started + seconds):
@@ -92,11 +96,13 @@ class Bench:
 
     async def attempt(self, what: str, measurement: Awaitable[object]) -> None:
         """Measure; a failure is reported with the results and stops nothing else."""
+        left = self.deadline - time.monotonic()
         say(f"  {what}")
         try:
-            await measurement
+            await asyncio.wait_for(measurement, max(left, 0.0))
         except EXPECTED_FAILURES as error:
-            self.fail(f"{what}: {str(error) or type(error).__name__}")
+            late = time.monotonic() > self.deadline
+            self.fail(f"{what}: {'no time left' if late else str(error) or type(error).__name__}")
 
     def fail(self, what: str) -> None:
         """Remember a failure."""

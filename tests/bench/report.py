@@ -42,6 +42,9 @@ def markdown(
     parts = [f"Run of {when}: `{command}`.", *_sections(results)]
     if targets:
         parts += ["### Targets", _targets(targets)]
+    if results.samples:
+        busiest = max(sample.load_busy for sample in results.samples)
+        parts += [f"The load generator was busy {busiest:.0%} of the time at most."]
     if failures:
         parts += ["### Not measured", "\n".join(f"- {failure}" for failure in failures)]
     parts += ["### Versions", _table(("what", "version"), versions)]
@@ -113,18 +116,18 @@ def _ratio(results: Results, work: str, case: str, face: str) -> str:
         return ""
     references = REFERENCES.get(work, ())
     if face in references:
-        return f"1 ({cost:.3g} µs)"
+        return f"1 ({figure(cost)} µs)"
     websocket = "WebSocket" in face
     reference = next((r for r in references if ("WebSocket" in r) == websocket), None)
     reference = reference or (references[0] if references else None)
     ratio = results.ratio(work, case, face, reference) if reference else None
-    return f"({cost:.3g} µs)" if ratio is None else f"{ratio:.2g} x ({cost:.3g} µs)"
+    return f"({figure(cost)} µs)" if ratio is None else f"{figure(ratio)} x ({figure(cost)} µs)"
 
 
 def _latency(results: Results, work: str, case: str, face: str) -> str:
     p50 = results.median(work, case, face, "p50_ms")
     p99 = results.median(work, case, face, "p99_ms")
-    return "" if p50 is None or p99 is None else f"{p50:.3g} / {p99:.3g} ms"
+    return "" if p50 is None or p99 is None else f"{figure(p50)} / {figure(p99)} ms"
 
 
 def _held(results: Results, work: str, case: str, face: str) -> str:
@@ -153,6 +156,11 @@ def _targets(targets: Sequence[Target]) -> str:
     words = {True: "met", False: "**not met**", None: "not measured"}
     rows = [(t.what, t.limit, t.figure or "-", words[t.met]) for t in targets]
     return _table(("target", "limit", "measured", ""), rows)
+
+
+def figure(value: float) -> str:
+    """Three digits at most: ``0.123``, ``1.23``, ``12.3``, ``1,234``."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -58,7 +58,7 @@ def at_least(what: str, value: float | None, limit: float, show: Callable[[float
 
 def times(other: str) -> Callable[[float], str]:
     """Shows a ratio: ``1.2 x nginx``."""
-    return lambda value: f"{value:.3g} x {other}"
+    return lambda value: f"{value:.2f} x {other}"
 
 
 def less(value: float) -> str:
@@ -96,7 +96,8 @@ def _relay(results: Results) -> Iterator[Target]:
     for face in RELAY_FACES:
         what = f"relay, 100 answers at 50 tokens/s, {face}"
         yield at_most(what, results.ratio(relay.WORK, HUNDRED, face, NGINX), 2.0, times("nginx"))
-        for other, limit in (("FastAPI SSE", 3), ("FastAPI WebSocket", 3), ("LiteLLM", 30)):
+        like = "FastAPI WebSocket" if face == WEBSOCKET else "FastAPI SSE"
+        for other, limit in ((like, 3), ("LiteLLM", 30)):
             ratio = _inverse(results.ratio(relay.WORK, HUNDRED, face, other))
             yield at_least(f"{what}, beside {other}", ratio, limit, less)
     for face in RELAY_FACES:

@@ -274,7 +274,7 @@ async def test_without_the_extra_it_says_how_to_get_it(monkeypatch: pytest.Monke
     assert not await model.wait_ready()
     assert model.state == "absent"
     assert model.reason is not None
-    assert "streaming-api[embedded]" in model.reason
+    assert "pip install xllamacpp" in model.reason
     assert "api_gateway_endpoint" in model.reason
     await model.stop()
 

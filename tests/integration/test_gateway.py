@@ -15,6 +15,7 @@ import attrs
 import pytest
 
 from streaming_api.upstreams import gateway as gateway_module
+from streaming_api.upstreams import http1
 from streaming_api.upstreams.connector import unreachable
 from streaming_api.upstreams.endpoint import Endpoint
 from streaming_api.upstreams.gateway import Ending, Exchange, Gateway, UpstreamFailed
@@ -22,6 +23,7 @@ from tests.fakes.upstream import BEFORE_HEADERS, FakeUpstream, Gate, Script
 
 PATIENCE = 10.0
 AT_ONCE = 1.0  # seconds within which the upstream has to see that nobody reads any more
+USAGE: dict[str, object] = {"prompt_tokens": 7, "completion_tokens": 10, "total_tokens": 17}
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
 
 
@@ -261,15 +263,30 @@ class TestAnAnswer:
         generation = await upstream.generation()
         await generation.wait_closed(AT_ONCE)
 
-    async def test_is_not_cut_short_for_the_upstream(
-        self, upstream: FakeUpstream, gateway: Gateway
-    ) -> None:
+    async def test_is_not_cut_short_for_the_upstream(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """An upstream that ends its body a little after `[DONE]` sees no early close."""
-        upstream.scripts["plain"] = Script(split=7)
-        for _ in range(20):
-            assert (await ask(gateway)).text == Script().text()
-        await upstream.until(lambda: upstream.connections == 0)
-        assert not any(generation.was_abandoned for generation in upstream.generations)
+        monkeypatch.setattr(http1, "LINGER", 60.0)
+        has_ended = asyncio.Event()
+        was_left_early: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            await reader.readexactly(len(request()))
+            writer.write(OK + b"Transfer-Encoding: chunked\r\n\r\ne\r\ndata: [DONE]\n\n")
+            await has_ended.wait()
+            for _ in range(20):
+                await asyncio.sleep(0)
+            was_left_early.set_result(reader.at_eof() or reader.exception() is not None)
+            writer.write(b"\r\n0\r\n\r\n")
+            await reader.read()
+            writer.close()
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        async with server:
+            port = server.sockets[0].getsockname()[1]
+            await ask(Gateway(f"http://127.0.0.1:{port}"))
+            has_ended.set()
+            assert not await asyncio.wait_for(was_left_early, PATIENCE)
 
 
 class TestAnHonestEnding:
@@ -297,6 +314,13 @@ class TestAnHonestEnding:
         assert (error and error.code) == code
         assert answer.text == "".join(f"t{number} " for number in range(tokens))
         assert answer.ending.content_chunks == tokens
+
+    async def test_an_end_of_file_that_ends_the_body_is_no_error(
+        self, upstream: FakeUpstream, gateway: Gateway
+    ) -> None:
+        """Without length and chunks, the end of the connection is the end of the body."""
+        upstream.scripts["plain"] = Script(chunked=False, finish_reason=None, done=False)
+        assert (await ask(gateway)).ending == Ending(None, USAGE, None, 10)
 
     async def test_a_cut_after_the_finish_reason_is_no_error(
         self, upstream: FakeUpstream, gateway: Gateway
@@ -520,8 +544,7 @@ class TestAnAnswerThatIsNotStreamed:
         assert [len(read) for read in answer.reads] == [1]
         assert b"\n" not in answer.chunks[0]
         assert answer.text == Script().text()
-        usage: dict[str, object] = {"prompt_tokens": 7, "completion_tokens": 10, "total_tokens": 17}
-        assert answer.ending == Ending("stop", usage, None, 1)
+        assert answer.ending == Ending("stop", USAGE, None, 1)
 
     async def test_that_is_cut_is_an_error(self, upstream: FakeUpstream, gateway: Gateway) -> None:
         """Half an object is nothing."""
@@ -712,7 +735,7 @@ class TestLeaving:
             raise LookupError(len(chunks))
 
         with pytest.raises(LookupError):
-            await gateway.exchange(request(), fail, stream=True).run()
+            await asyncio.wait_for(gateway.exchange(request(), fail, stream=True).run(), PATIENCE)
         generation = await upstream.generation()
         await generation.wait_closed(AT_ONCE)
 

@@ -345,6 +345,34 @@ async def test_markup_in_an_alert_is_text(browser: Browser, url: str) -> None:
     assert await page.title() == title
 
 
+@pytest.mark.parametrize(
+    ("address", "links"), [("javascript:alert(1)", 0), ("http://prometheus:9090/graph", 1)]
+)
+async def test_an_alert_links_to_http_only(
+    browser: Browser, url: str, address: str, links: int
+) -> None:
+    """The page trusts no address, whatever the server let through."""
+    page = await open_served(browser, url)
+    await expect(page.locator("#alerts-empty")).to_have_text("Nothing is firing.")
+    alert = {
+        "fingerprint": "f",
+        "state": "firing",
+        "source": "webhook",
+        "labels": {"alertname": "Linked"},
+        "annotations": {},
+        "starts_at": "2026-01-31T12:00:00Z",
+        "ends_at": None,
+        "generator_url": address,
+    }
+    await page.evaluate(
+        "async alert => (await import('/static/topics.js')).foldTopic("
+        "{message_type: 'alert', data: {event: 'firing', alert}})",
+        alert,
+    )
+    await expect(page.locator("#alerts .alert")).to_contain_text("Linked")
+    assert await page.locator("#alerts .alert a").count() == links
+
+
 async def test_the_page_asks_for_a_key_and_uses_it(
     browser: Browser, start_server: StartServer, upstream: FakeUpstream
 ) -> None:

@@ -120,7 +120,7 @@ class Peer:
     settings = ""
     most_answers = 400
     relay_rounds = 3
-    flat_tokens = 2_000
+    flat_tokens = 6_000
     heaviness = 1
 
     def __init__(self, folder: Path, upstream: str) -> None:

@@ -14,6 +14,7 @@ class FastApi(Peer):
 
     name = "FastAPI"
     most_answers = 100
+    flat_tokens = 2_000
     heaviness = 3
     settings = (
         "uvicorn with uvloop and httptools, one worker, access log off; one shared httpx client "

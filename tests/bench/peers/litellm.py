@@ -34,9 +34,7 @@ class LiteLlm(Peer):
     settings = (
         "One uvicorn worker, no database, no callbacks, a random master key, "
         "`LITELLM_MODE=PRODUCTION` and `LITELLM_LOG=ERROR`, as its production checklist "
-        "advises:\n\n```yaml\n"
-        + CONFIG
-        + "```"
+        "advises:\n\n```yaml\n" + CONFIG + "```"
     )
 
     def __init__(self, folder: Path, upstream: str) -> None:

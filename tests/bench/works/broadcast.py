@@ -34,7 +34,8 @@ async def measure(
         for size in sizes:
             for burst in (1, 10) if size == KB else (1,):
                 wanted = DELIVERIES // peer.heaviness // viewers // burst
-                times = max(2 if burst > 1 else 4, min(40, wanted))
+                least = 2 if burst > 1 else 4
+                times = max(-(-least // peer.heaviness), min(40, wanted))
                 with measuring(peer) as meter:
                     deliveries = await audience.broadcast(size, burst, times)
                 results.add(
