@@ -175,6 +175,7 @@ class Generation:
     def _end(self, ending: Ending) -> None:
         self.outcome = outcome = self._stopped or _outcome(ending)
         self.ended = now = time.monotonic()
+        self.place = 0
         if self._grace is not None:
             self._grace.cancel()
         usage, source = _usage(ending, self.chunks)
@@ -390,7 +391,8 @@ class Chat:
         if self.draining:
             message = "This server is stopping; send the request again."
             raise Unavailable(message, "draining", retry_after=1)
-        self.pool.check()
+        running = len(self._answers) - len(self._kept)
+        self.pool.check(arriving=running - self.pool.busy - self.pool.queued)
         if self._answers_per_key:
             mine = sum(answer.owner == owner for answer in self.running)
             if mine >= self._answers_per_key:

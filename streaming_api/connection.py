@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Final
 
 if TYPE_CHECKING:
     from streaming_api.connection_manager import ConnectionManager
     from streaming_api.doors import Client
     from streaming_api.framing import Framing
     from streaming_api.viewer import Viewer
+
+MOST_UNSENT: Final = 16 * 2**20
+"""Unsent bytes above which a client that asks on and on, and reads nothing, is dropped."""
 
 
 class Connection(asyncio.Protocol):
@@ -79,9 +82,13 @@ class Connection(asyncio.Protocol):
 
     def send(self, payload: bytes, message_type: str) -> None:
         """Write a message that is on no stream: a notice or an error, for this client alone."""
-        if self.ending is None:
-            self._messages += 1
-            self.write(self.framing.notice(payload, message_type))
+        if self.ending is not None:
+            return
+        if self.unsent > MOST_UNSENT:
+            self.abort("stalled")
+            return
+        self._messages += 1
+        self.write(self.framing.notice(payload, message_type))
 
     def add_plain(self, plain: bytes) -> None:
         """Add to the checksum what was written compressed; only gzip has one."""

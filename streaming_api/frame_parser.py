@@ -62,8 +62,8 @@ class FrameParser:
     """
 
     __slots__ = (
-        "_buffer", "_compressed", "_decoder", "_deflate", "_empty", "_inflater", "_limit", "_message",
-        "_opcode",
+        "_buffer", "_compressed", "_decoder", "_deflate", "_empty", "_inflater", "_limit",
+        "_message", "_opcode",
     )  # fmt: skip
 
     def __init__(self, limit: int, *, deflate: bool) -> None:
@@ -142,8 +142,8 @@ class FrameParser:
     def _check_size(self, first: int, size: int) -> None:
         """Before the payload is there; of a compressed one, whether it could fit at all."""
         compressed = self._compressed if not first & 0x0F else bool(first & 0x40)
-        limit = self._limit + (self._limit >> 8) + 64 if compressed else self._limit - len(self._message)
-        if size > limit:
+        room = self._limit - len(self._message)
+        if size > (self._limit + (self._limit >> 8) + 64 if compressed else room):
             raise Violation(TOO_BIG, f"messages may have {self._limit} bytes")
 
     def _frame(self, first: int, payload: bytes) -> Received | None:

@@ -335,9 +335,7 @@ class Line:
         group.last_write = time.monotonic()
         return data
 
-    def _write(
-        self, framing: Framing, part: list[Message], data: bytes, viewers: Writes
-    ) -> None:
+    def _write(self, framing: Framing, part: list[Message], data: bytes, viewers: Writes) -> None:
         """The hot path: everything per viewer is one call of its transport's ``write``.
 
         A viewer whose transport is over its high-water mark has left its group (`lag`), so nothing

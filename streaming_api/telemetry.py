@@ -6,6 +6,7 @@ somebody asks (`Collector`).
 
 from __future__ import annotations
 
+import math
 import time
 from bisect import bisect_left
 from collections import Counter, deque
@@ -69,11 +70,14 @@ class Histogram:
         return 100 * sum(counts[: BOUNDS.index(IN_TIME) + 1]) / total if total else None
 
     def quantile(self, share: float, seconds: float = WINDOW) -> float | None:
-        """An upper bound, in seconds, of this share of recent deliveries; None without any."""
+        """An upper bound, in seconds, of this share of recent deliveries; None without any.
+
+        Infinite above the last of `BOUNDS` (JSON: null).
+        """
         counts = self.recent(seconds)
         wanted = share * sum(counts)
         seen = 0
-        for count, bound in zip(counts, (*BOUNDS, BOUNDS[-1]), strict=True):
+        for count, bound in zip(counts, (*BOUNDS, math.inf), strict=True):
             seen += count
             if count and seen >= wanted:
                 return bound

@@ -200,9 +200,7 @@ class Viewer:
         if first is not None and last is not None:
             data |= {"from": first, "to": last}
         self.connection.send(
-            notice(
-                stream.message_type, data, stream=stream.name, request_id=stream.request_id
-            ),
+            notice(stream.message_type, data, stream=stream.name, request_id=stream.request_id),
             stream.message_type,
         )
 

@@ -23,7 +23,7 @@ async function readFigures() {
 }
 
 async function readConnections() {
-  state.connections = await getJson("/streaming/connections");
+  state.connections = await getJson("/streaming/connections?rows=0");
   state.polledAt.connections = performance.now();
   changed("connections");
 }

@@ -30,13 +30,16 @@ class Pool:
         """How many wait for a place."""
         return len(self._queue)
 
-    def check(self) -> None:
+    def check(self, arriving: int = 0) -> None:
         """Refuse what could not even wait.
+
+        Args:
+            arriving: how many have been let in and have yet to come to `acquire`.
 
         Raises:
             Unavailable: the queue is full.
         """
-        if self.busy >= self.size and len(self._queue) >= self.max_queued:
+        if self.busy + len(self._queue) + arriving >= self.size + self.max_queued:
             message = (
                 f"All {self.size} upstream connections are busy and {self.max_queued} answers wait"
                 " already; try again later."

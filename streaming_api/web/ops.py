@@ -108,12 +108,21 @@ def _answers(context: Context) -> dict[str, object]:
 
 @scope("watch")
 async def connections(request: web.Request) -> web.Response:
-    """GET /streaming/connections: counts, limits, a row per connection; no secrets."""
+    """GET /streaming/connections: counts, limits, a row per connection (not with ?rows=0)."""
     context = request.app[CONTEXT]
     manager = context.manager
+    counts = {
+        kind: {"open": manager.open[kind], "limit": manager.limits[kind]} for kind in KINDS
+    }
+    if request.query.get("rows") == "0":
+        return _json(counts)
+    return _json({**counts, "connections": _rows(context)})
+
+
+def _rows(context: Context) -> list[dict[str, object]]:
     now = time.monotonic()
-    rows = []
-    for connection in manager.present():
+    rows: list[dict[str, object]] = []
+    for connection in context.manager.present():
         messages, size = connection.sent()
         topics = {
             name
@@ -136,10 +145,7 @@ async def connections(request: web.Request) -> web.Response:
                 "topics": sorted(topics),
             }
         )
-    counts = {
-        kind: {"open": manager.open[kind], "limit": manager.limits[kind]} for kind in KINDS
-    }
-    return _json({**counts, "connections": rows})
+    return rows
 
 
 @scope("watch")

@@ -125,8 +125,8 @@ class WebSocket(Connection):
     def _command(self, text: bytes) -> None:
         fields: dict[str, object] = {}
         try:
-            self.client.take_command()
             fields = parse_object(text)
+            self.client.take_command()
             self._commander.run(self, parse_command(fields))
         except ApiError as error:
             self.tell(error, fields)

@@ -33,6 +33,8 @@ WORKS: dict[str, Work] = {
     "promise": promise.run,
 }
 MINUTES = 10.0
+QUIET = 0.05
+"""Share of the CPUs that other programs may use before the report says so."""
 LAST_WORKS_SECONDS = 15.0
 """Time that is kept for the end."""
 
@@ -58,11 +60,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         versions = environment.versions()
         os.sched_setaffinity(0, {bench.cores.load})
         gc.freeze()
+        bystanders = processes.Bystanders()
         try:
             uvloop.run(_measure(bench, names))
         except (KeyboardInterrupt, asyncio.CancelledError):
             say("interrupted: nothing is written")
             return 130
+        others = bystanders.share()
+    versions = [*versions, ("other work on the machine", f"{others:.0%} of its CPUs")]
+    if others > QUIET:
+        bench.fail(f"a quiet machine: {others:.0%} of its CPUs did other work, so trust no figure")
     _tell(bench, options, versions, sys.argv[1:] if argv is None else argv)
     return 1 if bench.failures else 0
 

@@ -113,6 +113,37 @@ def _cpu_ns(pid: int) -> int:
     return (int(fields[11]) + int(fields[12])) * 10**9 // os.sysconf("SC_CLK_TCK")
 
 
+def _busy_seconds() -> float:
+    user, nice, system, _idle, _iowait, irq, softirq = map(
+        int, Path("/proc/stat").read_text().split(None, 8)[1:8]
+    )
+    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+
+
+def _own_seconds() -> float:
+    used = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
+
+
+@attrs.define
+class Bystanders:
+    """What everything else on the machine used of its CPUs since this was made.
+
+    Other work on the same cores changes every figure: a server that is kept waiting reads more at
+    once and seems cheaper.
+    """
+
+    _started: float = attrs.field(factory=time.monotonic, init=False)
+    _busy: float = attrs.field(factory=_busy_seconds, init=False)
+    _own: float = attrs.field(factory=_own_seconds, init=False)
+
+    def share(self) -> float:
+        """Share of all CPUs; our own children must have ended."""
+        wall = (time.monotonic() - self._started) * (os.cpu_count() or 1)
+        others = (_busy_seconds() - self._busy) - (_own_seconds() - self._own)
+        return max(0.0, others / wall)
+
+
 def memory_bytes(pids: Sequence[int]) -> int:
     """Proportional set size of these processes: what they would free if they ended."""
     total = 0

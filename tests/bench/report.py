@@ -46,7 +46,7 @@ def markdown(
         busiest = max(sample.load_busy for sample in results.samples)
         parts += [f"The load generator was busy {busiest:.0%} of the time at most."]
     if failures:
-        parts += ["### Not measured", "\n".join(f"- {failure}" for failure in failures)]
+        parts += ["### What went wrong", "\n".join(f"- {failure}" for failure in failures)]
     parts += ["### Versions", _table(("what", "version"), versions)]
     parts += ["### Settings of the peers", *(f"**{p.name}.** {p.settings}" for p in PEERS)]
     return "\n\n".join(parts) + "\n"

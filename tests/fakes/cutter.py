@@ -44,8 +44,13 @@ class _Back(_End):
             return
         super().data_received(data[: self._left])
         self._cutter.cuts += 1
-        self._left = 0
+        self._left = None
         self.transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._left is not None:  # it ended before its cut: the next one is cut instead
+            self._cutter.budgets.insert(0, self._left)
+        super().connection_lost(exc)
 
 
 class Cutter:

@@ -177,17 +177,13 @@ def line(
 
 def chat_stream(on: Line, retention: Retention = AMPLE) -> Stream:
     """A lossless stream, as an answer has."""
-    return Stream(
-        on, "chat/r", "chat_completion", Policy.LOSSLESS, retention, request_id="r"
-    )
+    return Stream(on, "chat/r", "chat_completion", Policy.LOSSLESS, retention, request_id="r")
 
 
 class State:
     """The state behind a topic's stream: the numbers of its changes; publishes like a topic."""
 
-    def __init__(
-        self, on: Line, name: str, policy: Policy, retention: Retention = AMPLE
-    ) -> None:
+    def __init__(self, on: Line, name: str, policy: Policy, retention: Retention = AMPLE) -> None:
         message_type = {"metrics": "metrics_update", "alerts": "alert"}.get(name, "status_update")
         self.changes: list[int] = []
         self.stream = Stream(on, name, message_type, policy, retention, snapshot=self.snapshot)

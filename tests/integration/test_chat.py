@@ -310,18 +310,17 @@ class TestAClientThatLeavesOrCancels:
     async def test_frees_the_upstream_within_a_second(
         self, way: Any, when: str, server: StreamingService, upstream: FakeUpstream
     ) -> None:
-        scripts = {
-            "before the head": Script(hang_after=BEFORE_HEADERS),
-            "before the first token": Script(hang_after=0, role=False),
-            "midway": Script(tokens=10, hang_after=3),
-        }
-        upstream.default = scripts[when]
+        gate = Gate()
+        upstream.default = Script(gate=gate, role=False)
+        if when == "before the head":
+            upstream.default = Script(hang_after=BEFORE_HEADERS)
         begun: list[Generation] = []
 
         async def on_begun() -> None:
             begun.append(await upstream.generation())
             if when == "midway":
-                await eventually(lambda: begun[0].sent >= 3 or not upstream.default.tokens)
+                gate.release(3)
+                await upstream.until(lambda: begun[0].sent == 3)
 
         await way(server, on_begun)
         left = time.monotonic()
@@ -521,9 +520,8 @@ class TestTheQueue:
             moved = await socket.until(lambda m: m["request_id"] == "r-3" and not is_end(m))
             assert moved[-1]["data"] == {"event": "queued", "position": 2}
             await cancel(socket, "r-2")
-            rest = await socket.until(lambda m: m["data"].get("position") == 1)
-            assert rest[-1]["request_id"] == "r-3"
-            ended = next(message for message in [*moved, *rest] if is_end(message))
+            up, ended = await socket.answer()
+            assert (up["request_id"], up["data"].get("position")) == ("r-3", 1)
             assert ended["request_id"] == "r-2"
             assert ended["data"]["finish_reason"] == "cancelled"
             assert ended["data"]["usage"] is None
@@ -536,7 +534,7 @@ class TestTheQueue:
         self, start_server: StartServer, upstream: FakeUpstream
     ) -> None:
         server = await start_server(api_gateway_endpoint=upstream.url, pool_size=1)
-        upstream.default = Script(hang_after=0)
+        upstream.default = Script(hang_after=0, role=False)
         async with websocket(server.url, CHAT) as socket:
             await socket.start("r-0")
             await socket.start("r-1")

@@ -17,8 +17,8 @@ from tests.fakes.cutter import Cutter, cutter
 from tests.fakes.upstream import FakeUpstream, Gate, Script
 
 ANSWERS = 40
-TOKENS = 100
-CUT_BELOW = 5_000  # bytes; seven such pieces are less than an answer, so each cut happens
+TOKENS = 60
+CUT_BELOW = 3_000  # bytes; seven such pieces are less than an answer, so each cut happens
 BROKEN = (
     websockets.ConnectionClosed,
     websockets.InvalidHandshake,

@@ -20,6 +20,7 @@ from streaming_api.connection_manager import ConnectionManager
 from streaming_api.doors import Bucket, Client
 from streaming_api.errors import NotFound
 from streaming_api.framing import EVENTS
+from streaming_api.messages import timestamp
 from streaming_api.sources.prometheus import QueryResult
 from streaming_api.sources.values import (
     Alert,
@@ -173,13 +174,14 @@ class TestMetrics:
 
     def test_one_source_says_nothing_about_another(self) -> None:
         topics = topics_of()
-        topics.metrics.update("process", {"a": 1.0})
+        topics.metrics.update("process", {"a": 1.0, "b": 2.0})
         shown = watch(topics, "metrics")
-        topics.metrics.update("exposition", {"a": 5.0})
-        assert shown.data()[-1]["removed"] == {}
+        topics.metrics.update("exposition", {"a": 1.0})
+        told = {"event": "changed", "values": {"exposition": {"a": 1.0}}, "removed": {}}
+        assert shown.data()[-1] == told
         assert orjson.loads(topics.metrics.snapshot())["values"] == {
-            "process": {"a": 1.0},
-            "exposition": {"a": 5.0},
+            "process": {"a": 1.0, "b": 2.0},
+            "exposition": {"a": 1.0},
         }
 
     def test_a_source_cannot_grow_without_end(self) -> None:
@@ -264,6 +266,9 @@ class TestAlerts:
         for _ in range(2):
             topics.alerts.poll("prometheus", listed(alert(), alert(state="pending")))
         assert topics.line.number == 1
+        assert [each["state"] for each in orjson.loads(topics.alerts.snapshot())["alerts"]] == [
+            "firing"
+        ]
 
     def test_the_webhook_resolves_its_own_alert_and_nothing_that_nobody_knew(self) -> None:
         topics = topics_of()
@@ -357,6 +362,8 @@ class TestStatus:
         topics.status.set("gateway", "down", "It refuses connections.")
         topics.status.set("gateway", "down", "It refuses connections.")
         since = topics.components()["gateway"]["since"]
+        while timestamp().decode() == since:
+            pass  # a millisecond
         topics.status.set("gateway", "down", "Its name is not found.")
         snapshot, *told = shown.data()
         assert list(snapshot["components"]) == ["streaming-api"]

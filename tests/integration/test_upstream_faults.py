@@ -1,0 +1,266 @@
+"""Whatever the upstream does: the client is told, on every face; never a false `stop`, never silence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+import httpx
+import openai
+import pytest
+
+from streaming_api.service import StreamingService
+from tests.clients import Message, content, events, question, websocket
+from tests.conftest import StartServer
+from tests.fakes.upstream import NAMED, FakeUpstream
+
+SILENCE = 0.4
+"""Seconds of an upstream's silence after which its answer ends."""
+
+
+@attrs.frozen
+class Case:
+    """How an answer must end.
+
+    Attributes:
+        reason: `finish_reason`.
+        code: of the error; None without one.
+        status: the upstream's own, where it gave one.
+        tokens: how many arrive before.
+    """
+
+    reason: str
+    code: str | None = None
+    status: int | None = None
+    tokens: int = 0
+
+
+FAULTS = {
+    "no-finish-reason": Case("incomplete", "upstream_incomplete", tokens=10),
+    "stops-without-end": Case("incomplete", "upstream_incomplete", tokens=10),
+    "cut-fin": Case("incomplete", "upstream_disconnected", tokens=3),
+    "cut-rst": Case("incomplete", "upstream_disconnected", tokens=3),
+    "cut-end": Case("incomplete", "upstream_incomplete", tokens=3),
+    "error-midway": Case("error", "oom", tokens=3),
+    "hang-before-headers": Case("error", "upstream_timeout"),
+    "hang-before-first-token": Case("error", "upstream_timeout"),
+    "hang-midway": Case("error", "upstream_timeout", tokens=3),
+    "invalid-utf8": Case("error", "upstream_invalid"),
+    "html-502": Case("error", "upstream_http_error", 502),
+    "error-500": Case("error", "crashed", 500),
+    "unauthorized": Case("error", "invalid_api_key", 401),
+    "rate-limited": Case("error", "rate_limit_exceeded", 429),
+    "redirect": Case("error", "upstream_redirect", 307),
+    "wrong-type": Case("error", "upstream_invalid"),
+}
+BEFORE_ANY_TOKEN = [name for name, case in FAULTS.items() if not case.tokens]
+GOOD = {
+    "ten-tokens": "stop",
+    "reasoning": "stop",
+    "tool-calls": "tool_calls",
+    "two-choices": "stop",
+    "no-done": "stop",
+    "crlf": "stop",
+    "cr": "stop",
+    "one-byte": "stop",
+    "random-cuts": "stop",
+    "multiline": "stop",
+    "separators": "stop",
+    "huge-line": "stop",
+}
+
+
+@pytest.fixture
+async def server(start_server: StartServer, upstream: FakeUpstream) -> StreamingService:
+    """A server that is soon tired of waiting."""
+    return await start_server(api_gateway_endpoint=upstream.url, connection_timeout=SILENCE)
+
+
+def test_every_script_has_its_expectation() -> None:
+    assert NAMED.keys() - {"slow", "endless", "flood"} == FAULTS.keys() | GOOD.keys()
+
+
+async def over_websocket(server: StreamingService, model: str) -> list[Message]:
+    async with websocket(server.url, "/streaming/websocket/chat") as socket:
+        await socket.start("r-1", model=model)
+        seen = await socket.answer()
+        await socket.start("r-2", model="ten-tokens")  # the connection lives on
+        assert (await socket.answer())[-1]["data"]["finish_reason"] == "stop"
+        return seen
+
+
+async def over_sse(server: StreamingService, model: str) -> list[Message]:
+    async with events(server.url, "/streaming/sse/chat", body=question(model)) as stream:
+        assert stream.response.status_code == 200
+        return await stream.rest()
+
+
+@pytest.mark.parametrize("ask", [over_websocket, over_sse], ids=["websocket", "sse"])
+@pytest.mark.parametrize("model", FAULTS)
+async def test_a_fault_is_told_in_the_end_message(
+    server: StreamingService, model: str, ask: Any
+) -> None:
+    case = FAULTS[model]
+    seen = await ask(server, model)
+    end = seen[-1]["data"]
+    assert end["object"] == "chat.completion.end"
+    assert end["finish_reason"] == case.reason
+    assert end["error"]["code"] == case.code
+    assert end["error"].get("status") == case.status
+    assert end["error"]["message"]
+    assert content(seen) == "".join(f"t{number} " for number in range(case.tokens))
+    if case.tokens:
+        assert end["usage_source"] in {"estimated", "reported"}
+        assert end["usage"]["completion_tokens"] >= case.tokens
+
+
+@pytest.mark.parametrize("ask", [over_websocket, over_sse], ids=["websocket", "sse"])
+@pytest.mark.parametrize("model", GOOD)
+async def test_an_unusual_but_sound_answer_arrives_whole(
+    server: StreamingService, model: str, ask: Any
+) -> None:
+    seen = await ask(server, model)
+    assert seen[-1]["data"]["finish_reason"] == GOOD[model]
+    assert "error" not in seen[-1]["data"]
+    script = NAMED[model]
+    texts = [
+        choice["delta"].get("content") or ""
+        for message in seen
+        for choice in message["data"].get("choices", ())
+        if choice["index"] == 0
+    ]
+    assert "".join(texts) == script.text()
+
+
+class TestOpenAIsOwnFace:
+    @pytest.mark.parametrize("model", GOOD)
+    async def test_passes_a_sound_answer_on(self, server: StreamingService, model: str) -> None:
+        async with sdk(server) as client:
+            parts, reason = [], None
+            async for chunk in await client.chat.completions.create(
+                model=model, messages=[{"role": "user", "content": "Hello"}], stream=True
+            ):
+                for choice in chunk.choices:
+                    if choice.index == 0:
+                        parts.append(choice.delta.content or "")
+                        reason = choice.finish_reason or reason
+        assert "".join(parts) == NAMED[model].text()
+        assert reason == GOOD[model]
+
+    @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
+    @pytest.mark.parametrize("model", BEFORE_ANY_TOKEN)
+    async def test_answers_a_fault_before_the_first_token_with_its_status(
+        self, server: StreamingService, model: str, stream: bool
+    ) -> None:
+        case = FAULTS[model]
+        reply = await post(server, model, stream=stream)
+        body = reply.text
+        if model == "hang-before-first-token" and stream:
+            # the upstream has sent its head, and so no status: 502 for the silence after it
+            assert reply.status_code == 502
+        expected = 502 if case.status in {None, 307} else case.status
+        assert reply.status_code == expected, body
+        error = reply.json()["error"]
+        assert set(error) == {"type", "code", "message", "param"}
+        assert error["code"] == case.code
+        assert error["message"]
+
+    @pytest.mark.parametrize("model", [name for name, case in FAULTS.items() if case.tokens])
+    async def test_tells_a_fault_midway_in_the_stream_and_never_says_done(
+        self, server: StreamingService, model: str
+    ) -> None:
+        case = FAULTS[model]
+        reply = await post(server, model, stream=True)
+        assert reply.status_code == 200
+        *chunks, last = [line for line in reply.text.split("\n\n") if line.startswith("data: ")]
+        assert "[DONE]" not in reply.text
+        assert case.code is not None
+        assert f'"code":"{case.code}"' in last
+        assert sum('"content":"t' in chunk for chunk in chunks) == case.tokens
+        assert '"finish_reason":"stop"' not in "".join(chunks)
+
+    @pytest.mark.parametrize("model", ["cut-fin", "cut-rst"])
+    async def test_answers_a_whole_answer_that_was_cut_with_an_error(
+        self, server: StreamingService, model: str
+    ) -> None:
+        reply = await post(server, model, stream=False)
+        assert reply.status_code == 502
+        assert reply.json()["error"]["code"] == "upstream_disconnected"
+
+    async def test_gives_the_sdk_its_own_exceptions(self, server: StreamingService) -> None:
+        async with sdk(server) as client:
+            for model, kind, words in (
+                ("unauthorized", openai.AuthenticationError, "Incorrect API key provided."),
+                ("rate-limited", openai.RateLimitError, "Slow down."),
+                ("error-500", openai.InternalServerError, "The model crashed."),
+            ):
+                for stream in (True, False):
+                    with pytest.raises(kind) as told:
+                        await client.chat.completions.create(
+                            model=model,
+                            messages=[{"role": "user", "content": "Hello"}],
+                            stream=stream,  # type: ignore[call-overload]
+                        )
+                    assert told.value.status_code == FAULTS[model].status
+                    assert told.value.code == FAULTS[model].code
+                    assert words in told.value.message
+
+    async def test_gives_the_sdk_an_exception_midway(self, server: StreamingService) -> None:
+        async with sdk(server) as client:
+            parts = []
+            with pytest.raises(openai.APIError, match="Out of memory"):
+                async for chunk in await client.chat.completions.create(
+                    model="error-midway",
+                    messages=[{"role": "user", "content": "Hello"}],
+                    stream=True,
+                ):
+                    parts += [choice.delta.content or "" for choice in chunk.choices]
+        assert "".join(parts) == "t0 t1 t2 "
+
+
+def sdk(server: StreamingService) -> openai.AsyncOpenAI:
+    """The `openai` package with only its base_url changed, and no second attempts."""
+    return openai.AsyncOpenAI(
+        base_url=f"{server.url}/v1",
+        api_key="sk-test",
+        max_retries=0,
+        http_client=httpx.AsyncClient(trust_env=False, verify=False),
+    )
+
+
+async def post(server: StreamingService, model: str, *, stream: bool) -> httpx.Response:
+    async with httpx.AsyncClient(trust_env=False, verify=False, timeout=5) as client:
+        return await client.post(
+            f"{server.url}/v1/chat/completions", json=question(model, stream=stream)
+        )
+
+
+class TestAnUpstreamThatIsNotThere:
+    async def test_is_told_on_every_face(self, start_server: StartServer) -> None:
+        async with FakeUpstream() as gone:
+            url = gone.url
+        server = await start_server(api_gateway_endpoint=url)
+        for ask in (over_sse,):
+            end = (await ask(server, "fake"))[-1]["data"]
+            assert (end["finish_reason"], end["error"]["code"]) == (
+                "error",
+                "upstream_unreachable",
+            )
+        for stream in (True, False):
+            reply = await post(server, "fake", stream=stream)
+            assert reply.status_code == 502
+            assert reply.json()["error"]["code"] == "upstream_unreachable"
+        async with httpx.AsyncClient(trust_env=False, verify=False) as client:
+            reply = await client.get(f"{server.url}/v1/models")
+        assert reply.status_code == 502
+        assert reply.json()["error"]["code"] == "upstream_unreachable"
+
+    async def test_is_not_needed_for_anything_else(self, start_server: StartServer) -> None:
+        server = await start_server()
+        async with websocket(server.url) as socket:
+            await socket.start("r-1")
+            end = (await socket.answer())[-1]["data"]
+            assert end["finish_reason"] == "error"
+            assert end["error"]["message"]
+            await socket.send(message_type="status_update")
+            await socket.until(lambda message: message["data"].get("event") == "snapshot")
