@@ -286,39 +286,39 @@ class Line:
         if stream.overfull(now):
             self._make_room(now)
         if urgent:
-            self.flush()
+            self.flush(now)
         elif not self._due:
-            self._flush_in_window(now)
-
-    def _flush_in_window(self, now: float) -> None:
-        recent = self._recent
-        if len(recent) == recent.maxlen and (wait := recent[0] + self._flush_interval - now) > 0:
-            self._due = True
-            self._call_later(wait, self._flush_due)
-        else:
-            self.flush()
+            recent = self._recent
+            wait = recent[0] + self._flush_interval - now if len(recent) == recent.maxlen else 0.0
+            if wait > 0:
+                self._due = True
+                self._call_later(wait, self._flush_due)
+            else:
+                self.flush(now)
 
     def _flush_due(self) -> None:
         self._due = False
         self.flush()
 
-    def flush(self) -> None:
+    def flush(self, now: float | None = None) -> None:
         """Write what was appended since the last flush to every live viewer."""
         batch = self._waiting
         if not batch:
             return
+        if now is None:
+            now = time.monotonic()
         self._waiting = []
-        self._recent.append(time.monotonic())
+        self._recent.append(now)
         self.flushed = batch[-1].number
         due = [
-            (group.framing, part, self._frame(group, part), tuple(group.viewers.items()))
+            (group.framing, part, self._frame(group, part, now), tuple(group.viewers.items()))
             for group in self.groups.values()
             if (part := self._part(group, batch))
         ]
         for framing, part, data, viewers in due:
             self._write(framing, part, data, viewers)
         if self.full:
-            self._make_room(time.monotonic())
+            self._make_room(now)
 
     def _part(self, group: Group, batch: list[Message]) -> list[Message]:
         """What of a batch the group watches."""
@@ -327,12 +327,12 @@ class Line:
             return batch
         return [message for message in batch if message.stream in watched]
 
-    def _frame(self, group: Group, part: list[Message]) -> bytes:
+    def _frame(self, group: Group, part: list[Message], now: float) -> bytes:
         """The bytes for a group's viewers, counted before any is written: see `_write`."""
         data = group.framing.batch(part)
         group.messages += len(part)
         group.bytes += len(data)
-        group.last_write = time.monotonic()
+        group.last_write = now
         return data
 
     def _write(self, framing: Framing, part: list[Message], data: bytes, viewers: Writes) -> None:

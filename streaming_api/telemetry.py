@@ -41,18 +41,26 @@ class Histogram:
         self.counts = [0] * (len(BOUNDS) + 1)
         self.sum = 0.0
         self._slices: deque[tuple[float, list[int]]] = deque()
+        self._slice: list[int] = []
+        self._slice_ends = -math.inf
 
-    def observe(self, seconds: float, times: int) -> None:
-        """So many deliveries took so long."""
+    def observe(self, seconds: float, times: int, now: float | None = None) -> None:
+        """So many deliveries took so long; ``now`` is the monotonic time, if it is known."""
         index = bisect_left(BOUNDS, seconds)
         self.counts[index] += times
         self.sum += seconds * times
-        now = time.monotonic()
-        if not self._slices or now - self._slices[-1][0] > _SLICE:
-            self._slices.append((now, [0] * (len(BOUNDS) + 1)))
-            while self._slices[0][0] < now - WINDOW:
-                self._slices.popleft()
-        self._slices[-1][1][index] += times
+        if now is None:
+            now = time.monotonic()
+        if now > self._slice_ends:
+            self._begin_slice(now)
+        self._slice[index] += times
+
+    def _begin_slice(self, now: float) -> None:
+        self._slice = [0] * (len(BOUNDS) + 1)
+        self._slice_ends = now + _SLICE
+        self._slices.append((now, self._slice))
+        while self._slices[0][0] < now - WINDOW:
+            self._slices.popleft()
 
     def recent(self, seconds: float = WINDOW) -> list[int]:
         """Counts by bound of the last so many seconds, to a slice."""
@@ -113,17 +121,16 @@ class Telemetry:
         late = [
             viewer for viewer, _ in writes if viewer.connection.transport.get_write_buffer_size()
         ]
-        count = len(writes) - len(late)
         kind = writes[0][0].connection.kind
-        self.deliveries[kind] += count * len(batch)
-        histogram = self.latency[kind]
         first = batch[0].appended
-        if batch[-1].appended == first:
-            if count:
-                histogram.observe(now - first, count * len(batch))
-        else:
-            for message in batch:
-                histogram.observe(now - message.appended, count)
+        if count := len(writes) - len(late):
+            self.deliveries[kind] += count * len(batch)
+            observe = self.latency[kind].observe
+            if batch[-1].appended == first:
+                observe(now - first, count * len(batch), now)
+            else:
+                for message in batch:
+                    observe(now - message.appended, count, now)
         for viewer in late:
             self._wait(viewer, first, len(batch))
 

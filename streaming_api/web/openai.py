@@ -7,7 +7,6 @@ answer that the model has ended itself.
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Final
 
 import orjson
@@ -85,6 +84,11 @@ class Completion(EventStream):
             coding = "Transfer-Encoding: chunked\r\n" if self._chunked else ""
             self.write(_head(200, "text/event-stream", coding, self._answer.request_id))
 
+    def send(self, payload: bytes, message_type: str) -> None:
+        """A notice, which is a comment here; before the head there is no place for one."""
+        if self._headed:
+            super().send(payload, message_type)
+
     def comment(self, text: bytes) -> None:
         """Silence before the first token: the head goes out with a sign of life."""
         if self._answer.request.stream:
@@ -96,18 +100,22 @@ class Completion(EventStream):
         outcome = self._answer.outcome
         assert outcome is not None
         if outcome.finish_reason in _FAILED:
-            error = _error(outcome.error, outcome.finish_reason)
-            text = b"data: %b\n\n" % orjson.dumps({"error": error.body()})
+            self._tell_error(_error(outcome.error, outcome.finish_reason))
         else:
-            text = b"data: [DONE]\n\n"
-        super().comment(text)
-        self.end("finished")
+            super().comment(b"data: [DONE]\n\n")
+        super().end("finished")
+
+    def _tell_error(self, error: UpstreamFailed) -> None:
+        super().comment(b"data: %b\n\n" % orjson.dumps({"error": error.body()}))
 
     def end(self, ending: str) -> None:
-        """End the response, or give one that says why there is none."""
-        if self._headed or self.ending is not None:
+        """End before the answer has, saying so: in the stream, or instead of it."""
+        if self.ending is not None:
+            return
+        if self._headed:
+            self._tell_error(_error(None, "incomplete"))
             super().end(ending)
-        else:  # stopped before anything was said
+        else:
             self._reply_whole(*_error_reply(None, "incomplete"))
 
     def _reply_outcome(self) -> None:
@@ -127,7 +135,6 @@ class Completion(EventStream):
         length = f"Content-Length: {len(body)}\r\n"
         self.write(_head(status, "application/json", length, self._answer.request_id) + body)
         self.transport.close()
-        self.manager.beat_at(self, time.monotonic() + self.manager.config.stall_timeout)
 
 
 def _head(status: int, content_type: str, extra: str, request_id: str) -> bytes:
@@ -143,10 +150,11 @@ def _error(error: reply_errors.UpstreamError | None, finish_reason: str) -> Upst
     if error is None:
         message = f"The answer was ended: {finish_reason}."
         return UpstreamFailed(message, finish_reason, status=503)
+    refused = error.status is not None and error.status >= 400
     return UpstreamFailed(
         error.message,
         error.code or "upstream_error",
-        status=error.status,
+        status=error.status if refused else None,  # a 200 or 307 with nonsense is a bad gateway
         error_type=error.type,
         param=error.param,
     )

@@ -43,6 +43,11 @@ _EVENTS: Final = reply(
     {
         "Cache-Control": {"schema": {"type": "string"}},
         "X-Accel-Buffering": {"schema": {"type": "string"}},
+        "Vary": {"schema": {"type": "string"}},
+        "Content-Encoding": {
+            "description": "gzip, where Accept-Encoding allows it and it is switched on.",
+            "schema": {"type": "string", "const": "gzip"},
+        },
     },
 )
 _UNCHANGED: Final = reply("The ETag of If-None-Match is still good.")

@@ -7,7 +7,6 @@ aiohttp-sse opens the response (its headers, TCP_USER_TIMEOUT); then the transpo
 from __future__ import annotations
 
 import re
-import time
 import zlib
 from typing import TYPE_CHECKING, ClassVar, Final
 
@@ -72,10 +71,9 @@ class EventStream(Connection):
 
     def beat(self, now: float) -> float:
         """A comment after so much silence, so that nobody in between takes it for dead."""
-        if self.ending is not None:
-            self.abort(self.ending)
-            return now + 1
         interval = self.manager.config.keep_alive_interval
+        if self.ending is not None:  # its last bytes are on their way, for the stall sweep to watch
+            return now + interval
         due = self.last_write + interval
         if now < due:
             return due
@@ -101,7 +99,6 @@ class EventStream(Connection):
         if self._chunked:
             self.write(_LAST_CHUNK)
         self.transport.close()
-        self.manager.beat_at(self, time.monotonic() + self.manager.config.stall_timeout)
 
 
 class _Opening(EventSourceResponse):

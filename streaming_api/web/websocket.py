@@ -115,11 +115,15 @@ class WebSocket(Connection):
                 self._close("policy", POLICY, "too many pings")
                 return
             self.write(framing.frame(received.payload, framing.PONG))
-        elif opcode == framing.TEXT:
+        elif opcode in {framing.TEXT, framing.BINARY}:
             self.received = time.monotonic()
+            self.message(received)
+
+    def message(self, received: Received) -> None:
+        """One whole message of the client; here it is a command."""
+        if received.opcode == framing.TEXT:
             self._command(received.payload)
-        elif opcode == framing.BINARY:
-            self.received = time.monotonic()
+        else:
             self.tell(BadRequest("Send JSON in text frames, not binary.", "binary_frame"), {})
 
     def _command(self, text: bytes) -> None:
@@ -206,8 +210,15 @@ class WebSocket(Connection):
 # The handshake
 
 
-def handler(*, chat_only: bool) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-    """The handler of one WebSocket path."""
+def handler(
+    *, chat_only: bool, make: type[WebSocket] = WebSocket
+) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    """The handler of one WebSocket path.
+
+    Args:
+        chat_only: whether the path is for answers and for nothing else.
+        make: makes the connection (conformance tests do something else with its messages).
+    """
 
     @scope(ANY)
     async def websocket(request: web.Request) -> web.StreamResponse:
@@ -222,7 +233,7 @@ def handler(*, chat_only: bool) -> Callable[[web.Request], Awaitable[web.StreamR
             if context.config.compression_enabled and context.config.websocket_compression:
                 deflate = negotiate(request.headers.get(hdrs.SEC_WEBSOCKET_EXTENSIONS, ""))
             commander = Commander(context, chat_only=chat_only)
-            connection = WebSocket(
+            connection = make(
                 context.manager, client, request.rel_url.raw_path, deflate, commander
             )
             answer = _switching_protocols(request, key, deflate)

@@ -571,9 +571,10 @@ async def test_everything_on_the_socket_is_one_of_the_messages_that_asyncapi_des
             await socket.send(message_type=message_type, cursor="nonsense")
             for message in await socket.until(lambda m: m["data"].get("event") == "snapshot"):
                 note(message)
-        await socket.start("r-1", model="ten-tokens")
-        for message in await socket.answer():
-            note(message)
+        for model in ("ten-tokens", "html-502"):
+            await socket.start(f"r-{model}", model=model)
+            for message in await socket.answer():
+                note(message)
         await ask(server, "POST", "/streaming/alerts", json={"version": "4", "alerts": [ALERT]})
         for message in await socket.until(lambda m: m["data"].get("event") == "firing"):
             note(message)

@@ -83,7 +83,7 @@ def unchunk(data: bytes) -> bytes:
 def read_events(text: bytes) -> list[tuple[str, str, str]]:
     """(event, id, data), as the `httpx-sse` package reads them."""
     decoder = httpx_sse_decoders.SSEDecoder()
-    found = [decoder.decode(line) for line in text.decode().split("\n")]
+    found = [decoder.decode(line) for line in text.decode().split("\n")[:-1]]
     return [(event.event, event.id, event.data) for event in found if event is not None]
 
 

@@ -1,0 +1,283 @@
+"""OpenAI's own wire: the `openai` package with only its base_url changed, and raw HTTP beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+import httpx
+import openai
+import pytest
+from openai.types.chat import ChatCompletionUserMessageParam
+
+from streaming_api.service import StreamingService
+from tests.clients import eventually, question, websocket
+from tests.conftest import StartServer
+from tests.fakes.upstream import FakeUpstream, Gate, Script
+from tests.raw import dechunked, raw
+
+HELLO: list[ChatCompletionUserMessageParam] = [{"role": "user", "content": "Hello"}]
+PATH = "/v1/chat/completions"
+
+
+@pytest.fixture
+async def client(server: StreamingService) -> AsyncIterator[openai.AsyncOpenAI]:
+    async with openai.AsyncOpenAI(
+        base_url=f"{server.url}/v1",
+        api_key="sk-client",
+        http_client=httpx.AsyncClient(trust_env=False, verify=False),
+    ) as sdk:
+        yield sdk
+
+
+@pytest.fixture
+async def http(server: StreamingService) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(
+        base_url=server.url, trust_env=False, verify=False, timeout=5
+    ) as found:
+        yield found
+
+
+class TestTheSdk:
+    async def test_streams(self, client: openai.AsyncOpenAI, upstream: FakeUpstream) -> None:
+        stream = await client.chat.completions.create(model="fake", messages=HELLO, stream=True)
+        parts = [choice.delta.content async for chunk in stream for choice in chunk.choices]
+        assert "".join(part or "" for part in parts) == upstream.default.text()
+        sent = upstream.generations[0].request
+        assert sent.headers["authorization"] == "Bearer sk-client"
+        assert sent.json()["messages"] == HELLO
+
+    async def test_gets_a_whole_answer(
+        self, client: openai.AsyncOpenAI, upstream: FakeUpstream
+    ) -> None:
+        answer = await client.chat.completions.create(model="fake", messages=HELLO)
+        assert answer.choices[0].message.content == upstream.default.text()
+        assert answer.choices[0].finish_reason == "stop"
+        assert answer.usage is not None
+        assert answer.usage.total_tokens == 17
+        assert upstream.generations[0].request.json()["stream"] is False
+
+    @pytest.mark.parametrize("asked", [True, False])
+    async def test_gets_the_usage_chunk_if_and_only_if_it_asked(
+        self, asked: bool, client: openai.AsyncOpenAI
+    ) -> None:
+        stream = await client.chat.completions.create(
+            model="fake",
+            messages=HELLO,
+            stream=True,
+            stream_options={"include_usage": asked},
+        )
+        chunks = [chunk async for chunk in stream]
+        assert (chunks[-1].usage is not None) == asked
+        assert any(not chunk.choices for chunk in chunks) == asked
+
+    async def test_streams_what_a_model_thinks_calls_and_chooses(
+        self, client: openai.AsyncOpenAI
+    ) -> None:
+        async with client.chat.completions.stream(model="tool-calls", messages=HELLO) as stream:
+            final = await stream.get_final_completion()
+        assert final.choices[0].finish_reason == "tool_calls"
+        assert final.choices[0].message.tool_calls is not None
+        call = final.choices[0].message.tool_calls[0]
+        assert (call.function.name, call.function.arguments) == ("add", '{"a":1}')
+
+    async def test_lists_the_models(self, client: openai.AsyncOpenAI) -> None:
+        models = [model.id async for model in client.models.list()]
+        assert "ten-tokens" in models
+
+    async def test_tries_again_by_itself_what_failed_for_a_moment(
+        self, client: openai.AsyncOpenAI, upstream: FakeUpstream
+    ) -> None:
+        upstream.scripts["moody"] = upstream.scripts["error-500"]
+
+        async def mend() -> None:
+            await upstream.generation()
+            del upstream.scripts["moody"]
+
+        mending = asyncio.create_task(mend())
+        answer = await client.chat.completions.create(model="moody", messages=HELLO)
+        await mending
+        assert answer.choices[0].message.content == upstream.default.text()
+
+    async def test_that_closes_its_stream_frees_the_upstream(
+        self, client: openai.AsyncOpenAI, upstream: FakeUpstream
+    ) -> None:
+        stream = await client.chat.completions.create(model="endless", messages=HELLO, stream=True)
+        async for _ in stream:
+            break
+        await stream.close()
+        left = time.monotonic()
+        assert await (await upstream.generation()).wait_closed() - left < 1
+
+
+class TestTheWire:
+    async def test_is_the_upstreams_chunks_and_done(
+        self, http: httpx.AsyncClient, upstream: FakeUpstream
+    ) -> None:
+        reply = await http.post(PATH, json=question(stream=True))
+        assert reply.headers["content-type"].startswith("text/event-stream")
+        assert reply.headers["cache-control"] == "no-cache"
+        assert reply.headers["x-accel-buffering"] == "no"
+        assert reply.headers["x-request-id"]
+        events = reply.text.split("\n\n")
+        assert events[-2:] == ["data: [DONE]", ""]
+        assert all(event.startswith("data: {") for event in events[:-2])
+        assert len(events) == len(list(upstream.default.texts())) + 4  # role, finish, done, ""
+
+    async def test_defaults_to_a_whole_answer(self, http: httpx.AsyncClient) -> None:
+        reply = await http.post(PATH, json=question())
+        assert reply.headers["content-type"].startswith("application/json")
+        assert reply.json()["object"] == "chat.completion"
+
+    @pytest.mark.parametrize("stream", [True, False])
+    async def test_has_one_answer_for_one_idempotency_key(
+        self, stream: bool, http: httpx.AsyncClient, upstream: FakeUpstream
+    ) -> None:
+        headers = {"Idempotency-Key": "k-1"}
+        replies = await asyncio.gather(
+            *(http.post(PATH, json=question(stream=stream), headers=headers) for _ in range(3))
+        )
+        assert {reply.status_code for reply in replies} == {200}
+        assert len({reply.text for reply in replies}) == 1
+        assert replies[0].headers["x-request-id"] == "k-1"
+        assert len(upstream.generations) == 1
+
+    async def test_shows_a_resumable_answer_to_a_websocket_too(
+        self, server: StreamingService, http: httpx.AsyncClient, upstream: FakeUpstream
+    ) -> None:
+        gate = Gate()
+        upstream.default = Script(gate=gate)
+        asked = asyncio.create_task(
+            http.post(PATH, json=question(stream=True), headers={"Idempotency-Key": "k-1"})
+        )
+        await upstream.generation()
+        async with websocket(server.url) as socket:
+            await socket.send(
+                message_type="chat_completion", action="resume", request_id="k-1", after=0
+            )
+            gate.open()
+            seen = await socket.answer()
+        assert seen[-1]["data"]["finish_reason"] == "stop"
+        assert (await asked).text.endswith("data: [DONE]\n\n")
+
+    async def test_says_that_it_was_cancelled_and_not_that_it_is_done(
+        self, server: StreamingService, http: httpx.AsyncClient, upstream: FakeUpstream
+    ) -> None:
+        asked = asyncio.create_task(
+            http.post(
+                PATH,
+                json=question("hang-midway", stream=True),
+                headers={"Idempotency-Key": "k-1"},
+            )
+        )
+        generation = await upstream.generation()
+        await upstream.until(lambda: generation.sent == 3)
+        await eventually(lambda: server.context.chat.running[0].chunks == 4)
+        assert (await http.delete("/streaming/chat/k-1")).status_code == 204
+        reply = await asked
+        assert "[DONE]" not in reply.text
+        assert '"code":"cancelled"' in reply.text.split("\n\n")[-2]
+
+    async def test_gives_an_answer_that_had_to_queue_whole_and_in_good_order(
+        self, start_server: StartServer, upstream: FakeUpstream
+    ) -> None:
+        server = await start_server(api_gateway_endpoint=upstream.url, pool_size=1)
+        gate = Gate()
+        upstream.default = Script(gate=gate)
+        async with httpx.AsyncClient(
+            base_url=server.url, trust_env=False, verify=False, timeout=5
+        ) as http:
+            async with asyncio.TaskGroup() as tasks:
+                for stream in (True, False, True, False):
+                    tasks.create_task(http.post(PATH, json=question(stream=stream)))
+                    await eventually(lambda: server.context.chat.running)
+                await eventually(lambda: server.context.chat.queued == 3)
+                last = tasks.create_task(http.post(PATH, json=question(stream=True)))
+                await eventually(lambda: server.context.chat.queued == 4)
+                gate.open()
+            assert last.result().status_code == 200
+            assert last.result().text.endswith("data: [DONE]\n\n")
+
+    async def test_shows_a_sign_of_life_before_the_first_token(
+        self, start_server: StartServer, upstream: FakeUpstream
+    ) -> None:
+        server = await start_server(api_gateway_endpoint=upstream.url, keep_alive_interval=0.05)
+        gate = Gate()
+        upstream.default = Script(gate=gate, role=False)
+        async with raw(server.url) as tcp:
+            await tcp.request("POST", PATH, question(stream=True))
+            head = await tcp.until(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200 ")
+            await tcp.until(b": ")
+            gate.open()
+            rest = await tcp.rest()
+        assert rest.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+
+    async def test_gives_a_whole_answer_to_a_client_that_reads_it_late(
+        self, start_server: StartServer, upstream: FakeUpstream
+    ) -> None:
+        """Signs of life fall due while the body is still on its way."""
+        server = await start_server(
+            api_gateway_endpoint=upstream.url, keep_alive_interval=0.05, stall_timeout=30
+        )
+        text = "x" * 8_000_000
+        upstream.default = Script(tokens=(text,))
+        async with raw(server.url, receive_buffer=4096) as tcp, raw(server.url) as other:
+            await tcp.request("POST", PATH, question())
+            await upstream.generation()
+            await eventually(lambda: not server.context.chat.running)
+            await other.request("GET", "/streaming/sse/alerts")
+            for _ in range(3):
+                await other.until(b": keep-alive")
+            reply = await tcp.rest()
+        head, _, body = reply.partition(b"\r\n\r\n")
+        assert f"Content-Length: {len(body)}".encode() in head
+        assert text.encode() in body
+
+    async def test_serves_http_1_0_without_chunks(
+        self, server: StreamingService, upstream: FakeUpstream
+    ) -> None:
+        async with raw(server.url) as tcp:
+            await tcp.request("POST", f"{PATH}", question(stream=True))
+            chunked = await tcp.rest()
+        body = question(stream=True)
+        async with raw(server.url) as tcp:
+            await tcp.send(_http_1_0(PATH, body))
+            plain = await tcp.rest()
+        assert b"chunked" not in plain.partition(b"\r\n\r\n")[0]
+        assert plain.partition(b"\r\n\r\n")[2] == dechunked(chunked.partition(b"\r\n\r\n")[2])
+
+    @pytest.mark.parametrize(
+        ("body", "param"),
+        [
+            (b"{", None),
+            (b"[]", None),
+            (b"{}", "messages"),
+            (b'{"messages": "Hello"}', "messages"),
+            (b'{"messages": []}', "messages"),
+            (b'{"messages": [{}], "stream": 1}', "stream"),
+            (b'{"messages": [{}], "model": 7}', "model"),
+        ],
+    )
+    async def test_tells_what_is_wrong_with_a_request(
+        self, body: bytes, param: str | None, http: httpx.AsyncClient
+    ) -> None:
+        reply = await http.post(PATH, content=body)
+        assert reply.status_code == 400
+        assert set(reply.json()["error"]) == {"type", "code", "message", "param"}
+        assert reply.json()["error"]["type"] == "invalid_request_error"
+        assert reply.json()["error"]["param"] == param
+
+    async def test_tells_that_an_idempotency_key_is_none(self, http: httpx.AsyncClient) -> None:
+        reply = await http.post(PATH, json=question(), headers={"Idempotency-Key": "a b"})
+        assert reply.status_code == 400
+
+
+def _http_1_0(path: str, body: object) -> bytes:
+    request = httpx.Request("POST", f"http://localhost{path}", json=body)
+    content = request.read()
+    return (
+        f"POST {path} HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(content)}\r\n\r\n"
+    ).encode() + content
