@@ -128,7 +128,6 @@ async def _running(app: web.Application) -> AsyncIterator[None]:
     vitals = Vitals(context)
     background = app[BACKGROUND]
     unpublish = publish(context)
-    await context.upstream.start()
     background.start("signs of life", manager.keep_beating)
     background.start("stall sweep", manager.keep_sweeping_stalled)
     background.start("idle sweep", manager.keep_sweeping_idle)

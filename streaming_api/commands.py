@@ -185,10 +185,7 @@ def chat_request(
     ):
         text = 'messages must be a list of objects like {"role": "user", "content": "Hello"}.'
         raise BadRequest(text, "invalid_value", param="messages")
-    name = "model_id" if "model_id" in fields else "model"
-    model = fields.get(name)
-    if model is not None and (not isinstance(model, str) or not model):
-        raise BadRequest(f"{name} must be the name of a model.", "invalid_value", param=name)
+    model = _model(fields)
     stream = fields.get("stream", True)
     if not isinstance(stream, bool):
         raise BadRequest("stream must be true or false.", "invalid_value", param="stream")
@@ -201,6 +198,16 @@ def chat_request(
         on_disconnect=_on_disconnect(fields, on_disconnect),
         usage_asked=isinstance(options, dict) and options.get("include_usage") is True,
     )
+
+
+def _model(fields: Mapping[str, object]) -> str | None:
+    """``model_id``, or OpenAI's ``model``."""
+    for name in ("model_id", "model"):
+        model = fields.get(name)
+        if model is not None and (not isinstance(model, str) or not model):
+            raise BadRequest(f"{name} must be the name of a model.", "invalid_value", param=name)
+    named = fields.get("model_id") or fields.get("model")
+    return named if isinstance(named, str) else None
 
 
 def _on_disconnect(fields: Mapping[str, object], default: OnDisconnect) -> OnDisconnect:

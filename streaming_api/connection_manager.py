@@ -12,7 +12,7 @@ import logging
 import resource
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
@@ -73,6 +73,9 @@ class ConnectionManager:
         config: the limits.
         telemetry: told of refusals and endings.
         process: knows how much memory is used.
+
+    Attributes:
+        http: makes what answers the next request on a connection whose response is complete.
     """
 
     def __init__(
@@ -88,6 +91,7 @@ class ConnectionManager:
         self.open: Counter[str] = Counter(dict.fromkeys(KINDS, 0))
         self.connections: dict[int, Connection] = {}
         self.draining = False
+        self.http: Callable[[], asyncio.Protocol] | None = None
         self._places: dict[int, Place] = {}
         self._per_address: Counter[str] = Counter()
         self._next = 0

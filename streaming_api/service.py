@@ -22,6 +22,7 @@ from streaming_api.app import BACKGROUND, make_app
 from streaming_api.config import StreamingConfig
 from streaming_api.dump import describe
 from streaming_api.web.context import CONTEXT
+from streaming_api.web.http_protocol import HttpProtocol
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-HEAD_SECONDS: Final = 10.0
-"""Seconds for a request's line and headers, and for the next one on a kept-alive connection."""
+HANDSHAKE_SECONDS: Final = 10.0
+"""Seconds for a TLS handshake, and for the goodbye of one."""
 _BACKLOG: Final = 4096
 _RELOAD_SECONDS: Final = 5.0
 
@@ -54,6 +55,7 @@ class StreamingService:
         self.config = config or StreamingConfig()
         self._make = make
         self._runner: web.AppRunner | None = None
+        self._listener: asyncio.Server | None = None
         self._port = 0
 
     def __repr__(self) -> str:
@@ -95,19 +97,11 @@ class StreamingService:
             certificate = _Certificate(config.tls_certificate, config.tls_key)
             tls = certificate.context
             app[BACKGROUND].start("TLS certificate", certificate.keep_reloading)
-        runner = web.AppRunner(
-            app,
-            handler_cancellation=True,  # a handler leaves with its client
-            keepalive_timeout=HEAD_SECONDS,
-            shutdown_timeout=1.0,
-            access_log=None,
-        )
+        # handler_cancellation: a handler leaves with its client
+        runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=1.0)
         await runner.setup()
         try:
-            site = web.SockSite(
-                runner, _listening_socket(config), backlog=_BACKLOG, ssl_context=tls
-            )
-            await site.start()
+            self._listener = await _listen(runner, app[CONTEXT].manager, tls)
         except BaseException:
             await runner.cleanup()
             raise
@@ -115,11 +109,14 @@ class StreamingService:
             ThreadPoolExecutor(max_workers=config.cpu_cores, thread_name_prefix="executor")
         )
         self._runner = runner
-        self._port = runner.addresses[0][1]
+        self._port = self._listener.sockets[0].getsockname()[1]
+        await app[CONTEXT].upstream.start()  # loading a model must not delay the first page
 
     async def stop(self) -> None:
         """Drain and end: clients are told, within 10 seconds."""
         runner, self._runner = self._runner, None
+        if self._listener is not None:
+            self._listener.close()
         if runner is not None:
             await runner.cleanup()
 
@@ -168,6 +165,28 @@ class StreamingService:
         return selftest.measure(self.config).performance[kind]
 
 
+async def _listen(
+    runner: web.AppRunner, manager: ConnectionManager, tls: ssl.SSLContext | None
+) -> asyncio.Server:
+    loop = asyncio.get_running_loop()
+    server = runner.server
+    assert server is not None  # it has been set up
+
+    def accepted() -> HttpProtocol:
+        return HttpProtocol(server, manager, loop)
+
+    manager.http = accepted
+    seconds = None if tls is None else HANDSHAKE_SECONDS
+    return await loop.create_server(
+        accepted,
+        sock=_listening_socket(manager.config),
+        backlog=_BACKLOG,
+        ssl=tls,
+        ssl_handshake_timeout=seconds,
+        ssl_shutdown_timeout=seconds,
+    )
+
+
 def _listening_socket(config: StreamingConfig) -> socket.socket:
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
@@ -175,6 +194,11 @@ def _listening_socket(config: StreamingConfig) -> socket.socket:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if config.workers > 1:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        # Accepted connections inherit both: a peer that is gone, or reads nothing, is found out
+        # even where no sweep looks (a plain reply that nobody takes; RFC 5482, tcp(7)).
+        stall = max(1, round(config.stall_timeout))
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, stall * 1000)
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, stall)
         listening.setblocking(False)  # noqa: FBT003 (the standard library's)
         listening.bind((config.host, config.port))
     except BaseException:

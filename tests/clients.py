@@ -163,3 +163,44 @@ async def eventually(condition: Callable[[], object], seconds: float = UNIT) -> 
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.005)
+
+
+def webhook(*names: str, status: str = "firing") -> Message:
+    """What Alertmanager posts, version 4."""
+    alerts = [
+        {
+            "status": status,
+            "labels": {"alertname": name},
+            "annotations": {"summary": f"{name} is on"},
+            "startsAt": "2026-01-31T12:00:00Z",
+            "endsAt": "0001-01-01T00:00:00Z" if status == "firing" else "2026-01-31T12:05:00Z",
+            "generatorURL": "http://localhost/graph",
+            "fingerprint": name.encode().hex(),
+        }
+        for name in names
+    ]
+    return {
+        "version": "4",
+        "groupKey": "{}",
+        "truncatedAlerts": 0,
+        "status": status,
+        "receiver": "streaming-api",
+        "groupLabels": {},
+        "commonLabels": {},
+        "commonAnnotations": {},
+        "externalURL": "http://localhost",
+        "alerts": alerts,
+    }
+
+
+async def fire(url: str, *names: str, status: str = "firing") -> None:
+    """Post alerts to the webhook."""
+    body = webhook(*names, status=status)
+    async with httpx.AsyncClient(trust_env=False, verify=False) as client:
+        reply = await client.post(f"{url}/streaming/alerts", json=body)
+    assert (reply.status_code, reply.json()) == (200, {"accepted": len(names)})
+
+
+def name_of(message: Message) -> str:
+    """The alert that a change is about."""
+    return str(message["data"]["alert"]["labels"]["alertname"])

@@ -74,7 +74,9 @@ class Raw:
     # HTTP
 
     async def request(self, method: str, path: str, body: object = None, *extra: str) -> None:
-        """Send a request."""
+        """Send a request; the connection ends with its response, unless ``extra`` says otherwise."""
+        if not any(line.startswith("Connection:") for line in extra):
+            extra = (*extra, "Connection: close")
         data = b"" if body is None else json.dumps(body).encode()
         lines = [f"{method} {path} HTTP/1.1", "Host: localhost", *extra]
         if body is not None:

@@ -7,6 +7,7 @@ answer that the model has ended itself.
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 import orjson
@@ -14,7 +15,7 @@ from aiohttp import web
 from aiohttp.http import HttpVersion11
 
 from streaming_api import framing
-from streaming_api.commands import OnDisconnect, chat_request
+from streaming_api.commands import OnDisconnect, chat_request, check_request_id
 from streaming_api.errors import UpstreamFailed
 from streaming_api.upstreams import reply_errors
 from streaming_api.web.body import json_body
@@ -28,10 +29,6 @@ if TYPE_CHECKING:
     from streaming_api.viewer import Viewer
 
 _FAILED: Final = frozenset({"cancelled", "incomplete", "error"})
-_REASONS: Final = {200: "OK", 400: "Bad Request", 401: "Unauthorized", 403: "Forbidden",
-                   404: "Not Found", 422: "Unprocessable Content", 429: "Too Many Requests",
-                   500: "Internal Server Error", 502: "Bad Gateway", 503: "Service Unavailable",
-                   504: "Gateway Timeout"}  # fmt: skip
 
 
 class Completion(EventStream):
@@ -82,7 +79,16 @@ class Completion(EventStream):
         if not self._headed:
             self._headed = True
             coding = "Transfer-Encoding: chunked\r\n" if self._chunked else ""
-            self.write(_head(200, "text/event-stream", coding, self._answer.request_id))
+            self.write(self._head_bytes(200, "text/event-stream", coding))
+
+    def _head_bytes(self, status: int, content_type: str, extra: str) -> bytes:
+        return (
+            f"HTTP/1.1 {status} {_reason(status)}\r\n"
+            f"Content-Type: {content_type}\r\n{extra}"
+            "Cache-Control: no-cache\r\nX-Accel-Buffering: no\r\n"
+            f"Connection: {'keep-alive' if self.keep_alive else 'close'}\r\n"
+            f"X-Request-Id: {self._answer.request_id}\r\n\r\n"
+        ).encode()
 
     def send(self, payload: bytes, message_type: str) -> None:
         """A notice, which is a comment here; before the head there is no place for one."""
@@ -133,17 +139,15 @@ class Completion(EventStream):
         self.ending = "finished"
         self.leave_all()
         length = f"Content-Length: {len(body)}\r\n"
-        self.write(_head(status, "application/json", length, self._answer.request_id) + body)
-        self.transport.close()
+        self.write(self._head_bytes(status, "application/json", length) + body)
+        self._leave("finished")
 
 
-def _head(status: int, content_type: str, extra: str, request_id: str) -> bytes:
-    return (
-        f"HTTP/1.1 {status} {_REASONS.get(status, 'Upstream Status')}\r\n"
-        f"Content-Type: {content_type}\r\n{extra}"
-        "Cache-Control: no-cache\r\nX-Accel-Buffering: no\r\nConnection: close\r\n"
-        f"X-Request-Id: {request_id}\r\n\r\n"
-    ).encode()
+def _reason(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "Upstream Status"
 
 
 def _error(error: reply_errors.UpstreamError | None, finish_reason: str) -> UpstreamFailed:
@@ -175,6 +179,8 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     fields = await json_body(request)
     fields.setdefault("stream", False)
     if (key := request.headers.get("Idempotency-Key")) is not None:
+        if "request_id" in fields:
+            check_request_id(fields["request_id"])  # it loses, but nonsense it may not be
         fields["request_id"] = key
     asked = chat_request(fields, on_disconnect=OnDisconnect.CANCEL)
     with admitted(request, "sse") as place:

@@ -22,7 +22,7 @@ from streaming_api.messages import parse_cursor
 from streaming_api.web.body import json_body
 from streaming_api.web.context import CONTEXT, client_of
 from streaming_api.web.guard import scope
-from streaming_api.web.takeover import admitted, take_over
+from streaming_api.web.takeover import admitted, hand_back, take_over
 
 if TYPE_CHECKING:
     from streaming_api.chat import Generation
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from streaming_api.viewer import Viewer
     from streaming_api.web.context import Context
 
+_MOST_TAIL: Final = 65_536
 _LAST_CHUNK: Final = b"0\r\n\r\n"
 _REFUSED: Final = re.compile(r"q=0(\.0*)?")
 _COMMENT: Final = b": keep-alive\n"
@@ -40,16 +41,26 @@ class EventStream(Connection):
 
     kind: ClassVar[str] = "sse"
 
-    __slots__ = ("_checksum", "_chunked", "_size")
+    __slots__ = ("_checksum", "_chunked", "_keep_alive", "_size", "_tail")
 
     def __init__(self, request: web.Request, kind: framing.Framing, *, chunked: bool) -> None:
         context = request.app[CONTEXT]
         super().__init__(context.manager, client_of(request), kind, request.rel_url.raw_path)
         self._chunked = chunked
+        self._keep_alive = chunked and request.keep_alive
+        self._tail = b""  # of the client's next request, if it does not wait for the end
         self._checksum = self._size = 0  # of what a gzip stream holds so far
 
     def data_received(self, data: bytes) -> None:
-        """A client of an event stream has nothing more to say."""
+        """A client of an event stream has nothing to say before its next request."""
+        self._tail += data
+        if len(self._tail) > _MOST_TAIL:
+            self.transport.pause_reading()
+
+    @property
+    def keep_alive(self) -> bool:
+        """Whether the client's next request may come on this connection."""
+        return self._keep_alive
 
     def comment(self, text: bytes) -> None:
         """Bytes that are no event: a sign of life."""
@@ -98,15 +109,21 @@ class EventStream(Connection):
             self.write(framing.chunk(framing.gzip_end(self._checksum, self._size)))
         if self._chunked:
             self.write(_LAST_CHUNK)
-        self.transport.close()
+        self._leave(ending)
+
+    def _leave(self, ending: str) -> None:
+        """The response is complete: the next request may come, or the connection ends."""
+        keep = ending == "finished" and self._keep_alive
+        if not keep or not hand_back(self, self._tail):
+            self.transport.close()
 
 
 class _Opening(EventSourceResponse):
-    """The head of an event stream whose connection ends with it."""
+    """The head of an event stream."""
 
-    def __init__(self, send_timeout: float, *, gzip: bool) -> None:
+    def __init__(self, send_timeout: float, *, gzip: bool, keep_alive: bool) -> None:
         super().__init__(send_timeout=send_timeout, allow_all_methods=True)
-        self.headers[hdrs.CONNECTION] = "close"
+        self.headers[hdrs.CONNECTION] = "keep-alive" if keep_alive else "close"
         self.headers[hdrs.VARY] = hdrs.ACCEPT_ENCODING
         if gzip:
             self.headers[hdrs.CONTENT_ENCODING] = "gzip"
@@ -118,7 +135,7 @@ async def open_events(request: web.Request, place: Place) -> EventStream:
     kind = _negotiate(request)
     gzip = kind is framing.GZIP_EVENTS
     connection = EventStream(request, kind, chunked=kind is not framing.EVENTS)
-    response = _Opening(config.stall_timeout, gzip=gzip)
+    response = _Opening(config.stall_timeout, gzip=gzip, keep_alive=connection.keep_alive)
     await response.prepare(request)
     response.stop_streaming()  # its ping knows nothing of our traffic; `beat` does
     opening = b"retry: %d\n" % config.retry_timeout  # part of the first event, no event itself
@@ -229,17 +246,17 @@ async def _show(
 
 def _after(request: web.Request, answer: Generation) -> int:
     """The last sequence_id that the client has seen."""
-    cursor = _cursor(request)
-    if cursor is not None:
-        parsed = parse_cursor(cursor)
-        if parsed is not None and parsed[0] == answer.request_id:
-            return parsed[1]
-        return answer.line.number + 1  # no cursor of this answer: told as a gap
     after = request.query.get("after", "0")
     if not after.isascii() or not after.isdigit() or len(after) > 18:
         message = "after must be the last sequence_id seen: a whole number, 0 for from the start."
         raise BadRequest(message, "invalid_value", param="after")
-    return int(after)
+    cursor = _cursor(request)
+    if cursor is None:
+        return int(after)
+    parsed = parse_cursor(cursor)
+    if parsed is not None and parsed[0] == answer.request_id:
+        return parsed[1]
+    return answer.line.number + 1  # no cursor of this answer: told as a gap
 
 
 @scope("chat")

@@ -51,6 +51,31 @@ def admitted(request: web.Request, kind: str) -> Place:
     return context.manager.admit(kind, address, -1 if sock is None else sock.fileno())
 
 
+def hand_back(connection: Connection, tail: bytes) -> bool:
+    """Let aiohttp read the next request on a connection whose response is complete.
+
+    Args:
+        connection: it is gone after this, its transport is not.
+        tail: what the client has sent already.
+
+    Returns:
+        Whether it could: not while stopping, and not before the kernel has taken every byte.
+    """
+    manager = connection.manager
+    if manager.http is None or manager.draining or connection.unsent:
+        return False
+    transport = connection.transport
+    handler = manager.http()
+    transport.set_write_buffer_limits()
+    transport.set_protocol(handler)
+    connection.connection_lost(None)
+    handler.connection_made(transport)
+    transport.resume_reading()
+    if tail:
+        handler.data_received(tail)
+    return True
+
+
 def take_over(
     request: web.Request, connection: Connection, place: Place, opening: bytes = b""
 ) -> None:

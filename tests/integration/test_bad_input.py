@@ -11,7 +11,7 @@ import pytest
 from streaming_api.service import StreamingService
 from tests.clients import Socket, content, question, valid, websocket
 from tests.conftest import StartServer
-from tests.fakes.upstream import FakeUpstream
+from tests.fakes.upstream import FakeUpstream, Script
 from tests.raw import CLOSE, TEXT, raw
 
 MIB = 2**20
@@ -140,7 +140,7 @@ WRONG = {
     "cursor is a number": ('{"message_type":"alert","cursor":7}', "invalid_value", "cursor"),
     "too deep to be passed on": (
         START + '"messages":[{"content":' + nested("[", "", "]", 500) + "}]}",
-        "invalid_value",
+        "too_deep",
         None,
     ),
 }
@@ -343,7 +343,7 @@ async def test_hostile_text_reaches_the_model_and_comes_back_unharmed(
     server: StreamingService, upstream: FakeUpstream
 ) -> None:
     text = 'a\r\n\r\ndata: {"b"}\n\nid: 7\u2028\u2029\x85\x0b\x00<script>🙂"\\'
-    upstream.scripts["hostile"] = upstream.default.__class__(tokens=(text,))
+    upstream.scripts["hostile"] = Script(tokens=(text,))
     async with websocket(server.url) as socket:
         await socket.start("r-1", model="hostile", messages=[{"role": "user", "content": text}])
         assert content(await socket.answer()) == text

@@ -322,6 +322,13 @@ class TestAnHonestEnding:
         upstream.scripts["plain"] = Script(chunked=False, finish_reason=None, done=False)
         assert (await ask(gateway)).ending == Ending(None, USAGE, None, 10)
 
+    async def test_a_reset_is_an_error_also_where_the_end_of_file_would_not_be(
+        self, upstream: FakeUpstream, gateway: Gateway
+    ) -> None:
+        """A broken connection ends no body in good order."""
+        upstream.scripts["plain"] = Script(chunked=False, cut_after=3, cut="rst")
+        assert (await ask(gateway)).code == "upstream_disconnected"
+
     async def test_a_cut_after_the_finish_reason_is_no_error(
         self, upstream: FakeUpstream, gateway: Gateway
     ) -> None:
@@ -490,9 +497,14 @@ class TestAnHonestEnding:
         ids=range(17),
     )
     async def test_what_is_not_a_chunk_ends_the_answer(
-        self, upstream: FakeUpstream, gateway: Gateway, payload: bytes
+        self,
+        upstream: FakeUpstream,
+        gateway: Gateway,
+        payload: bytes,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        """It is never passed on, and what came before it is."""
+        """It is never passed on, what came before it is, and the connection is closed at once."""
+        monkeypatch.setattr(http1, "LINGER", 60.0)
         good = b'{"choices":[{"index":0,"delta":{"content":"x"}}]}'
         events = b"data: " + good + b"\n\ndata: " + payload + b"\n\ndata: " + good + b"\n\n"
         upstream.scripts["plain"] = Script(wire=OK + b"\r\n" + events)
@@ -545,6 +557,15 @@ class TestAnAnswerThatIsNotStreamed:
         assert b"\n" not in answer.chunks[0]
         assert answer.text == Script().text()
         assert answer.ending == Ending("stop", USAGE, None, 1)
+
+    async def test_ends_where_its_length_says(
+        self, upstream: FakeUpstream, gateway: Gateway
+    ) -> None:
+        """A second response on the connection, which nobody asked for, is not part of it."""
+        body = b'{"choices":[]}'
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+        upstream.scripts["plain"] = Script(wire=(head % len(body) + body) * 2)
+        assert (await ask(gateway, stream=False)).chunks == [body]
 
     async def test_that_is_cut_is_an_error(self, upstream: FakeUpstream, gateway: Gateway) -> None:
         """Half an object is nothing."""
@@ -603,6 +624,15 @@ class TestTime:
         assert answer.code == "upstream_http_error"
         assert "half a word" in answer.message
 
+    async def test_a_refusal_without_end_is_read_no_further_than_its_bound(
+        self, upstream: FakeUpstream, gateway: Gateway
+    ) -> None:
+        """The beginning of it says enough."""
+        upstream.scripts["plain"] = Script(
+            wire=b"HTTP/1.1 500 X\r\nContent-Length: 999999999\r\n\r\n" + b"no " * 30_000
+        )
+        assert "Its text: no no no" in (await ask(gateway)).message
+
     async def test_comments_are_signs_of_life(self, upstream: FakeUpstream) -> None:
         """Pings of a long prefill keep an answer alive for longer than the timeout."""
         gateway = Gateway(upstream.url, silence_timeout=1.0)
@@ -651,6 +681,23 @@ class TestTime:
             ending = await exchange.run()
         assert ending.error is not None
         assert (ending.error.code, ending.content_chunks) == ("upstream_timeout", 3)
+
+    async def test_a_pause_before_the_start_holds_from_the_first_byte(
+        self, upstream: FakeUpstream, gateway: Gateway
+    ) -> None:
+        """Nothing arrives until reading is resumed, and then everything."""
+        answer = Answer()
+        exchange = gateway.exchange(request(), answer.reads.append, stream=True)
+        exchange.pause_reading()
+        async with running(exchange) as task:
+            generation = await upstream.generation()
+            await upstream.until(lambda: generation.finished_at is not None)
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert answer.reads == []
+            exchange.resume_reading()
+            await asyncio.wait_for(task, PATIENCE)
+        assert answer.text == Script().text()
 
     async def test_pausing_makes_the_upstream_wait(
         self, upstream: FakeUpstream, gateway: Gateway
@@ -748,7 +795,7 @@ class TestLeaving:
             generation = await upstream.generation()
             await upstream.until(lambda: generation.sent == 3)
             await gateway.close()
-            ending = await task
+            ending = await asyncio.wait_for(task, PATIENCE)
             assert ending.error is not None
             assert "shutting down" in ending.error.message
             await generation.wait_closed(AT_ONCE)
@@ -834,9 +881,11 @@ class TestConnecting:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        answer = await ask(Gateway(f"http://127.0.0.1:{port}"))
+        gateway = Gateway(f"http://127.0.0.1:{port}")
+        answer = await ask(gateway)
         assert answer.code == "upstream_unreachable"
         assert f"127.0.0.1:{port}" in answer.message
+        assert gateway._connector.open_streams == set()
         assert "Check that it runs" in answer.message
 
     def test_a_name_that_does_not_resolve_is_told_as_such(self) -> None:

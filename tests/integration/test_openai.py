@@ -281,3 +281,32 @@ def _http_1_0(path: str, body: object) -> bytes:
         f"POST {path} HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         f"Content-Length: {len(content)}\r\n\r\n"
     ).encode() + content
+
+
+class TestTheNextRequest:
+    async def test_comes_on_the_same_connection(self, server: StreamingService) -> None:
+        """A client, or a proxy before us, keeps its connection from answer to answer."""
+        keep = "Connection: keep-alive"
+        async with raw(server.url) as tcp:
+            for _ in range(3):
+                await tcp.request("POST", PATH, question(stream=True), keep)
+                assert (await tcp.until(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+                await tcp.until(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+            await tcp.request("POST", PATH, question(stream=False), keep)
+            await tcp.until(b'"total_tokens"')
+            await tcp.request("GET", "/health")
+            assert (await tcp.rest()).endswith(b"}")
+        assert server.connection_manager.open["sse"] == 0
+
+    async def test_may_come_before_the_answer_has_ended(
+        self, server: StreamingService, upstream: FakeUpstream
+    ) -> None:
+        gate = Gate()
+        upstream.default = Script(gate=gate)
+        async with raw(server.url) as tcp:
+            await tcp.request("POST", PATH, question(stream=True), "Connection: keep-alive")
+            await tcp.until(b"\r\n\r\n")
+            await tcp.request("GET", "/health")
+            gate.open()
+            rest = await tcp.rest()
+        assert b"data: [DONE]\n\n\r\n0\r\n\r\nHTTP/1.1 200 OK" in rest

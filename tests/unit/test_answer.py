@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streaming_api.upstreams.answer import AnswerReader
-from streaming_api.upstreams.reply_errors import error_of_object, error_of_reply
+from streaming_api.upstreams.reply_errors import error_of_object, error_of_reply, fault
 
 FIELDS = ("choices", "delta", "message", "index", "finish_reason", "content", "usage", "error",
           "detail", "loc", "msg", "type", "code", "param", "object", "tool_calls")  # fmt: skip
@@ -47,6 +47,14 @@ def test_usage_that_grows_with_every_chunk_is_passed_on_and_the_last_one_counts(
     passed = answer.read(b"\n" + b"".join(event(chunk) for chunk in chunks))
     assert [orjson.loads(chunk) for chunk in passed] == chunks[:3]
     assert answer.usage == {"completion_tokens": 2}
+
+
+def test_done_is_the_end_for_good() -> None:
+    """Neither what follows in the same read nor a fault that is noticed later is part of it."""
+    answer = reader()
+    assert answer.read(b"data: [DONE]\n\n" + event({"choices": []})) == []
+    answer.fail(fault("upstream_disconnected", "too late"))
+    assert (answer.over, answer.error) == (True, None)
 
 
 def test_named_events_that_are_no_chunks_are_ignored() -> None:

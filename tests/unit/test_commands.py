@@ -35,7 +35,9 @@ JSON = st.recursive(
     max_leaves=6,
 )
 TELLING: dict[str, st.SearchStrategy[Any]] = {
-    "message_type": st.sampled_from(["chat_completion", "metrics_update", "alert", "status_update"]),
+    "message_type": st.sampled_from(
+        ["chat_completion", "metrics_update", "alert", "status_update"]
+    ),
     "action": st.sampled_from(["start", "cancel", "resume", "subscribe", "unsubscribe"]),
     "request_id": st.from_regex(r"[A-Za-z0-9_.-]{1,9}", fullmatch=True),
     "messages": st.just(HELLO),
@@ -86,7 +88,9 @@ class TestAnyBytes:
 
     @settings(max_examples=500)
     @given(nearly_commands())
-    def test_nearly_commands_too_and_the_error_names_the_field(self, fields: dict[str, Any]) -> None:
+    def test_nearly_commands_too_and_the_error_names_the_field(
+        self, fields: dict[str, Any]
+    ) -> None:
         try:
             found = command(orjson.dumps(fields))
         except BadRequest as error:

@@ -51,7 +51,7 @@ def parse(data: bytes, extensions: list[PerMessageDeflate] | None = None) -> lis
     reader = StreamReader()
     reader.feed_data(data)
     reader.feed_eof()
-    frames = []
+    frames: list[Frame] = []
     while True:
         at_end = reader.at_eof()
         try:

@@ -1,4 +1,4 @@
-"""Messages: one encoding that is valid everywhere, honest timestamps, cursors out of hostile text."""
+"""Messages: one valid encoding, honest timestamps, cursors out of hostile text."""
 
 from __future__ import annotations
 

@@ -98,6 +98,13 @@ def test_a_line_end_cut_in_two_is_one_line_end() -> None:
     assert data_of(b"data: a\r", b"", b"\ndata: b\n\n") == [b"a\nb"]
 
 
+def test_an_unfinished_line_is_finished_by_a_read_that_ends_an_event() -> None:
+    """What is held keeps the next read off the fast path; so does a CR in it."""
+    assert data_of(b"data: a\n\nda", b"ta: b\n\n") == [b"a", b"b"]
+    assert data_of(b"data: a\n\ndata: b\n", b"data: c\n\n") == [b"a", b"b\nc"]
+    assert data_of(b"data: a\n\n", b"data: b\rdata: c\n\n") == [b"a", b"b\nc"]
+
+
 def test_a_character_cut_in_two_comes_out_whole() -> None:
     """Bytes are joined, never decoded."""
     smile = "🙂".encode()

@@ -41,9 +41,7 @@ def numbers(messages: list[Message]) -> list[int]:
     return [message.number for message in messages]
 
 
-def keep(
-    *, messages: int = 10**6, size: int = 2**30, seconds: float = 10.0**6
-) -> Retention:
+def keep(*, messages: int = 10**6, size: int = 2**30, seconds: float = 10.0**6) -> Retention:
     return Retention(bytes=size, messages=messages, seconds=seconds)
 
 
@@ -138,9 +136,7 @@ class TestFlushWindow:
     @settings(max_examples=200)
     @given(
         batch_size=st.integers(1, 4),
-        steps=st.lists(
-            st.tuples(st.floats(0, 0.6), st.booleans(), st.integers(1, 3)), max_size=60
-        ),
+        steps=st.lists(st.tuples(st.floats(0, 0.6), st.booleans(), st.integers(1, 3)), max_size=60),
     )
     def test_never_more_than_its_budget_and_never_later_than_its_length(
         self, batch_size: int, steps: list[tuple[float, bool, int]]
@@ -164,11 +160,10 @@ class TestFlushWindow:
             )
             chat = chat_stream(on)
             shown = watch(on)
-            for pause, urgent, count in steps:
-                now = urgent
+            for pause, asked, count in steps:
                 urgent = False  # a timer's flush is not
                 clock.advance(pause)
-                urgent = now
+                urgent = asked
                 on.append(chat, [b"{}"] * count, urgent=urgent)
             urgent = False
             clock.advance(WINDOW)
@@ -305,12 +300,12 @@ class TestBackpressure:
     def test_when_the_slow_one_leaves_there_is_room(self) -> None:
         on = line()
         chat = chat_stream(on, keep(messages=2))
-        rooms: list[bool] = []
-        on.on_room = lambda: rooms.append(True)
         shown = watch(on, Shown(Pipe(room=0)))
         on.append(chat, [b"{}"] * 5)
         on.append(chat, [b"{}"] * 5)
         assert on.full
+        rooms: list[bool] = []
+        on.on_room = lambda: rooms.append(True)
         shown.leave_all()
         assert rooms == [True]
         assert len(chat) == 2

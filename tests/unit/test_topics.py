@@ -559,6 +559,7 @@ class TestPolling:
             assert due / 2 <= backoff.pause() <= due
         backoff.reset()
         assert backoff.pause() <= 1
+        assert len({Backoff(1).pause() for _ in range(20)}) > 1
 
     def test_patience_follows_the_poll_interval_within_bounds(self) -> None:
         assert [patience(interval) for interval in (0.01, 1, 60)] == [2, 5, 10]
@@ -654,7 +655,8 @@ class TestBackground:
             nonlocal counted
             counted += 1
 
-        await supervise("the work", work, count, first_pause=UNIT / 50)
+        async with asyncio.timeout(PATIENCE):
+            await supervise("the work", work, count, first_pause=UNIT / 50)
         assert (attempts, counted) == (3, 2)
         assert [record.message for record in caplog.records] == [
             "background work failed: the work",
@@ -680,7 +682,8 @@ class TestBackground:
             nonlocal failures
             failures += 1
 
-        await supervise("the work", work, count, first_pause=UNIT / 50)
+        async with asyncio.timeout(PATIENCE):
+            await supervise("the work", work, count, first_pause=UNIT / 50)
         assert (attempts, failures) == (2, 1)
         assert "cancelled from inside" in caplog.text
 
@@ -691,7 +694,8 @@ class TestBackground:
             raise RuntimeError
 
         task = asyncio.create_task(supervise("the work", work, failed.set, first_pause=PATIENCE))
-        await failed.wait()
+        async with asyncio.timeout(PATIENCE):
+            await failed.wait()
         task.cancel()
         async with asyncio.timeout(PATIENCE / 2):
             await asyncio.wait([task])
@@ -738,7 +742,8 @@ class TestBackground:
 
         background.start("stubborn", stubborn)
         await running.wait()
-        await background.stop()
+        async with asyncio.timeout(PATIENCE):
+            await background.stop()
         assert "background work does not end: stubborn" in caplog.text
         release.set()
         await until(lambda: repr(background) == "<Background nothing>")

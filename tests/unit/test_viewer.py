@@ -319,7 +319,10 @@ class TestAnyOrderOfThings:
     @settings(max_examples=400)
     @given(ops(), st.sets(st.sampled_from(sorted(TOPICS)), min_size=1), st.booleans())
     def test_a_client_of_several_topics_ends_with_their_states(
-        self, steps: list[tuple[str, Any]], names: set[str], few: bool  # noqa: FBT001
+        self,
+        steps: list[tuple[str, Any]],
+        names: set[str],
+        few: bool,  # noqa: FBT001
     ) -> None:
         """With a long log, or one so short that it falls off: then a gap says what it misses."""
         clock = Clock()
@@ -446,9 +449,9 @@ class TestFigures:
         on = line(delivered=told)
         chat = chat_stream(on)
         on.append(chat, [b"{}"] * 3)
-        shown = resume(on, 0)
-        viewer, _ = view(on)
+        (viewer, shown), (other, _) = view(on), view(on)
         viewer.resume(0)
+        other.resume(0)
         on.append(chat, [b"{}"] * 2)
         assert shown.sent() == (5, sum(map(len, shown.pipe.written)))
         shown.leave_all()

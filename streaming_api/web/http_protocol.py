@@ -1,0 +1,96 @@
+"""The protocol of a connection that has not been taken over: aiohttp's, with a door before it.
+
+Three differences: a process that is short of file descriptors says so and hangs up at once; what is
+no HTTP gets the one shape that errors have; and it is counted, not logged, for whoever sends
+nonsense must not fill the log, least of all with its own bytes, among which may be a key.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, cast
+
+import orjson
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+
+from streaming_api.errors import ApiError, BadRequest, Unavailable
+from streaming_api.web.guard import error_response
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from streaming_api.connection_manager import ConnectionManager
+
+HEAD_SECONDS: Final = 10.0
+"""Seconds for a request's line and headers, and for the next one on a kept-alive connection."""
+LINGER_SECONDS: Final = 2.0
+"""Seconds in which the rest of an unread body may come, so that its sender can read the reply."""
+_NOT_HTTP: Final = BadRequest(
+    "This is not HTTP/1.1, or its line or a header is longer than 8190 bytes.", "invalid_http"
+)
+_SHORT: Final = orjson.dumps(
+    {
+        "error": Unavailable(
+            "The server is short of file descriptors; try again later.", "descriptors"
+        ).body()
+    }
+)
+_SHORT_REPLY: Final = (
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\n"
+    b"Retry-After: 5\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(_SHORT), _SHORT)
+)
+
+
+class HttpProtocol(web.RequestHandler):
+    """One connection, from its accept until it ends or is taken over.
+
+    Args:
+        server: aiohttp's, whose requests these are.
+        manager: knows how many descriptors are left, and counts refusals.
+        loop: the event loop.
+    """
+
+    __slots__ = ("_connections",)
+
+    def __init__(
+        self, server: web.Server, manager: ConnectionManager, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        super().__init__(
+            server,
+            loop=loop,
+            keepalive_timeout=HEAD_SECONDS,
+            lingering_time=LINGER_SECONDS,
+            access_log=None,
+        )
+        self._connections = manager
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Accepted."""
+        sock = transport.get_extra_info("socket")
+        if sock is not None and self._connections.is_last_descriptor(sock.fileno()):
+            self._connections.telemetry.refused("descriptors")
+            self.close()  # what it sends is not read
+            accepted = cast("asyncio.Transport", transport)
+            accepted.write(_SHORT_REPLY)
+            accepted.close()
+            return
+        super().connection_made(transport)
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """The reply to what never became a request; the connection ends with it."""
+        if not isinstance(exc, HttpProcessingError):
+            return super().handle_error(request, status, exc, message)
+        self._connections.telemetry.refused("bad_http")
+        return _closing(_NOT_HTTP)
+
+
+def _closing(error: ApiError) -> web.Response:
+    response = error_response(error)
+    response.force_close()
+    return response

@@ -1,0 +1,1 @@
+"""Long runs and faults: cheap clients that count every message, and what is done to them."""
