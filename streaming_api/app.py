@@ -77,7 +77,7 @@ def build(config: StreamingConfig) -> Context:
         config=config,
         manager=manager,
         chat=Chat(config, upstream := Upstream(config), new_line, telemetry),
-        topics=Topics(config, new_line(secrets.token_hex(8))),
+        topics=Topics(config, new_line(secrets.token_hex(8)), telemetry.background_failures),
         doors=Doors(config),
         upstream=upstream,
         telemetry=telemetry,
@@ -131,6 +131,7 @@ async def _running(app: web.Application) -> AsyncIterator[None]:
     background.start("signs of life", manager.keep_beating)
     background.start("stall sweep", manager.keep_sweeping_stalled)
     background.start("idle sweep", manager.keep_sweeping_idle)
+    background.start("answers kept", context.chat.keep_evicting)
     background.start("vitals", vitals.keep_sampling)
     background.start("upstream health", vitals.keep_asking_upstream)
     background.start("topics", context.topics.run)

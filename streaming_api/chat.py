@@ -34,6 +34,10 @@ logger = logging.getLogger(__name__)
 
 _KEPT_BYTES: Final = 64 * 2**20
 """What all answers that have ended may hold together; the oldest go first."""
+_WEIGHT: Final = 8 * 2**10
+"""Bytes of memory that an answer takes beside its messages: many short ones count, too."""
+_EVICTION_SECONDS: Final = 5.0
+"""Seconds between two looks for answers whose time is over, when nobody starts or asks for any."""
 _EVICTED_KEPT: Final = 10_000
 """How many request_ids are remembered after their answers, so that they get 410 and not 404."""
 
@@ -423,7 +427,7 @@ class Chat:
     def ended(self, answer: Generation) -> None:
         """Keep an answer that has ended for as long as the retention says."""
         self._kept[answer.owner, answer.request_id] = answer
-        self._kept_bytes += answer.stream.bytes
+        self._kept_bytes += answer.stream.bytes + _WEIGHT
         assert answer.outcome is not None
         self._watcher.answer_ended(answer.outcome.finish_reason, answer.chunks)
         self.evict()
@@ -435,11 +439,17 @@ class Chat:
             key, answer = next(iter(self._kept.items()))
             if answer.ended > before and self._kept_bytes <= _KEPT_BYTES:
                 return
-            self._kept_bytes -= answer.stream.bytes
+            self._kept_bytes -= answer.stream.bytes + _WEIGHT
             del self._kept[key], self._answers[key]
             self._evicted[key] = None
             if len(self._evicted) > _EVICTED_KEPT:
                 self._evicted.popitem(last=False)
+
+    async def keep_evicting(self) -> None:
+        """Forget them also while nobody starts an answer or asks for one."""
+        while True:
+            await asyncio.sleep(_EVICTION_SECONDS)
+            self.evict()
 
     def substitute(self, request: ChatRequest) -> str | None:
         """The model that answers instead of the one that was asked for; None if that one does."""

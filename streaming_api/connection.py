@@ -33,6 +33,7 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_bytes",
+        "_delivered",
         "_last_write",
         "_messages",
         "client",
@@ -66,7 +67,7 @@ class Connection(asyncio.Protocol):
         self.progress: tuple[int, float] = (0, self.opened)
         self._messages = 0
         self._bytes = 0
-        self._last_write = self.opened
+        self._last_write = self._delivered = self.opened
 
     def __repr__(self) -> str:
         state = self.ending or ("paused" if self.paused else "open")
@@ -89,6 +90,7 @@ class Connection(asyncio.Protocol):
             return
         self._messages += 1
         self.write(self.framing.notice(payload, message_type))
+        self._delivered = self._last_write
 
     def add_plain(self, plain: bytes) -> None:
         """Add to the checksum what was written compressed; only gzip has one."""
@@ -97,6 +99,7 @@ class Connection(asyncio.Protocol):
         """Take over what a viewer has counted."""
         self._messages += messages
         self._bytes += size
+        self._delivered = max(self._delivered, when)
         self._last_write = max(self._last_write, when)
 
     def pause_writing(self) -> None:
@@ -125,8 +128,8 @@ class Connection(asyncio.Protocol):
 
     @property
     def last_activity(self) -> float:
-        """Monotonic seconds of the last delivery to it or message from it."""
-        return max(self.received, self.last_write)
+        """Monotonic seconds of the last delivery to it or message from it, signs of life aside."""
+        return max([self.received, self._delivered, *(v.last_write for v in self.viewers)])
 
     def sent(self) -> tuple[int, int]:
         """Messages and bytes written so far."""

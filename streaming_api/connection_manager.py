@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import logging
+import math
 import resource
 import time
 from collections import Counter
@@ -16,7 +17,7 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
-from streaming_api.errors import Unavailable
+from streaming_api.errors import ApiError, Forbidden, Unauthorized, Unavailable
 from streaming_api.sources.process import Process
 from streaming_api.telemetry import Telemetry
 
@@ -33,12 +34,39 @@ ENDINGS: Final = (
 )  # fmt: skip
 """Why connections end; what is ours or a broken link stands in `FAULTS`."""
 FAULTS: Final = frozenset({"stalled", "too_slow", "ping_timeout", "broken", "error"})
-REFUSALS: Final = (
-    "draining", "connections", "per_address", "memory", "descriptors", "rate",
-    "credential", "origin", "host",
-)  # fmt: skip
+REFUSALS: Final = {
+    "draining": "the server is stopping",
+    "connections": "all are taken (websocket.max_connections, sse.max_connections)",
+    "per_address": "too many from one address (connection_management.max_connections_per_ip)",
+    "memory": "memory is above 90 % of performance.memory_limit_gb",
+    "descriptors": "file descriptors run out (ulimit -n, LimitNOFILE)",
+    "rate": "too many a minute (limits.connections_per_minute)",
+    "queue": "the queue for the upstream is full (connection_management.max_queued)",
+    "commands": "too many commands (limits.commands_per_second)",
+    "answers": "too many answers of one key at once (limits.answers_per_key)",
+    "credential": "no API key, an unknown one, or one without the scope",
+    "origin": "pages of another origin (security.allowed_origins)",
+    "host": "a Host that is not served here (security.allowed_hosts)",
+    "bad_http": "what came was no HTTP, or ambiguous",
+}
+"""Why something is refused before it has begun, and what the log says about it."""
+_REASON_OF: Final = {
+    "host_not_allowed": "host",
+    "origin_not_allowed": "origin",
+    "rate": "rate",
+    "queue_full": "queue",
+    "too_many_commands": "commands",
+    "too_many_answers": "answers",
+    "invalid_http": "bad_http",
+}
+"""The refusal that an error's code stands for; admission counts its own."""
+REFUSALS_LOGGED_SECONDS: Final = 5.0
+"""Each reason has one line in the log in so many seconds at most, with how often it was."""
 _SPARE_DESCRIPTORS: Final = 64
-"""File descriptors kept for upstreams, sources and files."""
+"""File descriptors kept for upstreams, sources, files, and clients that come and go."""
+_LAST_DESCRIPTORS: Final = 32
+"""The part of them that no client gets."""
+_MOST_PATH: Final = 200
 _GIB: Final = 2**30
 
 
@@ -98,7 +126,8 @@ class ConnectionManager:
         self._beats: list[tuple[float, int]] = []
         self._emptied: asyncio.Event | None = None
         self._memory: tuple[float, int] = (0.0, 0)
-        self._descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _SPARE_DESCRIPTORS
+        self._descriptors = _most_descriptors()
+        self._logged: dict[str, tuple[int, float]] = {}  # refusals: how many, and when
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{self.open[kind]} of {self.limits[kind]} {kind}" for kind in KINDS)
@@ -140,7 +169,7 @@ class ConnectionManager:
             30,
         )
         self._refuse_if(
-            descriptor >= self._descriptors,
+            descriptor >= self._descriptors - _SPARE_DESCRIPTORS,
             "descriptors",
             "The server is short of file descriptors; try again later.",
             5,
@@ -153,6 +182,31 @@ class ConnectionManager:
         if reached:
             self.telemetry.refused(reason)
             raise Unavailable(message, reason, retry_after=retry_after)
+
+    def is_last_descriptor(self, descriptor: int) -> bool:
+        """Whether a connection with this descriptor must not even be listened to."""
+        return descriptor >= self._descriptors - _LAST_DESCRIPTORS
+
+    def refused(self, error: ApiError) -> None:
+        """Count an error, if it is a refusal that nobody else counts."""
+        reason = _REASON_OF.get(error.code)
+        if reason is None and isinstance(error, Unauthorized | Forbidden):
+            reason = "credential"
+        if reason is not None:
+            self.telemetry.refused(reason)
+
+    def log_refusals(self, *, now: float | None = None) -> None:
+        """One line for each reason that there were new refusals for.
+
+        Args:
+            now: monotonic seconds; reasons that had their line just before wait. None: all.
+        """
+        for reason, count in self.telemetry.refusals.items():
+            told, when = self._logged.get(reason, (0, -REFUSALS_LOGGED_SECONDS))
+            due = now is None or now - when >= REFUSALS_LOGGED_SECONDS
+            if count > told and due:
+                self._logged[reason] = (count, 0.0 if now is None else now)
+                logger.warning("refused %d times: %s", count - told, REFUSALS.get(reason, reason))
 
     def _memory_used(self) -> int:
         now = time.monotonic()
@@ -191,8 +245,9 @@ class ConnectionManager:
         age = time.monotonic() - connection.opened
         messages, size = connection.sent()
         logger.info(
-            "%s %d %s ended: %s after %.1f s, %d messages, %d bytes",
-            connection.kind, connection.number, connection.path, ending, age, messages, size,
+            "%s %d %s of %s ended: %s after %.1f s, %d messages, %d bytes",
+            connection.kind, connection.number, printable(connection.path),
+            connection.client.address, ending, age, messages, size,
         )  # fmt: skip
         if self._emptied is not None and not self.connections:
             self._emptied.set()
@@ -212,6 +267,7 @@ class ConnectionManager:
                 connection = self.connections.get(number)
                 if connection is not None:
                     heapq.heappush(self._beats, (connection.beat(now), number))
+            self.log_refusals(now=now)
             until = self._beats[0][0] if self._beats else now + 1
             await asyncio.sleep(min(max(until - now, 0.01), 1))
 
@@ -249,6 +305,7 @@ class ConnectionManager:
             except TimeoutError:
                 for connection in self.present():
                     connection.abort("drained")
+        self.log_refusals()
 
     def present(self) -> Iterable[Connection]:
         """The connections of now, safe to end while walking."""
@@ -268,3 +325,13 @@ class ConnectionManager:
         from streaming_api import selftest  # noqa: PLC0415 (measuring needs the whole application)
 
         return selftest.measure(self.config).connection_stability
+
+
+def printable(text: str) -> str:
+    """Text of a client as the log may show it: one line, ASCII, bounded."""
+    return text[:_MOST_PATH].encode("unicode_escape").decode()
+
+
+def _most_descriptors() -> float:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return math.inf if soft == resource.RLIM_INFINITY else soft

@@ -10,11 +10,13 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
+import re
 import secrets
 import socket
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -25,6 +27,7 @@ from streaming_api.errors import Forbidden, TooMany, Unauthorized
 
 SCOPES: Final = frozenset({"chat", "watch", "alerts", "admin"})
 TICKET_SECONDS: Final = 30.0
+_HOST: Final = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]*)?")
 _TICKETS: Final = 10_000
 _BUCKETS: Final = 10_000
 
@@ -90,6 +93,16 @@ class Client:
     commands: Bucket
     authorization: str | None = attrs.field(default=None, repr=False)
 
+    @property
+    def network(self) -> str:
+        """What limits per address go by: the address, of IPv6 the /64 that one customer has."""
+        if ":" not in self.address:
+            return self.address
+        parsed = ipaddress.IPv6Address(self.address)
+        if parsed.ipv4_mapped is not None:
+            return str(parsed.ipv4_mapped)
+        return str(ipaddress.IPv6Network((parsed, 64), strict=False))
+
     def require(self, scope: str) -> None:
         """Nothing, if the client has this scope.
 
@@ -123,7 +136,7 @@ class Doors:
         self._keys: Sequence[ApiKey] = tuple(config.api_keys)
         self._origins = frozenset(origin.rstrip("/").lower() for origin in config.allowed_origins)
         self._hosts = {"localhost", socket.gethostname().lower()} | {
-            host.lower() for host in config.allowed_hosts
+            host.lower().rstrip(".") for host in config.allowed_hosts
         }
         self._proxies = [ipaddress.ip_network(network) for network in config.trusted_proxies]
         self._tickets: OrderedDict[str, tuple[ApiKey | None, float]] = OrderedDict()
@@ -138,13 +151,11 @@ class Doors:
 
     # Who
 
-    def client(
-        self, key: ApiKey | None, address: str, authorization: str | None = None
-    ) -> Client:
+    def client(self, key: ApiKey | None, address: str, authorization: str | None = None) -> Client:
         """The client with this key (None: open access) at this address."""
         owner = key.name if key is not None else ""
         scopes = frozenset(key.scopes) if key is not None else SCOPES
-        bucket = self._commands.get(owner or address)
+        bucket = self._commands.get(f"key {owner}" if owner else f"address {address}")
         return Client(owner, scopes, address, bucket, authorization if self.open else None)
 
     def key_of(self, token: str) -> ApiKey:
@@ -163,7 +174,12 @@ class Doors:
         return found
 
     def issue_ticket(self, client: Client) -> str:
-        """A one-use ticket for what cannot send headers; good for TICKET_SECONDS."""
+        """A one-use ticket for what cannot send headers; good for TICKET_SECONDS.
+
+        Raises:
+            TooMany: more than ``commands_per_second``.
+        """
+        client.take_command()
         key = next((key for key in self._keys if key.name == client.owner), None)
         ticket = secrets.token_urlsafe(24)
         self._tickets[ticket] = (key, time.monotonic() + TICKET_SECONDS)
@@ -192,7 +208,7 @@ class Doors:
             Forbidden: neither an IP literal, nor localhost, nor this machine's name, nor allowed.
         """
         name = _hostname(host)
-        if name not in self._hosts and not _is_address(name):
+        if name is None or (name not in self._hosts and not _is_address(name)):
             message = "This host name is not served here; see allowed_hosts."
             raise Forbidden(message, "host_not_allowed")
 
@@ -203,7 +219,7 @@ class Doors:
             Forbidden: neither the same origin nor an allowed one.
         """
         asked = origin.lower()
-        if asked in self._origins or "*" in self._origins:
+        if asked in self._origins:
             return
         try:
             parts = urlsplit(asked)
@@ -234,28 +250,32 @@ class Doors:
             parsed = ipaddress.ip_address(address)
         except ValueError:
             return False
+        if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is not None:
+            parsed = parsed.ipv4_mapped  # of an IPv4 client, where :: is listened on
+        if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is not None:
+            parsed = parsed.ipv4_mapped  # as a socket that listens on :: shows IPv4
         return any(parsed in network for network in self._proxies)
 
     # How often
 
-    def take_connection(self, address: str) -> None:
-        """Count one connection from this address.
+    def take_connection(self, client: Client) -> None:
+        """Count one connection from this address, and with this key.
 
         Raises:
             TooMany: more than ``connections_per_minute``.
         """
-        wait = self._connections.get(address).take()
+        wait = self._connections.get(f"address {client.network}").take()
+        if not wait and client.owner:
+            wait = self._connections.get(f"key {client.owner}").take()
         if wait:
-            message = "Too many connections from this address; try again later."
+            message = f"Too many new connections; the next one is taken in {wait:.0f} s."
             raise TooMany(message, "rate", retry_after=wait)
 
 
-def _hostname(host: str) -> str:
+def _hostname(host: str) -> str | None:
     """The name in ``name:port``, lower case, without brackets and the dot of the root."""
-    name = host.lower()
-    if name.startswith("["):
-        return name[1:].partition("]")[0]
-    return name.rpartition(":")[0].rstrip(".") if ":" in name else name.rstrip(".")
+    found = _HOST.fullmatch(host.lower())
+    return None if found is None else found[1].strip("[]").removesuffix(".")
 
 
 def _authority(netloc: str, scheme: str) -> tuple[str, str]:
@@ -265,7 +285,10 @@ def _authority(netloc: str, scheme: str) -> tuple[str, str]:
     return name, port or ("443" if scheme == "https" else "80")
 
 
+@lru_cache(1024)  # every request has a Host, and it is nearly always the same
 def _is_address(name: str) -> bool:
+    if "%" in name:  # a zone (RFC 4007): no client of ours has one, and anything may stand in it
+        return False
     try:
         ipaddress.ip_address(name)
     except ValueError:

@@ -114,11 +114,11 @@ class StreamingService:
 
     async def stop(self) -> None:
         """Drain and end: clients are told, within 10 seconds."""
-        runner, self._runner = self._runner, None
-        if self._listener is not None:
-            self._listener.close()
-        if runner is not None:
-            await runner.cleanup()
+        listener, self._listener = self._listener, None
+        if listener is not None and self._runner is not None:
+            listener.close()
+            await self._runner.cleanup()
+            self._runner = None
 
     async def __aenter__(self) -> Self:
         await self.start()

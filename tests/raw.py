@@ -57,9 +57,10 @@ class Raw:
         """All that comes until the server closes."""
         parts = [self.received]
         self.received = b""
-        while await self.more():
-            parts.append(self.received)
-            self.received = b""
+        async with asyncio.timeout(2 * UNIT):
+            while await self.more():
+                parts.append(self.received)
+                self.received = b""
         return b"".join(parts)
 
     def half_close(self) -> None:
@@ -153,15 +154,16 @@ async def raw(url: str, *, receive_buffer: int | None = None) -> AsyncIterator[R
 def dechunked(body: bytes) -> bytes:
     """The content of a chunked body that must have ended in good order (RFC 9112 section 7.1)."""
     content = []
+    at = 0
     while True:
-        size, _, body = body.partition(b"\r\n")
-        length = int(size, 16)
-        assert body[length : length + 2] == b"\r\n", "a chunk was cut"
-        if not length:
-            assert body == b"\r\n", f"bytes after the last chunk: {body[:100]!r}"
+        start = body.index(b"\r\n", at) + 2
+        end = start + int(body[at : start - 2], 16)
+        at = end + 2
+        assert body[end:at] == b"\r\n", "a chunk was cut"
+        if start == end:
+            assert at == len(body), f"bytes after the last chunk: {body[at : at + 100]!r}"
             return b"".join(content)
-        content.append(body[:length])
-        body = body[length + 2 :]
+        content.append(body[start:end])
 
 
 def messages_of(stream: bytes) -> list[Message]:

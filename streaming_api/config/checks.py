@@ -71,19 +71,29 @@ def model(choice: str) -> str:
     """``auto``, ``none`` or the path of a .gguf file that exists."""
     if choice in {"auto", "none"}:
         return choice
-    path = Path(choice).expanduser()
+    try:
+        path = Path(choice).expanduser()
+    except RuntimeError:  # ~somebody who is not known here
+        path = Path(choice)
     if path.suffix.lower() != ".gguf":
         raise Unfit(choice, "auto, none or the path of a .gguf file")
-    if not path.is_file():
+    if not _is_file(path):
         raise Unfit(choice, "a .gguf file that exists (there is none at this path)")
     return str(path)
 
 
 def existing_file(path: Path) -> Path:
     """The path of a file that exists."""
-    if not path.is_file():
+    if not _is_file(path):
         raise Unfit(str(path), "the path of a file that exists (there is none at this path)")
     return path
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long, a directory that may not be searched
+        return False
 
 
 def _origin(entry: str) -> str:

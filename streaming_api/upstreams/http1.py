@@ -135,8 +135,7 @@ class ResponseStream(asyncio.Protocol):
     def pause_reading(self) -> None:
         """Let the kernel's buffer, and then the upstream, hold what comes. Stops the clock."""
         self._is_paused = True
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.pause_reading()
+        self._pause_if_wanted()
 
     def resume_reading(self) -> None:
         """Undo `pause_reading`; the clock starts anew."""
@@ -185,8 +184,8 @@ class ResponseStream(asyncio.Protocol):
         self._transport.write(self._request)
         self._request = b""
         self._last_read = self._loop.time()
-        if self._is_paused:
-            self._transport.pause_reading()
+        if self._is_paused:  # uvloop starts to read after this call, so pause after that
+            self._loop.call_soon(self._pause_if_wanted)
         else:
             self._watch_silence()
 
@@ -262,6 +261,10 @@ class ResponseStream(asyncio.Protocol):
             self._end(Outcome.MALFORMED, malformed)
         elif self._fruitless > MAX_HEAD:
             self._end(Outcome.HEAD_TOO_LARGE, f"headers above {MAX_HEAD} bytes")
+
+    def _pause_if_wanted(self) -> None:
+        if self._is_paused and self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
 
     def _end(self, outcome: Outcome, detail: str = "") -> None:
         """Close the connection and tell the receiver once."""

@@ -12,8 +12,9 @@ from streaming_api.web.context import CONTEXT
 if TYPE_CHECKING:
     from aiohttp import web
 
-BODY_SECONDS: Final = 15.0
-"""A client that takes longer to send its body holds a connection for nothing."""
+BODY_SECONDS: Final = 12.0
+"""A client that takes longer to send its body holds a connection for nothing. With the seconds that
+the rest of a body may linger (`streaming_api.web.http_protocol`) it is gone after 15 seconds."""
 
 
 async def raw_body(request: web.Request) -> bytes:

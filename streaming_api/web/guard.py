@@ -11,9 +11,18 @@ from typing import Final
 
 import orjson
 from aiohttp import hdrs, web
+from aiohttp.http import HttpVersion10, HttpVersion11
 
+from streaming_api.connection_manager import printable
 from streaming_api.doors import Client
-from streaming_api.errors import ApiError, Forbidden, NotFound, Unauthorized, UpgradeRequired
+from streaming_api.errors import (
+    ApiError,
+    BadRequest,
+    Forbidden,
+    NotFound,
+    Unauthorized,
+    UpgradeRequired,
+)
 from streaming_api.web.context import CLIENT, CONTEXT
 
 logger = logging.getLogger(__name__)
@@ -24,6 +33,8 @@ BEARER_SUBPROTOCOL: Final = "streaming-api.bearer."
 ANY: Final = "any"
 """The scope of a handler for whoever has a key: what it may do is checked command by command."""
 _SCOPE: Final = "streaming_api_scope"
+_CLOSING: Final = frozenset({"invalid_http", "slow_body", "unexpected_body"})
+"""Errors after which nothing on the connection can be trusted to be a request."""
 
 
 def scope(name: str) -> Callable[[Handler], Handler]:
@@ -41,51 +52,63 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Check Host, Origin and credentials, then let the handler answer; errors become JSON."""
     try:
         request[CLIENT] = _client(request)
-        return await handler(request)
+        response = await handler(request)
     except ApiError as error:
-        return error_response(error)
+        request.app[CONTEXT].manager.refused(error)
+        response = error_response(error)
     except web.HTTPException as error:
         if error.status < 400:  # a redirect is an answer, not an error
             raise
-        return _http_error(error)
+        response = _http_error(error)
     except (ConnectionError, TimeoutError):
-        raise
+        if request.transport is not None and not request.transport.is_closing():
+            raise
+        return web.Response()  # never sent: the client has left, which is nothing to log
     except Exception:
-        logger.exception("%s %s failed", request.method, request.rel_url.raw_path)
+        logger.exception("%s %s failed", request.method, printable(request.rel_url.raw_path))
         message = "The server failed; the operator finds the reason in its log."
-        return error_response(ApiError(message, "internal_error"))
+        response = error_response(ApiError(message, "internal_error"))
+    if hdrs.UPGRADE in request.headers:
+        response.force_close()  # what follows was meant for another protocol: no request of ours
+    return response
 
 
 def _client(request: web.Request) -> Client:
-    context = request.app[CONTEXT]
-    doors = context.doors
-    headers = request.headers
-    host = headers.get(hdrs.HOST, "")
-    try:
-        if host:
-            doors.check_host(host)
-        origin = headers.get(hdrs.ORIGIN)
-        if origin is not None:
-            doors.check_origin(origin, host)
-    except Forbidden as error:
-        context.telemetry.refused(error.code.removesuffix("_not_allowed"))
-        raise
+    doors = request.app[CONTEXT].doors
+    _check_origin(request)
     peer = request.transport.get_extra_info("peername") if request.transport is not None else None
     address = str(peer[0]) if peer else ""
-    if hdrs.X_FORWARDED_FOR in headers:
-        hops = ",".join(headers.getall(hdrs.X_FORWARDED_FOR)).split(",")
+    if hdrs.X_FORWARDED_FOR in request.headers:
+        hops = ",".join(request.headers.getall(hdrs.X_FORWARDED_FOR)).split(",")
         address = doors.address(address, (hop.strip() for hop in hops))
     needed: str | None = getattr(request.match_info.handler, _SCOPE, None)
     if doors.open or needed is None:
-        return doors.client(None, address, headers.get(hdrs.AUTHORIZATION))
-    try:
-        client = _authenticated(request, address)
-        if needed != ANY:
-            client.require(needed)
-    except (Unauthorized, Forbidden):
-        context.telemetry.refused("credential")
-        raise
+        return doors.client(None, address, request.headers.get(hdrs.AUTHORIZATION))
+    client = _authenticated(request, address)
+    if needed != ANY:
+        client.require(needed)
     return client
+
+
+def _check_origin(request: web.Request) -> None:
+    """Where the request was sent to, and which page sent it.
+
+    Raises:
+        BadRequest: HTTP/0.9, which has no Host.
+        Forbidden: a foreign Host or Origin.
+    """
+    doors = request.app[CONTEXT].doors
+    headers = request.headers
+    if request.version < HttpVersion10:
+        raise BadRequest("HTTP/1.1 is spoken here.", "invalid_http")
+    host = headers.get(hdrs.HOST, "")
+    if host or request.version >= HttpVersion11:
+        doors.check_host(host)
+    if not request.raw_path.startswith(("/", "*")):  # absolute: it counts, not Host (RFC 9112)
+        host = request.url.raw_authority
+        doors.check_host(host)
+    for origin in headers.getall(hdrs.ORIGIN, ()):
+        doors.check_origin(origin, host)
 
 
 def _authenticated(request: web.Request, address: str) -> Client:
@@ -128,10 +151,13 @@ def error_response(error: ApiError) -> web.Response:
         response.headers[hdrs.RETRY_AFTER] = str(max(1, math.ceil(error.retry_after)))
     if isinstance(error, UpgradeRequired):
         response.headers[hdrs.UPGRADE] = "websocket"
+        response.headers[hdrs.CONNECTION] = "Upgrade, close"  # RFC 9110 section 7.8
         response.headers[hdrs.SEC_WEBSOCKET_VERSION] = "13"
         response.force_close()
     if isinstance(error, Unauthorized):
         response.headers[hdrs.WWW_AUTHENTICATE] = 'Bearer realm="streaming-api"'
+    if isinstance(error, Unauthorized | Forbidden) or error.code in _CLOSING:
+        response.force_close()
     return response
 
 
@@ -152,5 +178,3 @@ def _http_error(error: web.HTTPException) -> web.Response:
 
 def _code(error: web.HTTPException) -> str:
     return error.reason.lower().replace(" ", "_")
-
-

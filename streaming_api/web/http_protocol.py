@@ -60,7 +60,7 @@ class HttpProtocol(web.RequestHandler):
             loop=loop,
             keepalive_timeout=HEAD_SECONDS,
             lingering_time=LINGER_SECONDS,
-            access_log=None,
+            access_log=None,  # type: ignore[arg-type]  # as run_app passes it: none is kept
         )
         self._connections = manager
 
@@ -86,7 +86,7 @@ class HttpProtocol(web.RequestHandler):
         """The reply to what never became a request; the connection ends with it."""
         if not isinstance(exc, HttpProcessingError):
             return super().handle_error(request, status, exc, message)
-        self._connections.telemetry.refused("bad_http")
+        self._connections.refused(_NOT_HTTP)
         return _closing(_NOT_HTTP)
 
 

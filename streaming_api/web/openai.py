@@ -22,7 +22,7 @@ from streaming_api.web.body import json_body
 from streaming_api.web.context import CONTEXT, client_of
 from streaming_api.web.guard import scope
 from streaming_api.web.sse import EventStream
-from streaming_api.web.takeover import admitted, take_over
+from streaming_api.web.takeover import TAKEN, admitted, take_over
 
 if TYPE_CHECKING:
     from streaming_api.chat import Generation
@@ -192,7 +192,7 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
             answer.settle()
             raise
         connection.begin()
-    return web.Response()
+    return TAKEN
 
 
 @scope("chat")

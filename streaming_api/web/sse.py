@@ -22,7 +22,7 @@ from streaming_api.messages import parse_cursor
 from streaming_api.web.body import json_body
 from streaming_api.web.context import CONTEXT, client_of
 from streaming_api.web.guard import scope
-from streaming_api.web.takeover import admitted, hand_back, take_over
+from streaming_api.web.takeover import TAKEN, admitted, hand_back, take_over
 
 if TYPE_CHECKING:
     from streaming_api.chat import Generation
@@ -193,7 +193,7 @@ async def _topics(request: web.Request, names: tuple[str, ...]) -> web.StreamRes
     require_sse(request.app[CONTEXT])
     with admitted(request, "sse") as place:
         topics.watch(await open_events(request, place), names, cursor)
-    return web.Response()  # never sent: aiohttp has no transport any more
+    return TAKEN
 
 
 def _cursor(request: web.Request) -> str | None:
@@ -241,7 +241,7 @@ async def _show(
         answer.settle()  # the client left while its response was being opened
         raise
     answer.watch(connection, after)
-    return web.Response()
+    return TAKEN
 
 
 def _after(request: web.Request, answer: Generation) -> int:

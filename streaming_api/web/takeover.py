@@ -7,13 +7,14 @@ would only cost memory and wake-ups. The hand-over uses two public attributes (`
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from streaming_api.errors import TooMany
+from aiohttp import web
+
+from streaming_api.errors import BadRequest
 from streaming_api.web.context import CONTEXT, client_of
 
 if TYPE_CHECKING:
-    from aiohttp import web
 
     from streaming_api.connection import Connection
     from streaming_api.connection_manager import Place
@@ -38,17 +39,29 @@ def admitted(request: web.Request, kind: str) -> Place:
 
     Raises:
         Unavailable: a limit is reached.
-        TooMany: too many connections a minute from this address.
+        TooMany: too many connections a minute from this address or key.
+        BadRequest: it has a body that nobody has read: it would pass for the next request.
     """
+    if request.can_read_body:
+        raise BadRequest("This request takes no body.", "unexpected_body")
     context = request.app[CONTEXT]
-    address = client_of(request).address
-    try:
-        context.doors.take_connection(address)
-    except TooMany:
-        context.telemetry.refused("rate")
-        raise
+    client = client_of(request)
+    context.doors.take_connection(client)
     sock = None if request.transport is None else request.transport.get_extra_info("socket")
-    return context.manager.admit(kind, address, -1 if sock is None else sock.fileno())
+    return context.manager.admit(kind, client.network, -1 if sock is None else sock.fileno())
+
+
+class _Taken(web.StreamResponse):
+    """What a handler returns to aiohttp when the transport is not aiohttp's any more."""
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        """Nothing is sent."""
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Nothing ends."""
+
+
+TAKEN: Final[web.StreamResponse] = _Taken()
 
 
 def hand_back(connection: Connection, tail: bytes) -> bool:

@@ -35,7 +35,7 @@ from streaming_api.messages import notice
 from streaming_api.web.commander import Commander
 from streaming_api.web.context import CONTEXT, client_of
 from streaming_api.web.guard import ANY, scope
-from streaming_api.web.takeover import admitted, take_over
+from streaming_api.web.takeover import TAKEN, admitted, take_over
 
 if TYPE_CHECKING:
     from streaming_api.connection_manager import ConnectionManager
@@ -147,11 +147,6 @@ class WebSocket(Connection):
 
     # Life and end
 
-    @property
-    def last_activity(self) -> float:
-        """Monotonic seconds of the last delivery or command."""
-        return max(self.received, self.last_write if self.viewers else self.received)
-
     def beat(self, now: float) -> float:
         """Ping; a client from which nothing came since the last one is gone."""
         config = self.manager.config
@@ -159,18 +154,19 @@ class WebSocket(Connection):
             if now - self._closing_since >= _CLOSE_TIMEOUT:
                 self.abort(self.ending or "client")
             return now + _CLOSE_TIMEOUT
+        next_ping = now + config.heartbeat_interval
+        if not self.viewers and self.received == self.opened:  # it has not said anything yet
+            until = self.opened + config.timeout
+            if now >= until:
+                self.close("no_command")
+                return now + _CLOSE_TIMEOUT
+            next_ping = min(next_ping, until)
         if self._pinged:
             self.abort("ping_timeout")
-            return now + config.heartbeat_interval
-        silent = not self.viewers and self.received == self.opened
-        if silent and now - self.opened >= config.timeout:
-            self.close("no_command")
-            return now + _CLOSE_TIMEOUT
-        if now - self.opened < config.heartbeat_interval / 2:  # it has just come
-            return now + config.heartbeat_interval
-        self._pinged = True
-        self.write(framing.frame(b"", framing.PING))
-        return now + config.heartbeat_interval
+        elif now - self.opened >= config.heartbeat_interval / 2:  # else it has just come
+            self._pinged = True
+            self.write(framing.frame(b"", framing.PING))
+        return next_ping
 
     def close(self, ending: str) -> None:
         """Close with the code of this ending."""
@@ -238,7 +234,7 @@ def handler(
             )
             answer = _switching_protocols(request, key, deflate)
             take_over(request, connection, place, answer)
-        return web.Response()  # never sent: aiohttp has no transport any more
+        return TAKEN
 
     return websocket
 

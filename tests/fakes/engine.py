@@ -94,6 +94,11 @@ class Pipe(asyncio.Transport):
     def get_write_buffer_size(self) -> int:
         return self.unsent
 
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        assert high is not None
+        assert low == 0
+        self.high = high
+
     def is_closing(self) -> bool:
         return self.aborted
 

@@ -24,6 +24,8 @@ from urllib.parse import urlsplit
 
 import attrs
 
+_PACKET: Final = 1_400
+"""Bytes that a narrow link passes at a time."""
 _MOST_HELD: Final = 65_536
 """Bytes that one direction holds back before its source is read no further."""
 
@@ -320,14 +322,17 @@ class _Pipe:
     def put(self, data: bytes) -> None:
         """Send bytes on their way."""
         faults = self._link.faults
-        if not faults.delays and self._sink.transport is not None and not self._held:
-            self._sink.transport.write(data)
+        sink = self._sink.transport
+        if sink is not None and sink.is_closing():
+            return
+        if not faults.delays and sink is not None and not self._held:
+            sink.write(data)
             return
         now = asyncio.get_running_loop().time()
         for piece in self._pieces(data):
-            due = max(now + faults.latency, self._free)
+            due = now + faults.latency
             if faults.bandwidth:
-                self._free = due + len(piece) / faults.bandwidth
+                due = self._free = max(due, self._free) + len(piece) / faults.bandwidth
             self._held.append((due, piece))
         self._size += len(data)
         if self._size > _MOST_HELD:
@@ -335,13 +340,16 @@ class _Pipe:
         self.flush()
 
     def _pieces(self, data: bytes) -> list[bytes]:
-        most = self._link.faults.slices
-        if not most:
+        faults = self._link.faults
+        if not faults.slices and not faults.bandwidth:
             return [data]
         pieces = []
         start = 0
         while start < len(data):
-            end = start + self._link.proxy.chance.randint(1, most)
+            size = _PACKET
+            if faults.slices:
+                size = self._link.proxy.chance.randint(1, faults.slices)
+            end = start + size
             pieces.append(data[start:end])
             start = end
         return pieces

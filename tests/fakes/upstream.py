@@ -122,6 +122,7 @@ class FakeUpstream:
         if self._server is not None:
             await self._server.wait_closed()
             self._server = None
+        await self.until(lambda: not self._connections)
 
     async def until(
         self,

@@ -84,7 +84,11 @@ WRONG = {
     "model is empty": (START + '"model":"",' + HELLO + "}", "invalid_value", "model"),
     "stream is a word": (START + '"stream":"false",' + HELLO + "}", "invalid_value", "stream"),
     "stream is a number": (START + '"stream":1,' + HELLO + "}", "invalid_value", "stream"),
-    "request_id is empty": (START + '"request_id":"",' + HELLO + "}", "invalid_value", "request_id"),
+    "request_id is empty": (
+        START + '"request_id":"",' + HELLO + "}",
+        "invalid_value",
+        "request_id",
+    ),
     "request_id is a path": (
         START + '"request_id":"../x",' + HELLO + "}",
         "invalid_value",
@@ -230,9 +234,7 @@ class TestAWebSocket:
             await tcp.send(b"\x81\x02{}")
             assert await tcp.messages_and_close() == ([], 1002)
 
-    async def test_that_goes_wrong_is_nothing_to_the_others(
-        self, server: StreamingService
-    ) -> None:
+    async def test_that_goes_wrong_is_nothing_to_the_others(self, server: StreamingService) -> None:
         async with websocket(server.url) as other, raw(server.url) as tcp:
             await tcp.upgrade()
             await tcp.send(b"\xff" * 1000)
@@ -347,9 +349,7 @@ async def test_hostile_text_reaches_the_model_and_comes_back_unharmed(
     async with websocket(server.url) as socket:
         await socket.start("r-1", model="hostile", messages=[{"role": "user", "content": text}])
         assert content(await socket.answer()) == text
-    assert upstream.generations[0].request.json()["messages"] == [
-        {"role": "user", "content": text}
-    ]
+    assert upstream.generations[0].request.json()["messages"] == [{"role": "user", "content": text}]
     async with httpx.AsyncClient(trust_env=False, verify=False) as client:
         reply = await client.post(f"{server.url}/streaming/sse/chat", json=question("hostile"))
     assert reply.text.count("\nid: ") == reply.text.count("\ndata: ")

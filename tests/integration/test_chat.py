@@ -151,9 +151,7 @@ class TestAnAnswer:
         self, start_server: StartServer, upstream: FakeUpstream
     ) -> None:
         upstream.api_key = "sk-gateway"
-        server = await start_server(
-            api_gateway_endpoint=upstream.url, gateway_api_key="sk-gateway"
-        )
+        server = await start_server(api_gateway_endpoint=upstream.url, gateway_api_key="sk-gateway")
         async with websocket(server.url, CHAT) as socket:
             await socket.start("r-1")
             assert (await socket.answer())[-1]["data"]["finish_reason"] == "stop"
@@ -282,7 +280,10 @@ async def cancel_from_elsewhere(
 
 async def delete(server: StreamingService, on_begun: Callable[[], Awaitable[Any]]) -> None:
     body = question(request_id="r-1")
-    async with events(server.url, "/streaming/sse/chat", body=body) as stream, http(server) as client:
+    async with (
+        events(server.url, "/streaming/sse/chat", body=body) as stream,
+        http(server) as client,
+    ):
         await on_begun()
         assert (await client.delete("/streaming/chat/r-1")).status_code == 204
         assert (await stream.rest())[-1]["data"]["finish_reason"] == "cancelled"
@@ -453,9 +454,7 @@ class TestTheQueue:
     async def test_tells_the_place_and_serves_first_come_first_served(
         self, start_server: StartServer, upstream: FakeUpstream
     ) -> None:
-        server = await start_server(
-            api_gateway_endpoint=upstream.url, pool_size=1, max_queued=3
-        )
+        server = await start_server(api_gateway_endpoint=upstream.url, pool_size=1, max_queued=3)
         gate = Gate()
         upstream.default = Script(gate=gate)
         names = [f"r-{number}" for number in range(4)]
@@ -487,9 +486,7 @@ class TestTheQueue:
     async def test_refuses_what_does_not_fit_also_when_all_come_in_one_segment(
         self, start_server: StartServer, upstream: FakeUpstream
     ) -> None:
-        server = await start_server(
-            api_gateway_endpoint=upstream.url, pool_size=1, max_queued=2
-        )
+        server = await start_server(api_gateway_endpoint=upstream.url, pool_size=1, max_queued=2)
         upstream.default = Script(hang_after=0)
         async with websocket(server.url, CHAT) as socket:
             for number in range(10):
@@ -549,9 +546,7 @@ class TestTheQueue:
     async def test_is_told_over_sse_too(
         self, start_server: StartServer, upstream: FakeUpstream
     ) -> None:
-        server = await start_server(
-            api_gateway_endpoint=upstream.url, pool_size=1, max_queued=1
-        )
+        server = await start_server(api_gateway_endpoint=upstream.url, pool_size=1, max_queued=1)
         gate = Gate()
         upstream.default = Script(gate=gate)
         async with websocket(server.url, CHAT) as socket, http(server) as client:

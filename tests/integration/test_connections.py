@@ -155,9 +155,7 @@ class TestSignsOfLife:
 
 
 class TestTheIdleSweep:
-    async def test_closes_what_has_nothing_to_do_with_1000(
-        self, start_server: StartServer
-    ) -> None:
+    async def test_closes_what_has_nothing_to_do_with_1000(self, start_server: StartServer) -> None:
         server = await start_server(cleanup_interval=0.1, max_idle_time=0.3)
         async with websocket(server.url) as socket:
             await socket.send(message_type="alert")
@@ -167,9 +165,7 @@ class TestTheIdleSweep:
             assert time.monotonic() - begun > 0.2
 
     async def test_is_not_held_off_by_pings(self, start_server: StartServer) -> None:
-        server = await start_server(
-            cleanup_interval=0.1, max_idle_time=1, heartbeat_interval=0.2
-        )
+        server = await start_server(cleanup_interval=0.1, max_idle_time=1, heartbeat_interval=0.2)
         async with websocket(server.url, ping_interval=0.2) as socket:
             await socket.send(message_type="alert")
             assert await socket.closed() == 1000
@@ -177,9 +173,7 @@ class TestTheIdleSweep:
     async def test_ends_event_streams_too_whatever_comments_they_got(
         self, start_server: StartServer
     ) -> None:
-        server = await start_server(
-            cleanup_interval=0.1, max_idle_time=1, keep_alive_interval=0.2
-        )
+        server = await start_server(cleanup_interval=0.1, max_idle_time=1, keep_alive_interval=0.2)
         async with raw(server.url) as tcp:
             await tcp.request("GET", "/streaming/sse/alerts")
             await tcp.until(b"\r\n\r\n")
@@ -357,9 +351,7 @@ class TestAStalledClient:
 
 
 class TestTheDrain:
-    async def test_tells_everybody(
-        self, start_server: StartServer, upstream: FakeUpstream
-    ) -> None:
+    async def test_tells_everybody(self, start_server: StartServer, upstream: FakeUpstream) -> None:
         upstream.default = Script(tokens=10, hang_after=2)
         server = await start_server(api_gateway_endpoint=upstream.url)
         async with (
@@ -376,7 +368,9 @@ class TestTheDrain:
             await completion.request("POST", "/v1/chat/completions", question(stream=True))
             await completion.until(b"t1 ")
             whole = asyncio.create_task(
-                client.post(f"{server.url}/v1/chat/completions", json=question("hang-before-headers"))
+                client.post(
+                    f"{server.url}/v1/chat/completions", json=question("hang-before-headers")
+                )
             )
             await eventually(lambda: len(server.context.chat.running) == 3)
             stopping = asyncio.create_task(server.stop())
@@ -406,8 +400,9 @@ class TestTheDrain:
         async with websocket(server.url) as socket:
             await socket.start("r-1")
             await socket.receive()
+            chat = server.context.chat
             stopping = asyncio.create_task(server.stop())
-            await eventually(lambda: server.context.chat.draining)
+            await eventually(lambda: chat.draining)
             await socket.start("r-2")
             rest = await socket.answer()
             refused = [m for m in rest if m["request_id"] == "r-2"]

@@ -276,10 +276,13 @@ class TestAnAnswer:
             await has_ended.wait()
             for _ in range(20):
                 await asyncio.sleep(0)
-            was_left_early.set_result(reader.at_eof() or reader.exception() is not None)
+            left_early = reader.at_eof() or reader.exception() is not None
             writer.write(b"\r\n0\r\n\r\n")
-            await reader.read()
-            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await reader.read()
+                writer.close()
+                await writer.wait_closed()
+            was_left_early.set_result(left_early)
 
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
         async with server:

@@ -102,9 +102,7 @@ class TestATopic:
             cursor = (await stream.receive())["cursor"]
         for number in range(5):
             await fire(server.url, f"a{number}")
-        async with events(
-            server.url, SSE + "alerts", headers={"Last-Event-ID": cursor}
-        ) as stream:
+        async with events(server.url, SSE + "alerts", headers={"Last-Event-ID": cursor}) as stream:
             told, *kept = [await stream.receive() for _ in range(3)]
         assert (told["data"]["event"], told["data"]["reason"]) == ("gap", "evicted")
         assert [name_of(message) for message in kept] == ["a3", "a4"]
@@ -118,9 +116,7 @@ class TestATopic:
             cursor = (await stream.receive())["cursor"]
         old = int(cursor.partition(":")[2])
         await eventually(lambda: metrics.evicted > old)
-        async with events(
-            server.url, SSE + "metrics", headers={"Last-Event-ID": cursor}
-        ) as stream:
+        async with events(server.url, SSE + "metrics", headers={"Last-Event-ID": cursor}) as stream:
             first = await stream.receive()
         assert first["data"]["event"] == "snapshot"
         assert first["sequence_id"] > old
@@ -252,9 +248,7 @@ class TestCurl:
         self, server: StreamingService, upstream: FakeUpstream, extra: tuple[str, ...]
     ) -> None:
         upstream.default = Script(tokens=("t0 ", "x" * 3_000), rate=50)
-        status, output = await curl(
-            *extra, "-d", json.dumps(question()), server.url + SSE + "chat"
-        )
+        status, output = await curl(*extra, "-d", json.dumps(question()), server.url + SSE + "chat")
         assert status == 0  # also: the body was complete, its checksum right
         assert content(messages_of(output)) == upstream.default.text()
 
@@ -290,9 +284,7 @@ class TestSwitchedOff:
         self, start_server: StartServer
     ) -> None:
         server = await start_server(sse_enabled=False)
-        async with httpx.AsyncClient(
-            base_url=server.url, trust_env=False, verify=False
-        ) as client:
+        async with httpx.AsyncClient(base_url=server.url, trust_env=False, verify=False) as client:
             for path in ("status", "alerts"):
                 reply = await client.get(SSE + path)
                 assert reply.status_code == 404
@@ -319,9 +311,7 @@ class TestSwitchedOff:
 
     async def test_chat_is_an_error_on_every_face(self, start_server: StartServer) -> None:
         server = await start_server(chat_enabled=False)
-        async with httpx.AsyncClient(
-            base_url=server.url, trust_env=False, verify=False
-        ) as client:
+        async with httpx.AsyncClient(base_url=server.url, trust_env=False, verify=False) as client:
             for path in (SSE + "chat", "/v1/chat/completions"):
                 reply = await client.post(path, json=question())
                 assert (reply.status_code, reply.json()["error"]["code"]) == (404, "chat_disabled")

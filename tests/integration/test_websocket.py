@@ -74,7 +74,9 @@ class TestTheHandshake:
             if code is not None:
                 assert f'"code":"{code}"'.encode() in await tcp.until(b"}}")
 
-    @pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://localhost.evil.example"])
+    @pytest.mark.parametrize(
+        "origin", ["http://evil.example", "null", "http://localhost.evil.example"]
+    )
     async def test_from_a_foreign_page_is_403_before_the_upgrade(
         self, server: StreamingService, origin: str
     ) -> None:

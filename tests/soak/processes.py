@@ -28,7 +28,7 @@ service: {host: 127.0.0.1, embedded_model: none, connection_timeout: 5}
 websocket: {max_connections: 3000, heartbeat_interval: 10}
 sse: {max_connections: 2000, keep_alive_interval: 10}
 connection_management: {pool_size: 500, max_queued: 500, stall_timeout: 10, resume_grace: 20}
-retention: {chat_retention_seconds: 10, topic_retention_messages: 400}
+retention: {chat_retention_seconds: 10, topic_retention_messages: 200}
 limits: {commands_per_second: 0}
 """
 """Defaults, but with room for all, and short times, so that what is kept is soon in balance."""

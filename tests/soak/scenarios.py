@@ -20,7 +20,7 @@ import attrs
 from tests.bench import clients
 from tests.fakes.fault_proxy import FaultProxy, Faults
 from tests.soak.processes import Server
-from tests.soak.visitors import Count, Face, Reader, Visitor, Watcher
+from tests.soak.visitors import Count, Face, Reader, Visitor, Watcher, nobody
 
 FACES: Final[tuple[Face, Face]] = ("websocket", "sse")
 AT_ONCE: Final = 100
@@ -49,6 +49,15 @@ class Publisher:
         alerts = [self._alert(self.number, "firing")]
         if self.number > 1:
             alerts.append(self._alert(self.number - 1, "resolved"))
+        await self._post(alerts)
+
+    async def finish(self) -> None:
+        """Resolve the last one, so that another publisher can begin at 1."""
+        if self.number:
+            with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+                await self._post([self._alert(self.number, "resolved")])
+
+    async def _post(self, alerts: list[dict[str, object]]) -> None:
         body = {"version": "4", "alerts": alerts}
         async with self._session.post(f"{self.url}/streaming/alerts", json=body) as reply:
             reply.raise_for_status()
@@ -80,6 +89,7 @@ async def publishing(url: str, interval: float | None = None) -> AsyncIterator[P
         publisher = Publisher(session, url)
         async with running([publisher.keep(interval)] if interval else []):
             yield publisher
+        await publisher.finish()
 
 
 @asynccontextmanager
@@ -226,10 +236,7 @@ async def reconnect_all(
     count = Count()
     async with FaultProxy(url) as proxy, publishing(url, 0.1) as publisher:
         everybody = watchers(proxy.url, websockets, event_streams, count)
-        tasks: list[object] = []
-        for watcher in everybody:
-            tasks.append(watcher.stay())
-        async with running(tasks):
+        async with running([watcher.stay() for watcher in everybody]):
             await eventually(lambda: all(w.last for w in everybody), seconds, "all are there")
             cut = proxy.reset_all()
             begun = time.monotonic()
@@ -325,7 +332,7 @@ async def connect_and_abort(url: str, cycles: int, seed: int = 1) -> None:
 async def _drop(visitor: Visitor, chance: random.Random) -> None:
     when = chance.random()
     if when < 0.1:  # before a byte of the request
-        client = await clients.connect(clients.port_of(visitor.url), lambda: _nobody())
+        client = await clients.connect(clients.port_of(visitor.url), nobody)
         client.transport.abort()
         return
     opening = asyncio.ensure_future(visitor.open())
@@ -337,10 +344,6 @@ async def _drop(visitor: Visitor, chance: random.Random) -> None:
     if when > 0.8:  # a little later
         await asyncio.sleep(chance.uniform(0, 0.05))
     visitor.leave()
-
-
-def _nobody() -> clients.Client:
-    return clients.HttpClient(clients.Ignore())
 
 
 class Aborting(Reader):

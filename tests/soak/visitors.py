@@ -69,6 +69,11 @@ def _left(client: clients.Client) -> None:
         visitor.gone.set()
 
 
+def nobody() -> clients.Client:
+    """A connection that asks for nothing."""
+    return _Events(clients.Ignore())
+
+
 class Visitor:
     """Somebody who connects, is cut, and comes back.
 

@@ -50,7 +50,7 @@ class TestWhatIsAgreed:
          "permessage-deflate; server_max_window_bits=8",
          "permessage-deflate; server_max_window_bits=16",
          "permessage-deflate; server_max_window_bits=015",
-         "permessage-deflate; server_max_window_bits=1٠",
+         "permessage-deflate; server_max_window_bits=1\u0660",
          "permessage-deflate; client_max_window_bits=7",
          "permessage-deflate; server_no_context_takeover=true",
          "permessage-deflate; server_no_context_takeover; server_no_context_takeover",
@@ -84,7 +84,7 @@ class TestAnyOffer:
     @pytest.mark.parametrize("server_bits", [None, *range(9, 16)])
     @pytest.mark.parametrize("client_bits", [None, True, *range(9, 16)])
     def test_a_websockets_client_accepts_the_answer_to_its_own_offer(
-        self, server_bits: int | None, client_bits: int | bool | None
+        self, server_bits: int | None, client_bits: int | None
     ) -> None:
         factory = ClientPerMessageDeflateFactory(
             server_max_window_bits=server_bits, client_max_window_bits=client_bits

@@ -92,7 +92,7 @@ class TestWebSocket:
     def test_a_text_of_any_size_is_one_final_unmasked_frame(self, size: int) -> None:
         (read,) = parse(frame(b"x" * size))
         assert (read.opcode, read.data, read.fin) == (Opcode.TEXT, b"x" * size, True)
-        assert not (read.rsv1 or read.rsv2 or read.rsv3)
+        assert (read.rsv1, read.rsv2, read.rsv3) == (False, False, False)
 
     @pytest.mark.parametrize("opcode", [TEXT, BINARY, CLOSE, PING, PONG])
     def test_each_opcode_is_the_one_asked_for(self, opcode: int) -> None:

@@ -148,9 +148,9 @@ class TestCursors:
 
     @pytest.mark.parametrize(
         "text",
-        ["", ":", "a", "a:", ":1", "a:-1", "a:+1", "a:1.0", "a:1e3", "a: 1", "a:1 ", "a:1\n", "a:1:2",
-         "a:٣", "a:²", "a:0x1", "a:" + "9" * 19, "a" * 129 + ":1", "ä:1", "a\x00:1", "a/b:1",
-         "a:1\r\ndata: x"],
+        ["", ":", "a", "a:", ":1", "a:-1", "a:+1", "a:1.0", "a:1e3", "a: 1", "a:1 ", "a:1\n",
+         "a:1:2", "a:٣", "a:²", "a:0x1", "a:" + "9" * 19, "a" * 129 + ":1", "ä:1",
+         "a\x00:1", "a/b:1", "a:1\r\ndata: x"],
     )  # fmt: skip
     def test_what_is_no_cursor_is_refused(self, text: str) -> None:
         assert parse_cursor(text) is None

@@ -1,4 +1,4 @@
-"""Streams and their line: log, retention, eviction, merge, flush window. No socket, no real time."""
+"""Streams and their line: log, retention, merge, flush window. No socket, no real time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streaming_api import stream as stream_module
-from streaming_api.framing import EVENTS
+from streaming_api.framing import EVENTS, Framing
 from streaming_api.messages import Message
 from streaming_api.stream import CATCH_UP_BYTES, Line, Policy, Retention, Stream
 from streaming_api.viewer import Viewer
@@ -394,10 +394,12 @@ class TestWatching:
         framed: list[int] = []
         with pytest.MonkeyPatch.context() as patch:
             original = type(EVENTS).message
-            patch.setattr(
-                type(EVENTS), "message",
-                lambda self, message: (framed.append(message.number), original(self, message))[1],
-            )  # fmt: skip
+
+            def counted(self: Framing, message: Message) -> bytes:
+                framed.append(message.number)
+                return original(self, message)
+
+            patch.setattr(type(EVENTS), "message", counted)
             on.append(chat, [b"{}", b"{}"])
         assert framed == [1, 2]
         assert all(one.numbers() == [1, 2] for one in shown)
@@ -460,10 +462,12 @@ class TestWatching:
 def test_states_are_made_once_for_all_who_join_before_the_next_change() -> None:
     on = line()
     made: list[int] = []
-    stream = Stream(
-        on, "metrics", "metrics_update", Policy.LATEST, AMPLE,
-        snapshot=lambda: made.append(on.number) or b"{}",  # type: ignore[func-returns-value]
-    )  # fmt: skip
+
+    def snapshot() -> bytes:
+        made.append(on.number)
+        return b"{}"
+
+    stream = Stream(on, "metrics", "metrics_update", Policy.LATEST, AMPLE, snapshot=snapshot)
     for _ in range(5):
         stream.state(on.number)
         stream.state(0)

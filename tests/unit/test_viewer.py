@@ -1,4 +1,4 @@
-"""Viewers: whatever pauses, resumes, cuts and evictions do, nothing is lost unsaid and nothing twice."""
+"""Viewers: whatever pauses, cuts and evictions do, nothing is lost unsaid, nothing twice."""
 
 from __future__ import annotations
 
@@ -263,7 +263,7 @@ class TestOffTheLog:
 
 
 class Client:
-    """A client of the topics that is cut, stalls, and comes back with the last cursor it was given."""
+    """A client of the topics that stalls, is cut, and comes back with its last cursor."""
 
     def __init__(self, on: Line, names: tuple[str, ...]) -> None:
         self.line = on

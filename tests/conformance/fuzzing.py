@@ -1,0 +1,121 @@
+"""A million inputs for every parser: Atheris where there is one, Hypothesis where there is not."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import attrs
+
+from tests.conformance.environments import HOME, ROOT, Missing, atheris
+from tests.conformance.fuzz_targets import TARGETS, Target
+from tests.conformance.result import Result, table
+
+SUITE: Final = "Fuzzing"
+INPUTS: Final = 1_000_000
+SHORT_INPUTS: Final = 20_000
+SECONDS: Final = 1_800
+"""Seconds that one parser's inputs may take."""
+_LONGEST: Final = 512
+"""Bytes of an input: what a parser can do wrong, it can do in so many."""
+_WORK: Final = HOME / "fuzz"
+
+
+@attrs.frozen
+class Run:
+    """What became of one target.
+
+    Attributes:
+        failure: what went wrong, empty if nothing did.
+    """
+
+    target: str
+    inputs: int
+    seconds: float
+    failure: str
+
+
+def run(*, short: bool) -> Result:
+    """Every target, a few beside each other."""
+    started = time.monotonic()
+    inputs = SHORT_INPUTS if short else INPUTS
+    shutil.rmtree(_WORK, ignore_errors=True)
+    try:
+        python = atheris()
+        module, fuzzer = "tests.conformance.fuzz_atheris", _version(python)
+    except Missing:
+        python = Path(sys.executable)
+        module, fuzzer = "tests.conformance.fuzz_hypothesis", "Hypothesis"
+    slowest_first = reversed(TARGETS)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        runs = list(pool.map(partial(_fuzz, python, module, inputs), slowest_first))
+    rows = [(f"`{run.target}`", f"{run.inputs:,}", f"{run.seconds:.0f} s") for run in runs[::-1]]
+    lines = [
+        f"{fuzzer}, inputs of up to {_LONGEST} bytes.",
+        table(("parser", "inputs without a crash", "time"), rows),
+    ]
+    return Result(
+        suite=SUITE,
+        lines=lines,
+        failures=[f"{run.target}: {run.failure}" for run in runs if run.failure],
+        seconds=time.monotonic() - started,
+    )
+
+
+def _version(python: Path) -> str:
+    asked = "import importlib.metadata as m; print(m.version('atheris'))"
+    done = subprocess.run([python, "-c", asked], capture_output=True, text=True, check=True)
+    return f"Atheris {done.stdout.strip()} (libFuzzer, guided by coverage)"
+
+
+def _fuzz(python: Path, module: str, inputs: int, target: Target) -> Run:
+    started = time.monotonic()
+    home = _WORK / target.name
+    corpus = home / "corpus"
+    corpus.mkdir(parents=True)
+    for number, seed in enumerate(target.seeds):
+        (corpus / f"seed-{number}").write_bytes(seed)
+    dictionary = home / "dictionary"
+    dictionary.write_text("".join(_words(target)))
+    command = [
+        *(python, "-m", module, target.name, corpus, f"-dict={dictionary}", f"-runs={inputs}"),
+        *(f"-max_len={_LONGEST}", f"-max_total_time={SECONDS}", "-timeout=20"),
+        *("-rss_limit_mb=2048", "-print_final_stats=1", f"-artifact_prefix={home}/"),
+    ]
+    with (home / "log").open("wb") as log:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
+        try:
+            status = process.wait(SECONDS + 60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            status = process.wait()
+    said = (home / "log").read_text(errors="replace")
+    done = sum(map(int, re.findall(r"number_of_executed_units: ([0-9]+)", said)))
+    failure = ""
+    if status:
+        failure = f"status {status}, see {(home / 'log').relative_to(ROOT)}:\n{_trace(said)}"
+    elif done < inputs:
+        failure = f"only {done:,} of {inputs:,} inputs in {SECONDS} seconds"
+    return Run(target.name, done, time.monotonic() - started, failure)
+
+
+def _words(target: Target) -> Iterator[str]:
+    """The target's tokens as libFuzzer's dictionary has them."""
+    for token in target.tokens:
+        if len(token) <= 64:
+            escaped = "".join(f"\\x{byte:02x}" for byte in token)
+            yield f'"{escaped}"\n'
+
+
+def _trace(said: str) -> str:
+    _, found, rest = said.partition("Uncaught Python exception")
+    return (found + rest)[:2000] or said[-2000:]

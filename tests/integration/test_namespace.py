@@ -1,0 +1,87 @@
+"""The library's documented import paths, as they are after installation, and the three figures."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PATHS = {
+    "hxp_enterprise_llm.api.streaming.config": "StreamingConfig",
+    "hxp_enterprise_llm.api.streaming.service": "StreamingService",
+    "hxp_enterprise_llm.api.streaming.connection_manager": "ConnectionManager",
+    "hxp_enterprise_llm.api.sse": "SSEService",
+    "hxp_enterprise_llm.api.websocket": "WebSocketService",
+    "hxp_enterprise_llm.orchestration.streaming_orchestrator": "StreamingOrchestrator",
+    "hxp_enterprise_llm.schemas.configuration.api_schemas": "APIConfigSchema",
+}
+FIGURES = {
+    "get_websocket_performance": (
+        "hxp_enterprise_llm.api.streaming.service", "StreamingService", 95,
+    ),
+    "get_sse_performance": ("hxp_enterprise_llm.api.sse", "SSEService", 90),
+    "get_connection_stability": (
+        "hxp_enterprise_llm.api.streaming.connection_manager", "ConnectionManager", 99,
+    ),
+}  # fmt: skip
+FLAT = (
+    "StreamingConfig(port=9096, memory_gb=2, cpu_cores=4, timeout=300, max_connections=1000,"
+    " heartbeat_interval=30)"
+)
+
+
+def python(code: str, folder: Path) -> str:
+    """What code prints in a fresh interpreter, away from the checkout."""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(autouse=True)
+def _installed() -> None:
+    if importlib.util.find_spec("hxp_enterprise_llm") is None:
+        pytest.skip("streaming-api is not installed: make install")
+
+
+@pytest.mark.parametrize(("module", "name"), PATHS.items())
+def test_a_documented_path_leads_to_the_same_object(module: str, name: str, tmp_path: Path) -> None:
+    code = (
+        f"from {module} import {name} as documented\n"
+        "import streaming_api.config, streaming_api.service, streaming_api.connection_manager\n"
+        "found = [value for module in (streaming_api.config, streaming_api.service,"
+        " streaming_api.connection_manager) for value in vars(module).values()]\n"
+        "print(any(value is documented for value in found))"
+    )
+    assert python(code, tmp_path) == "True\n"
+
+
+def test_the_flat_constructor_makes_a_configuration(tmp_path: Path) -> None:
+    code = (
+        "from hxp_enterprise_llm.api.streaming.config import StreamingConfig\n"
+        f"config = {FLAT}\n"
+        "print(config.port, config.memory_gb, config.max_connections, config.heartbeat_interval)"
+    )
+    assert python(code, tmp_path).split() == ["9096", "2", "1000", "30"]
+
+
+@pytest.mark.parametrize(("call", "documented"), FIGURES.items())
+def test_a_documented_figure_is_measured_and_reaches_its_target(
+    call: str, documented: tuple[str, str, float], tmp_path: Path
+) -> None:
+    module, name, target = documented
+    code = (
+        "from hxp_enterprise_llm.api.streaming.config import StreamingConfig\n"
+        f"from {module} import {name}\n"
+        f"print({name}({FLAT}).{call}())"
+    )
+    assert target < float(python(code, tmp_path)) <= 100

@@ -1,0 +1,237 @@
+"""The package as a whole: it says what it is, builds, starts, answers, and is gone when stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import re
+from datetime import UTC, datetime, timedelta
+from importlib import metadata
+from pathlib import Path
+
+import httpx
+import pytest
+from aiohttp import web
+
+import streaming_api
+from streaming_api.app import make_app
+from streaming_api.config import ConfigError, StreamingConfig
+from streaming_api.service import StreamingService
+from tests.clients import UNIT
+from tests.conftest import StartServer
+
+WEBSOCKETS = ("/streaming/websocket", "/streaming/websocket/chat")
+UPGRADE = {"Connection": "Upgrade", "Upgrade": "websocket"}
+
+ROUTES = [
+    ("GET", "/"),
+    ("GET", "/streaming/websocket"),
+    ("GET", "/streaming/websocket/chat"),
+    ("GET", "/streaming/sse/metrics"),
+    ("GET", "/streaming/sse/alerts"),
+    ("GET", "/streaming/sse/status"),
+    ("GET", "/streaming/sse"),
+    ("POST", "/streaming/sse/chat"),
+    ("GET", "/streaming/sse/chat/r-1"),
+    ("DELETE", "/streaming/chat/r-1"),
+    ("POST", "/v1/chat/completions"),
+    ("GET", "/v1/models"),
+    ("POST", "/streaming/alerts"),
+    ("POST", "/streaming/tickets"),
+    ("GET", "/streaming/connections"),
+    ("GET", "/streaming/status"),
+    ("GET", "/streaming/metrics"),
+    ("GET", "/health"),
+    ("GET", "/metrics"),
+    ("GET", "/streaming/schema"),
+    ("GET", "/streaming/openapi.json"),
+    ("GET", "/streaming/asyncapi.json"),
+]
+"""The design's table of endpoints, by example."""
+
+
+def matches(app: web.Application, method: str, path: str) -> bool:
+    """Whether the application answers this method on this path."""
+    for route in app.router.routes():
+        pattern = route.get_info().get("pattern") or re.compile(re.escape(route.get_info()["path"]))
+        if route.method == method and pattern.fullmatch(path):
+            return True
+    return False
+
+
+async def get(url: str, headers: dict[str, str] | None = None) -> httpx.Response:
+    async with httpx.AsyncClient(timeout=UNIT, trust_env=False) as client:
+        return await client.get(url, headers=headers)
+
+
+def test_the_version_is_the_one_that_is_installed() -> None:
+    assert streaming_api.__version__ == metadata.version("streaming-api")
+
+
+class TestConfiguration:
+    def test_the_flat_constructor_takes_the_documented_arguments(self) -> None:
+        config = StreamingConfig(
+            port=9096, memory_gb=2, cpu_cores=4, max_connections=1000, heartbeat_interval=30
+        )
+        assert (config.port, config.memory_gb, config.cpu_cores) == (9096, 2, 4)
+        assert (config.max_connections, config.heartbeat_interval) == (1000, 30)
+
+    def test_all_that_is_wrong_is_said_at_once(self) -> None:
+        with pytest.raises(ConfigError) as caught:
+            StreamingConfig(port=99_999, max_connections=0, sse_enabled="false")  # type: ignore[arg-type]
+        told = str(caught.value)
+        assert all(name in told for name in ("port", "max_connections", "sse_enabled"))
+
+    def test_an_argument_that_there_is_not_is_refused(self) -> None:
+        with pytest.raises(TypeError):
+            StreamingConfig(colour="blue")  # type: ignore[call-arg]
+
+
+class TestApplication:
+    @pytest.mark.parametrize(("method", "path"), ROUTES)
+    def test_every_endpoint_of_the_design_is_there(self, method: str, path: str) -> None:
+        assert matches(make_app(StreamingConfig()), method, path)
+
+    def test_there_is_no_endpoint_besides(self) -> None:
+        app = make_app(StreamingConfig())
+        for route in app.router.routes():
+            if route.method == "HEAD":
+                continue
+            info = route.get_info()
+            pattern = info.get("pattern") or re.compile(re.escape(info.get("path", "/static")))
+            assert info.get("prefix") == "/static" or any(
+                route.method == method and pattern.fullmatch(path) for method, path in ROUTES
+            ), info
+
+    def test_building_starts_nothing(self) -> None:
+        """No loop is needed, and nothing is open that would have to be closed."""
+        before = len(os.listdir("/proc/self/fd"))
+        made = [make_app(StreamingConfig()) for _ in range(3)]
+        assert len({id(app) for app in made}) == 3
+        with pytest.raises(RuntimeError):
+            asyncio.get_running_loop()
+        assert len(os.listdir("/proc/self/fd")) - before <= 2 * len(made), "two of /proc each"
+
+    @pytest.mark.parametrize("feature", ["chat", "metrics", "alerts", "status"])
+    def test_with_a_feature_switched_off_it_builds(self, feature: str) -> None:
+        make_app(StreamingConfig(**{f"{feature}_enabled": False}))  # type: ignore[arg-type]
+
+
+class TestService:
+    async def test_health_is_exactly_as_documented(self, start_server: StartServer) -> None:
+        server = await start_server()
+        before = datetime.now(UTC) - timedelta(milliseconds=1)
+        response = await get(f"{server.url}/health")
+        assert response.status_code == 200
+        assert response.headers["Content-Type"].startswith("application/json")
+        body = response.json()
+        assert list(body) == [
+            "status", "service", "websocket_enabled", "sse_enabled", "timestamp"
+        ]  # fmt: skip
+        stamp = body.pop("timestamp")
+        assert body == {
+            "status": "healthy",
+            "service": "streaming-api",
+            "websocket_enabled": True,
+            "sse_enabled": True,
+        }
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", stamp)
+        assert before <= datetime.fromisoformat(stamp) <= datetime.now(UTC)
+
+    async def test_health_says_what_is_switched_off(self, start_server: StartServer) -> None:
+        server = await start_server(websocket_enabled=False, sse_enabled=False)
+        body = (await get(f"{server.url}/health")).json()
+        assert (body["websocket_enabled"], body["sse_enabled"]) == (False, False)
+
+    async def test_health_of_a_server_that_drains_is_503(self, start_server: StartServer) -> None:
+        server = await start_server()
+        server.connection_manager.draining = True
+        response = await get(f"{server.url}/health")
+        assert response.status_code == 503
+        assert response.json()["status"] == "draining"
+
+    @pytest.mark.parametrize("path", WEBSOCKETS)
+    async def test_a_plain_request_on_a_websocket_is_told_to_upgrade(
+        self, start_server: StartServer, path: str
+    ) -> None:
+        server = await start_server()
+        response = await get(server.url + path)
+        assert response.status_code == 426
+        assert response.headers["Upgrade"] == "websocket"
+        assert response.json()["error"]["code"] == "upgrade_required"
+
+    @pytest.mark.parametrize("path", ["/nothing", "/streaming", "/streaming/sse/weather", "/v1"])
+    async def test_an_unknown_path_is_an_error_in_the_one_shape(
+        self, start_server: StartServer, path: str
+    ) -> None:
+        server = await start_server()
+        response = await get(server.url + path)
+        assert response.status_code == 404
+        assert set(response.json()["error"]) == {"type", "code", "message", "param"}
+
+    async def test_a_wrong_method_is_told_which_is_right(self, start_server: StartServer) -> None:
+        server = await start_server()
+        async with httpx.AsyncClient(timeout=UNIT, trust_env=False) as client:
+            response = await client.put(f"{server.url}/health")
+        assert response.status_code == 405
+        assert "GET" in response.headers["Allow"]
+        assert "GET" in response.json()["error"]["message"]
+
+    async def test_a_stopped_service_is_gone_and_leaves_nothing_open(self) -> None:
+        config = StreamingConfig(host="127.0.0.1", port=0, embedded_model="none")
+
+        async def once() -> str:
+            async with StreamingService(config) as service:
+                assert (await get(f"{service.url}/health")).status_code == 200
+                return service.url
+
+        await once()
+        gc.collect()
+        before = len(os.listdir("/proc/self/fd"))
+        tasks = len(asyncio.all_tasks())
+        for _ in range(3):
+            url = await once()
+        gc.collect()
+        assert len(os.listdir("/proc/self/fd")) <= before
+        assert len(asyncio.all_tasks()) == tasks
+        with pytest.raises(httpx.ConnectError):
+            await get(f"{url}/health")
+
+    async def test_a_service_that_does_not_run_says_so(self) -> None:
+        service = StreamingService(StreamingConfig())
+        assert repr(service) == "<StreamingService stopped>"
+        with pytest.raises(RuntimeError, match="not been started"):
+            _ = service.context
+        await service.stop()
+
+    async def test_a_port_that_is_taken_is_an_error_and_leaves_nothing(
+        self, start_server: StartServer
+    ) -> None:
+        server = await start_server()
+        port = int(server.url.rpartition(":")[2])
+        tasks = asyncio.all_tasks()
+        second = StreamingService(
+            StreamingConfig(host="127.0.0.1", port=port, embedded_model="none")
+        )
+        with pytest.raises(OSError, match="[Aa]ddress"):
+            await second.start()
+        assert asyncio.all_tasks() == tasks
+        assert (await get(f"{server.url}/health")).status_code == 200
+
+    async def test_two_services_in_one_process_do_not_mix(self, start_server: StartServer) -> None:
+        first, second = await start_server(name="one"), await start_server(name="two")
+        names = [
+            (await get(f"{server.url}/health")).json()["service"] for server in (first, second)
+        ]
+        assert names == ["one", "two"]
+
+
+def test_every_module_says_in_its_first_line_what_lives_there() -> None:
+    package = Path(streaming_api.__file__).parent
+    silent = [
+        str(path.relative_to(package))
+        for path in package.rglob("*.py")
+        if not re.match(r'"""[A-Za-z"`].{10,}', path.read_text().partition("\n")[0])
+    ]
+    assert silent == []
