@@ -66,7 +66,7 @@ def stored(payload: bytes) -> bytes:
 
 def event(message: Message) -> bytes:
     """One Server-Sent Event."""
-    return b"%bdata: %b\n\n" % (message.event, message.payload)
+    return b"%b%d\ndata: %b\n\n" % (message.event_head, message.cursor, message.payload)
 
 
 def chunk(data: bytes) -> bytes:

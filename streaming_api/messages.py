@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import orjson
@@ -25,21 +25,32 @@ class Message:
         stream: the name of the stream that it is on.
         payload: the whole message as JSON, UTF-8, without CR or LF.
         data_at: where in ``payload`` the value of ``data`` starts; it ends one byte before the end.
-        event: the ``event:`` and ``id:`` lines that Server-Sent Events put before the payload.
+        cursor: the number in its cursor: where a client is after it.
+        event_head: what Server-Sent Events put before that number.
         appended: monotonic seconds at which it came into being.
         final: whether it is the last of its stream.
     """
 
-    __slots__ = ("appended", "data_at", "event", "final", "number", "payload", "stream")
+    __slots__ = (
+        "appended", "cursor", "data_at", "event_head", "final", "number", "payload", "stream",
+    )  # fmt: skip
 
     def __init__(
-        self, number: int, stream: str, payload: bytes, data_at: int, event: bytes, appended: float
+        self,
+        number: int,
+        stream: str,
+        payload: bytes,
+        data_at: int,
+        cursor: int,
+        event_head: bytes,
+        appended: float,
     ) -> None:
         self.number = number
         self.stream = stream
         self.payload = payload
         self.data_at = data_at
-        self.event = event
+        self.cursor = cursor
+        self.event_head = event_head
         self.appended = appended
         self.final = False
 
@@ -84,7 +95,7 @@ class Encoder:
         request_id: of a chat.
     """
 
-    __slots__ = ("_event", "_head", "stream")
+    __slots__ = ("_event_head", "_head", "stream")
 
     def __init__(
         self, message_type: str, stream: str, line: str, request_id: str | None = None
@@ -94,7 +105,7 @@ class Encoder:
         if request_id is not None:
             fields["request_id"] = request_id
         self._head = orjson.dumps(fields)[:-1] + b',"cursor":"%b:' % line.encode()
-        self._event = b"event: %b\nid: %b:" % (message_type.encode(), line.encode())
+        self._event_head = b"event: %b\nid: %b:" % (message_type.encode(), line.encode())
 
     def encode(
         self, number: int, data: bytes, appended: float, cursor: int | None = None
@@ -108,15 +119,31 @@ class Encoder:
             cursor: where a client is after it, if that is not ``number``.
         """
         if cursor is None:
-            cursor = number
+            return self.encode_all(number, (data,), appended)[0]
+        payload, data_at = self._payload(number, cursor, timestamp(), data)
+        return Message(number, self.stream, payload, data_at, cursor, self._event_head, appended)
+
+    def encode_all(self, number: int, data: Iterable[bytes], appended: float) -> list[Message]:
+        """The messages from ``number`` on: the loop that every token goes through."""
+        stamp = timestamp()
+        stream, event_head, payload_of = self.stream, self._event_head, self._payload
+        messages = []
+        for item in data:
+            payload, data_at = payload_of(number, number, stamp, item)
+            messages.append(
+                Message(number, stream, payload, data_at, number, event_head, appended)
+            )
+            number += 1
+        return messages
+
+    def _payload(self, number: int, cursor: int, stamp: bytes, data: bytes) -> tuple[bytes, int]:
         head = b'%b%d","sequence_id":%d,"timestamp":"%b","data":' % (
             self._head,
             cursor,
             number,
-            timestamp(),
+            stamp,
         )
-        event = b"%b%d\n" % (self._event, cursor)
-        return Message(number, self.stream, b"%b%b}" % (head, data), len(head), event, appended)
+        return b"%b%b}" % (head, data), len(head)
 
 
 def notice(

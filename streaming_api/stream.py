@@ -33,7 +33,7 @@ CATCH_UP_BYTES: Final = 65_536
 _CUT: Final = 256
 """Evicted messages after which the front of a log is cut off."""
 
-_EVICTED: Final = Message(0, "", b"", 0, b"", 0.0)
+_EVICTED: Final = Message(0, "", b"", 0, 0, b"", 0.0)
 """Stands on a log for what was evicted and is not cut off yet, so that no memory is held."""
 
 _number = attrgetter("number")
@@ -117,10 +117,6 @@ class Stream:
     def __repr__(self) -> str:
         return f"<Stream {self.name} {len(self)} messages, {self.bytes} bytes>"
 
-    def encode(self, number: int, data: bytes, now: float) -> Message:
-        """The message ``number`` of this stream, not yet on its log."""
-        return self._encoder.encode(number, data, now)
-
     def state(self, cursor: int) -> Message | None:
         """The whole state as of the newest message, made once for all who join before the next.
 
@@ -131,17 +127,19 @@ class Stream:
             return None
         number = self.line.number
         if self._state is None or self._state.number != number:
-            self._state = self.encode(number, self._snapshot(), time.monotonic())
+            self._state = self._encoder.encode(number, self._snapshot(), time.monotonic())
         state = self._state
         if cursor == number:
             return state
         return self._encoder.encode(number, state.data, state.appended, cursor)
 
-    def append(self, message: Message) -> None:
-        """Put a message on the log."""
-        self._log.append(message)
-        self.total += 1
-        self.bytes += len(message.payload)
+    def extend(self, number: int, data: Iterable[bytes], now: float) -> list[Message]:
+        """Put messages on the log, numbered from ``number`` on."""
+        messages = self._encoder.encode_all(number, data, now)
+        self._log += messages
+        self.total += len(messages)
+        self.bytes += sum([len(message.payload) for message in messages])
+        return messages
 
     def overfull(self, now: float) -> bool:
         """Whether the log holds more than its retention allows."""
@@ -277,12 +275,12 @@ class Line:
             urgent: alerts and the end of an answer never wait.
         """
         now = time.monotonic()
-        for item in data:
-            self.number += 1
-            message = stream.encode(self.number, item, now)
-            message.final = self.ended
-            stream.append(message)
-            self._waiting.append(message)
+        messages = stream.extend(self.number + 1, data, now)
+        if not messages:
+            return
+        self.number = messages[-1].number
+        messages[-1].final = self.ended
+        self._waiting += messages
         if stream.overfull(now):
             self._make_room(now)
         if urgent:

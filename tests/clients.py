@@ -1,4 +1,4 @@
-"""Clients for tests: real packages on real sockets, every frame checked against the message schema."""
+"""Clients for tests: real packages on real sockets, every frame checked against the schema."""
 
 from __future__ import annotations
 
@@ -37,11 +37,8 @@ def valid(text: str | bytes) -> Message:
 
 def content(messages: list[Message]) -> str:
     """The text that the chunks of one answer add up to."""
-    parts = []
-    for message in messages:
-        for choice in message["data"].get("choices", ()):
-            parts.append(choice["delta"].get("content") or "")
-    return "".join(parts)
+    choices = (choice for message in messages for choice in message["data"].get("choices", ()))
+    return "".join(choice["delta"].get("content") or "" for choice in choices)
 
 
 def is_end(message: Message) -> bool:
@@ -52,6 +49,11 @@ def is_end(message: Message) -> bool:
 def question(model: str = "fake", **fields: object) -> Message:
     """What asks for an answer: a body for HTTP, or most of a command."""
     return {"model": model, "messages": [{"role": "user", "content": "Hello"}], **fields}
+
+
+def http(url: str = "", *, timeout: float = UNIT) -> httpx.AsyncClient:
+    """An HTTP client that knows no proxy; it loads no certificates, which takes long."""
+    return httpx.AsyncClient(base_url=url, trust_env=False, verify=False, timeout=timeout)  # noqa: S501
 
 
 class Socket:
@@ -98,7 +100,9 @@ class Socket:
 
 @asynccontextmanager
 async def websocket(
-    url: str, path: str = "/streaming/websocket", **options: Any
+    url: str,
+    path: str = "/streaming/websocket",
+    **options: Any,  # noqa: ANN401 (of `websockets.connect`)
 ) -> AsyncIterator[Socket]:
     """A WebSocket to a server."""
     address = url.replace("http", "ws", 1) + path
@@ -150,7 +154,7 @@ async def events(
 ) -> AsyncIterator[Events]:
     """An event stream from a server; with a body it is a POST."""
     async with (
-        httpx.AsyncClient(timeout=UNIT, trust_env=False, verify=False) as client,
+        http() as client,
         httpx_sse.aconnect_sse(
             client, "GET" if body is None else "POST", url + path, json=body, headers=headers or {}
         ) as source,
@@ -196,7 +200,7 @@ def webhook(*names: str, status: str = "firing") -> Message:
 async def fire(url: str, *names: str, status: str = "firing") -> None:
     """Post alerts to the webhook."""
     body = webhook(*names, status=status)
-    async with httpx.AsyncClient(trust_env=False, verify=False) as client:
+    async with http() as client:
         reply = await client.post(f"{url}/streaming/alerts", json=body)
     assert (reply.status_code, reply.json()) == (200, {"accepted": len(names)})
 

@@ -1,4 +1,4 @@
-"""Raw clients: bytes on a TCP socket, read only when a test asks, for what real packages never do."""
+"""Raw clients: bytes on a TCP socket, read when a test asks, for what real packages never do."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Raw:
     # HTTP
 
     async def request(self, method: str, path: str, body: object = None, *extra: str) -> None:
-        """Send a request; the connection ends with its response, unless ``extra`` says otherwise."""
+        """Send a request; the connection ends with its response unless ``extra`` says not to."""
         if not any(line.startswith("Connection:") for line in extra):
             extra = (*extra, "Connection: close")
         data = b"" if body is None else json.dumps(body).encode()
@@ -144,7 +144,7 @@ async def raw(url: str, *, receive_buffer: int | None = None) -> AsyncIterator[R
     try:
         if receive_buffer is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        sock.setblocking(False)
+        sock.setblocking(False)  # noqa: FBT003 (so it is called)
         await asyncio.get_running_loop().sock_connect(sock, (parts.hostname, parts.port))
         yield Raw(sock)
     finally:
@@ -153,7 +153,7 @@ async def raw(url: str, *, receive_buffer: int | None = None) -> AsyncIterator[R
 
 def dechunked(body: bytes) -> bytes:
     """The content of a chunked body that must have ended in good order (RFC 9112 section 7.1)."""
-    content = []
+    content: list[bytes] = []
     at = 0
     while True:
         start = body.index(b"\r\n", at) + 2

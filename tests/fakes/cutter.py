@@ -65,7 +65,8 @@ class Cutter:
 
     def __init__(self, target: str, budgets: list[int]) -> None:
         parts = urlsplit(target)
-        self._target = (parts.hostname, parts.port)
+        self._host = parts.hostname
+        self._port = parts.port
         self.budgets = budgets
         self.cuts = 0
         self.url = ""
@@ -77,8 +78,8 @@ class Cutter:
 
     async def connect(self, back: _End) -> None:
         """Connect to the server on behalf of a client."""
-        host, port = self._target
-        await asyncio.get_running_loop().create_connection(lambda: back, host, port)
+        loop = asyncio.get_running_loop()
+        await loop.create_connection(lambda: back, self._host or "", self._port or 0)
 
     async def serve(self) -> asyncio.Server:
         """Listen on a port of its own."""

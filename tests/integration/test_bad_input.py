@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from streaming_api.service import StreamingService
-from tests.clients import Socket, content, question, valid, websocket
+from tests.clients import Socket, content, http, question, valid, websocket
 from tests.conftest import StartServer
 from tests.fakes.upstream import FakeUpstream, Script
 from tests.raw import CLOSE, TEXT, raw
@@ -294,10 +294,8 @@ POSTS = ["/streaming/sse/chat", "/v1/chat/completions"]
 class TestABody:
     @pytest.fixture
     async def client(self, server: StreamingService) -> AsyncIterator[httpx.AsyncClient]:
-        async with httpx.AsyncClient(
-            base_url=server.url, trust_env=False, verify=False, timeout=5
-        ) as http:
-            yield http
+        async with http(server.url) as opened:
+            yield opened
 
     @pytest.mark.parametrize("path", POSTS)
     @pytest.mark.parametrize("name", NOT_JSON)
@@ -350,7 +348,7 @@ async def test_hostile_text_reaches_the_model_and_comes_back_unharmed(
         await socket.start("r-1", model="hostile", messages=[{"role": "user", "content": text}])
         assert content(await socket.answer()) == text
     assert upstream.generations[0].request.json()["messages"] == [{"role": "user", "content": text}]
-    async with httpx.AsyncClient(trust_env=False, verify=False) as client:
+    async with http() as client:
         reply = await client.post(f"{server.url}/streaming/sse/chat", json=question("hostile"))
     assert reply.text.count("\nid: ") == reply.text.count("\ndata: ")
 

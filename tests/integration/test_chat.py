@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 
-import httpx
 import pytest
 
 from streaming_api.service import StreamingService
-from tests.clients import Message, Socket, content, eventually, events, is_end, question, websocket
+from tests.clients import (
+    Message,
+    Socket,
+    content,
+    events,
+    eventually,
+    http,
+    is_end,
+    question,
+    websocket,
+)
 from tests.conftest import StartServer
 from tests.fakes.upstream import BEFORE_HEADERS, FakeUpstream, Gate, Generation, Script
 
@@ -21,13 +30,8 @@ AT_ONCE = 1.0
 CHAT = "/streaming/websocket/chat"
 
 
-@asynccontextmanager
-async def http(server: StreamingService) -> AsyncIterator[httpx.AsyncClient]:
-    """An HTTP client of the server."""
-    async with httpx.AsyncClient(
-        base_url=server.url, trust_env=False, verify=False, timeout=5
-    ) as client:
-        yield client
+Begun = Callable[[], Awaitable[None]]
+Way = Callable[[StreamingService, Begun], Awaitable[None]]
 
 
 async def closed_at_once(generation: Generation, since: float) -> None:
@@ -114,7 +118,7 @@ class TestAnAnswer:
         for found in seen.values():
             assert content(found) == upstream.default.text()
             assert [m["sequence_id"] for m in found] == list(range(1, len(found) + 1))
-        changes = sum(a != b for a, b in zip(order, order[1:], strict=False))
+        changes = sum(a != b for a, b in itertools.pairwise(order))
         assert changes > 2 * len(names)  # they were interleaved
 
     async def test_goes_with_topics_on_one_socket(self, server: StreamingService) -> None:
@@ -221,37 +225,35 @@ class TestARequestId:
         assert len(upstream.generations) == 1
 
 
-async def leave_websocket(server: StreamingService, on_begun: Callable[[], Awaitable[Any]]) -> None:
+async def leave_websocket(server: StreamingService, on_begun: Begun) -> None:
     async with websocket(server.url) as socket:
         await socket.start("r-1", on_disconnect="cancel")
         await on_begun()
 
 
-async def break_websocket(server: StreamingService, on_begun: Callable[[], Awaitable[Any]]) -> None:
+async def break_websocket(server: StreamingService, on_begun: Begun) -> None:
     async with websocket(server.url) as socket:
         await socket.start("r-1", on_disconnect="cancel")
         await on_begun()
         socket.connection.transport.abort()
 
 
-async def leave_sse(server: StreamingService, on_begun: Callable[[], Awaitable[Any]]) -> None:
+async def leave_sse(server: StreamingService, on_begun: Begun) -> None:
     body = question(request_id="r-1", on_disconnect="cancel")
     async with events(server.url, "/streaming/sse/chat", body=body):
         await on_begun()
 
 
-async def leave_openai(server: StreamingService, on_begun: Callable[[], Awaitable[Any]]) -> None:
+async def leave_openai(server: StreamingService, on_begun: Begun) -> None:
     await leave_post(server, on_begun, stream=True)
 
 
-async def leave_whole(server: StreamingService, on_begun: Callable[[], Awaitable[Any]]) -> None:
+async def leave_whole(server: StreamingService, on_begun: Begun) -> None:
     await leave_post(server, on_begun, stream=False)
 
 
-async def leave_post(
-    server: StreamingService, on_begun: Callable[[], Awaitable[Any]], *, stream: bool
-) -> None:
-    async with http(server) as client:
+async def leave_post(server: StreamingService, on_begun: Begun, *, stream: bool) -> None:
+    async with http(server.url) as client:
         asked = asyncio.create_task(
             client.post("/v1/chat/completions", json=question(stream=stream))
         )
@@ -260,7 +262,7 @@ async def leave_post(
         await asyncio.gather(asked, return_exceptions=True)
 
 
-async def cancel_command(server: StreamingService, on_begun: Callable[[], Awaitable[Any]]) -> None:
+async def cancel_command(server: StreamingService, on_begun: Begun) -> None:
     async with websocket(server.url) as socket:
         await socket.start("r-1")
         await on_begun()
@@ -268,9 +270,7 @@ async def cancel_command(server: StreamingService, on_begun: Callable[[], Awaita
         assert (await socket.answer())[-1]["data"]["finish_reason"] == "cancelled"
 
 
-async def cancel_from_elsewhere(
-    server: StreamingService, on_begun: Callable[[], Awaitable[Any]]
-) -> None:
+async def cancel_from_elsewhere(server: StreamingService, on_begun: Begun) -> None:
     async with websocket(server.url) as first, websocket(server.url) as second:
         await first.start("r-1")
         await on_begun()
@@ -278,11 +278,11 @@ async def cancel_from_elsewhere(
         assert (await first.answer())[-1]["data"]["finish_reason"] == "cancelled"
 
 
-async def delete(server: StreamingService, on_begun: Callable[[], Awaitable[Any]]) -> None:
+async def delete(server: StreamingService, on_begun: Begun) -> None:
     body = question(request_id="r-1")
     async with (
         events(server.url, "/streaming/sse/chat", body=body) as stream,
-        http(server) as client,
+        http(server.url) as client,
     ):
         await on_begun()
         assert (await client.delete("/streaming/chat/r-1")).status_code == 204
@@ -309,7 +309,7 @@ class TestAClientThatLeavesOrCancels:
     @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
     @pytest.mark.parametrize("when", ["before the head", "before the first token", "midway"])
     async def test_frees_the_upstream_within_a_second(
-        self, way: Any, when: str, server: StreamingService, upstream: FakeUpstream
+        self, way: Way, when: str, server: StreamingService, upstream: FakeUpstream
     ) -> None:
         gate = Gate()
         upstream.default = Script(gate=gate, role=False)
@@ -341,7 +341,7 @@ class TestAClientThatLeavesOrCancels:
         assert server.context.chat.pool.busy == 0
 
     async def test_may_cancel_as_often_as_it_likes(self, server: StreamingService) -> None:
-        async with websocket(server.url) as socket, http(server) as client:
+        async with websocket(server.url) as socket, http(server.url) as client:
             await socket.start("r-1", model="hang-midway")
             await socket.receive()
             for _ in range(2):
@@ -491,7 +491,7 @@ class TestTheQueue:
         async with websocket(server.url, CHAT) as socket:
             for number in range(10):
                 await socket.start(f"r-{number}")
-            refused = set()
+            refused: set[str] = set()
             while len(refused) < 7:
                 message = await socket.receive()
                 if "error" in message["data"]:
@@ -549,7 +549,7 @@ class TestTheQueue:
         server = await start_server(api_gateway_endpoint=upstream.url, pool_size=1, max_queued=1)
         gate = Gate()
         upstream.default = Script(gate=gate)
-        async with websocket(server.url, CHAT) as socket, http(server) as client:
+        async with websocket(server.url, CHAT) as socket, http(server.url) as client:
             await socket.start("r-0")
             await upstream.generation()
             async with events(server.url, "/streaming/sse/chat", body=question()) as stream:

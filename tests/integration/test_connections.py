@@ -1,17 +1,26 @@
-"""Connection management: limits, signs of life, sweeps, backpressure, slow and stalled clients, drain."""
+"""Connection management: limits, signs of life, sweeps, backpressure, stalled clients, drain."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack
-from typing import Any
 
-import httpx
 import pytest
 
 from streaming_api.service import StreamingService
-from tests.clients import content, eventually, events, is_end, question, websocket
+from tests.clients import (
+    UNIT,
+    Message,
+    content,
+    events,
+    eventually,
+    http,
+    is_end,
+    question,
+    websocket,
+)
 from tests.conftest import StartServer
 from tests.fakes.upstream import FakeUpstream, Gate, Script
 from tests.raw import CLOSE, PING, TEXT, Raw, dechunked, messages_of, raw
@@ -23,7 +32,7 @@ LITTLE = 4096  # bytes of a client's receive buffer
 CHAT = "/streaming/websocket/chat"
 
 
-def closed(server: StreamingService, kind: str) -> Any:
+def closed(server: StreamingService, kind: str) -> Callable[[], bool]:
     """A condition: no connection of this kind is open."""
     return lambda: server.connection_manager.open[kind] == 0
 
@@ -59,7 +68,7 @@ class TestLimits:
         server = await start_server(api_gateway_endpoint=upstream.url, sse_max_connections=1)
         async with (
             events(server.url, "/streaming/sse/status") as stream,
-            httpx.AsyncClient(base_url=server.url, trust_env=False, verify=False) as client,
+            http(server.url) as client,
         ):
             await stream.receive()
             for method, path in (
@@ -77,10 +86,13 @@ class TestLimits:
 
     async def test_hold_for_one_address(self, start_server: StartServer) -> None:
         server = await start_server(max_connections_per_ip=2)
-        async with websocket(server.url), events(server.url, "/streaming/sse/status"):
-            async with raw(server.url) as tcp:
-                assert (await tcp.upgrade()).startswith("HTTP/1.1 503 ")
-                assert b'"code":"per_address"' in await tcp.until(b"}}")
+        async with (
+            websocket(server.url),
+            events(server.url, "/streaming/sse/status"),
+            raw(server.url) as tcp,
+        ):
+            assert (await tcp.upgrade()).startswith("HTTP/1.1 503 ")
+            assert b'"code":"per_address"' in await tcp.until(b"}}")
         await eventually(closed(server, "sse"))
         await eventually(closed(server, "websocket"))
         async with websocket(server.url):
@@ -214,7 +226,7 @@ class TestASlowClient:
             assert answer.stream.bytes < RETENTION + 2**20  # what one read brought is on top
             assert generation.sent < len(MANY)
             if face == "websocket":
-                seen = []
+                seen: list[Message] = []
                 while not seen or not is_end(seen[-1]):
                     opcode, payload = await tcp.frame()
                     assert opcode in {TEXT, PING}
@@ -358,7 +370,7 @@ class TestTheDrain:
             websocket(server.url) as watching,
             websocket(server.url) as chatting,
             events(server.url, "/streaming/sse/status") as stream,
-            httpx.AsyncClient(trust_env=False, verify=False, timeout=10) as client,
+            http(timeout=2 * UNIT) as client,
             raw(server.url) as completion,
         ):
             await watching.send(message_type="status_update")

@@ -1,4 +1,4 @@
-"""OpenAI's own wire: the `openai` package with only its base_url changed, and raw HTTP beside it."""
+"""OpenAI's own wire: the `openai` package with only its base_url changed, and raw HTTP."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from openai.types.chat import ChatCompletionUserMessageParam
 
 from streaming_api.service import StreamingService
-from tests.clients import eventually, question, websocket
+from tests.clients import eventually, http, question, websocket
 from tests.conftest import StartServer
 from tests.fakes.upstream import FakeUpstream, Gate, Script
 from tests.raw import dechunked, raw
@@ -26,16 +26,14 @@ async def client(server: StreamingService) -> AsyncIterator[openai.AsyncOpenAI]:
     async with openai.AsyncOpenAI(
         base_url=f"{server.url}/v1",
         api_key="sk-client",
-        http_client=httpx.AsyncClient(trust_env=False, verify=False),
+        http_client=openai.DefaultAsyncHttpxClient(trust_env=False, verify=False),
     ) as sdk:
         yield sdk
 
 
 @pytest.fixture
-async def http(server: StreamingService) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(
-        base_url=server.url, trust_env=False, verify=False, timeout=5
-    ) as found:
+async def caller(server: StreamingService) -> AsyncIterator[httpx.AsyncClient]:
+    async with http(server.url) as found:
         yield found
 
 
@@ -60,7 +58,7 @@ class TestTheSdk:
 
     @pytest.mark.parametrize("asked", [True, False])
     async def test_gets_the_usage_chunk_if_and_only_if_it_asked(
-        self, asked: bool, client: openai.AsyncOpenAI
+        self, client: openai.AsyncOpenAI, *, asked: bool
     ) -> None:
         stream = await client.chat.completions.create(
             model="fake",
@@ -113,9 +111,9 @@ class TestTheSdk:
 
 class TestTheWire:
     async def test_is_the_upstreams_chunks_and_done(
-        self, http: httpx.AsyncClient, upstream: FakeUpstream
+        self, caller: httpx.AsyncClient, upstream: FakeUpstream
     ) -> None:
-        reply = await http.post(PATH, json=question(stream=True))
+        reply = await caller.post(PATH, json=question(stream=True))
         assert reply.headers["content-type"].startswith("text/event-stream")
         assert reply.headers["cache-control"] == "no-cache"
         assert reply.headers["x-accel-buffering"] == "no"
@@ -125,18 +123,18 @@ class TestTheWire:
         assert all(event.startswith("data: {") for event in events[:-2])
         assert len(events) == len(list(upstream.default.texts())) + 4  # role, finish, done, ""
 
-    async def test_defaults_to_a_whole_answer(self, http: httpx.AsyncClient) -> None:
-        reply = await http.post(PATH, json=question())
+    async def test_defaults_to_a_whole_answer(self, caller: httpx.AsyncClient) -> None:
+        reply = await caller.post(PATH, json=question())
         assert reply.headers["content-type"].startswith("application/json")
         assert reply.json()["object"] == "chat.completion"
 
     @pytest.mark.parametrize("stream", [True, False])
     async def test_has_one_answer_for_one_idempotency_key(
-        self, stream: bool, http: httpx.AsyncClient, upstream: FakeUpstream
+        self, caller: httpx.AsyncClient, upstream: FakeUpstream, *, stream: bool
     ) -> None:
         headers = {"Idempotency-Key": "k-1"}
         replies = await asyncio.gather(
-            *(http.post(PATH, json=question(stream=stream), headers=headers) for _ in range(3))
+            *(caller.post(PATH, json=question(stream=stream), headers=headers) for _ in range(3))
         )
         assert {reply.status_code for reply in replies} == {200}
         assert len({reply.text for reply in replies}) == 1
@@ -144,12 +142,12 @@ class TestTheWire:
         assert len(upstream.generations) == 1
 
     async def test_shows_a_resumable_answer_to_a_websocket_too(
-        self, server: StreamingService, http: httpx.AsyncClient, upstream: FakeUpstream
+        self, server: StreamingService, caller: httpx.AsyncClient, upstream: FakeUpstream
     ) -> None:
         gate = Gate()
         upstream.default = Script(gate=gate)
         asked = asyncio.create_task(
-            http.post(PATH, json=question(stream=True), headers={"Idempotency-Key": "k-1"})
+            caller.post(PATH, json=question(stream=True), headers={"Idempotency-Key": "k-1"})
         )
         await upstream.generation()
         async with websocket(server.url) as socket:
@@ -162,10 +160,10 @@ class TestTheWire:
         assert (await asked).text.endswith("data: [DONE]\n\n")
 
     async def test_says_that_it_was_cancelled_and_not_that_it_is_done(
-        self, server: StreamingService, http: httpx.AsyncClient, upstream: FakeUpstream
+        self, server: StreamingService, caller: httpx.AsyncClient, upstream: FakeUpstream
     ) -> None:
         asked = asyncio.create_task(
-            http.post(
+            caller.post(
                 PATH,
                 json=question("hang-midway", stream=True),
                 headers={"Idempotency-Key": "k-1"},
@@ -174,7 +172,7 @@ class TestTheWire:
         generation = await upstream.generation()
         await upstream.until(lambda: generation.sent == 3)
         await eventually(lambda: server.context.chat.running[0].chunks == 4)
-        assert (await http.delete("/streaming/chat/k-1")).status_code == 204
+        assert (await caller.delete("/streaming/chat/k-1")).status_code == 204
         reply = await asked
         assert "[DONE]" not in reply.text
         assert '"code":"cancelled"' in reply.text.split("\n\n")[-2]
@@ -185,15 +183,13 @@ class TestTheWire:
         server = await start_server(api_gateway_endpoint=upstream.url, pool_size=1)
         gate = Gate()
         upstream.default = Script(gate=gate)
-        async with httpx.AsyncClient(
-            base_url=server.url, trust_env=False, verify=False, timeout=5
-        ) as http:
+        async with http(server.url) as caller:
             async with asyncio.TaskGroup() as tasks:
                 for stream in (True, False, True, False):
-                    tasks.create_task(http.post(PATH, json=question(stream=stream)))
+                    tasks.create_task(caller.post(PATH, json=question(stream=stream)))
                     await eventually(lambda: server.context.chat.running)
                 await eventually(lambda: server.context.chat.queued == 3)
-                last = tasks.create_task(http.post(PATH, json=question(stream=True)))
+                last = tasks.create_task(caller.post(PATH, json=question(stream=True)))
                 await eventually(lambda: server.context.chat.queued == 4)
                 gate.open()
             assert last.result().status_code == 200
@@ -235,9 +231,7 @@ class TestTheWire:
         assert f"Content-Length: {len(body)}".encode() in head
         assert text.encode() in body
 
-    async def test_serves_http_1_0_without_chunks(
-        self, server: StreamingService, upstream: FakeUpstream
-    ) -> None:
+    async def test_serves_http_1_0_without_chunks(self, server: StreamingService) -> None:
         async with raw(server.url) as tcp:
             await tcp.request("POST", f"{PATH}", question(stream=True))
             chunked = await tcp.rest()
@@ -261,16 +255,16 @@ class TestTheWire:
         ],
     )
     async def test_tells_what_is_wrong_with_a_request(
-        self, body: bytes, param: str | None, http: httpx.AsyncClient
+        self, body: bytes, param: str | None, caller: httpx.AsyncClient
     ) -> None:
-        reply = await http.post(PATH, content=body)
+        reply = await caller.post(PATH, content=body)
         assert reply.status_code == 400
         assert set(reply.json()["error"]) == {"type", "code", "message", "param"}
         assert reply.json()["error"]["type"] == "invalid_request_error"
         assert reply.json()["error"]["param"] == param
 
-    async def test_tells_that_an_idempotency_key_is_none(self, http: httpx.AsyncClient) -> None:
-        reply = await http.post(PATH, json=question(), headers={"Idempotency-Key": "a b"})
+    async def test_tells_that_an_idempotency_key_is_none(self, caller: httpx.AsyncClient) -> None:
+        reply = await caller.post(PATH, json=question(), headers={"Idempotency-Key": "a b"})
         assert reply.status_code == 400
 
 

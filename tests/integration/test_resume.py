@@ -11,7 +11,7 @@ import pytest
 import websockets
 
 from streaming_api.service import StreamingService
-from tests.clients import Message, content, events, is_end, question, websocket
+from tests.clients import Message, content, events, http, is_end, question, websocket
 from tests.conftest import StartServer
 from tests.fakes.cutter import Cutter, cutter
 from tests.fakes.upstream import FakeUpstream, Gate, Script
@@ -165,7 +165,7 @@ async def test_a_finished_answer_that_was_seen_to_its_end_gets_204_so_that_event
     async with websocket(server.url) as socket:
         await socket.start("r-1")
         last = (await socket.answer())[-1]
-    async with httpx.AsyncClient(base_url=server.url, trust_env=False) as client:
+    async with http(server.url) as client:
         path = "/streaming/sse/chat/r-1"
         reply = await client.get(path, headers={"Last-Event-ID": last["cursor"]})
         assert (reply.status_code, reply.content) == (204, b"")
@@ -189,7 +189,7 @@ async def test_an_unknown_answer_is_404_and_one_that_is_no_longer_kept_410(
             told = await socket.receive()
             assert told["data"]["error"]["code"] == code
             assert told["request_id"] == request_id
-    async with httpx.AsyncClient(base_url=server.url, trust_env=False) as client:
+    async with http(server.url) as client:
         for method, path in (("GET", "/streaming/sse/chat/"), ("DELETE", "/streaming/chat/")):
             for request_id, status, code in (
                 ("nobody", 404, "stream_not_found"),
@@ -245,7 +245,7 @@ async def test_an_after_that_is_no_number_is_a_bad_request(
     async with websocket(server.url) as socket:
         await socket.start("r-1")
         await socket.answer()
-    async with httpx.AsyncClient(base_url=server.url, trust_env=False) as client:
+    async with http(server.url) as client:
         reply = await client.get("/streaming/sse/chat/r-1", params={"after": after})
     assert reply.status_code == 400
     assert reply.json()["error"]["param"] == "after"

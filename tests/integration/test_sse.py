@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 
-import httpx
 import pytest
 
 from streaming_api.service import StreamingService
 from tests.clients import (
+    Message,
     content,
-    eventually,
     events,
+    eventually,
     fire,
+    http,
     name_of,
     question,
     valid,
@@ -148,7 +149,7 @@ class TestSeveralTopics:
 
     @pytest.mark.parametrize("topics", ["nonsense", "alerts,nonsense", "", "alerts,,"])
     async def test_that_do_not_exist_are_404(self, server: StreamingService, topics: str) -> None:
-        async with httpx.AsyncClient(trust_env=False, verify=False) as client:
+        async with http() as client:
             reply = await client.get(f"{server.url}/streaming/sse", params={"topics": topics})
         assert reply.status_code == 404
         assert reply.json()["error"]["code"] == "unknown_topic"
@@ -208,9 +209,7 @@ class TestAnAnswer:
             await (await upstream.generation()).wait_closed(1)
         await eventually(lambda: server.connection_manager.open["sse"] == 0)
 
-    async def test_in_http_1_0_has_no_chunks(
-        self, server: StreamingService, upstream: FakeUpstream
-    ) -> None:
+    async def test_in_http_1_0_has_no_chunks(self, server: StreamingService) -> None:
         async with websocket(server.url) as socket:
             await socket.start("r-1")
             seen = await socket.answer()
@@ -261,7 +260,7 @@ class TestCurl:
         )  # fmt: skip
         try:
             assert process.stdout is not None
-            found = []
+            found: list[Message] = []
             async with asyncio.timeout(5):
                 while len(found) < 2:
                     line = await process.stdout.readline()
@@ -284,7 +283,7 @@ class TestSwitchedOff:
         self, start_server: StartServer
     ) -> None:
         server = await start_server(sse_enabled=False)
-        async with httpx.AsyncClient(base_url=server.url, trust_env=False, verify=False) as client:
+        async with http(server.url) as client:
             for path in ("status", "alerts"):
                 reply = await client.get(SSE + path)
                 assert reply.status_code == 404
@@ -297,7 +296,7 @@ class TestSwitchedOff:
         self, start_server: StartServer, topic: str
     ) -> None:
         server = await start_server(**{f"{topic}_enabled": False})
-        async with httpx.AsyncClient(trust_env=False, verify=False) as client:
+        async with http() as client:
             reply = await client.get(server.url + SSE + topic)
         assert reply.status_code == 404
         assert reply.json()["error"]["code"] == f"{topic}_disabled"
@@ -311,7 +310,7 @@ class TestSwitchedOff:
 
     async def test_chat_is_an_error_on_every_face(self, start_server: StartServer) -> None:
         server = await start_server(chat_enabled=False)
-        async with httpx.AsyncClient(base_url=server.url, trust_env=False, verify=False) as client:
+        async with http(server.url) as client:
             for path in (SSE + "chat", "/v1/chat/completions"):
                 reply = await client.post(path, json=question())
                 assert (reply.status_code, reply.json()["error"]["code"]) == (404, "chat_disabled")

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
-import httpx
 import pytest
 import websockets
 
 from streaming_api.service import StreamingService
-from tests.clients import Socket, content, eventually, fire, name_of, websocket
+from tests.clients import Socket, content, eventually, fire, http, name_of, websocket
 from tests.conftest import StartServer
 from tests.fakes.upstream import FakeUpstream, Script
 from tests.raw import CLOSE, PING, raw
@@ -44,7 +43,7 @@ class TestTheHandshake:
     async def test_missing_is_426_with_what_is_spoken(
         self, server: StreamingService, path: str
     ) -> None:
-        async with httpx.AsyncClient(trust_env=False, verify=False) as client:
+        async with http() as client:
             reply = await client.get(server.url + path)
         assert reply.status_code == 426
         assert reply.headers["upgrade"].lower() == "websocket"

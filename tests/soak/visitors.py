@@ -122,8 +122,8 @@ class Visitor:
     def received(self, client: clients.Client, data: bytes) -> None:
         """Every message of a read."""
         self._heard = time.monotonic()
-        if client is not self.client:
-            return
+        if client is not self.client or client.opened.cancelled():
+            return  # it is being left
         for payload in client.split(data):
             for message in read(payload, shared=self.shared):
                 self.message(message)

@@ -69,14 +69,14 @@ class TestEncoder:
         assert message.data == encoded
         assert parse_cursor(valid(message.payload)["cursor"]) == ("x", number)
 
-    def test_the_lines_before_the_data_name_the_type_and_the_cursor(self) -> None:
-        assert chat_message().event == b"event: chat_completion\nid: r-1:7\n"
+    def test_the_lines_before_the_data_name_the_type_and_whose_cursor_it_is(self) -> None:
+        assert chat_message().event_head == b"event: chat_completion\nid: r-1:"
 
     def test_a_snapshot_can_leave_its_client_where_it_was(self) -> None:
         message = Encoder(STATUS, "status", "ab").encode(9, b"{}", 0.0, cursor=4)
         assert valid(message.payload)["cursor"] == "ab:4"
         assert valid(message.payload)["sequence_id"] == 9
-        assert message.event.endswith(b"id: ab:4\n")
+        assert message.cursor == 4
 
     def test_a_payload_is_one_line(self) -> None:
         payload = chat_message(data=orjson.dumps({"text": "a\r\nb\u2028c\x85"})).payload
