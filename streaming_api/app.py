@@ -109,7 +109,7 @@ def add_routes(app: web.Application) -> None:
     router.add_get("/streaming/schema", contract.schema)
     router.add_get("/streaming/openapi.json", contract.openapi)
     router.add_get("/streaming/asyncapi.json", contract.asyncapi)
-    router.add_static("/static", page.STATIC)
+    router.add_get("/static/{file}", page.static)
 
 
 def _templates() -> Path:

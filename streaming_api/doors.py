@@ -252,8 +252,6 @@ class Doors:
             return False
         if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is not None:
             parsed = parsed.ipv4_mapped  # of an IPv4 client, where :: is listened on
-        if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is not None:
-            parsed = parsed.ipv4_mapped  # as a socket that listens on :: shows IPv4
         return any(parsed in network for network in self._proxies)
 
     # How often

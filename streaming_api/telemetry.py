@@ -107,7 +107,7 @@ class Telemetry:
         self.background_failures: Counter[str] = Counter()
         self.loop_lag = 0.0
         self._rate: deque[tuple[float, int]] = deque(maxlen=120)
-        self._ended: deque[tuple[float, bool]] = deque()
+        self._ended: deque[list[float]] = deque()  # when a slice began, endings, faults among them
         self._open = 0
         self._late: dict[Viewer, list[tuple[float, int]]] = {}
 
@@ -174,9 +174,13 @@ class Telemetry:
         """A connection is gone."""
         self.endings[kind, ending] += 1
         self._open -= 1
-        self._ended.append((time.monotonic(), fault))
-        if len(self._ended) > 100_000:
-            self._ended.popleft()
+        now = time.monotonic()
+        if not self._ended or now - self._ended[-1][0] > _SLICE:
+            self._ended.append([now, 0, 0])
+            while self._ended[0][0] < now - WINDOW:
+                self._ended.popleft()
+        self._ended[-1][1] += 1
+        self._ended[-1][2] += fault
 
     def refused(self, reason: str) -> None:
         """A connection was not let in."""
@@ -196,10 +200,9 @@ class Telemetry:
     def stability(self) -> float | None:
         """Percent of the recent connections that did not end by a fault; None without any."""
         since = time.monotonic() - WINDOW
-        while self._ended and self._ended[0][0] < since:
-            self._ended.popleft()
-        total = self._open + len(self._ended)
-        faults = sum(fault for _, fault in self._ended)
+        recent = [(count, faults) for when, count, faults in self._ended if when >= since]
+        total = self._open + sum(count for count, _ in recent)
+        faults = sum(faults for _, faults in recent)
         return 100 * (total - faults) / total if total else None
 
     def sample_rate(self, chunks: int) -> None:

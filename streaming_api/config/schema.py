@@ -339,7 +339,7 @@ class StreamingConfig(APIConfigSchema):
     )
     commands_per_second: int = setting(
         "limits.commands_per_second",
-        50,
+        1_000,
         "commands from one client, twice as many in a burst; 0 for no limit",
         between=COUNT,
     )

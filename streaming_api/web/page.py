@@ -9,9 +9,10 @@ import aiohttp_jinja2
 from aiohttp import web
 
 from streaming_api import __version__
+from streaming_api.errors import NotFound
 from streaming_api.web.context import CONTEXT
 
-STATIC: Final = Path(__file__).parent.parent / "static"
+_FILES: Final = {path.name: path for path in (Path(__file__).parent.parent / "static").iterdir()}
 POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self';"
     " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -28,6 +29,14 @@ async def page(request: web.Request) -> dict[str, object]:
         "version": __version__,
         "access": "open" if context.doors.open else "keys",
     }
+
+
+async def static(request: web.Request) -> web.FileResponse:
+    """GET /static/{file}: the modules, style sheets and the icon of the page; nothing else."""
+    path = _FILES.get(request.match_info["file"])
+    if path is None:
+        raise NotFound("The page has no such file.", "not_found")
+    return web.FileResponse(path)
 
 
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:

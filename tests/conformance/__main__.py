@@ -4,6 +4,8 @@ Exit status 0: every suite that was asked for ran, and passed. 1: one failed, or
 ``--short``, which is for machines that have not everything, the latter is only said). 2: usage.
 """
 
+# ruff: noqa: T201 (a command prints)
+
 from __future__ import annotations
 
 import argparse

@@ -27,7 +27,8 @@ SECONDS: Final = 2_400
 SHORT_SECONDS: Final = 300
 
 _ALL: Final = ("*",)
-_SHORT: Final = tuple(f"{section}.*" for section in range(1, 8)) + (
+_SHORT: Final = (
+    *(f"{section}.*" for section in range(1, 8)),
     "9.1.*", "9.2.*", "9.3.1", "9.4.1", "9.5.1", "9.6.1", "10.*",
     *(f"12.{data}.{size}" for data in range(1, 6) for size in (1, 5)),
     *(f"13.{offer}.5" for offer in range(1, 8)),
@@ -75,11 +76,11 @@ def run(*, short: bool) -> Result:
     verdicts = _verdicts()
     failures = list(_failures(verdicts, log))
     seconds = time.monotonic() - started
-    lines = [
+    about = (
         f"{AUTOBAHN.replace('==', ' ')} under CPython 2.7, {len(verdicts)} cases in"
-        f" {seconds:.0f} seconds; messages up to {LIMIT // 2**20} MiB.",
-        _sections(verdicts),
-    ]
+        f" {seconds:.0f} seconds; messages up to {LIMIT // 2**20} MiB."
+    )
+    lines = [about, _sections(verdicts)]
     return Result(suite=SUITE, lines=lines, failures=failures, seconds=seconds)
 
 
@@ -97,7 +98,8 @@ def _run_client(
     }
     spec_file = REPORT / "spec.json"
     spec_file.write_text(json.dumps(spec))
-    command = [python, "-m", "autobahntestsuite.wstest", "-m", "fuzzingclient", "-s", spec_file]
+    wstest = ("-m", "autobahntestsuite.wstest", "-m", "fuzzingclient", "-s", str(spec_file))
+    command = [str(python), *wstest]
     log = REPORT / "client.log"
     with log.open("wb") as output:
         client = subprocess.Popen(command, env=environ, stdout=output, stderr=output, cwd=REPORT)
@@ -117,7 +119,9 @@ def _verdicts() -> dict[str, Verdict]:
         return {}
     cases: dict[str, dict[str, str]] = json.loads(index.read_text())["streaming-api"]
     ordered = sorted(cases, key=lambda case: [int(part) for part in case.split(".")])
-    return {case: Verdict(cases[case]["behavior"], cases[case]["behaviorClose"]) for case in ordered}
+    return {
+        case: Verdict(cases[case]["behavior"], cases[case]["behaviorClose"]) for case in ordered
+    }
 
 
 def _failures(verdicts: Mapping[str, Verdict], log: str) -> list[str]:

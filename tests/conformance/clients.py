@@ -37,18 +37,18 @@ def run(*, short: bool) -> Result:  # noqa: ARG001 (they take seconds)
     except subprocess.TimeoutExpired:
         return Result(suite=SUITE, failures=[f"the tests took more than {SECONDS} seconds"])
     if not REPORT.exists():
-        return Result(suite=SUITE, failures=[f"the tests came to no result:\n{done.stdout[-2000:]}"])
+        return Result(
+            suite=SUITE, failures=[f"the tests came to no result:\n{done.stdout[-2000:]}"]
+        )
     suite = ET.parse(REPORT).getroot().find("testsuite")  # noqa: S314 (pytest wrote it just now)
     assert suite is not None
     counts = [int(suite.get(what, "0")) for what in ("tests", "failures", "errors", "skipped")]
     failures = []
     if done.returncode or any(counts[1:]):
         failures.append(f"{' '.join(command[1:])}:\n{done.stdout[-3000:]}")
-    lines = [
-        f"{', '.join(f'`{path}`' for path in TESTS)}: {counts[0]} tests, {sum(counts[1:3])} failed,"
-        f" {counts[3]} skipped.",
-        table(("client", "version"), list(_versions())),
-    ]
+    paths = ", ".join(f"`{path}`" for path in TESTS)
+    about = f"{paths}: {counts[0]} tests, {sum(counts[1:3])} failed, {counts[3]} skipped."
+    lines = [about, table(("client", "version"), list(_versions()))]
     seconds = time.monotonic() - started
     return Result(suite=SUITE, lines=lines, failures=failures, seconds=seconds)
 

@@ -18,6 +18,7 @@ HERE: Final = Path(__file__).parent
 HOME: Final = ROOT / ".conformance"
 AUTOBAHN: Final = "autobahntestsuite==25.10.1"
 _INSTALL_SECONDS: Final = 600
+_PIP_INSTALL: Final = ("-m", "pip", "install", "--disable-pip-version-check")
 
 
 class Missing(Exception):
@@ -36,7 +37,8 @@ def python2() -> Path:
     if found is not None:
         candidates.append(Path(found))
     for candidate in candidates:
-        works = subprocess.run([candidate, "-m", "pip", "--version"], capture_output=True)
+        asked = [str(candidate), "-m", "pip", "--version"]
+        works = subprocess.run(asked, capture_output=True, check=False)
         if works.returncode == 0:
             return candidate
     raise Missing(
@@ -55,7 +57,7 @@ def autobahn() -> tuple[Path, Mapping[str, str]]:
     base = HOME / "autobahn"
     environ = {**os.environ, "PYTHONUSERBASE": str(base), "PYTHONDONTWRITEBYTECODE": "1"}
     environ.pop("PYTHONPATH", None)
-    install = [python, "-m", "pip", "install", "--disable-pip-version-check", "--user"]
+    install = [str(python), *_PIP_INSTALL, "--user"]
     _once(base, AUTOBAHN, [*install, "--no-warn-script-location", AUTOBAHN], environ)
     return python, environ
 
@@ -70,9 +72,9 @@ def venv() -> Path:
     wanted = HERE / "requirements.txt"
     python = base / "bin/python"
     if not python.exists():
-        _run([sys.executable, "-m", "venv", base])
-    install = [python, "-m", "pip", "install", "--disable-pip-version-check"]
-    _once(base, wanted.read_text(), [*install, "--editable", ROOT, "--requirement", wanted])
+        _run([sys.executable, "-m", "venv", str(base)])
+    install = [str(python), *_PIP_INSTALL]
+    _once(base, wanted.read_text(), [*install, "--editable", str(ROOT), f"--requirement={wanted}"])
     return python.parent
 
 
@@ -84,12 +86,12 @@ def atheris() -> Path:
     """
     python = venv() / "python"
     wanted = HERE / "requirements-atheris.txt"
-    install = [python, "-m", "pip", "install", "--disable-pip-version-check"]
+    install = [str(python), *_PIP_INSTALL]
     try:
         _once(
             HOME / "venv",
             wanted.read_text(),
-            [*install, "--only-binary", ":all:", "--requirement", wanted],
+            [*install, "--only-binary=:all:", f"--requirement={wanted}"],
             name="atheris",
         )
     except Missing as missing:
@@ -110,7 +112,7 @@ def node() -> tuple[Path, Mapping[str, str]]:
     wanted = HERE / "node/package.json"
     base.mkdir(parents=True, exist_ok=True)
     shutil.copy(wanted, base)
-    install = [npm, "install", "--no-audit", "--no-fund", "--no-package-lock", "--prefix", base]
+    install = [npm, "install", "--no-audit", "--no-fund", "--no-package-lock", f"--prefix={base}"]
     _once(base, wanted.read_text(), install)
     return Path(program), {**os.environ, "NODE_PATH": str(base / "node_modules")}
 
@@ -118,7 +120,7 @@ def node() -> tuple[Path, Mapping[str, str]]:
 def _once(
     base: Path,
     wanted: str,
-    command: Sequence[str | Path],
+    command: Sequence[str],
     environ: Mapping[str, str] | None = None,
     name: str = "installed",
 ) -> None:
@@ -132,7 +134,7 @@ def _once(
     stamp.write_text(wanted)
 
 
-def _run(command: Sequence[str | Path], environ: Mapping[str, str] | None = None) -> None:
+def _run(command: Sequence[str], environ: Mapping[str, str] | None = None) -> None:
     try:
         done = subprocess.run(
             command,
@@ -148,4 +150,4 @@ def _run(command: Sequence[str | Path], environ: Mapping[str, str] | None = None
         raise Missing(f"{error}") from error
     if done.returncode:
         said = "\n".join((done.stdout + done.stderr).splitlines()[-15:])
-        raise Missing(f"This did not work:\n  {' '.join(map(str, command))}\n{said}")
+        raise Missing(f"This did not work:\n  {' '.join(command)}\n{said}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 
-import atheris
+import atheris  # type: ignore[import-untyped]
 
 with atheris.instrument_imports(include=["streaming_api"]):
     from tests.conformance.fuzz_targets import TARGETS

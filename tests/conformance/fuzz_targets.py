@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from itertools import cycle
+from operator import xor
 from pathlib import Path
 from typing import Final
 
@@ -32,6 +34,9 @@ LIMIT: Final = 4_096
 _ROOT: Final = Path(__file__).parents[2]
 
 
+_SIZES: Final = (1, 2, 3, 7, 20, 50, 150)
+
+
 @attrs.frozen
 class Target:
     """One parser.
@@ -50,7 +55,7 @@ class Target:
 
 def _cuts(data: bytes) -> Iterator[bytes]:
     """The data in pieces whose sizes its own first byte decides."""
-    size = data[0] % 7 + 1 if data else 1
+    size = _SIZES[data[0] % len(_SIZES)] if data else 1
     for start in range(0, len(data), size):
         yield data[start : start + size]
 
@@ -183,7 +188,7 @@ def _frame(opcode: int, payload: bytes, *, final: bool, compressed: bool) -> byt
     size = len(payload)
     head = bytes((first, 0x80 | size)) if size < 126 else b"%c\xfe%b" % (first, size.to_bytes(2))
     mask = b"\x37\xfa\x21\x3d"
-    return head + mask + bytes(byte ^ mask[at % 4] for at, byte in enumerate(payload))
+    return head + mask + bytes(map(xor, payload, cycle(mask)))
 
 
 def extensions(data: bytes) -> None:
@@ -202,14 +207,21 @@ def webhook(data: bytes) -> None:
     try:
         alerts = parse_webhook(data)
     except WebhookError as error:
-        assert error.problems
+        _check_said(error.problems)
         return
     for alert in alerts:
         assert alert.fingerprint
 
 
+def _check_said(lines: Sequence[str]) -> None:
+    """Something is said, each thing on one line."""
+    assert lines
+    assert all(line.isprintable() for line in lines)
+
+
 _DIRECTORY: Final = tempfile.TemporaryDirectory(
-    prefix="fuzz-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 (any name)
+    prefix="fuzz-",
+    dir="/dev/shm" if Path("/dev/shm").is_dir() else None,  # noqa: S108 (any name)
 )
 
 
@@ -223,9 +235,7 @@ def configuration(data: bytes) -> None:
     try:
         shown = effective(load(path, environ))
     except ConfigError as error:
-        lines = str(error).split("\n")
-        assert len(lines) == len(error.problems)
-        assert all(line.isprintable() for line in lines)
+        _check_said(str(error).split("\n"))
     else:
         assert len(shown.split("\n")) == len(SETTINGS)
     with suppress(ConfigError):

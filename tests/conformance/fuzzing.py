@@ -87,7 +87,15 @@ def _fuzz(python: Path, module: str, inputs: int, target: Target) -> Run:
     dictionary = home / "dictionary"
     dictionary.write_text("".join(_words(target)))
     command = [
-        *(python, "-m", module, target.name, corpus, f"-dict={dictionary}", f"-runs={inputs}"),
+        *(
+            str(python),
+            "-m",
+            module,
+            target.name,
+            str(corpus),
+            f"-dict={dictionary}",
+            f"-runs={inputs}",
+        ),
         *(f"-max_len={_LONGEST}", f"-max_total_time={SECONDS}", "-timeout=20"),
         *("-rss_limit_mb=2048", "-print_final_stats=1", f"-artifact_prefix={home}/"),
     ]

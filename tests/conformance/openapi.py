@@ -76,28 +76,22 @@ def _run(command: list[str], seconds: int) -> str:
 def _result(said: str, seconds: float) -> Result:
     report = json.loads(REPORT.read_text())
     operations, cases = report["operations"], report["test_cases"]
-    phases = {
-        name: phase["status"] for name, phase in report["phases"].items() if phase["status"]
-    }
+    phases = {name: phase["status"] for name, phase in report["phases"].items() if phase["status"]}
     failures = []
     if report["exit_code"] or cases["with_failures"] or report["errors"]:
         _, _, details = said.partition(" FAILURES ")
         failures.append(f"{cases['unique_failures']} unique failures:\n{details or said[-3000:]}")
     if operations["tested"] != operations["total"]:
         failures.append(f"only {operations['tested']} of {operations['total']} operations tested")
-    lines = [
+    about = (
         f"Schemathesis {report['schemathesis_version']}, seed {report['seed']},"
-        f" {seconds:.0f} seconds. Checked: {_CHECKS}.",
-        table(
-            ("operations", "requests", "with failures", "phases"),
-            [
-                (
-                    f"{operations['tested']} of {operations['total']}",
-                    cases["generated"],
-                    cases["with_failures"],
-                    ", ".join(f"{name}: {status}" for name, status in phases.items()),
-                )
-            ],
-        ),
-    ]
+        f" {seconds:.0f} seconds. Checked: {_CHECKS}."
+    )
+    row = (
+        f"{operations['tested']} of {operations['total']}",
+        cases["generated"],
+        cases["with_failures"],
+        ", ".join(f"{name}: {status}" for name, status in phases.items()),
+    )
+    lines = [about, table(("operations", "requests", "with failures", "phases"), [row])]
     return Result(suite=SUITE, lines=lines, failures=failures, seconds=seconds)

@@ -25,7 +25,7 @@ from streaming_api.config import ApiKey, load
 from streaming_api.config.kinds import Scope
 from streaming_api.service import StreamingService
 from streaming_api.web import http_protocol
-from tests.clients import Socket, eventually, events, question, websocket
+from tests.clients import Socket, events, eventually, question, websocket
 from tests.conftest import StartServer
 from tests.fakes.upstream import FakeUpstream, Gate, Script
 from tests.raw import raw
@@ -64,7 +64,7 @@ def subprotocol(name: str) -> str:
 
 
 def http(**headers: str) -> httpx.AsyncClient:
-    return httpx.AsyncClient(trust_env=False, verify=False, timeout=5, headers=headers)
+    return httpx.AsyncClient(trust_env=False, timeout=5, headers=headers)
 
 
 async def get(url: str, name: str | None = None, **headers: str) -> httpx.Response:

@@ -1,5 +1,4 @@
-"""A short run of the fuzzing that `make conformance` does at length: no parser of hostile bytes raises
-what it does not promise, or breaks what it promises."""
+"""A short run of the fuzzing in `make conformance`: no parser of hostile bytes breaks its word."""
 
 from __future__ import annotations
 

@@ -51,6 +51,7 @@ class TestWhatIsAgreed:
          "permessage-deflate; server_max_window_bits=16",
          "permessage-deflate; server_max_window_bits=015",
          "permessage-deflate; server_max_window_bits=1\u0660",
+         "permessage-deflate; server_max_window_bits=100",
          "permessage-deflate; client_max_window_bits=7",
          "permessage-deflate; server_no_context_takeover=true",
          "permessage-deflate; server_no_context_takeover; server_no_context_takeover",

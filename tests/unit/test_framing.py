@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import random
 import zlib
 
 import httpx_sse._decoders as httpx_sse_decoders
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import Close, Frame, Opcode
@@ -105,6 +106,8 @@ class TestWebSocket:
         closed = Close.parse(read.data)
         assert (closed.code, closed.reason) == (code, "come back")
 
+    @example("ü" * 62)
+    @example("🌍" * 40)
     @given(st.text(max_size=200))
     def test_a_long_reason_is_cut_between_characters(self, reason: str) -> None:
         (read,) = parse(close_frame(1000, reason))
@@ -133,7 +136,9 @@ class TestDeflate:
             remote_max_window_bits=bits,
             local_max_window_bits=15,
         )
-        batch = [message("spam and eggs, " * count, count) for count in (1, 100, 5_000)]
+        far = random.Random(7).randbytes(700).hex()  # comes again further back than it reaches
+        texts = ("spam", "spam and eggs, " * 5_000, far * 30)
+        batch = [message(text, number) for number, text in enumerate(texts, 1)]
         read = parse(DEFLATED_WEBSOCKET[bits].batch(batch), [extension])
         assert [found.data for found in read] == [found.payload for found in batch]
 
