@@ -26,6 +26,7 @@ class Connection(asyncio.Protocol):
     Attributes:
         kind: ``websocket`` or ``sse``.
         paused: whether the transport holds more than ``buffer_size`` unsent bytes.
+        progress: bytes that the kernel had taken when the stall sweep last saw more, and when.
         ending: why it ends, once it does: a word of ``connection_manager.ENDINGS``.
     """
 

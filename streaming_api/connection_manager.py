@@ -279,8 +279,9 @@ class ConnectionManager:
             now = time.monotonic()
             for connection in tuple(self.connections.values()):
                 unsent = connection.unsent
-                if not unsent or unsent != connection.progress[0]:
-                    connection.progress = (unsent, now)
+                taken = connection.sent()[1] - unsent
+                if not unsent or taken != connection.progress[0]:
+                    connection.progress = (taken, now)
                 elif now - connection.progress[1] >= timeout * 7 / 8:
                     connection.abort("stalled")
 

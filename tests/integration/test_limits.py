@@ -22,7 +22,8 @@ import pytest
 import websockets
 
 from streaming_api import connection_manager
-from streaming_api.connection_manager import REFUSALS
+from streaming_api.config import StreamingConfig
+from streaming_api.connection_manager import REFUSALS, ConnectionManager
 from streaming_api.service import StreamingService
 from tests.clients import UNIT, events, eventually, fire, question, websocket
 from tests.conftest import StartServer
@@ -219,7 +220,7 @@ class TestDescriptors:
         on, and the spare ones still answer /metrics. Afterwards everything is as before.
         """
         log = tmp_path / "log"
-        async with process(log, descriptors=128) as url:
+        async with process(log, descriptors=128) as (url, pid):
             async with AsyncExitStack() as stack:
                 first = await stack.enter_async_context(websocket(url))
                 await first.send(message_type="alert")
@@ -228,8 +229,10 @@ class TestDescriptors:
                 assert statuses.count(101) >= 20
                 assert statuses.count(503) + statuses.count(0) == 300 - statuses.count(101)
                 assert statuses.count(503) >= 1
+                assert "streaming_connections" in await scraped(url)  # there is room for that
                 silent = [await stack.enter_async_context(raw(url)) for _ in range(100)]
                 await closed_by_server(silent[-1])
+                assert descriptors_of(pid) <= 128 - 32 + 1, "the last ones are for nobody"
                 size = log.stat().st_size
                 assert size < 20_000, log.read_text()[-2_000:]
             await fire_when_possible(url)
@@ -258,6 +261,11 @@ async def closed_by_server(tcp: Raw) -> None:
         await tcp.rest()
 
 
+def descriptors_of(pid: int) -> int:
+    """How many a process has open."""
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
 async def fire_when_possible(url: str) -> None:
     """Once those who left are gone."""
     async with asyncio.timeout(UNIT):
@@ -276,8 +284,8 @@ async def scraped(url: str) -> str:
 
 
 @asynccontextmanager
-async def process(log: Path, *, descriptors: int) -> AsyncIterator[str]:
-    """The real command in a process of its own; its address. Ends with SIGTERM, within 10 s."""
+async def process(log: Path, *, descriptors: int) -> AsyncIterator[tuple[str, int]]:
+    """The real command in a process of its own, until SIGTERM: its address and its number."""
 
     environment = {
         **{k: v for k, v in os.environ.items() if not k.startswith("STREAMING_")},
@@ -293,7 +301,7 @@ async def process(log: Path, *, descriptors: int) -> AsyncIterator[str]:
         )
     try:
         await eventually(lambda: "serves on" in log.read_text(), 6 * UNIT)
-        yield re.findall(r"serves on (\S+)/ ", log.read_text())[0]
+        yield re.findall(r"serves on (\S+)/ ", log.read_text())[0], server.pid
         server.terminate()
         assert await asyncio.wait_for(server.wait(), 10) == 0
     finally:
@@ -319,6 +327,20 @@ class TestTheLog:
         lines = [message for message in caplog.messages if message.startswith("refused ")]
         assert 1 <= len(lines) <= 3
         assert sum(int(re.findall(r"\d+", line)[0]) for line in lines) == 300
+
+    def test_has_its_line_every_five_seconds_while_they_go_on_knocking(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        manager = ConnectionManager(StreamingConfig())
+        for tenth in range(100):
+            manager.telemetry.refused("rate")
+            manager.telemetry.refused("host")
+            manager.log_refusals(now=1_000 + tenth / 10)
+        manager.log_refusals()
+        for reason in ("rate", "host"):
+            lines = [message for message in caplog.messages if REFUSALS[reason] in message]
+            counts = [int(re.findall(r"\d+", line)[0]) for line in lines]
+            assert counts == [1, 50, 49]
 
     async def test_and_the_metrics_know_every_reason_in_advance(
         self, start_server: StartServer

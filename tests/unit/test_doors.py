@@ -199,7 +199,7 @@ class TestHosts:
     @pytest.mark.parametrize(
         "host",
         ["", "evil.example", "evil.example:9096", "127.0.0.1.evil.example",
-         "localhost.evil.example", "xlocalhost", "1.2.3", "127.1:80",
+         "localhost.evil.example", "xlocalhost", "1.2.3", "127.1:80", "[::1%evil]", "[::1]evil",
          "0x7f000001", "2130706433", "api.example.org.evil", ":",
          "[", "[]", "[evil]", "localhost:80:80"],
     )  # fmt: skip
@@ -285,6 +285,21 @@ class TestAddresses:
 
     def test_without_trusted_proxies_nobody_is(self) -> None:
         assert doors().address("127.0.0.1", ["1.2.3.4"]) == "127.0.0.1"
+
+
+class TestNetworks:
+    @pytest.mark.parametrize(
+        ("address", "network"),
+        [
+            ("192.168.1.7", "192.168.1.7"),
+            ("::ffff:192.168.1.7", "192.168.1.7"),
+            ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+            ("fe80::1%eth0", "fe80::/64"),
+            ("", ""),
+        ],
+    )
+    def test_what_one_customer_has_counts_as_one(self, address: str, network: str) -> None:
+        assert doors().client(None, address).network == network
 
 
 class TestConnectionRate:
