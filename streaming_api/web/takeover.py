@@ -15,7 +15,6 @@ from streaming_api.errors import BadRequest
 from streaming_api.web.context import CONTEXT, client_of
 
 if TYPE_CHECKING:
-
     from streaming_api.connection import Connection
     from streaming_api.connection_manager import Place
 

@@ -263,7 +263,7 @@ async def closed_by_server(tcp: Raw) -> None:
 
 def descriptors_of(pid: int) -> int:
     """How many a process has open."""
-    return len(os.listdir(f"/proc/{pid}/fd"))
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
 async def fire_when_possible(url: str) -> None:
