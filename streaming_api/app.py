@@ -83,6 +83,7 @@ def build(config: StreamingConfig) -> Context:
         telemetry=telemetry,
         process=process,
         started=time.time(),
+        began=time.monotonic(),
     )
 
 

@@ -72,13 +72,12 @@ class Generation:
         on_ended: called once when it has ended.
     """
 
-    def __init__(
-        self, chat: Chat, request: ChatRequest, owner: str, authorization: str | None
-    ) -> None:
+    def __init__(self, chat: Chat, request: ChatRequest, client: Client) -> None:
         self.chat = chat
         self.request = request
         self.request_id = request.request_id
-        self.owner = owner
+        self.owner = client.owner
+        self.asked_by = client.name
         self.outcome: Outcome | None = None
         self.place = 0
         self.chunks = 0
@@ -101,7 +100,9 @@ class Generation:
         )
         self.watched = frozenset(self.line.streams)
         self.line.on_unwatched = self._unwatched
-        self._task = asyncio.create_task(self._run(authorization), name=f"chat {self.request_id}")
+        self._task = asyncio.create_task(
+            self._run(client.authorization), name=f"chat {self.request_id}"
+        )
         self._task.add_done_callback(self._ended_before_it_ran)
 
     def __repr__(self) -> str:
@@ -398,12 +399,12 @@ class Chat:
         running = len(self._answers) - len(self._kept)
         self.pool.check(arriving=running - self.pool.busy - self.pool.queued)
         if self._answers_per_key:
-            mine = sum(answer.owner == owner for answer in self.running)
+            mine = sum(answer.asked_by == client.name for answer in self.running)
             if mine >= self._answers_per_key:
                 message = f"{mine} answers are running for this key; wait for one to end."
                 raise TooMany(message, "too_many_answers", retry_after=1)
         self._evicted.pop(key, None)
-        answer = self._answers[key] = Generation(self, request, owner, client.authorization)
+        answer = self._answers[key] = Generation(self, request, client)
         return answer
 
     def find(self, owner: str, request_id: str) -> Generation:

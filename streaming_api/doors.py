@@ -103,6 +103,11 @@ class Client:
             return str(parsed.ipv4_mapped)
         return str(ipaddress.IPv6Network((parsed, 64), strict=False))
 
+    @property
+    def name(self) -> str:
+        """What its limits are counted under: its key, or without keys its address."""
+        return self.owner or self.address
+
     def require(self, scope: str) -> None:
         """Nothing, if the client has this scope.
 

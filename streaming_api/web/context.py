@@ -26,6 +26,7 @@ class Context:
 
     Attributes:
         started: wall-clock seconds since the epoch at start-up, for people.
+        began: the same in monotonic seconds, for durations.
     """
 
     config: StreamingConfig
@@ -37,6 +38,7 @@ class Context:
     telemetry: Telemetry
     process: Process
     started: float
+    began: float
 
     def messages(self) -> dict[str, int]:
         """Messages so far, by topic; ``chat`` is every chunk."""

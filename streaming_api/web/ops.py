@@ -64,7 +64,7 @@ async def status(request: web.Request) -> web.Response:
             "version": __version__,
             "state": "draining" if context.manager.draining else "serving",
             "started_at": datetime.fromtimestamp(context.started, UTC).isoformat(),
-            "uptime_seconds": round(time.time() - context.started, 3),
+            "uptime_seconds": round(time.monotonic() - context.began, 3),
             "access": "open" if context.doors.open else "keys",
             "capabilities": {
                 "chat": config.chat_enabled,
@@ -108,7 +108,10 @@ def _answers(context: Context) -> dict[str, object]:
 
 @scope("watch")
 async def connections(request: web.Request) -> web.Response:
-    """GET /streaming/connections: counts, limits, a row per connection (not with ?rows=0)."""
+    """GET /streaming/connections: counts, limits; a row per connection for ``admin``.
+
+    With ``?rows=0`` no rows, which is all that ``watch`` may see.
+    """
     context = request.app[CONTEXT]
     manager = context.manager
     counts = {
@@ -116,6 +119,7 @@ async def connections(request: web.Request) -> web.Response:
     }
     if request.query.get("rows") == "0":
         return _json(counts)
+    client_of(request).require("admin")
     return _json({**counts, "connections": _rows(context)})
 
 

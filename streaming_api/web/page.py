@@ -41,6 +41,7 @@ async def static(request: web.Request) -> web.FileResponse:
 
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
     """What a browser is told with every response that aiohttp sends."""
+    response.headers["Server"] = "streaming-api"
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Referrer-Policy"] = "no-referrer"
     if response.content_type == "text/html":

@@ -60,6 +60,8 @@ _VIOLATIONS: Final = {
 }
 _CLOSE_TIMEOUT: Final = 5.0
 """Seconds a client has to answer a close frame before its connection is dropped."""
+_LINGER: Final = 1.0
+"""Seconds in which one who broke the protocol can read the close frame."""
 SUBPROTOCOL: Final = "streaming-api.v1"
 
 
@@ -68,7 +70,7 @@ class WebSocket(Connection):
 
     kind: ClassVar[str] = "websocket"
 
-    __slots__ = ("_closing_since", "_commander", "_parser", "_pinged", "_pings")
+    __slots__ = ("_closing_since", "_commander", "_deaf", "_parser", "_pinged", "_pings")
 
     def __init__(
         self,
@@ -88,12 +90,13 @@ class WebSocket(Connection):
         self._pings = Bucket(config.pings_per_second, 2 * config.pings_per_second)
         self._pinged = False
         self._closing_since = 0.0
+        self._deaf = False
 
     # From the client
 
     def data_received(self, data: bytes) -> None:
         """Frames, whole or in pieces."""
-        if self.ending is not None and not self._closing_since:
+        if self._deaf or (self.ending is not None and not self._closing_since):
             return
         try:
             for received in self._parser.feed(data):
@@ -137,6 +140,7 @@ class WebSocket(Connection):
 
     def tell(self, error: ApiError, fields: dict[str, object]) -> None:
         """An error about a command; the connection lives on."""
+        self.manager.refused(error)
         request_id = fields.get("request_id")
         if not isinstance(request_id, str) or len(request_id) > 128:
             request_id = None
@@ -181,9 +185,20 @@ class WebSocket(Connection):
         self._closing_since = time.monotonic()
         self.write(framing.close_frame(code, reason))
         if ending in {"protocol_error", "bad_text", "too_big", "policy"}:
-            self.transport.close()  # nothing more that it says can be understood
+            self._hang_up()
         else:
             self.manager.beat_at(self, self._closing_since + _CLOSE_TIMEOUT)
+
+    def _hang_up(self) -> None:
+        """Nothing more that it says can be understood: it is read for a second, and dropped.
+
+        A close with unread bytes is a reset, which could overtake the close frame.
+        """
+        self._deaf = True
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self._closing_since -= _CLOSE_TIMEOUT - _LINGER
+        self.manager.beat_at(self, time.monotonic() + _LINGER)
 
     def _closed_by_client(self, payload: bytes) -> None:
         """Answer the client's close with its own code, or take it as the answer to ours."""

@@ -117,7 +117,7 @@ class TestAKey:
 
     @pytest.mark.parametrize(
         "path",
-        ["/streaming/status", "/streaming/connections", "/streaming/metrics", "/metrics",
+        ["/streaming/status", "/streaming/connections?rows=0", "/streaming/metrics", "/metrics",
          "/streaming/sse/metrics", "/streaming/sse", "/v1/models", "/streaming/sse/chat/r-1"],
     )  # fmt: skip
     async def test_is_needed_for_everything_that_shows_something(
