@@ -25,7 +25,7 @@ from streaming_api.web.sse import EventStream
 from streaming_api.web.takeover import TAKEN, admitted, take_over
 
 if TYPE_CHECKING:
-    from streaming_api.chat import Generation
+    from streaming_api.generation import Generation
     from streaming_api.viewer import Viewer
 
 _FAILED: Final = frozenset({"cancelled", "incomplete", "error"})

@@ -25,8 +25,8 @@ from streaming_api.web.guard import scope
 from streaming_api.web.takeover import TAKEN, admitted, hand_back, take_over
 
 if TYPE_CHECKING:
-    from streaming_api.chat import Generation
     from streaming_api.connection_manager import Place
+    from streaming_api.generation import Generation
     from streaming_api.viewer import Viewer
     from streaming_api.web.context import Context
 

@@ -15,11 +15,11 @@ import pytest
 
 from streaming_api import framing
 from streaming_api.app import build
-from streaming_api.chat import Generation
 from streaming_api.commands import ChatRequest
 from streaming_api.config import StreamingConfig
 from streaming_api.connection import Connection
 from streaming_api.framing import Framing
+from streaming_api.generation import Generation
 from streaming_api.upstreams.answer import AnswerReader
 from streaming_api.upstreams.call import Call
 from streaming_api.upstreams.connector import Connector

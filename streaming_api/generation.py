@@ -1,0 +1,301 @@
+"""Generation: one answer. Its stream, and the task that fills it from the upstream."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+import attrs
+import orjson
+
+from streaming_api.commands import ChatRequest, OnDisconnect
+from streaming_api.messages import CHAT, notice
+from streaming_api.stream import Policy, Stream
+from streaming_api.upstreams.gateway import Ending, Exchange
+from streaming_api.upstreams.reply_errors import UpstreamError, UpstreamFailed
+from streaming_api.viewer import Viewer
+
+if TYPE_CHECKING:
+    from streaming_api.chat import Chat
+    from streaming_api.connection import Connection
+    from streaming_api.doors import Client
+
+logger = logging.getLogger(__name__)
+
+
+@attrs.frozen
+class Outcome:
+    """How an answer ended.
+
+    Attributes:
+        finish_reason: the model's own, or ``cancelled``, ``incomplete``, ``error``.
+        error: what went wrong, if something did.
+    """
+
+    finish_reason: str
+    error: UpstreamError | None = None
+
+
+class Generation:
+    """One answer: its stream, and the task that fills it from the upstream.
+
+    Attributes:
+        outcome: how it ended; None as long as it runs.
+        place: in the queue for an upstream connection; 0 when it has one.
+        on_begun: called once when the first chunk or the end is there.
+        on_ended: called once when it has ended.
+    """
+
+    def __init__(self, chat: Chat, request: ChatRequest, client: Client) -> None:
+        self.chat = chat
+        self.request = request
+        self.request_id = request.request_id
+        self.owner = client.owner
+        self.asked_by = client.name
+        self.outcome: Outcome | None = None
+        self.place = 0
+        self.chunks = 0
+        self.on_begun: list[Callable[[], None]] = []
+        self.on_ended: list[Callable[[], None]] = []
+        self.started = time.monotonic()
+        self.ended = 0.0
+        self._first: float | None = None
+        self._exchange: Exchange | None = None
+        self._stopped: Outcome | None = None  # why we ended it ourselves
+        self._grace: asyncio.TimerHandle | None = None
+        self.line = chat.new_line(self.request_id)
+        self.stream = Stream(
+            self.line,
+            f"chat/{self.request_id}",
+            CHAT,
+            Policy.LOSSLESS,
+            chat.retention,
+            request_id=self.request_id,
+        )
+        self.watched = frozenset(self.line.streams)
+        self.line.on_unwatched = self._unwatched
+        self._task = asyncio.create_task(
+            self._run(client.authorization), name=f"chat {self.request_id}"
+        )
+        self._task.add_done_callback(self._ended_before_it_ran)
+
+    def __repr__(self) -> str:
+        state = self.outcome.finish_reason if self.outcome else "queued" if self.place else "runs"
+        return f"<Generation {self.request_id} {state}, {self.chunks} chunks>"
+
+    @property
+    def begun(self) -> bool:
+        """Whether the first chunk or the end is there."""
+        return self._first is not None or self.outcome is not None
+
+    def cancel(self, outcome: Outcome | None = None) -> None:
+        """End it: the upstream's connection is closed at once. Harmless when it has ended."""
+        if self.outcome is None and self._stopped is None:
+            self._stopped = outcome or Outcome("cancelled")
+            self._task.cancel()
+
+    # Filling the stream
+
+    async def _run(self, authorization: str | None) -> None:
+        ending = _NOTHING
+        try:
+            await self.chat.pool.acquire(self._queued)
+            try:
+                self._queued(0)
+                gateway = await self.chat.upstream.ready()
+                self._exchange = gateway.exchange(
+                    self.chat.body(self.request),
+                    self._chunks,
+                    stream=self.request.stream,
+                    authorization=None if self.chat.upstream.model else authorization,
+                    usage_asked=self.request.usage_asked,
+                )
+                ending = await self._exchange.run()
+            finally:
+                self.chat.pool.release()
+        except asyncio.CancelledError:
+            if self._stopped is None:
+                self._stopped = Outcome("incomplete", SERVER_STOPPED)
+        except UpstreamFailed as failed:
+            self._stopped = Outcome("error", failed.error)
+        except Exception:
+            logger.exception("the answer %s failed", self.request_id)
+            self._stopped = Outcome("error", _OUR_BUG)
+        self._end(ending)
+
+    def _ended_before_it_ran(self, _: asyncio.Task[None]) -> None:
+        if self.outcome is None:  # cancelled before the task's first step
+            self._end(_NOTHING)
+
+    def _chunks(self, chunks: list[bytes]) -> None:
+        """The hot path: what one read of the upstream brought goes on the stream as it is."""
+        if self._first is None:
+            self._first = time.monotonic()
+            chunks = self._mark_substitution(chunks)
+            self.chunks = len(chunks)
+            self.line.append(self.stream, chunks)
+            _tell(self.on_begun)
+        else:
+            self.chunks += len(chunks)
+            self.line.append(self.stream, chunks)
+        if self.line.full and self._exchange is not None:
+            self.line.on_room = self._exchange.resume_reading
+            self._exchange.pause_reading()
+
+    def _mark_substitution(self, chunks: list[bytes]) -> list[bytes]:
+        """The first chunk says so when another model answers than the one that was asked for."""
+        substitute = self.chat.substitute(self.request)
+        if substitute is None or not chunks:
+            return chunks
+        told = orjson.dumps({"requested": self.request.model, "model": substitute})
+        first = b'{"model_substituted":%b,%b' % (told, chunks[0].lstrip()[1:])
+        return [first, *chunks[1:]]
+
+    def _end(self, ending: Ending) -> None:
+        self.outcome = outcome = self._stopped or _outcome(ending)
+        self.ended = now = time.monotonic()
+        self.place = 0
+        if self._grace is not None:
+            self._grace.cancel()
+        usage, source = _usage(ending, self.chunks)
+        data: dict[str, object] = {
+            "object": "chat.completion.end",
+            "finish_reason": outcome.finish_reason,
+            "usage": usage,
+            "usage_source": source,
+        }
+        if outcome.error is not None:
+            data["error"] = error_body(outcome.error)
+        if (substitute := self.chat.substitute(self.request)) is not None:
+            data["model_substituted"] = {"requested": self.request.model, "model": substitute}
+        first = None if self._first is None else round((self._first - self.started) * 1000, 3)
+        data["timing"] = {
+            "time_to_first_chunk_ms": first,
+            "total_ms": round((now - self.started) * 1000, 3),
+            "chunks": self.chunks,
+        }
+        self.chat.ended(self)
+        self.line.end(self.stream, orjson.dumps(data))
+        _tell(self.on_begun)
+        _tell(self.on_ended)
+
+    def _queued(self, place: int) -> None:
+        if place != self.place:
+            self.place = place
+            if place:
+                for viewer in self.line.viewers():
+                    viewer.connection.send(self.queue_notice(), CHAT)
+
+    def queue_notice(self) -> bytes:
+        """Says which place in the queue the answer has."""
+        return notice(
+            CHAT,
+            {"event": "queued", "position": self.place},
+            stream=self.stream.name,
+            request_id=self.request_id,
+        )
+
+    # Audience
+
+    def watch(self, connection: Connection, after: int) -> Viewer:
+        """Show this answer on a connection, from strictly after a sequence_id.
+
+        What is no longer retained is told first; an ``after`` that was never sent is told, too, and
+        the answer shown from its start.
+        """
+        viewer = self.attach(connection)
+        if after > self.line.number:
+            viewer.tell_gap(self.stream, "future", None, None)
+            after = 0
+        if self.stream.evicted > after:
+            viewer.tell_gap(self.stream, "evicted", after + 1, self.stream.evicted)
+            after = self.stream.evicted
+        viewer.resume(after)
+        if self.place:
+            connection.send(self.queue_notice(), CHAT)
+        return viewer
+
+    def attach(self, connection: Connection) -> Viewer:
+        """Count a connection among those who watch, before anything is shown on it."""
+        if self._grace is not None:
+            self._grace.cancel()
+            self._grace = None
+        viewer = Viewer(connection, self.line, self.watched)
+        viewer.attach(0)
+        return viewer
+
+    def settle(self) -> None:
+        """If nobody watches, what ``on_disconnect`` says happens."""
+        if not self.line.watched:
+            self._unwatched()
+
+    def _unwatched(self) -> None:
+        if self.outcome is not None or self._stopped is not None:
+            return
+        if self.request.on_disconnect is OnDisconnect.CANCEL:
+            self.cancel()
+        elif self.request.on_disconnect is OnDisconnect.GRACE and self._grace is None:
+            loop = asyncio.get_running_loop()
+            self._grace = loop.call_later(self.chat.resume_grace, self.cancel)
+
+
+_NOTHING: Final = Ending(finish_reason=None, usage=None, error=None, content_chunks=0)
+SERVER_STOPPED: Final = UpstreamError(
+    status=None,
+    type="server_error",
+    code="server_stopping",
+    message="The server is stopping; send the request again.",
+)
+_OUR_BUG: Final = UpstreamError(
+    status=None,
+    type="server_error",
+    code="internal_error",
+    message="The server failed to relay this answer; the operator finds the reason in its log.",
+)
+_NO_REASON: Final = UpstreamError(
+    status=None,
+    type="upstream_error",
+    code="upstream_incomplete",
+    message="The upstream stopped without saying why: the answer may be cut short.",
+)
+
+
+def _tell(callbacks: list[Callable[[], None]]) -> None:
+    told, callbacks[:] = tuple(callbacks), ()
+    for callback in told:
+        callback()
+
+
+def _outcome(ending: Ending) -> Outcome:
+    """An honest end: never ``stop`` unless the model said so."""
+    error = ending.error
+    if error is not None and error.code != "upstream_disconnected":
+        return Outcome("error", error)
+    if ending.finish_reason is None:
+        return Outcome("incomplete", error or _NO_REASON)
+    return Outcome(ending.finish_reason, error)
+
+
+def _usage(ending: Ending, chunks: int) -> tuple[dict[str, object] | None, str | None]:
+    if ending.usage is not None:
+        return ending.usage, "reported"
+    if not chunks:
+        return None, None
+    produced = ending.content_chunks or chunks
+    return {"completion_tokens": produced}, "estimated"
+
+
+def error_body(error: UpstreamError) -> dict[str, object]:
+    """OpenAI's error object for an upstream's error."""
+    body: dict[str, object] = {
+        "type": error.type,
+        "code": error.code,
+        "message": error.message,
+        "param": error.param,
+    }
+    if error.status is not None:
+        body["status"] = error.status
+    return body
