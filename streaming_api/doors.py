@@ -140,9 +140,7 @@ class Doors:
     def __init__(self, config: StreamingConfig) -> None:
         self._keys: Sequence[ApiKey] = tuple(config.api_keys)
         self._origins = frozenset(origin.rstrip("/").lower() for origin in config.allowed_origins)
-        self._hosts = {"localhost", socket.gethostname().lower()} | {
-            host.lower().rstrip(".") for host in config.allowed_hosts
-        }
+        self._hosts = {"localhost", socket.gethostname().lower(), *config.allowed_hosts}
         self._proxies = [ipaddress.ip_network(network) for network in config.trusted_proxies]
         self._tickets: OrderedDict[str, tuple[ApiKey | None, float]] = OrderedDict()
         self._commands = Buckets(config.commands_per_second, 2 * config.commands_per_second)

@@ -274,7 +274,8 @@ TARGETS: Final = (
         (*_STREAM, *_JSON, _CHUNK, b'"choices":', b'"finish_reason":"stop"', b'"error":',
          b'"usage":{}', b'"index":', b'"message":{"content":"x"}'),
         (b"data: " + _CHUNK + b"\n\ndata: [DONE]\n\n", b'data: {"error":{"message":"no"}}\n\n',
-         _CHUNK.replace(b"delta", b"message")),
+         b"data: " + _CHUNK.replace(b",", b",\ndata: ") + b"\n\n",
+         _CHUNK.replace(b"delta", b"message").replace(b",", b",\r\n")),
     ),
     Target(
         "commands",
@@ -284,7 +285,9 @@ TARGETS: Final = (
          b'"request_id":', b'"model_id":', b'"stream":', b'"on_disconnect":', b'"cursor":'),
         (b'{"message_type":"chat_completion","model_id":"m","messages":[{"role":"user"}]}',
          b'{"message_type":"chat_completion","action":"resume","request_id":"r","after":3}',
-         b'{"message_type":"alert","cursor":"a:1"}'),
+         b'{"message_type":"alert","cursor":"a:1"}',
+         b'{"message_type":"chat_completion","messages":[' + b'{"a":' * 300 + b"1" + b"}" * 300
+         + b"]}"),
     ),
     Target(
         "cursors",
@@ -299,7 +302,8 @@ TARGETS: Final = (
          b"\x80\x81\0\0\0\0b", b"\x88\x82\0\0\0\0\x03\xe8", b"\x89\x80\0\0\0\0", b"\x82\xfe\x01\0",
          b"\x81\xff\0\0\0\0\0\0\x10\x01", b"\xc1\x84\0\0\0\0\x03\0\0\0"),
         (_frame(1, b"Hello", final=True, compressed=False),
-         _frame(1, deflate(b"Hello" * 9)[:-4], final=True, compressed=True)),
+         _frame(1, deflate(b"Hello" * 9)[:-4], final=True, compressed=True),
+         _frame(1, deflate(b"a" * (LIMIT + 1))[:-4], final=True, compressed=True)),
     ),
     Target("masked_frames", masked_frames, (b"\0", b"\xc3\xa9", b"a" * 126), (b"Hello",)),
     Target(

@@ -109,20 +109,20 @@ class Program:
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
 
-    async def line(self) -> dict[str, Any]:
+    async def _line(self) -> dict[str, Any]:
         """The next line."""
         assert self._process.stdout is not None
-        async with asyncio.timeout(PATIENCE):
-            line = await self._process.stdout.readline()
+        line = await self._process.stdout.readline()
         assert line, "the program has ended"
         said: dict[str, Any] = json.loads(line)
         return said
 
     async def until(self, condition: Callable[[dict[str, Any]], object]) -> list[dict[str, Any]]:
         """Lines up to and with the first for which the condition holds."""
-        lines = [await self.line()]
-        while not condition(lines[-1]):
-            lines.append(await self.line())
+        async with asyncio.timeout(PATIENCE):
+            lines = [await self._line()]
+            while not condition(lines[-1]):
+                lines.append(await self._line())
         return lines
 
 
