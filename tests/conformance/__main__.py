@@ -9,6 +9,7 @@ Exit status 0: every suite that was asked for ran, and passed. 1: one failed, or
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable
 from typing import Final
@@ -37,6 +38,7 @@ def main() -> int:
     if unknown:
         parser.error(f"no such suite: {', '.join(unknown)}; there are {', '.join(SUITES)}")
     HOME.mkdir(exist_ok=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as Ctrl+C: nothing is left running
     results = []
     for name in options.suites or SUITES:
         print(f"== {name}", flush=True)

@@ -14,6 +14,7 @@ from itertools import cycle
 from operator import xor
 from pathlib import Path
 from typing import Final
+from zlib import crc32
 
 import attrs
 import orjson
@@ -54,8 +55,8 @@ class Target:
 
 
 def _cuts(data: bytes) -> Iterator[bytes]:
-    """The data in pieces whose sizes its own first byte decides."""
-    size = _SIZES[data[0] % len(_SIZES)] if data else 1
+    """The data in pieces of one size, which the data itself decides."""
+    size = _SIZES[crc32(data) % len(_SIZES)]
     for start in range(0, len(data), size):
         yield data[start : start + size]
 
