@@ -87,7 +87,7 @@ async def test_slices_bandwidth_and_latency_delay_bytes_and_change_none(faults: 
     if faults.slices:
         assert len(pieces) > 10
     if faults.latency:
-        assert took >= faults.latency
+        assert took >= 0.99 * faults.latency  # timers may be early by a tick
     if faults.bandwidth:
         assert took >= 0.9 * len(said) / faults.bandwidth
 

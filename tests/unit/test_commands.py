@@ -209,6 +209,7 @@ class TestStart:
         [
             ({"messages": None}, "missing_field", "messages"),
             ({"messages": []}, "invalid_value", "messages"),
+            ({"messages": 7}, "invalid_value", "messages"),
             ({"messages": "Hello"}, "invalid_value", "messages"),
             ({"messages": ["Hello"]}, "invalid_value", "messages"),
             ({"messages": {"role": "user"}}, "invalid_value", "messages"),

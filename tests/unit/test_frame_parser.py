@@ -224,6 +224,16 @@ class TestSizes:
         assert len(bomb) < MIB
         assert refused(client_frame(bomb, BINARY, compressed=True)) == TOO_BIG
 
+    def test_a_deflate_bomb_is_never_unpacked(self) -> None:
+        wire = client_frame(raw_deflate(b"\x00" * 64 * MIB), BINARY, compressed=True)
+        tracemalloc.start()
+        try:
+            assert refused(wire) == TOO_BIG
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert peak < 8 * MIB
+
     def test_a_bomb_in_fragments_is_refused_at_the_fragment_that_goes_off(self) -> None:
         bomb = raw_deflate(b"\x00" * 2 * MIB)
         parser = FrameParser(MIB, deflate=True)
