@@ -240,6 +240,13 @@ class TestRetention:
             tracemalloc.stop()
         assert held < 10 * 100_000
 
+    def test_a_log_that_turns_over_for_ever_stays_as_small_as_it_is(self) -> None:
+        on = line()
+        alerts = State(on, "alerts", Policy.HISTORY, keep(messages=10)).stream
+        for _ in range(5_000):
+            on.append(alerts, [b"{}"])
+        assert len(alerts._log) < 1_000
+
     @settings(max_examples=200)
     @given(
         retention=st.builds(
@@ -321,6 +328,19 @@ class TestBackpressure:
         slow.pipe.take(None)
         assert slow.closes == ["too_slow"]
         assert slow.events("gap")[0]["to"] == 7
+
+    def test_nor_can_it_when_both_lag(self) -> None:
+        on = line()
+        chat = chat_stream(on, keep(messages=2))
+        slow, fast = watch(on, Shown(Pipe(room=0))), watch(on, Shown(Pipe(room=0)))
+        for _ in range(4):
+            on.append(chat, [b"{}"])
+        assert on.full
+        fast.pipe.take(fast.pipe.unsent)
+        assert fast.pipe.paused
+        assert fast.numbers() == [1, 2, 3, 4]
+        assert slow.numbers() == [1]
+        assert not on.full
 
     def test_what_waits_for_the_window_is_not_evicted_from_under_a_live_viewer(
         self, clock: Clock
