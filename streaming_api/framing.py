@@ -9,9 +9,10 @@ for every receiver, whatever it has received until then.
 
 from __future__ import annotations
 
+import struct
 import zlib
 from collections.abc import Iterable
-from typing import Final
+from typing import ClassVar, Final
 
 from streaming_api.messages import Message
 
@@ -19,6 +20,7 @@ COMPRESS_FROM: Final = 512
 """Bytes below which a message is not worth compressing."""
 
 _LEVEL: Final = 6
+_SIZE_16: Final = struct.Struct(">BBH").pack
 _SYNC: Final = b"\x00\x00\xff\xff"
 
 TEXT: Final = 0x1
@@ -33,9 +35,9 @@ def frame(payload: bytes, opcode: int = TEXT, *, compressed: bool = False) -> by
     first = 0x80 | (0x40 if compressed else 0) | opcode
     size = len(payload)
     if size < 126:
-        return bytes((first, size)) + payload
+        return b"%c%c%b" % (first, size, payload)
     if size < 65536:
-        return b"%c\x7e%b%b" % (first, size.to_bytes(2, "big"), payload)
+        return _SIZE_16(first, 0x7E, size) + payload
     return b"%c\x7f%b%b" % (first, size.to_bytes(8, "big"), payload)
 
 
@@ -83,6 +85,9 @@ class Framing:
 
     __slots__ = ("name",)
 
+    has_checksum: ClassVar = False
+    """Whether each connection must add to a checksum of its own what it is written: `plain`."""
+
     def __init__(self, name: str) -> None:
         self.name = name
 
@@ -101,9 +106,9 @@ class Framing:
         """The bytes of several messages, for one write."""
         return b"".join(map(self.message, messages))
 
-    def plain(self, messages: Iterable[Message]) -> bytes | None:  # noqa: ARG002 (of gzip alone)
-        """What each connection must add to its checksum for these messages; None where none is."""
-        return None
+    def plain(self, messages: Iterable[Message]) -> bytes:
+        """These messages before their compression."""
+        raise NotImplementedError
 
 
 class _WebSocket(Framing):
@@ -159,6 +164,8 @@ class _GzipEvents(_Events):
     """
 
     __slots__ = ()
+
+    has_checksum: ClassVar = True
 
     def message(self, message: Message) -> bytes:
         plain = event(message)

@@ -85,6 +85,9 @@ class Clock:
 timestamp: Final = Clock()
 
 
+_PAYLOAD: Final = b'%b%d","sequence_id":%d,"timestamp":"%b","data":%b}'
+
+
 class Encoder:
     """Writes the messages of one stream: the envelope prepared once, the data spliced in as bytes.
 
@@ -119,31 +122,24 @@ class Encoder:
             cursor: where a client is after it, if that is not ``number``.
         """
         if cursor is None:
-            return self.encode_all(number, (data,), appended)[0]
-        payload, data_at = self._payload(number, cursor, timestamp(), data)
+            cursor = number
+        payload = _PAYLOAD % (self._head, cursor, number, timestamp(), data)
+        data_at = len(payload) - len(data) - 1
         return Message(number, self.stream, payload, data_at, cursor, self._event_head, appended)
 
     def encode_all(self, number: int, data: Iterable[bytes], appended: float) -> list[Message]:
         """The messages from ``number`` on: the loop that every token goes through."""
         stamp = timestamp()
-        stream, event_head, payload_of = self.stream, self._event_head, self._payload
+        stream, head, event_head = self.stream, self._head, self._event_head
         messages = []
         for item in data:
-            payload, data_at = payload_of(number, number, stamp, item)
+            payload = _PAYLOAD % (head, number, number, stamp, item)
+            data_at = len(payload) - len(item) - 1
             messages.append(
                 Message(number, stream, payload, data_at, number, event_head, appended)
             )
             number += 1
         return messages
-
-    def _payload(self, number: int, cursor: int, stamp: bytes, data: bytes) -> tuple[bytes, int]:
-        head = b'%b%d","sequence_id":%d,"timestamp":"%b","data":' % (
-            self._head,
-            cursor,
-            number,
-            stamp,
-        )
-        return b"%b%b}" % (head, data), len(head)
 
 
 def notice(

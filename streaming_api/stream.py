@@ -138,17 +138,17 @@ class Stream:
         messages = self._encoder.encode_all(number, data, now)
         self._log += messages
         self.total += len(messages)
-        self.bytes += sum([len(message.payload) for message in messages])
+        for message in messages:
+            self.bytes += len(message.payload)
         return messages
 
     def overfull(self, now: float) -> bool:
         """Whether the log holds more than its retention allows."""
-        if not len(self):
-            return False
         kept = self.retention
-        return (
+        messages = len(self._log) - self._start
+        return messages > 0 and (
             self.bytes > kept.bytes
-            or len(self) > kept.messages
+            or messages > kept.messages
             or (
                 self.policy is not Policy.LOSSLESS
                 and now - self._log[self._start].appended > kept.seconds
@@ -201,6 +201,19 @@ class Group:
         self.messages = 0
         self.bytes = 0
         self.last_write = 0.0
+
+    def part(self, batch: list[Message]) -> list[Message]:
+        """What of a batch these viewers watch."""
+        return [message for message in batch if message.stream in self.watched]
+
+    def frame(self, part: list[Message], now: float) -> bytes:
+        """The bytes of a part, counted before any viewer is written: see `Line._write`."""
+        framing = self.framing
+        data = framing.message(part[0]) if len(part) == 1 else framing.batch(part)
+        self.messages += len(part)
+        self.bytes += len(data)
+        self.last_write = now
+        return data
 
 
 Writes = tuple[tuple["Viewer", Callable[[bytes], None]], ...]
@@ -308,30 +321,15 @@ class Line:
         self._waiting = []
         self._recent.append(now)
         self.flushed = batch[-1].number
-        due = [
-            (group.framing, part, self._frame(group, part, now), tuple(group.viewers.items()))
-            for group in self.groups.values()
-            if (part := self._part(group, batch))
-        ]
-        for framing, part, data, viewers in due:
-            self._write(framing, part, data, viewers)
+        due = []
+        for group in self.groups.values():
+            part = batch if len(group.watched) == len(self.streams) else group.part(batch)
+            if part:
+                due.append((group, part, group.frame(part, now), tuple(group.viewers.items())))
+        for group, part, data, viewers in due:
+            self._write(group.framing, part, data, viewers)
         if self.full:
             self._make_room(now)
-
-    def _part(self, group: Group, batch: list[Message]) -> list[Message]:
-        """What of a batch the group watches."""
-        watched = group.watched
-        if len(watched) == len(self.streams):
-            return batch
-        return [message for message in batch if message.stream in watched]
-
-    def _frame(self, group: Group, part: list[Message], now: float) -> bytes:
-        """The bytes for a group's viewers, counted before any is written: see `_write`."""
-        data = group.framing.batch(part)
-        group.messages += len(part)
-        group.bytes += len(data)
-        group.last_write = now
-        return data
 
     def _write(self, framing: Framing, part: list[Message], data: bytes, viewers: Writes) -> None:
         """The hot path: everything per viewer is one call of its transport's ``write``.
@@ -343,7 +341,8 @@ class Line:
         """
         for _, write in viewers:
             write(data)
-        if (plain := framing.plain(part)) is not None:
+        if framing.has_checksum:
+            plain = framing.plain(part)
             for viewer, _ in viewers:
                 viewer.connection.add_plain(plain)
         self._delivered(part, viewers)

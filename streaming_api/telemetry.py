@@ -117,22 +117,23 @@ class Telemetry:
         """A flush has written a batch to viewers; uvloop sends at once what the kernel takes."""
         if not writes:
             return
-        now = time.monotonic()
-        late = [
-            viewer for viewer, _ in writes if viewer.connection.transport.get_write_buffer_size()
-        ]
-        kind = writes[0][0].connection.kind
         first = batch[0].appended
-        if count := len(writes) - len(late):
-            self.deliveries[kind] += count * len(batch)
-            observe = self.latency[kind].observe
-            if batch[-1].appended == first:
-                observe(now - first, count * len(batch), now)
-            else:
-                for message in batch:
-                    observe(now - message.appended, count, now)
-        for viewer in late:
-            self._wait(viewer, first, len(batch))
+        count = len(writes)
+        for viewer, _ in writes:
+            if viewer.connection.transport.get_write_buffer_size():
+                count -= 1
+                self._wait(viewer, first, len(batch))
+        if not count:
+            return
+        now = time.monotonic()
+        kind = writes[0][0].connection.kind
+        self.deliveries[kind] += count * len(batch)
+        observe = self.latency[kind].observe
+        if batch[-1].appended == first:
+            observe(now - first, count * len(batch), now)
+        else:
+            for message in batch:
+                observe(now - message.appended, count, now)
 
     def delivered_late(self, viewer: Viewer, messages: Sequence[Message]) -> None:
         """A viewer has been written from the log; what is older was due when it came."""

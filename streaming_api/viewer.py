@@ -165,8 +165,8 @@ class Viewer:
     def _write_late(self, messages: list[Message]) -> None:
         data = self.framing.batch(messages)
         self.write(data)
-        if (plain := self.framing.plain(messages)) is not None:
-            self.connection.add_plain(plain)
+        if self.framing.has_checksum:
+            self.connection.add_plain(self.framing.plain(messages))
         self.connection.count(len(messages), len(data), time.monotonic())
         self.connection.manager.telemetry.delivered_late(self, messages)
 

@@ -1,11 +1,13 @@
 """Reads a chat answer out of response bytes: which chunks, which end; pure, no sockets.
 
-A chunk is checked here and passed on as the bytes that came: parsed once, encoded never.
+A chunk is checked here and passed on as the bytes that came: parsed once, encoded never. Most are
+not even parsed: within one answer, chunks of text differ in the text alone (`_learn`).
 """
 
 from __future__ import annotations
 
-from typing import Final
+import re
+from typing import Any, Final
 
 import orjson
 
@@ -15,6 +17,10 @@ from streaming_api.upstreams.sse_parser import Event, EventParser, EventTooLarge
 MAX_CHOICES: Final = 1_024  # OpenAI allows n = 128; the bound keeps what is held small
 
 LF: Final = 10
+
+RELEARN_AFTER: Final = 8  # chunks of text: what each of them differs in is not worth learning
+_NEVER: Final = b"\n"  # no line starts with it
+_TEXT: Final = re.compile(rb'"content": ?"')
 
 _LINE_ENDS_TO_SPACES: Final = bytes.maketrans(b"\r\n", b"  ")
 
@@ -38,6 +44,9 @@ class AnswerReader:
         "_choices",
         "_events",
         "_finished",
+        "_learn_at",
+        "_text_after",
+        "_text_before",
         "_usage_asked",
         "content_chunks",
         "error",
@@ -50,6 +59,9 @@ class AnswerReader:
         self._usage_asked = usage_asked
         self._choices: set[int] = set()
         self._finished: dict[int, str] = {}
+        self._text_before = _NEVER
+        self._text_after = b""
+        self._learn_at = 0
         self.content_chunks = 0
         self.error: UpstreamError | None = None
         self.over = False
@@ -97,7 +109,16 @@ class AnswerReader:
         chunks: list[bytes] = []
         try:
             for event_type, payload in events:
-                if self._is_chunk(event_type, payload):
+                before, after = self._text_before, self._text_after
+                if (
+                    payload.startswith(before)
+                    and payload.endswith(after)
+                    and not event_type
+                    and _is_text(payload[len(before) : -len(after)])
+                ):
+                    self.content_chunks += 1
+                    chunks.append(payload)
+                elif self._is_chunk(event_type, payload):
                     chunks.append(payload.replace(b"\n", b" ") if LF in payload else payload)
                 if self.over:
                     break
@@ -117,7 +138,30 @@ class AnswerReader:
             return self._take_named_event(event_type, chunk)
         if chunk.get("error"):
             return self._take_error(chunk)
-        return self._note_choices(chunk, "delta")
+        wanted = self._note_choices(chunk, "delta")
+        if wanted and self.content_chunks >= self._learn_at:
+            self._learn(payload, chunk)
+        return wanted
+
+    def _learn(self, payload: bytes, chunk: dict[str, Any]) -> None:
+        """Remember what stands around a chunk's text, if another text is all that can come there.
+
+        A payload with the same bytes around a JSON string is then this chunk with another text: the
+        parser has shown it, by reading this chunk back with its text exchanged.
+        """
+        self._learn_at = self.content_chunks + RELEARN_AFTER
+        self._text_before = _NEVER
+        found = _TEXT.search(payload)
+        if found is None or len(chunk["choices"]) != 1 or LF in payload:
+            return
+        delta = chunk["choices"][0].get("delta")
+        if isinstance(chunk.get("usage"), dict) or self._finished or not isinstance(delta, dict):
+            return
+        before = payload[: found.end()]
+        after = payload[payload.index(b'"', found.end()) :]
+        delta["content"] = "x"
+        if orjson.loads(b"%bx%b" % (before, after)) == chunk:
+            self._text_before, self._text_after = before, after
 
     def _note_choices(self, answer: dict[str, object], part: str) -> bool:
         """Note finish reasons, usage and content; whether the client is to have this one."""
@@ -150,6 +194,7 @@ class AnswerReader:
             if not isinstance(reason, str):
                 raise InvalidAnswerError("a finish_reason that is not a string")
             self._finished.setdefault(index, reason)
+            self._text_before = _NEVER
         return True
 
     def _open_choice(self, index: object) -> None:
@@ -203,6 +248,14 @@ def _loads(body: bytes) -> dict[str, object]:
     if not isinstance(answer, dict):
         raise InvalidAnswerError(f"a body that is not a JSON object: {_excerpt(body)}")
     return answer
+
+
+def _is_text(inside: bytes) -> bool:
+    """Whether these bytes, in quotes, are a JSON string, and not an empty one."""
+    try:
+        return bool(inside) and orjson.loads(b'"%b"' % inside) is not None
+    except orjson.JSONDecodeError:
+        return False
 
 
 def _carries_content(part: dict[str, object]) -> bool:

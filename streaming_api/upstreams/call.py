@@ -145,7 +145,10 @@ class Call:
             return
         chunks = reader.read(data)
         if chunks:
-            self._pass_on(chunks)
+            try:
+                self._on_chunks(chunks)
+            except Exception as exc:  # noqa: BLE001 - ours, not the upstream's: `run` raises it
+                self._broke(exc)
         if reader.over:
             self._finish()
 
@@ -181,9 +184,11 @@ class Call:
         if self._streamed:
             self._fail(unstreamed(body))
             return
-        chunks = self._reader.read_whole(body)
-        if chunks:
-            self._pass_on(chunks)
+        try:
+            if chunks := self._reader.read_whole(body):
+                self._on_chunks(chunks)
+        except Exception as exc:  # noqa: BLE001 - as above
+            self._broke(exc)
         self._finish()
 
     def _refusal(self, head: Head) -> UpstreamError:
@@ -191,12 +196,9 @@ class Call:
         body = bytes(self._collected or b"") if is_plain else b""
         return error_of_reply(head.status, head.content_type, body)
 
-    def _pass_on(self, chunks: list[bytes]) -> None:
-        try:
-            self._on_chunks(chunks)
-        except Exception as exc:  # noqa: BLE001 - ours, not the upstream's: `run` raises it
-            if self._done is not None and not self._done.done():
-                self._done.set_exception(exc)
+    def _broke(self, exc: Exception) -> None:
+        if self._done is not None and not self._done.done():
+            self._done.set_exception(exc)
 
     def _fail(self, error: UpstreamError) -> None:
         self._reader.fail(error)

@@ -201,7 +201,26 @@ class ResponseStream(asyncio.Protocol):
             parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as exc:
             malformed = _reason(exc)
-        self._push(malformed)
+        if self._headers_size > MAX_HEAD:
+            self._end(Outcome.HEAD_TOO_LARGE, f"headers above {MAX_HEAD} bytes")
+            return
+        if self._head is not None and not self._head_told:
+            self._head_told = True
+            if self._receiver is not None:
+                self._receiver.head_received(self._head)
+        pieces = self._pieces
+        if pieces:
+            body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            pieces.clear()
+            self._fruitless = 0
+            if self._receiver is not None:
+                self._receiver.body_received(body)
+        if self._is_complete:
+            self._end(Outcome.COMPLETE)
+        elif malformed:
+            self._end(Outcome.MALFORMED, malformed)
+        elif self._fruitless > MAX_HEAD:
+            self._end(Outcome.HEAD_TOO_LARGE, f"headers above {MAX_HEAD} bytes")
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End of file or a broken connection, unless we closed it."""
@@ -238,29 +257,6 @@ class ResponseStream(asyncio.Protocol):
             self._pieces = self._pieces.copy()  # on_body goes on into the old list
 
     # Inside.
-
-    def _push(self, malformed: str) -> None:
-        """Tell the receiver what one read has brought."""
-        if self._headers_size > MAX_HEAD:
-            self._end(Outcome.HEAD_TOO_LARGE, f"headers above {MAX_HEAD} bytes")
-            return
-        if self._head is not None and not self._head_told:
-            self._head_told = True
-            if self._receiver is not None:
-                self._receiver.head_received(self._head)
-        pieces = self._pieces
-        if pieces:
-            body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-            pieces.clear()
-            self._fruitless = 0
-            if self._receiver is not None:
-                self._receiver.body_received(body)
-        if self._is_complete:
-            self._end(Outcome.COMPLETE)
-        elif malformed:
-            self._end(Outcome.MALFORMED, malformed)
-        elif self._fruitless > MAX_HEAD:
-            self._end(Outcome.HEAD_TOO_LARGE, f"headers above {MAX_HEAD} bytes")
 
     def _pause_if_wanted(self) -> None:
         if self._is_paused and self._transport is not None and not self._transport.is_closing():

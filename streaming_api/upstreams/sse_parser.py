@@ -75,6 +75,8 @@ class EventParser:
             and data.endswith(b"\n\n")
             and len(data) <= self._max_event_bytes
         ):
+            if data.startswith(b"data: ") and data.find(b"\n") == len(data) - 2:
+                return [(b"", data[6:-2])]  # one event, one line: most reads
             return self._whole_events(data.split(b"\n"))
         events: list[Event] = []
         try:
