@@ -145,7 +145,7 @@ class Chat:
     def ended(self, answer: Generation) -> None:
         """Keep an answer that has ended for as long as the retention says."""
         self._kept[answer.owner, answer.request_id] = answer
-        self._kept_bytes += answer.stream.bytes + _WEIGHT
+        self._kept_bytes += answer.stream.size + _WEIGHT
         assert answer.outcome is not None
         self._watcher.answer_ended(answer.outcome.finish_reason, answer.chunks)
         self.evict()
@@ -157,7 +157,7 @@ class Chat:
             key, answer = next(iter(self._kept.items()))
             if answer.ended > before and self._kept_bytes <= _KEPT_BYTES:
                 return
-            self._kept_bytes -= answer.stream.bytes + _WEIGHT
+            self._kept_bytes -= answer.stream.size + _WEIGHT
             del self._kept[key], self._answers[key]
             self._evicted[key] = None
             if len(self._evicted) > _EVICTED_KEPT:

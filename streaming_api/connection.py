@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING, ClassVar, Final
 
 if TYPE_CHECKING:
+    from streaming_api.checksum import Checksum
     from streaming_api.connection_manager import ConnectionManager
     from streaming_api.doors import Client
     from streaming_api.framing import Framing
@@ -95,6 +96,9 @@ class Connection(asyncio.Protocol):
 
     def add_plain(self, plain: bytes) -> None:
         """Add to the checksum what was written compressed; only gzip has one."""
+
+    def add_checksum(self, written: Checksum) -> None:
+        """Add to it what a live viewer was written."""
 
     def count(self, messages: int, size: int, when: float) -> None:
         """Take over what a viewer has counted."""

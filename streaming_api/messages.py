@@ -24,23 +24,19 @@ class Message:
         number: its ``sequence_id``.
         stream: the name of the stream that it is on.
         payload: the whole message as JSON, UTF-8, without CR or LF.
-        data_at: where in ``payload`` the value of ``data`` starts; it ends one byte before the end.
         cursor: the number in its cursor: where a client is after it.
         event_head: what Server-Sent Events put before that number.
         appended: monotonic seconds at which it came into being.
         final: whether it is the last of its stream.
     """
 
-    __slots__ = (
-        "appended", "cursor", "data_at", "event_head", "final", "number", "payload", "stream",
-    )  # fmt: skip
+    __slots__ = ("appended", "cursor", "event_head", "final", "number", "payload", "stream")
 
     def __init__(
         self,
         number: int,
         stream: str,
         payload: bytes,
-        data_at: int,
         cursor: int,
         event_head: bytes,
         appended: float,
@@ -48,7 +44,6 @@ class Message:
         self.number = number
         self.stream = stream
         self.payload = payload
-        self.data_at = data_at
         self.cursor = cursor
         self.event_head = event_head
         self.appended = appended
@@ -57,7 +52,8 @@ class Message:
     @property
     def data(self) -> bytes:
         """The JSON of ``data`` alone: what OpenAI's own wire carries."""
-        return self.payload[self.data_at : -1]
+        payload = self.payload
+        return payload[payload.index(_DATA) + len(_DATA) : -1]
 
 
 class Clock:
@@ -85,6 +81,8 @@ class Clock:
 timestamp: Final = Clock()
 
 
+_DATA: Final = b'"data":'
+"""Comes last in a payload, and nowhere before: inside a JSON string its quotes are escaped."""
 _PAYLOAD: Final = b'%b%d","sequence_id":%d,"timestamp":"%b","data":%b}'
 
 
@@ -124,8 +122,7 @@ class Encoder:
         if cursor is None:
             cursor = number
         payload = _PAYLOAD % (self._head, cursor, number, timestamp(), data)
-        data_at = len(payload) - len(data) - 1
-        return Message(number, self.stream, payload, data_at, cursor, self._event_head, appended)
+        return Message(number, self.stream, payload, cursor, self._event_head, appended)
 
     def encode_all(self, number: int, data: Iterable[bytes], appended: float) -> list[Message]:
         """The messages from ``number`` on: the loop that every token goes through."""
@@ -134,12 +131,13 @@ class Encoder:
         messages = []
         for item in data:
             payload = _PAYLOAD % (head, number, number, stamp, item)
-            data_at = len(payload) - len(item) - 1
-            messages.append(
-                Message(number, stream, payload, data_at, number, event_head, appended)
-            )
+            messages.append(Message(number, stream, payload, number, event_head, appended))
             number += 1
         return messages
+
+    def again(self, number: int, payload: bytes, appended: float) -> Message:
+        """A message that this has encoded before, out of what was kept of it."""
+        return Message(number, self.stream, payload, number, self._event_head, appended)
 
 
 def notice(

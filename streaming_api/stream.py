@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import enum
 import time
-from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
@@ -21,6 +20,8 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
+from streaming_api.checksum import Checksum
+from streaming_api.log import Log
 from streaming_api.messages import Encoder, Message
 
 if TYPE_CHECKING:
@@ -29,12 +30,6 @@ if TYPE_CHECKING:
 
 CATCH_UP_BYTES: Final = 65_536
 """How much of the log a lagging viewer is written at a time."""
-
-_CUT: Final = 256
-"""Evicted messages after which the front of a log is cut off."""
-
-_EVICTED: Final = Message(0, "", b"", 0, 0, b"", 0.0)
-"""Stands on a log for what was evicted and is not cut off yet, so that no memory is held."""
 
 _number = attrgetter("number")
 
@@ -73,15 +68,14 @@ class Stream:
 
     Attributes:
         name: its ``stream_id``.
-        bytes: of payload on the log.
         total: messages that were ever on it.
         evicted: the highest number that has been dropped; 0 as long as none was.
         request_id: of a chat.
     """
 
     __slots__ = (
-        "_encoder", "_log", "_snapshot", "_start", "_state", "bytes", "evicted", "line",
-        "message_type", "name", "policy", "request_id", "retention", "total",
+        "_encoder", "_log", "_snapshot", "_state", "evicted", "line", "message_type", "name",
+        "policy", "request_id", "retention", "total",
     )  # fmt: skip
 
     def __init__(
@@ -103,19 +97,22 @@ class Stream:
         self.request_id = request_id
         self._snapshot = snapshot
         self._state: Message | None = None
-        self.bytes = 0
         self.total = 0
         self.evicted = 0
-        self._log: list[Message] = []
-        self._start = 0  # the log begins here: what was evicted is cut off in large pieces
         self._encoder = Encoder(message_type, name, line.epoch, request_id)
+        self._log = Log(self._encoder)
         line.streams[name] = self
 
     def __len__(self) -> int:
-        return len(self._log) - self._start
+        return len(self._log)
+
+    @property
+    def size(self) -> int:
+        """Bytes of payload on the log."""
+        return self._log.bytes
 
     def __repr__(self) -> str:
-        return f"<Stream {self.name} {len(self)} messages, {self.bytes} bytes>"
+        return f"<Stream {self.name} {len(self)} messages, {self.size} bytes>"
 
     def state(self, cursor: int) -> Message | None:
         """The whole state as of the newest message, made once for all who join before the next.
@@ -136,23 +133,17 @@ class Stream:
     def extend(self, number: int, data: Iterable[bytes], now: float) -> list[Message]:
         """Put messages on the log, numbered from ``number`` on."""
         messages = self._encoder.encode_all(number, data, now)
-        self._log += messages
+        self._log.add(messages)
         self.total += len(messages)
-        for message in messages:
-            self.bytes += len(message.payload)
         return messages
 
     def overfull(self, now: float) -> bool:
         """Whether the log holds more than its retention allows."""
-        kept = self.retention
-        messages = len(self._log) - self._start
-        return messages > 0 and (
-            self.bytes > kept.bytes
-            or messages > kept.messages
-            or (
-                self.policy is not Policy.LOSSLESS
-                and now - self._log[self._start].appended > kept.seconds
-            )
+        kept, log = self.retention, self._log
+        return (
+            log.bytes > kept.bytes
+            or len(log) > kept.messages
+            or (self.policy is not Policy.LOSSLESS and bool(log) and now - log.since > kept.seconds)
         )
 
     def evict(self, now: float, needed_from: int) -> bool:
@@ -162,28 +153,18 @@ class Stream:
             Whether the log still holds more than its retention: somebody needs it.
         """
         while self.overfull(now):
-            oldest = self._log[self._start]
-            if oldest.number >= needed_from:
+            if self._log.oldest >= needed_from:
                 return True
-            self.evicted = oldest.number
-            self.bytes -= len(oldest.payload)
-            self._log[self._start] = _EVICTED
-            self._start += 1
-        if self._start > _CUT and self._start > len(self._log) // 2:
-            del self._log[: self._start]
-            self._start = 0
+            self.evicted = self._log.oldest
+            self._log.drop()
         return False
 
     def after(self, cursor: int, until: int, limit: int) -> list[Message]:
         """Messages above ``cursor`` up to ``until``: at least one, then about ``limit`` bytes."""
-        log = self._log
-        first = bisect_right(log, cursor, lo=self._start, key=_number)
-        size = 0
-        last = first
-        while last < len(log) and size < limit and log[last].number <= until:
-            size += len(log[last].payload)
-            last += 1
-        return log[first:last]
+        messages = self._log.after(cursor, until, limit)
+        if self.line.ended and messages:
+            messages[-1].final = messages[-1].number == self.line.number
+        return messages
 
 
 class Group:
@@ -192,7 +173,7 @@ class Group:
     What was sent is counted here, once for all of them; a viewer remembers where it joined.
     """
 
-    __slots__ = ("bytes", "framing", "last_write", "messages", "viewers", "watched")
+    __slots__ = ("bytes", "checksum", "framing", "last_write", "messages", "viewers", "watched")
 
     def __init__(self, framing: Framing, watched: frozenset[str]) -> None:
         self.framing = framing
@@ -200,6 +181,7 @@ class Group:
         self.viewers: dict[Viewer, Callable[[bytes], None]] = {}
         self.messages = 0
         self.bytes = 0
+        self.checksum = Checksum()  # of all that was sent here, if the framing has one
         self.last_write = 0.0
 
     def part(self, batch: list[Message]) -> list[Message]:
@@ -213,6 +195,8 @@ class Group:
         self.messages += len(part)
         self.bytes += len(data)
         self.last_write = now
+        if framing.has_checksum:
+            self.checksum = self.checksum.add(framing.plain(part))
         return data
 
 
@@ -325,13 +309,13 @@ class Line:
         for group in self.groups.values():
             part = batch if len(group.watched) == len(self.streams) else group.part(batch)
             if part:
-                due.append((group, part, group.frame(part, now), tuple(group.viewers.items())))
-        for group, part, data, viewers in due:
-            self._write(group.framing, part, data, viewers)
+                due.append((part, group.frame(part, now), tuple(group.viewers.items())))
+        for part, data, viewers in due:
+            self._write(part, data, viewers)
         if self.full:
             self._make_room(now)
 
-    def _write(self, framing: Framing, part: list[Message], data: bytes, viewers: Writes) -> None:
+    def _write(self, part: list[Message], data: bytes, viewers: Writes) -> None:
         """The hot path: everything per viewer is one call of its transport's ``write``.
 
         A viewer whose transport is over its high-water mark has left its group (`lag`), so nothing
@@ -341,10 +325,6 @@ class Line:
         """
         for _, write in viewers:
             write(data)
-        if framing.has_checksum:
-            plain = framing.plain(part)
-            for viewer, _ in viewers:
-                viewer.connection.add_plain(plain)
         self._delivered(part, viewers)
         if self.ended:
             for viewer, _ in viewers:

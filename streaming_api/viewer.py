@@ -6,12 +6,14 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Final
 
+from streaming_api.checksum import Checksum
 from streaming_api.messages import Message, notice
 from streaming_api.stream import Group, Line, Policy, Stream
 
 if TYPE_CHECKING:
     from streaming_api.connection import Connection
 
+_NO_SUM: Final = Checksum()
 _READS_IN_A_ROW: Final = 4
 """Reads of the log after which a viewer who catches up lets others have the event loop."""
 
@@ -32,8 +34,8 @@ class Viewer:
     """
 
     __slots__ = (
-        "_cursor", "_floors", "_group", "_joined", "connection", "framing", "gone", "line",
-        "since", "watched", "write",
+        "_cursor", "_floors", "_group", "_joined", "_summed", "connection", "framing", "gone",
+        "line", "since", "watched", "write",
     )  # fmt: skip
 
     def __init__(self, connection: Connection, line: Line, watched: frozenset[str]) -> None:
@@ -47,7 +49,8 @@ class Viewer:
         self._cursor = 0
         self._floors: dict[str, int] | None = None
         self._group: Group | None = None
-        self._joined = (0, 0)
+        self._joined = (0, 0)  # messages and bytes that the group had been sent
+        self._summed = _NO_SUM  # what of the group's checksum its connection has, or need not have
 
     def __repr__(self) -> str:
         state = "gone" if self.gone else "live" if self._group else "lagging"
@@ -131,7 +134,14 @@ class Viewer:
         if self._group is not None:
             self._cursor = self.line.flushed
             self.connection.count(*self.sent(), self._group.last_write)
+            self.settle_checksum()
             self._group = None
+
+    def settle_checksum(self) -> None:
+        """Tell its connection the checksum of what it was written while live."""
+        if self._group is not None and self._group.checksum is not self._summed:
+            self.connection.add_checksum(self._group.checksum.since(self._summed))
+            self._summed = self._group.checksum
 
     def catch_up(self) -> None:
         """Read on from the log until caught up, or until the connection is over its mark again."""
@@ -144,6 +154,7 @@ class Viewer:
                 else:
                     self._group = self.line.go_live(self)
                     self._joined = (self._group.messages, self._group.bytes)
+                    self._summed = self._group.checksum
                 return
             self._read_on()
         asyncio.get_running_loop().call_soon(self.catch_up)

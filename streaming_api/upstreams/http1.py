@@ -204,10 +204,8 @@ class ResponseStream(asyncio.Protocol):
         if self._headers_size > MAX_HEAD:
             self._end(Outcome.HEAD_TOO_LARGE, f"headers above {MAX_HEAD} bytes")
             return
-        if self._head is not None and not self._head_told:
-            self._head_told = True
-            if self._receiver is not None:
-                self._receiver.head_received(self._head)
+        if not self._head_told:
+            self._tell_head()
         pieces = self._pieces
         if pieces:
             body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
@@ -257,6 +255,12 @@ class ResponseStream(asyncio.Protocol):
             self._pieces = self._pieces.copy()  # on_body goes on into the old list
 
     # Inside.
+
+    def _tell_head(self) -> None:
+        if self._head is not None:
+            self._head_told = True
+            if self._receiver is not None:
+                self._receiver.head_received(self._head)
 
     def _pause_if_wanted(self) -> None:
         if self._is_paused and self._transport is not None and not self._transport.is_closing():

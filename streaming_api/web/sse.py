@@ -7,7 +7,6 @@ aiohttp-sse opens the response (its headers, TCP_USER_TIMEOUT); then the transpo
 from __future__ import annotations
 
 import re
-import zlib
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from aiohttp import hdrs, web
@@ -15,6 +14,7 @@ from aiohttp.http import HttpVersion11
 from aiohttp_sse import EventSourceResponse
 
 from streaming_api import framing
+from streaming_api.checksum import Checksum
 from streaming_api.commands import chat_request, check_request_id
 from streaming_api.connection import Connection
 from streaming_api.errors import BadRequest, NotFound
@@ -41,7 +41,7 @@ class EventStream(Connection):
 
     kind: ClassVar[str] = "sse"
 
-    __slots__ = ("_checksum", "_chunked", "_keep_alive", "_size", "_tail")
+    __slots__ = ("_checksum", "_chunked", "_keep_alive", "_tail")
 
     def __init__(self, request: web.Request, kind: framing.Framing, *, chunked: bool) -> None:
         context = request.app[CONTEXT]
@@ -49,7 +49,7 @@ class EventStream(Connection):
         self._chunked = chunked
         self._keep_alive = chunked and request.keep_alive
         self._tail = b""  # of the client's next request, if it does not wait for the end
-        self._checksum = self._size = 0  # of what a gzip stream holds so far
+        self._checksum = Checksum()  # of what a gzip stream holds so far
 
     def data_received(self, data: bytes) -> None:
         """A client of an event stream has nothing to say before its next request."""
@@ -76,9 +76,14 @@ class EventStream(Connection):
             self.add_plain(framing.EVENTS.notice(payload, message_type))
 
     def add_plain(self, plain: bytes) -> None:
-        """Add to the checksum of the gzip stream."""
-        self._checksum = zlib.crc32(plain, self._checksum)
-        self._size += len(plain)
+        """Add to the checksum of the gzip stream, behind what its viewers were written."""
+        for viewer in self.viewers:
+            viewer.settle_checksum()
+        self._checksum = self._checksum.add(plain)
+
+    def add_checksum(self, written: Checksum) -> None:
+        """Add what a live viewer was written."""
+        self._checksum = self._checksum.join(written)
 
     def beat(self, now: float) -> float:
         """A comment after so much silence, so that nobody in between takes it for dead."""
@@ -106,7 +111,7 @@ class EventStream(Connection):
         self.leave_all()
         self.ending = ending
         if self.framing is framing.GZIP_EVENTS:
-            self.write(framing.chunk(framing.gzip_end(self._checksum, self._size)))
+            self.write(framing.chunk(framing.gzip_end(*self._checksum)))
         if self._chunked:
             self.write(_LAST_CHUNK)
         self._leave(ending)

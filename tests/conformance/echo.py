@@ -37,7 +37,7 @@ class EchoSocket(WebSocket):
 
     def message(self, received: Received) -> None:
         """Send it back; our own framings make text, so a binary one gets the other opcode."""
-        message = Message(0, "echo", received.payload, 0, 0, b"", time.monotonic())
+        message = Message(0, "echo", received.payload, 0, b"", time.monotonic())
         framed = self.framing.message(message)
         self.write(bytes((framed[0] ^ framing.TEXT ^ received.opcode,)) + framed[1:])
 

@@ -223,7 +223,7 @@ class TestASlowClient:
             await eventually(lambda: server.context.chat.running[0].line.full)
             answer = server.context.chat.running[0]
             await upstream.until(lambda: generation.is_blocked and answer.line.full)
-            assert answer.stream.bytes < RETENTION + 2**20  # what one read brought is on top
+            assert answer.stream.size < RETENTION + 2**20  # what one read brought is on top
             assert generation.sent < len(MANY)
             if face == "websocket":
                 seen: list[Message] = []

@@ -733,7 +733,7 @@ class TestUpstreams:
             for _ in range(300):
                 await socket.receive()
             (answer,) = server.context.chat.running
-            assert answer.stream.bytes <= server.config.chat_retention_bytes + MIB
+            assert answer.stream.size <= server.config.chat_retention_bytes + MIB
             await present.are_served()
             socket.connection.transport.abort()
             await (await upstream.generation()).wait_closed()

@@ -138,3 +138,65 @@ def test_no_bytes_can_crash_the_reader(data: bytes) -> None:
     answer = reader()
     answer.read(data)
     answer.read(b"data: " + data + b"\n\n")
+
+
+class Parsing(AnswerReader):
+    """Reads every chunk whole, and remembers nothing of one for the next."""
+
+    __slots__ = ()
+
+    def _learn(self, payload: bytes, chunk: dict[str, object]) -> None:
+        """Nothing."""
+
+
+TEXTS = ("a", "Grüße", "🌍", " ", r"\n", r"\u0041", r"\ud83c", "", '"', r"\"", "\\", "\x00")
+"""What stands between the quotes, as it is on the wire: much of it is no JSON."""
+AROUND = (
+    (b'{"choices":[{"index":0,"delta":{"content":"', b'"},"finish_reason":null}]}'),
+    (b'{"choices":[{"index":1,"delta":{"content":"', b'"},"finish_reason":null}]}'),
+    (b'{"choices": [{"index": 0, "delta": {"content": "', b'"}}], "usage": null}'),
+    (b'{"choices":[{"index":0,"delta":{"content":"', b'"},"finish_reason":"stop"}]}'),
+    (b'{"choices":[{"delta":{"content":"', b'"}}],"usage":{"completion_tokens":3}}'),
+    (b'{"choices":[{"delta":{"role":"', b'","content":"x"}}]}'),
+    (b'{"choices":[{"delta":{"content":"a","content":"', b'"}}]}'),
+    (b'{"error":{"message":"', b'"},"choices":[{"delta":{"content":"x"}}]}'),
+    (b'{"x":{"content":"', b'"},"choices":[{"delta":{"content":"y"}}]}'),
+    (b'{"choices":[{"delta":{"content":"', b'"}},{"index":1,"delta":{"content":"z"}}]}'),
+    (b'{"choices":[{"message":{"content":"', b'"}}]}'),
+    (b'[{"content":"', b'"}]'),
+)
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(AROUND), st.lists(st.sampled_from(TEXTS), max_size=3)),
+        max_size=30,
+    ),
+    st.sampled_from([1, 2, 3, 30]),
+    st.booleans(),
+)
+def test_chunks_read_by_what_they_have_in_common_are_read_as_if_each_were_parsed(
+    chunks: list[tuple[tuple[bytes, bytes], list[str]]],
+    together: int,
+    usage_asked: bool,  # noqa: FBT001
+) -> None:
+    events = [
+        b"data: %b%b%b\n\n" % (before, "".join(text).encode(), after)
+        for (before, after), text in chunks
+    ]
+    answer = reader(usage_asked=usage_asked)
+    parsing = Parsing(100_000, usage_asked=usage_asked)
+    for start in range(0, len(events), together):
+        data = b"".join(events[start : start + together])
+        assert answer.read(data) == parsing.read(data)
+        for name in ("over", "error", "usage", "content_chunks", "finish_reason"):
+            assert getattr(answer, name) == getattr(parsing, name)
+
+
+def test_most_chunks_of_an_answer_are_not_parsed() -> None:
+    answer = reader()
+    before, after = AROUND[0]
+    for number in range(100):
+        answer.read(b"data: %b%d%b\n\n" % (before, number, after))
+    assert answer._learn_at < 100
+    assert answer.content_chunks == 100

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streaming_api import framing
+from streaming_api.checksum import Checksum
 from streaming_api.connection import MOST_UNSENT
 from streaming_api.stream import Line, Policy, Retention
 from streaming_api.viewer import Viewer
@@ -468,25 +469,35 @@ class TestFigures:
         shown.leave_all()
         assert "gone" in repr(viewer)
 
-    def test_what_is_compressed_for_gzip_is_added_to_the_checksum_of_each_connection(self) -> None:
+    def test_each_connection_has_the_checksum_of_what_it_was_sent_compressed(self) -> None:
         class Gzip(Shown):
-            plain = b""
+            checksum = Checksum()
 
             def add_plain(self, plain: bytes) -> None:
-                self.plain += plain
+                for viewer in self.viewers:
+                    viewer.settle_checksum()
+                self.checksum = self.checksum.add(plain)
+
+            def add_checksum(self, written: Checksum) -> None:
+                self.checksum = self.checksum.join(written)
 
         on = line()
         chat = chat_stream(on)
         on.append(chat, [b"{}"])
-        shown = [Gzip(framing=framing.GZIP_EVENTS) for _ in range(2)]
-        for one in shown:
+        live, interrupted, late = (Gzip(framing=framing.GZIP_EVENTS) for _ in range(3))
+        for one in (live, interrupted):
             resume(on, 1, shown=one)
-        late = Gzip(framing=framing.GZIP_EVENTS)
+        on.append(chat, [b"{}"] * 2)
         view(on, shown=late)[0].resume(0)
+        interrupted.add_plain(b"a sign of life")
         on.append(chat, [b"{}"])
-        plain = framing.EVENTS.batch(chat.after(0, 2, 10**6))
-        assert late.plain == plain
-        assert all(one.plain == framing.EVENTS.batch(chat.after(1, 2, 1)) for one in shown)
+        for one in (live, interrupted, late):
+            one.leave_all()
+        plain = [framing.EVENTS.message(message) for message in chat.after(0, 9, 10**6)]
+        assert late.checksum == Checksum().add(b"".join(plain))
+        assert live.checksum == Checksum().add(b"".join(plain[1:]))
+        told = b"".join([*plain[1:3], b"a sign of life", plain[3]])
+        assert interrupted.checksum == Checksum().add(told)
 
 
 class TestNotices:

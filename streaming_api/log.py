@@ -1,0 +1,81 @@
+"""Log: the messages of one stream that are kept, oldest first. Knows no viewers and no limits."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable
+from typing import Final
+
+from streaming_api.messages import Encoder, Message
+
+_CUT: Final = 256
+"""Dropped messages after which the front of the lists is cut off."""
+
+
+class Log:
+    """Kept messages in three flat lists; a `Message` is made again for whoever reads one.
+
+    Numbers and bytes mean nothing to the garbage collector. Kept as objects, a hundred thousand
+    messages cost it a pause of 27 ms now and then (docs/benchmarks.md).
+
+    Args:
+        encoder: makes the messages.
+
+    Attributes:
+        bytes: of payload.
+    """
+
+    __slots__ = ("_appended", "_encoder", "_numbers", "_payloads", "_start", "bytes")
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.bytes = 0
+        self._encoder = encoder
+        self._numbers: list[int] = []
+        self._payloads: list[bytes] = []
+        self._appended: list[float] = []
+        self._start = 0  # the log begins here: what was dropped is cut off in large pieces
+
+    def __len__(self) -> int:
+        return len(self._numbers) - self._start
+
+    def add(self, messages: Iterable[Message]) -> None:
+        """Keep messages, newer than all before them."""
+        for message in messages:
+            self.bytes += len(message.payload)
+            self._numbers.append(message.number)
+            self._payloads.append(message.payload)
+            self._appended.append(message.appended)
+
+    @property
+    def oldest(self) -> int:
+        """The number of the oldest message that is kept."""
+        return self._numbers[self._start]
+
+    @property
+    def since(self) -> float:
+        """Monotonic seconds at which the oldest message came."""
+        return self._appended[self._start]
+
+    def drop(self) -> None:
+        """Forget the oldest message."""
+        self.bytes -= len(self._payloads[self._start])
+        self._payloads[self._start] = b""
+        self._start += 1
+        if self._start > _CUT and self._start > len(self._numbers) // 2:
+            for column in (self._numbers, self._payloads, self._appended):
+                del column[: self._start]
+            self._start = 0
+
+    def after(self, cursor: int, until: int, limit: int) -> list[Message]:
+        """Messages above ``cursor`` up to ``until``: at least one, then about ``limit`` bytes."""
+        numbers, payloads = self._numbers, self._payloads
+        first = bisect_right(numbers, cursor, lo=self._start)
+        size = 0
+        last = first
+        while last < len(numbers) and size < limit and numbers[last] <= until:
+            size += len(payloads[last])
+            last += 1
+        return [
+            self._encoder.again(numbers[at], payloads[at], self._appended[at])
+            for at in range(first, last)
+        ]
