@@ -94,7 +94,8 @@ def add_routes(app: web.Application) -> None:
     router.add_get("/streaming/websocket", websocket.handler(chat_only=False))
     router.add_get("/streaming/websocket/chat", websocket.handler(chat_only=True))
     router.add_get("/streaming/sse", sse.topics_events)
-    router.add_get("/streaming/sse/{topic:metrics|alerts|status}", sse.topic_events)
+    for topic in ("metrics", "alerts", "status"):  # plain paths: found in one step
+        router.add_get(f"/streaming/sse/{topic}", sse.topic_events)
     router.add_post("/streaming/sse/chat", sse.start_answer)
     router.add_get("/streaming/sse/chat/{request_id}", sse.watch_answer)
     router.add_delete("/streaming/chat/{request_id}", sse.cancel_answer)

@@ -156,6 +156,7 @@ class Generation:
 
     def _end(self, ending: Ending) -> None:
         self.outcome = outcome = self._stopped or _outcome(ending)
+        self._exchange = None  # what is kept of the answer is its log
         self.ended = now = time.monotonic()
         self.place = 0
         if self._grace is not None:

@@ -251,6 +251,13 @@ def _set_up_logging(config: StreamingConfig) -> None:
     )
 
 
+_COLLECTIONS: Final = (5_000, 5, 20)
+"""When the garbage collector looks; a connection makes some 200 objects, a token leaves none.
+
+Python's own (700, 10, 10) costs a fifth of accepting a connection (docs/benchmarks.md).
+"""
+
+
 async def _serve(config: StreamingConfig) -> int:
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
@@ -265,6 +272,7 @@ async def _serve(config: StreamingConfig) -> int:
         return 1
     gc.collect()
     gc.freeze()  # what start-up made stays; the collector need not look at it again
+    gc.set_threshold(*_COLLECTIONS)
     print(f"streaming-api serves on {service.url}/ (Ctrl+C stops it)", flush=True)
     if service.context.doors.open:
         logger.warning("No API keys are configured: whoever reaches this port may use it.")

@@ -7,6 +7,7 @@ not even parsed: within one answer, chunks of text differ in the text alone (`_l
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from typing import Any, Final
 
 import orjson
@@ -160,8 +161,9 @@ class AnswerReader:
         before = payload[: found.end()]
         after = payload[payload.index(b'"', found.end()) :]
         delta["content"] = "x"
-        if orjson.loads(b"%bx%b" % (before, after)) == chunk:
-            self._text_before, self._text_after = before, after
+        with suppress(orjson.JSONDecodeError):  # the text has a quote in it: learn from another one
+            if orjson.loads(b"%bx%b" % (before, after)) == chunk:
+                self._text_before, self._text_after = before, after
 
     def _note_choices(self, answer: dict[str, object], part: str) -> bool:
         """Note finish reasons, usage and content; whether the client is to have this one."""

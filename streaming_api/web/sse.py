@@ -126,6 +126,8 @@ class EventStream(Connection):
 class _Opening(EventSourceResponse):
     """The head of an event stream."""
 
+    _send_headers_immediately = False  # they go out with the first bytes of the body
+
     def __init__(self, send_timeout: float, *, gzip: bool, keep_alive: bool) -> None:
         super().__init__(send_timeout=send_timeout, allow_all_methods=True)
         self.headers[hdrs.CONNECTION] = "keep-alive" if keep_alive else "close"
@@ -180,7 +182,7 @@ def require_sse(context: Context) -> None:
 @scope("watch")
 async def topic_events(request: web.Request) -> web.StreamResponse:
     """GET /streaming/sse/metrics, /alerts, /status: one topic."""
-    return await _topics(request, (request.match_info["topic"],))
+    return await _topics(request, (request.path.rpartition("/")[2],))
 
 
 @scope("watch")
