@@ -136,8 +136,9 @@ class UpstreamFailed(ApiError):
         status: int | None = None,
         error_type: str | None = None,
         param: str | None = None,
+        retry_after: float | None = None,
     ) -> None:
-        super().__init__(message, code, param=param)
+        super().__init__(message, code, param=param, retry_after=retry_after)
         self.status = status or 502
         self._error_type = error_type
 

@@ -299,4 +299,6 @@ def error_body(error: UpstreamError) -> dict[str, object]:
     }
     if error.status is not None:
         body["status"] = error.status
+    if error.retry_after is not None:
+        body["retry_after"] = error.retry_after
     return body

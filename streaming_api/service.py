@@ -32,10 +32,17 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+MakeApp = Callable[[StreamingConfig], web.Application]
+
 HANDSHAKE_SECONDS: Final = 10.0
 """Seconds for a TLS handshake, and for the goodbye of one."""
 _BACKLOG: Final = 4096
 _RELOAD_SECONDS: Final = 5.0
+_COLLECTIONS: Final = (5_000, 5, 20)
+"""When the garbage collector looks; a connection makes some 200 objects, a token leaves none.
+
+Python's own (700, 10, 10) costs a fifth of accepting a connection (docs/benchmarks.md).
+"""
 
 
 class StreamingService:
@@ -50,7 +57,7 @@ class StreamingService:
         self,
         config: StreamingConfig | None = None,
         *,
-        make: Callable[[StreamingConfig], web.Application] = make_app,
+        make: MakeApp = make_app,
     ) -> None:
         self.config = config or StreamingConfig()
         self._make = make
@@ -233,10 +240,15 @@ class _Certificate:
                 logger.warning("the TLS certificate cannot be reloaded: %s", error)
 
 
-def run(config: StreamingConfig) -> int:
-    """Serve until SIGTERM or SIGINT; the exit status."""
+def run(config: StreamingConfig, make: MakeApp = make_app) -> int:
+    """Serve until SIGTERM or SIGINT; the exit status.
+
+    Args:
+        config: all of it.
+        make: as for `StreamingService`.
+    """
     _set_up_logging(config)
-    return uvloop.run(_serve(config))
+    return uvloop.run(_serve(config, make))
 
 
 def _set_up_logging(config: StreamingConfig) -> None:
@@ -251,19 +263,12 @@ def _set_up_logging(config: StreamingConfig) -> None:
     )
 
 
-_COLLECTIONS: Final = (5_000, 5, 20)
-"""When the garbage collector looks; a connection makes some 200 objects, a token leaves none.
-
-Python's own (700, 10, 10) costs a fifth of accepting a connection (docs/benchmarks.md).
-"""
-
-
-async def _serve(config: StreamingConfig) -> int:
+async def _serve(config: StreamingConfig, make: MakeApp) -> int:
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    service = StreamingService(config)
+    service = StreamingService(config, make=make)
     loop.add_signal_handler(signal.SIGUSR1, lambda: logger.warning("%s", describe(service.context)))
     try:
         await service.start()

@@ -10,6 +10,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Final, Protocol
 
+import attrs
+
 from streaming_api.upstreams.answer import invalid
 from streaming_api.upstreams.connector import Connector
 from streaming_api.upstreams.http1 import Head, Outcome, ResponseStream
@@ -194,7 +196,11 @@ class Call:
     def _refusal(self, head: Head) -> UpstreamError:
         is_plain = head.headers.get("content-encoding", "identity").strip().lower() == "identity"
         body = bytes(self._collected or b"") if is_plain else b""
-        return error_of_reply(head.status, head.content_type, body)
+        error = error_of_reply(head.status, head.content_type, body)
+        seconds = head.headers.get("retry-after", "")
+        if seconds.isascii() and seconds.isdigit() and len(seconds) < 7:  # else a date, or nonsense
+            return attrs.evolve(error, retry_after=int(seconds))
+        return error
 
     def _broke(self, exc: Exception) -> None:
         if self._done is not None and not self._done.done():

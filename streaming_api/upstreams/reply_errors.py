@@ -25,6 +25,7 @@ class UpstreamError:
         code: a stable word for programs; the upstream's own, or one that starts with "upstream_".
         message: a sentence for a person; the upstream's own words where it had any.
         param: the offending parameter, if the upstream named one.
+        retry_after: seconds after which trying again makes sense, if the upstream said so.
     """
 
     status: int | None
@@ -32,6 +33,7 @@ class UpstreamError:
     code: str | None
     message: str
     param: str | None = None
+    retry_after: int | None = None
 
 
 class UpstreamFailed(Exception):

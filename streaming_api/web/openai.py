@@ -66,7 +66,7 @@ class Completion(EventStream):
             and outcome.finish_reason in _FAILED
             and not self._headed
         ):
-            self._reply_whole(*_error_reply(outcome.error, outcome.finish_reason))
+            self._reply_error(_error(outcome.error, outcome.finish_reason))
         elif self._answer.request.stream:
             self._head()
             self._viewer.catch_up()
@@ -122,24 +122,28 @@ class Completion(EventStream):
             self._tell_error(_error(None, "incomplete"))
             super().end(ending)
         else:
-            self._reply_whole(*_error_reply(None, "incomplete"))
+            self._reply_error(_error(None, "incomplete"))
 
     def _reply_outcome(self) -> None:
         """Not a stream: the whole completion, or the error instead of it."""
         outcome = self._answer.outcome
         assert outcome is not None
         if outcome.finish_reason in _FAILED:
-            self._reply_whole(*_error_reply(outcome.error, outcome.finish_reason))
+            self._reply_error(_error(outcome.error, outcome.finish_reason))
         else:
             first = self._answer.stream.after(0, self._answer.line.number, 1)[0]
             self._reply_whole(200, first.data)
 
-    def _reply_whole(self, status: int, body: bytes) -> None:
+    def _reply_error(self, error: UpstreamFailed) -> None:
+        wait = "" if error.retry_after is None else f"Retry-After: {error.retry_after}\r\n"
+        self._reply_whole(error.status, orjson.dumps({"error": error.body()}), wait)
+
+    def _reply_whole(self, status: int, body: bytes, extra: str = "") -> None:
         self._headed = True
         self.ending = "finished"
         self.leave_all()
-        length = f"Content-Length: {len(body)}\r\n"
-        self.write(self._head_bytes(status, "application/json", length) + body)
+        extra += f"Content-Length: {len(body)}\r\n"
+        self.write(self._head_bytes(status, "application/json", extra) + body)
         self._leave("finished")
 
 
@@ -161,12 +165,8 @@ def _error(error: reply_errors.UpstreamError | None, finish_reason: str) -> Upst
         status=error.status if refused else None,  # a 200 or 307 with nonsense is a bad gateway
         error_type=error.type,
         param=error.param,
+        retry_after=error.retry_after,
     )
-
-
-def _error_reply(error: reply_errors.UpstreamError | None, finish_reason: str) -> tuple[int, bytes]:
-    failed = _error(error, finish_reason)
-    return failed.status, orjson.dumps({"error": failed.body()})
 
 
 @scope("chat")

@@ -7,7 +7,6 @@ source does. Run as ``python -m tests.bench.ours CONFIG``.
 from __future__ import annotations
 
 import sys
-from functools import partial
 from pathlib import Path
 
 from aiohttp import web
@@ -36,5 +35,4 @@ async def publish(request: web.Request) -> web.Response:
 
 if __name__ == "__main__":
     loaded = load(Path(sys.argv[1]), {}, {})
-    service.StreamingService = partial(service.StreamingService, make=make_app)  # type: ignore[assignment,misc]
-    sys.exit(service.run(loaded.config))
+    sys.exit(service.run(loaded.config, make_app))

@@ -98,6 +98,14 @@ async def over_sse(server: StreamingService, model: str) -> list[Message]:
         return await stream.rest()
 
 
+async def test_when_to_try_again_is_passed_on(server: StreamingService) -> None:
+    end = (await over_websocket(server, "rate-limited"))[-1]
+    assert end["data"]["error"]["retry_after"] == 7
+    async with httpx.AsyncClient(base_url=server.url) as client:
+        reply = await client.post("/v1/chat/completions", json=question("rate-limited"))
+    assert (reply.status_code, reply.headers["Retry-After"]) == (429, "7")
+
+
 @pytest.mark.parametrize("ask", [over_websocket, over_sse], ids=["websocket", "sse"])
 @pytest.mark.parametrize("model", FAULTS)
 async def test_a_fault_is_told_in_the_end_message(

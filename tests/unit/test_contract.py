@@ -68,9 +68,9 @@ def routes() -> Iterator[tuple[str, str, web.AbstractRoute]]:
     for route in make_app(StreamingConfig()).router.routes():
         resource = route.resource
         assert resource is not None
-        file = "/{file}" if isinstance(resource, web.StaticResource) else ""
+        path = re.sub(r"/sse/(metrics|alerts|status)$", "/sse/{topic}", resource.canonical)
         if route.method != "HEAD":
-            yield route.method, resource.canonical + file, route
+            yield route.method, path, route
 
 
 def references(value: object) -> Iterator[str]:
