@@ -8,12 +8,13 @@ zlib's ``crc32_combine``, which Python's zlib does not offer.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
+from itertools import islice
 from typing import Final, NamedTuple
 
 _POLYNOMIAL: Final = 0xEDB88320
 """RFC 1952 section 8: of CRC-32, without its leading term, the lowest power in the highest bit."""
 _ONE: Final = 1 << 31
-_ONE_BYTE: Final = _ONE >> 8
 
 
 class Checksum(NamedTuple):
@@ -36,17 +37,6 @@ class Checksum(NamedTuple):
         return Checksum(self.crc ^ _shifted(start.crc, size), size)
 
 
-def _shifted(crc: int, size: int) -> int:
-    """A checksum moved over so many bytes: multiplied by x to the power of eight times that."""
-    power, base = _ONE, _ONE_BYTE
-    while size:
-        if size & 1:
-            power = _product(power, base)
-        base = _product(base, base)
-        size >>= 1
-    return _product(power, crc)
-
-
 def _product(one: int, other: int) -> int:
     """Of two polynomials over GF(2), modulo the one of CRC-32."""
     product = 0
@@ -56,3 +46,21 @@ def _product(one: int, other: int) -> int:
         one = (one << 1) & 0xFFFFFFFF
         other = other >> 1 ^ (_POLYNOMIAL if other & 1 else 0)
     return product
+
+
+def _squares(power: int) -> Iterator[int]:
+    while True:
+        yield power
+        power = _product(power, power)
+
+
+_OVER_BYTES: Final = tuple(islice(_squares(_ONE >> 8), 64))
+"""What moves a checksum over 1, 2, 4, 8, ... bytes: x to the power of eight times that."""
+
+
+def _shifted(crc: int, size: int) -> int:
+    """A checksum moved over so many bytes."""
+    for bit in range(size.bit_length()):
+        if size >> bit & 1:
+            crc = _product(crc, _OVER_BYTES[bit])
+    return crc
