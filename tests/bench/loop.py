@@ -1,0 +1,59 @@
+"""What relaying a token costs without sockets: in a loop, and after the loop has slept.
+
+``python -m tests.bench.loop``: microseconds for each token, one token a read, 100 answers in turn.
+In a loop, the code and what it touches stay in the processor's caches. A server sleeps between the
+tokens of its answers, and others use the processor meanwhile.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator
+
+import uvloop
+
+from streaming_api import framing
+from streaming_api.upstreams.http1 import ResponseStream
+from tests.fakes import hot_path
+
+ANSWERS = 100
+ROUNDS = 400
+TOGETHER = 6
+"""Tokens that one wake-up brings, about as many as 100 answers at 50 tokens a second do."""
+
+
+def main() -> None:
+    """Print both tables."""
+    uvloop.run(_measure())
+
+
+async def _measure() -> None:
+    context = hot_path.context()
+    answers = [
+        hot_path.relay(context, framing.WEBSOCKET, f"r-{number}")[0] for number in range(ANSWERS)
+    ]
+    for pause in (0.0, 0.001):
+        what = f"after {pause * 1000:g} ms of sleep" if pause else "in a loop"
+        columns = zip(*_bursts(answers, pause), strict=True)
+        costs = (f"{statistics.median(column):.1f}" for column in columns)
+        print(f"{what}: {' '.join(costs)} µs")
+
+
+def _bursts(answers: list[ResponseStream], pause: float) -> Iterator[list[float]]:
+    """What each of the tokens that came together cost."""
+    number = 0
+    for _ in range(ROUNDS):
+        if pause:
+            time.sleep(pause)
+        burst = []
+        for _ in range(TOGETHER):
+            number += 1
+            started = time.perf_counter_ns()
+            answers[number % ANSWERS].data_received(hot_path.READ)
+            burst.append((time.perf_counter_ns() - started) / 1000)
+        yield burst
+
+
+if __name__ == "__main__":
+    main()

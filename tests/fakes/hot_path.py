@@ -1,0 +1,90 @@
+"""The hot path without sockets: from the bytes of an upstream to the bytes for a viewer."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from streaming_api.app import build
+from streaming_api.commands import ChatRequest
+from streaming_api.config import StreamingConfig
+from streaming_api.connection import Connection
+from streaming_api.framing import Framing
+from streaming_api.generation import Generation
+from streaming_api.upstreams.answer import AnswerReader
+from streaming_api.upstreams.call import Call
+from streaming_api.upstreams.connector import Connector
+from streaming_api.upstreams.endpoint import Endpoint
+from streaming_api.upstreams.http1 import ResponseStream
+from streaming_api.web.context import Context
+
+_CHUNK: Final = (
+    b'data: {"id":"chatcmpl-1","object":"chat.completion.chunk","created":1700000000,"model":"m",'
+    b'"choices":[{"index":0,"delta":{"content":"word "},"finish_reason":null}]}\n\n'
+)
+READ: Final = b"%x\r\n%b\r\n" % (len(_CHUNK), _CHUNK)
+"""One token, as it comes from the upstream."""
+_HEAD: Final = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+)
+
+
+class CountingTransport(asyncio.Transport):
+    """Takes everything at once, as a kernel with room does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes = 0
+
+    def write(self, data: object) -> None:  # noqa: ARG002 (they are only counted)
+        self.writes += 1
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def is_closing(self) -> bool:
+        return False
+
+
+class Watching(Connection):
+    """A connection of any framing."""
+
+    kind = "websocket"
+
+
+def context() -> Context:
+    """Everything that the server is made of, with room for a million tokens."""
+    return build(
+        StreamingConfig(embedded_model="none", flush_interval=0, chat_retention_messages=10**6)
+    )
+
+
+def watching(context: Context, kind: Framing) -> Watching:
+    """A connection that a viewer can be shown on."""
+    client = context.doors.client(None, "127.0.0.1")
+    connection = Watching(context.manager, client, kind, "/")
+    connection.transport = CountingTransport()
+    return connection
+
+
+def relay(
+    context: Context, kind: Framing, request_id: str = "r"
+) -> tuple[ResponseStream, CountingTransport]:
+    """The reading half of an upstream's connection, and the transport of the answer's viewer."""
+    connection = watching(context, kind)
+    answer = context.chat.start(ChatRequest(request_id, "m", {"messages": []}), connection.client)
+    answer.watch(connection, 0)
+    assert isinstance(answer, Generation)
+    call = Call(
+        Connector(Endpoint.parse("http://127.0.0.1:1"), None, 1, 300),
+        b"",
+        AnswerReader(2**20, usage_asked=False),
+        answer._chunks,
+        streamed=True,
+        max_body=2**20,
+    )
+    stream = ResponseStream(asyncio.get_running_loop(), b"", call, 300)
+    stream.data_received(_HEAD + READ)
+    transport = connection.transport
+    assert isinstance(transport, CountingTransport)
+    return stream, transport
