@@ -15,8 +15,8 @@ _CUT: Final = 256
 class Log:
     """Kept messages in three flat lists; a `Message` is made again for whoever reads one.
 
-    Numbers and bytes mean nothing to the garbage collector. Kept as objects, a hundred thousand
-    messages cost it a pause of 27 ms now and then (docs/benchmarks.md).
+    Numbers and bytes mean nothing to the garbage collector; kept as objects, it would look at each
+    of them again and again (docs/benchmarks.md).
 
     Args:
         encoder: makes the messages.
