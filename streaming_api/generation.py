@@ -180,6 +180,7 @@ class Generation:
         }
         self.chat.ended(self)
         self.line.end(self.stream, orjson.dumps(data))
+        self.line.on_unwatched = self.line.on_room = None  # else they would keep each other
         _tell(self.on_begun)
         _tell(self.on_ended)
 

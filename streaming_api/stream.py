@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import enum
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
@@ -89,7 +90,7 @@ class Stream:
         request_id: str | None = None,
         snapshot: Callable[[], bytes] | None = None,
     ) -> None:
-        self.line = line
+        self.line: Line = weakref.proxy(line)  # which has this: without a cycle it goes at once
         self.name = name
         self.message_type = message_type
         self.policy = policy
@@ -223,9 +224,9 @@ class Line:
     """
 
     __slots__ = (
-        "_call_later", "_delivered", "_due", "_flush_interval", "_recent", "_waiting", "ended",
-        "epoch", "flushed", "full", "groups", "lagging", "number", "on_room", "on_unwatched",
-        "streams",
+        "__weakref__", "_call_later", "_delivered", "_due", "_flush_interval", "_recent",
+        "_waiting", "ended", "epoch", "flushed", "full", "groups", "lagging", "number", "on_room",
+        "on_unwatched", "streams",
     )  # fmt: skip
 
     def __init__(

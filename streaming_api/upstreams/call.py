@@ -99,6 +99,7 @@ class Call:
             error = await self._connector.connect(stream)
             if error is not None:
                 self._reader.fail(error)
+                stream.abort()
                 return
             await self._done
         except BaseException:

@@ -56,6 +56,11 @@ class Completion(EventStream):
         else:
             self._answer.on_begun.append(self._begun)
 
+    def leave_all(self) -> None:
+        """Nobody watches here any more."""
+        super().leave_all()
+        self._viewer = None
+
     def _begun(self) -> None:
         if self.ending is not None or self._viewer is None or self._viewer.gone:
             return

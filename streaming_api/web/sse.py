@@ -135,6 +135,12 @@ class _Opening(EventSourceResponse):
         if gzip:
             self.headers[hdrs.CONTENT_ENCODING] = "gzip"
 
+    async def _ping(self) -> None:
+        """Nothing: aiohttp-sse's ping does not know what else is written; `EventStream.beat` does.
+
+        To cancel it would leave request, response and task in a cycle for the garbage collector.
+        """
+
 
 async def open_events(request: web.Request, place: Place) -> EventStream:
     """Answer a request with an event stream, and take its connection over."""
@@ -144,7 +150,6 @@ async def open_events(request: web.Request, place: Place) -> EventStream:
     connection = EventStream(request, kind, chunked=kind is not framing.EVENTS)
     response = _Opening(config.stall_timeout, gzip=gzip, keep_alive=connection.keep_alive)
     await response.prepare(request)
-    response.stop_streaming()  # its ping knows nothing of our traffic; `beat` does
     opening = b"retry: %d\n" % config.retry_timeout  # part of the first event, no event itself
     connection.add_plain(opening)
     await response.write(framing.GZIP_HEADER + framing.stored(opening) if gzip else opening)
