@@ -51,7 +51,8 @@ async def soak(minutes: float, report: Report) -> None:
             FaultProxy(gateway.url) as upstream,
             Server(folder, upstream.url) as server,
         ):
-            await scenarios.connect_and_abort(server.url, CYCLES // 2, seed=0)  # imports, caches
+            # As many before as count, and for longer than answers are kept: then all is in balance.
+            await scenarios.connect_and_abort(server.url, CYCLES, seed=0)
             before = await _settled(server, None)
             tasks = Counter(await server.tasks())
             await _cycles(server, report, before)

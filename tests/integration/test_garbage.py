@@ -1,0 +1,100 @@
+"""What ends is gone at once: nothing of a connection or an answer waits for the garbage collector.
+
+It looks seldom, at everything, and all others wait meanwhile; and a request or an answer that waits
+for it holds its buffers and its log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from streaming_api.service import StreamingService
+from tests.clients import events, eventually, http, question, websocket
+from tests.conftest import StartServer
+from tests.fakes.upstream import FakeUpstream
+
+TIMES = 20
+
+
+@contextmanager
+def garbage() -> Iterator[Counter[str]]:
+    """Counts what only the collector could free, by class; ours and aiohttp's server alone."""
+    found: Counter[str] = Counter()
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        yield found
+        gc.collect()
+        names = (f"{type(item).__module__}.{type(item).__qualname__}" for item in gc.garbage)
+        found.update(name for name in names if name.startswith(("streaming_api.", "aiohttp.web")))
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+        gc.collect()
+
+
+async def over_websocket(server: StreamingService) -> None:
+    async with websocket(server.url, "/streaming/websocket/chat") as socket:
+        await socket.start("r", model="ten-tokens")
+        await socket.answer()
+
+
+async def cancelled(server: StreamingService) -> None:
+    async with websocket(server.url, "/streaming/websocket/chat") as socket:
+        await socket.start("r", model="slow")
+        await socket.receive()
+        await socket.send(message_type="chat_completion", action="cancel", request_id="r")
+        await socket.answer()
+
+
+async def over_sse(server: StreamingService) -> None:
+    async with events(server.url, "/streaming/sse/chat", body=question("ten-tokens")) as stream:
+        await stream.rest()
+
+
+async def over_openai(server: StreamingService) -> None:
+    async with http(server.url) as client:
+        await client.post("/v1/chat/completions", json=question("ten-tokens", stream=True))
+
+
+async def refused(server: StreamingService) -> None:
+    async with http(server.url) as client:
+        await client.post("/v1/chat/completions", json=question("error-500"))
+
+
+async def watching(server: StreamingService) -> None:
+    async with events(server.url, "/streaming/sse/status") as stream:
+        await stream.receive()
+
+
+async def subscribed(server: StreamingService) -> None:
+    async with websocket(server.url, "/streaming/websocket") as socket:
+        await socket.send(message_type="status_update", action="subscribe")
+        await socket.receive()
+
+
+@pytest.mark.parametrize(
+    "visit", [over_websocket, cancelled, over_sse, over_openai, refused, watching, subscribed]
+)
+async def test_a_visit_leaves_nothing_for_the_collector(
+    visit: Callable[[StreamingService], Awaitable[None]],
+    start_server: StartServer,
+    upstream: FakeUpstream,
+) -> None:
+    server = await start_server(api_gateway_endpoint=upstream.url, chat_retention_seconds=0)
+    await visit(server)
+    with garbage() as found:
+        for _ in range(TIMES):
+            await visit(server)
+        await eventually(lambda: not server.connection_manager.connections)
+        server.context.chat.evict()
+        await asyncio.sleep(0)
+    assert not found
