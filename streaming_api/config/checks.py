@@ -73,7 +73,7 @@ def model(choice: str) -> str:
         return choice
     try:
         path = Path(choice).expanduser()
-    except RuntimeError:  # ~somebody who is not known here
+    except (RuntimeError, ValueError):  # ~somebody who is not known here; a NUL in the name
         path = Path(choice)
     if path.suffix.lower() != ".gguf":
         raise Unfit(choice, "auto, none or the path of a .gguf file")
@@ -92,7 +92,7 @@ def existing_file(path: Path) -> Path:
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except OSError:  # a name that is too long, a directory that may not be searched
+    except (OSError, ValueError):  # too long, not to be searched, a NUL
         return False
 
 

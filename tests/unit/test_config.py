@@ -253,6 +253,12 @@ class TestSettingsOfTheirOwnKind:
         assert StreamingConfig(embedded_model=str(model)).embedded_model == str(model)
         assert wrong(embedded_model="smol")
 
+    @pytest.mark.parametrize(
+        "path", ["~\0", "~nobody-known/a.gguf", "a\0.gguf", f"{'x' * 300}.gguf"]
+    )
+    def test_a_path_that_no_file_can_have_is_refused_in_words(self, path: str) -> None:
+        assert ".gguf file" in wrong(embedded_model=path)[0]
+
     def test_tls_needs_both_files_and_they_must_exist(self, tmp_path: Path) -> None:
         pem = tmp_path / "a.pem"
         assert len(wrong(tls_certificate=pem, tls_key=str(pem))) == 2
