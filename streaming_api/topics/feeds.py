@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import attrs
 
@@ -36,17 +36,26 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_GOLDEN: Final = (5**0.5 - 1) / 2
+"""Its multiples spread evenly over an interval, however many there are. What several sources tell
+at one moment, every viewer would wait for all of."""
+
 Make = Callable[["aiohttp.ClientSession"], Ask]
 """Makes the asking of a source, once there is a session to do it with."""
 
 
 @attrs.frozen
 class _Feed:
-    """One source; a component of the status unless it is this process itself."""
+    """One source; a component of the status unless it is this process itself.
+
+    Attributes:
+        phase: where in the interval it is asked.
+    """
 
     name: str
     make: Make
     component: bool
+    phase: float
 
 
 class Feeds:
@@ -164,7 +173,8 @@ class Feeds:
                 await background.stop()
 
     def _add(self, name: str, make: Make, *, component: bool = True) -> None:
-        feed = self._feeds[name] = _Feed(name, make, component)
+        phase = len(self._feeds) * _GOLDEN % 1 * self._config.poll_interval
+        feed = self._feeds[name] = _Feed(name, make, component, phase)
         if self._running is not None:
             self._start(feed, *self._running)
 
@@ -181,7 +191,7 @@ class Feeds:
 
         async def work() -> None:
             try:
-                await keep_asking(ask, self._config.poll_interval, tell)
+                await keep_asking(ask, self._config.poll_interval, tell, phase=feed.phase)
             except Exception:
                 tell("down", "This server failed to read it; the operator finds why in its log.")
                 raise

@@ -63,7 +63,9 @@ def patience(interval: float) -> float:
     return min(TIMEOUT, max(2.0, 5 * interval))
 
 
-async def keep_asking(ask: Ask, interval: float, tell: Callable[[str, str | None], None]) -> None:
+async def keep_asking(
+    ask: Ask, interval: float, tell: Callable[[str, str | None], None], *, phase: float = 0.0
+) -> None:
     """Ask every `interval` seconds; after a failure less and less often, until it answers.
 
     A source that takes longer than the interval is left alone for as long as it took.
@@ -72,6 +74,8 @@ async def keep_asking(ask: Ask, interval: float, tell: Callable[[str, str | None
         ask: the source.
         interval: seconds from the beginning of one attempt to the next.
         tell: told ``up`` or ``down``, and the reason, after each attempt.
+        phase: seconds beyond a multiple of the interval (of the monotonic clock) at which to ask,
+            from the second attempt on.
     """
     backoff = Backoff(interval, max(interval, LONGEST_PAUSE))
     while True:
@@ -84,8 +88,10 @@ async def keep_asking(ask: Ask, interval: float, tell: Callable[[str, str | None
         else:
             tell("up", amiss)
             backoff.reset()
-            took = time.monotonic() - begun
-            await asyncio.sleep(interval - took if took < interval else took)
+            now = time.monotonic()
+            took = now - begun
+            on_the_beat = phase + interval * round((begun + interval - phase) / interval)
+            await asyncio.sleep(on_the_beat - now if took < interval else took)
 
 
 class PrometheusPoll:

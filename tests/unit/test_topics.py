@@ -8,6 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any, ClassVar, Final
 
 import orjson
@@ -32,7 +33,7 @@ from streaming_api.sources.values import (
     make_alert,
 )
 from streaming_api.stream import Line
-from streaming_api.topics import Readings, Topics
+from streaming_api.topics import Readings, Topics, feeds, polling
 from streaming_api.topics.alerts import MAX_ALERTS, WEBHOOK_KEPT, Alerts
 from streaming_api.topics.metrics import MAX_SERIES, query_values, sample_values
 from streaming_api.topics.polling import keep_asking, patience
@@ -552,6 +553,49 @@ class TestPolling:
             ("up", "1 series is left out."),
             ("up", None),
         ]
+
+    async def test_a_source_is_asked_on_its_beat_however_late_it_was_before(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        now = 100.4
+        takes = [0.1, 0.1, 0.7, 3.0, 0.0, 0.1]
+        asked = []
+
+        async def ask() -> None:
+            nonlocal now
+            asked.append(round(now, 2))
+            if not takes:
+                raise asyncio.CancelledError
+            now += takes.pop(0)
+
+        async def sleep(seconds: float) -> None:
+            nonlocal now
+            now += seconds + 0.01
+
+        monkeypatch.setattr(polling, "time", SimpleNamespace(monotonic=lambda: now))
+        monkeypatch.setattr(polling, "asyncio", SimpleNamespace(sleep=sleep))
+        with pytest.raises(asyncio.CancelledError):
+            await keep_asking(ask, 1.0, lambda *_: None, phase=0.25)
+        assert asked == [100.4, 101.26, 102.26, 103.26, 109.27, 110.26, 111.26]
+
+    async def test_sources_are_asked_at_different_moments(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        phases: list[float] = []
+
+        async def keep_asking(*_: object, phase: float) -> None:
+            phases.append(phase)
+
+        monkeypatch.setattr(feeds, "keep_asking", keep_asking)
+        endpoint = "http://127.0.0.1:9"
+        topics = topics_of(poll_interval=2, custom_metrics_endpoint=endpoint)
+        topics.add_process(dict)
+        task = asyncio.create_task(topics.run())
+        await until(lambda: len(phases) == 3)
+        task.cancel()
+        await asyncio.wait([task])
+        first, second, third = sorted(phases)
+        assert min(second - first, third - second, first + 2 - third) > 0.4
 
     def test_pauses_double_with_jitter_up_to_the_longest_and_start_again(self) -> None:
         backoff = Backoff(1, 30)
