@@ -202,16 +202,17 @@ class Generation:
 
     # Audience
 
-    def watch(self, connection: Connection, after: int) -> Viewer:
+    def watch(self, connection: Connection, after: int, fault: str | None = None) -> Viewer:
         """Show this answer on a connection, from strictly after a sequence_id.
 
         What is no longer retained is told first; an ``after`` that was never sent is told, too, and
-        the answer shown from its start.
+        the answer shown from its start; so is the ``fault`` of a cursor (`Line.locate`).
         """
         viewer = self.attach(connection)
         if after > self.line.number:
-            viewer.tell_gap(self.stream, "future", None, None)
-            after = 0
+            after, fault = 0, "future"
+        if fault is not None:
+            viewer.tell_gap(self.stream, fault, None, None)
         if self.stream.evicted > after:
             viewer.tell_gap(self.stream, "evicted", after + 1, self.stream.evicted)
             after = self.stream.evicted

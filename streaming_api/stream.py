@@ -23,7 +23,7 @@ import attrs
 
 from streaming_api.checksum import Checksum
 from streaming_api.log import Log
-from streaming_api.messages import Encoder, Message
+from streaming_api.messages import Encoder, Message, parse_cursor
 
 if TYPE_CHECKING:
     from streaming_api.framing import Framing
@@ -361,6 +361,18 @@ class Line:
             self._make_room(time.monotonic())
 
     # Watching
+
+    def locate(self, cursor: str) -> tuple[int, str | None]:
+        """The number that a client's cursor stands for; else 0, and why it means nothing here."""
+        parsed = parse_cursor(cursor)
+        if parsed is None:
+            return 0, "malformed"
+        epoch, number = parsed
+        if epoch != self.epoch:
+            return 0, "epoch"
+        if number > self.number:
+            return 0, "future"
+        return number, None
 
     def viewers(self) -> list[Viewer]:
         """Everybody who watches, live or lagging."""

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from streaming_api.errors import NotFound
-from streaming_api.messages import parse_cursor
 from streaming_api.sources.values import one_line
 from streaming_api.stream import Retention
 from streaming_api.topics.alerts import Alerts
@@ -96,8 +95,8 @@ class Topics:
             cursor: as the client has it; hostile text.
         """
         viewer = Viewer(connection, self.line, frozenset(names))
-        number, fault = self._position(cursor)
-        if number is not None:
+        number, fault = (0, None) if cursor is None else self.line.locate(cursor)
+        if number:  # who has seen nothing joins
             viewer.resume(number)
             return viewer
         if fault is not None:
@@ -105,20 +104,6 @@ class Topics:
                 viewer.tell_gap(self.line.streams[name], fault, None, None)
         viewer.join()
         return viewer
-
-    def _position(self, cursor: str | None) -> tuple[int | None, str | None]:
-        """The number to resume after, or what is wrong with the cursor, or neither without one."""
-        if cursor is None:
-            return None, None
-        parsed = parse_cursor(cursor)
-        if parsed is None:
-            return None, "malformed"
-        epoch, number = parsed
-        if epoch != self.line.epoch:
-            return None, "epoch"
-        if number > self.line.number:
-            return None, "future"
-        return number or None, None  # who has seen nothing joins
 
     # The status, as others ask for it
 

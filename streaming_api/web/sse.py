@@ -18,7 +18,6 @@ from streaming_api.checksum import Checksum
 from streaming_api.commands import chat_request, check_request_id
 from streaming_api.connection import Connection
 from streaming_api.errors import BadRequest, NotFound
-from streaming_api.messages import parse_cursor
 from streaming_api.web.body import json_body
 from streaming_api.web.context import CONTEXT, client_of
 from streaming_api.web.guard import scope
@@ -237,38 +236,33 @@ async def watch_answer(request: web.Request) -> web.StreamResponse:
     context.chat.require()
     require_sse(context)
     answer = context.chat.find(client_of(request).owner, request.match_info["request_id"])
-    after = _after(request, answer)
+    after, fault = _after(request, answer)
     if answer.outcome is not None and after == answer.line.number:
         return web.Response(status=204)  # all seen: an EventSource stops here
     with admitted(request, "sse") as place:
-        return await _show(request, place, answer, after)
+        return await _show(request, place, answer, after, fault)
 
 
 async def _show(
-    request: web.Request, place: Place, answer: Generation, after: int
+    request: web.Request, place: Place, answer: Generation, after: int, fault: str | None = None
 ) -> web.StreamResponse:
     try:
         connection = await open_events(request, place)
     except BaseException:
         answer.settle()  # the client left while its response was being opened
         raise
-    answer.watch(connection, after)
+    answer.watch(connection, after, fault)
     return TAKEN
 
 
-def _after(request: web.Request, answer: Generation) -> int:
-    """The last sequence_id that the client has seen."""
+def _after(request: web.Request, answer: Generation) -> tuple[int, str | None]:
+    """The last sequence_id that the client has seen, or what is wrong with its cursor."""
     after = request.query.get("after", "0")
     if not after.isascii() or not after.isdigit() or len(after) > 18:
         message = "after must be the last sequence_id seen: a whole number, 0 for from the start."
         raise BadRequest(message, "invalid_value", param="after")
     cursor = _cursor(request)
-    if cursor is None:
-        return int(after)
-    parsed = parse_cursor(cursor)
-    if parsed is not None and parsed[0] == answer.request_id:
-        return parsed[1]
-    return answer.line.number + 1  # no cursor of this answer: told as a gap
+    return (int(after), None) if cursor is None else answer.line.locate(cursor)
 
 
 @scope("chat")

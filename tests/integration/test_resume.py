@@ -220,10 +220,16 @@ async def test_a_place_in_the_future_is_told_and_the_answer_shown_from_its_start
 
 
 @pytest.mark.parametrize(
-    "cursor", ["garbage", "r-2:3", "r-1:", "r-1:-1", "r-1:" + "9" * 30, ":", "r-1:1:1", "é"]
+    ("cursor", "reason"),
+    [
+        *((text, "malformed") for text in ("garbage", "r-1:", "r-1:-1", ":", "r-1:1:1", "é")),
+        ("r-1:" + "9" * 30, "malformed"),
+        ("r-2:3", "epoch"),
+        ("r-1:99", "future"),
+    ],
 )
 async def test_a_cursor_that_is_none_of_this_answer_is_told_and_never_guessed(
-    server: StreamingService, cursor: str
+    server: StreamingService, cursor: str, reason: str
 ) -> None:
     async with websocket(server.url) as socket:
         await socket.start("r-1")
@@ -234,7 +240,7 @@ async def test_a_cursor_that_is_none_of_this_answer_is_told_and_never_guessed(
     path = "/streaming/sse/chat/r-1" + ("" if headers else "?cursor=%C3%A9")
     async with events(server.url, path, headers=headers) as stream:
         told, *rest = await stream.rest()
-    assert told["data"]["event"] == "gap"
+    assert told["data"] == {"event": "gap", "reason": reason}
     assert rest == whole
 
 
