@@ -136,6 +136,14 @@ class Results:
 
     def ratio(self, work: str, case: str, face: str, other: str) -> float | None:
         """CPU per unit of `face` over that of `other`: the median of the rounds' own ratios."""
-        pairs = zip(self.of(work, case, face), self.of(work, case, other), strict=False)
-        ratios = [ours.cpu_us / theirs.cpu_us for ours, theirs in pairs if theirs.cpu_us]
-        return statistics.median(ratios) if ratios else None
+        return _ratio(self.of(work, case, face), self.of(work, case, other))
+
+    def ratio_of_cases(self, work: str, case: str, other: str, face: str) -> float | None:
+        """CPU per unit of one case over that of another, likewise."""
+        return _ratio(self.of(work, case, face), self.of(work, other, face))
+
+
+def _ratio(samples: Sequence[Sample], others: Sequence[Sample]) -> float | None:
+    pairs = zip(samples, others, strict=False)
+    ratios = [sample.cpu_us / other.cpu_us for sample, other in pairs if other.cpu_us]
+    return statistics.median(ratios) if ratios else None

@@ -130,11 +130,9 @@ def _broadcast(results: Results) -> Iterator[Target]:
                 )
     for ours, _ in WATCH_FACES:
         for burst, how in ((1, ""), (10, " in bursts of ten")):
-            plain = results.median(broadcast.WORK, broadcast.case(1_000, 1_000, burst), ours)
-            squeezed = results.median(
-                broadcast.WORK, broadcast.case(1_000, 1_000, burst, compressed=True), ours
-            )
-            ratio = squeezed / plain if plain and squeezed else None
+            plain = broadcast.case(1_000, 1_000, burst)
+            compressed = broadcast.case(1_000, 1_000, burst, compressed=True)
+            ratio = results.ratio_of_cases(broadcast.WORK, compressed, plain, ours)
             what = f"compressed broadcast, 1 kB to 1,000{how}, {ours}"
             yield at_most(what, ratio, 1.1, times("plain"))
 
