@@ -168,7 +168,11 @@ class _GzipEvents(_Events):
     has_checksum: ClassVar = True
 
     def message(self, message: Message) -> bytes:
-        plain = event(message)
+        return self.batch((message,))
+
+    def batch(self, messages: Iterable[Message]) -> bytes:
+        """All of them compressed as one, which is cheaper and smaller than one by one."""
+        plain = self.plain(messages)
         return chunk(stored(plain) if len(plain) < COMPRESS_FROM else deflate(plain))
 
     def notice(self, payload: bytes, message_type: str) -> bytes:

@@ -211,6 +211,13 @@ class TestGzip:
             one = message(text)
             assert decompressor.decompress(unchunk(GZIP_EVENTS.message(one))) == EVENTS.message(one)
 
+    def test_a_batch_is_compressed_as_one(self) -> None:
+        batch = [message("many words " * 60, number) for number in range(5)]
+        body = unchunk(GZIP_EVENTS.batch(batch))
+        decompressor = zlib.decompressobj(31)
+        assert decompressor.decompress(GZIP_HEADER + body) == EVENTS.batch(batch)
+        assert len(body) < 2 * len(unchunk(GZIP_EVENTS.message(batch[0])))
+
     def test_a_length_above_four_gibibytes_wraps(self) -> None:
         assert gzip_end(0, 2**32 + 5)[-4:] == b"\x05\x00\x00\x00"
 
