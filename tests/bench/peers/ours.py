@@ -74,11 +74,11 @@ class Ours(Peer):
         ]
 
     def view_faces(self) -> list[ViewFace]:
-        """WebSocket and SSE, each plain and, right after it, compressed."""
+        """WebSocket and SSE, each plain and compressed."""
         return [
             self._view(websocket=websocket, compressed=compressed)
-            for websocket in (True, False)
             for compressed in (False, True)
+            for websocket in (True, False)
         ]
 
     def _view(self, *, websocket: bool, compressed: bool) -> ViewFace:
