@@ -60,6 +60,7 @@ class HttpProtocol(web.RequestHandler):
             loop=loop,
             keepalive_timeout=HEAD_SECONDS,
             lingering_time=LINGER_SECONDS,
+            tcp_keepalive=False,  # inherited from the listening socket
             access_log=None,  # type: ignore[arg-type]  # as run_app passes it: none is kept
         )
         self._connections = manager

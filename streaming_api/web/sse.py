@@ -1,7 +1,7 @@
 """Server-Sent Events: topics and answers as event streams. WHATWG HTML standard, section 9.2.
 
-aiohttp-sse opens the response (its headers, TCP_USER_TIMEOUT); then the transport belongs to an
-`EventStream` and deliveries go straight to it from the streams.
+aiohttp-sse opens the response with its headers; then the transport belongs to an `EventStream` and
+deliveries go straight to it from the streams.
 """
 
 from __future__ import annotations
@@ -127,8 +127,9 @@ class _Opening(EventSourceResponse):
 
     _send_headers_immediately = False  # they go out with the first bytes of the body
 
-    def __init__(self, send_timeout: float, *, gzip: bool, keep_alive: bool) -> None:
-        super().__init__(send_timeout=send_timeout, allow_all_methods=True)
+    def __init__(self, *, gzip: bool, keep_alive: bool) -> None:
+        # Its time-out would set TCP_USER_TIMEOUT, which the listening socket has passed on already.
+        super().__init__(send_timeout=None, allow_all_methods=True)
         self.headers[hdrs.CONNECTION] = "keep-alive" if keep_alive else "close"
         self.headers[hdrs.VARY] = hdrs.ACCEPT_ENCODING
         if gzip:
@@ -147,7 +148,7 @@ async def open_events(request: web.Request, place: Place) -> EventStream:
     kind = _negotiate(request)
     gzip = kind is framing.GZIP_EVENTS
     connection = EventStream(request, kind, chunked=kind is not framing.EVENTS)
-    response = _Opening(config.stall_timeout, gzip=gzip, keep_alive=connection.keep_alive)
+    response = _Opening(gzip=gzip, keep_alive=connection.keep_alive)
     await response.prepare(request)
     opening = b"retry: %d\n" % config.retry_timeout  # part of the first event, no event itself
     connection.add_plain(opening)

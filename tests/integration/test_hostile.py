@@ -89,6 +89,8 @@ class Others:
         await fire(self.server.url, name)
         for client in (self.socket, self.stream):
             message = await client.receive()
+            while message["data"]["alert"]["source"] == "streaming-api":  # that it has become slow
+                message = await client.receive()
             assert name_of(message) == name, message
 
 
@@ -479,6 +481,23 @@ class TestReaders:
             assert time.monotonic() - begun < UNIT
             await eventually(lambda: is_gone(server, tcp))
             assert server.context.telemetry.endings[how, "stalled"] == 1
+
+    @pytest.mark.parametrize("how", ["websocket", "sse"])
+    async def test_that_are_gone_are_found_out_by_the_kernel_as_well(
+        self, start_server: StartServer, how: str
+    ) -> None:
+        server = await start_server(stall_timeout=7)
+        async with raw(server.url) as tcp:
+            if how == "sse":
+                await tcp.request("GET", "/streaming/sse/alerts")
+            else:
+                await tcp.upgrade()
+            await eventually(lambda: server.connection_manager.connections)
+            (connection,) = server.connection_manager.connections.values()
+            kept = connection.transport.get_extra_info("socket")
+            assert kept.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+            assert kept.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 7
+            assert kept.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 7_000
 
     @pytest.mark.parametrize("how", ["websocket", "sse"])
     async def test_whose_machine_is_gone_without_a_word_are_noticed(
