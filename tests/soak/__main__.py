@@ -34,11 +34,11 @@ KILLS: Final = 20
 CUTS: Final = 1_000
 WARM_UP: Final = 0.25
 """Share of the load whose samples do not count: what is kept for a while is not in balance yet."""
-GROWTH: Final = 30.0
+GROWTH: Final = 10.0
 """MiB an hour that the line through the samples may rise, beyond three times its own error."""
 ABORT_ROUNDS: Final = 3
 """What leaks, leaks in each of them; a peak of this machine's making is in one."""
-LEFT: Final = 1.0
+LEFT: Final = 0.5
 """KiB that one connection may leave on average. One that leaked would leave 6 or more."""
 SETTLE: Final = 60.0
 AFTERWARDS: Final = 75.0
