@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
+import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -203,6 +205,11 @@ async def fire(url: str, *names: str, status: str = "firing") -> None:
     async with http() as client:
         reply = await client.post(f"{url}/streaming/alerts", json=body)
     assert (reply.status_code, reply.json()) == (200, {"accepted": len(names)})
+
+
+def noise(size: int, seed: int) -> str:
+    """Text that no compression makes smaller than so many bytes."""
+    return base64.urlsafe_b64encode(random.Random(seed).randbytes(size)).decode()
 
 
 def name_of(message: Message) -> str:

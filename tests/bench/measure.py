@@ -102,7 +102,7 @@ def percentile_ms(ordered: Sequence[int], percent: int) -> float | None:
     """The nearest-rank percentile of sorted nanoseconds, in milliseconds."""
     if not ordered:
         return None
-    return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)] / MILLISECOND
+    return ordered[-(-len(ordered) * percent // 100) - 1] / MILLISECOND
 
 
 @attrs.define

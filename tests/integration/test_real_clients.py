@@ -20,7 +20,7 @@ import websockets
 from playwright.async_api import Browser, Page, async_playwright
 
 from streaming_api.service import StreamingService
-from tests.clients import Message, content, events, is_end, question, valid, websocket
+from tests.clients import Message, content, events, is_end, noise, question, valid, websocket
 from tests.conformance.environments import HERE, Missing, node
 from tests.conftest import StartServer
 from tests.fakes.cutter import Cutter, cutter
@@ -60,7 +60,7 @@ def assert_whole(seen: list[Message], upstream: FakeUpstream) -> None:
 @pytest.fixture
 async def server(start_server: StartServer, upstream: FakeUpstream) -> StreamingService:
     """With an answer long enough to be cut, and clients told to come again at once."""
-    upstream.default = Script(tokens=TOKENS)
+    upstream.default = Script(tokens=tuple(noise(200, n) for n in range(TOKENS)))
     return await start_server(
         api_gateway_endpoint=upstream.url, retry_timeout=RETRY, poll_interval=3_600
     )
@@ -82,7 +82,7 @@ async def fire(url: str, *numbers: int) -> None:
             alert = {
                 "status": "firing",
                 "labels": {"alertname": f"A{number}"},
-                "annotations": {},
+                "annotations": {"noise": noise(700, number)},
                 "startsAt": "2026-01-31T12:00:00Z",
                 "endsAt": "0001-01-01T00:00:00Z",
             }

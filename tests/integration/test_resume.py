@@ -11,14 +11,14 @@ import pytest
 import websockets
 
 from streaming_api.service import StreamingService
-from tests.clients import Message, content, events, http, is_end, question, websocket
+from tests.clients import Message, content, events, http, is_end, noise, question, websocket
 from tests.conftest import StartServer
 from tests.fakes.cutter import Cutter, cutter
 from tests.fakes.upstream import FakeUpstream, Gate, Script
 
 ANSWERS = 40
 TOKENS = 60
-CUT_BELOW = 3_000  # bytes; seven such pieces are less than an answer, so each cut happens
+CUT_BELOW = 3_000  # bytes; seven such pieces are less than an answer, however compressed
 BROKEN = (
     websockets.ConnectionClosed,
     websockets.InvalidHandshake,
@@ -88,7 +88,7 @@ async def test_an_answer_that_is_cut_at_random_places_arrives_whole(
     face: str, server: StreamingService, upstream: FakeUpstream
 ) -> None:
     """40 answers a face, 250 cuts a face, inside frames, events, heads and handshakes."""
-    upstream.default = Script(tokens=TOKENS, rate=100)
+    upstream.default = Script(tokens=tuple(noise(400, n) for n in range(TOKENS)), rate=100)
 
     async def one(number: int) -> int:
         async with cutter(server.url, budgets(number)) as relay:
