@@ -66,7 +66,7 @@ class Chat:
             seconds=config.chat_retention_seconds,
         )
         self.draining = False
-        self._enabled = config.chat_enabled
+        self._enabled = config.streaming_chat_enabled
         self._answers_per_key = config.answers_per_key
         self._watcher = watcher
         self._answers: dict[tuple[str, str], Generation] = {}

@@ -79,7 +79,7 @@ def _alone(config: StreamingConfig) -> StreamingConfig:
         tls_key=None,
         websocket_enabled=True,
         sse_enabled=True,
-        status_enabled=True,
+        streaming_status_enabled=True,
         max_connections=max(config.max_connections, _CLIENTS),
         sse_max_connections=max(config.sse_max_connections, _CLIENTS),
         max_connections_per_ip=0,

@@ -74,7 +74,7 @@ class Vitals:
     async def keep_asking_upstream(self) -> None:
         """Tell the status topic whether the upstream answers."""
         upstream = self._context.upstream
-        if not self._context.config.chat_enabled:
+        if not self._context.config.streaming_chat_enabled:
             return
         scraped = False
         while True:

@@ -93,7 +93,7 @@ class StreamingConfig(APIConfigSchema):
         env="SSE_MAX_CONNECTIONS",
         between=AT_LEAST_ONE,
     )
-    retry_timeout: int = setting(
+    sse_retry_timeout: int = setting(
         "sse.retry_timeout",
         5_000,
         "delay before an SSE client reconnects, told as retry:",
@@ -101,7 +101,7 @@ class StreamingConfig(APIConfigSchema):
         unit="ms",
         between=MILLISECONDS,
     )
-    keep_alive_interval: float = setting(
+    sse_keep_alive_interval: float = setting(
         "sse.keep_alive_interval",
         30,
         "silence on an SSE stream after which a comment is sent",
@@ -117,10 +117,18 @@ class StreamingConfig(APIConfigSchema):
     )
 
     # streaming
-    chat_enabled: bool = setting("streaming.chat_enabled", True, "chat answers")
-    metrics_enabled: bool = setting("streaming.metrics_enabled", True, "the metrics topic")
-    alerts_enabled: bool = setting("streaming.alerts_enabled", True, "the alerts topic")
-    status_enabled: bool = setting("streaming.status_enabled", True, "the status topic")
+    streaming_chat_enabled: bool = setting(
+        "streaming.chat_enabled", True, "chat answers", env="STREAMING_CHAT_ENABLED"
+    )
+    streaming_metrics_enabled: bool = setting(
+        "streaming.metrics_enabled", True, "the metrics topic", env="STREAMING_METRICS_ENABLED"
+    )
+    streaming_alerts_enabled: bool = setting(
+        "streaming.alerts_enabled", True, "the alerts topic", env="STREAMING_ALERTS_ENABLED"
+    )
+    streaming_status_enabled: bool = setting(
+        "streaming.status_enabled", True, "the status topic", env="STREAMING_STATUS_ENABLED"
+    )
 
     # performance
     buffer_size: int = setting(

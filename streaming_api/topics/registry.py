@@ -61,9 +61,9 @@ class Topics:
             seconds=config.topic_retention_seconds,
         )
         for topic, enabled in (
-            (self.metrics, config.metrics_enabled),
-            (self.alerts, config.alerts_enabled),
-            (self.status, config.status_enabled),
+            (self.metrics, config.streaming_metrics_enabled),
+            (self.alerts, config.streaming_alerts_enabled),
+            (self.status, config.streaming_status_enabled),
         ):
             if enabled:
                 topic.open(self.line, retention)

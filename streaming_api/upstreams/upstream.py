@@ -47,7 +47,7 @@ class Upstream:
                 api_key=config.gateway_api_key,
                 silence_timeout=config.connection_timeout,
             )
-        elif config.chat_enabled:
+        elif config.streaming_chat_enabled:
             self.model = EmbeddedModel(
                 config.embedded_model,
                 # one core is left to the event loop: sharing it makes both slow

@@ -67,10 +67,10 @@ async def status(request: web.Request) -> web.Response:
             "uptime_seconds": round(time.monotonic() - context.began, 3),
             "access": "open" if context.doors.open else "keys",
             "capabilities": {
-                "chat": config.chat_enabled,
-                "metrics": config.metrics_enabled,
-                "alerts": config.alerts_enabled,
-                "status": config.status_enabled,
+                "chat": config.streaming_chat_enabled,
+                "metrics": config.streaming_metrics_enabled,
+                "alerts": config.streaming_alerts_enabled,
+                "status": config.streaming_status_enabled,
                 "websocket": config.websocket_enabled,
                 "sse": config.sse_enabled,
                 "compression": config.compression_enabled,
@@ -209,7 +209,7 @@ async def scrape(request: web.Request) -> web.Response:
 async def alertmanager_webhook(request: web.Request) -> web.Response:
     """POST /streaming/alerts: Alertmanager's webhook, version 4."""
     context = request.app[CONTEXT]
-    if not context.config.alerts_enabled:
+    if not context.config.streaming_alerts_enabled:
         message = "Alerts are switched off here (streaming.alerts_enabled)."
         raise NotFound(message, "alerts_disabled")
     try:

@@ -86,7 +86,7 @@ class EventStream(Connection):
 
     def beat(self, now: float) -> float:
         """A comment after so much silence, so that nobody in between takes it for dead."""
-        interval = self.manager.config.keep_alive_interval
+        interval = self.manager.config.sse_keep_alive_interval
         if self.ending is not None:  # its last bytes are on their way, for the stall sweep to watch
             return now + interval
         due = self.last_write + interval
@@ -150,7 +150,7 @@ async def open_events(request: web.Request, place: Place) -> EventStream:
     connection = EventStream(request, kind, chunked=kind is not framing.EVENTS)
     response = _Opening(gzip=gzip, keep_alive=connection.keep_alive)
     await response.prepare(request)
-    opening = b"retry: %d\n" % config.retry_timeout  # part of the first event, no event itself
+    opening = b"retry: %d\n" % config.sse_retry_timeout  # part of the first event, no event itself
     connection.add_plain(opening)
     await response.write(framing.GZIP_HEADER + framing.stored(opening) if gzip else opening)
     take_over(request, connection, place)

@@ -150,7 +150,7 @@ class TestSignsOfLife:
         assert server.context.telemetry.endings["websocket", "ping_timeout"] == 1
 
     async def test_come_as_comments_on_an_event_stream(self, start_server: StartServer) -> None:
-        server = await start_server(keep_alive_interval=0.1)
+        server = await start_server(sse_keep_alive_interval=0.1)
         async with raw(server.url) as tcp:
             await tcp.request("GET", "/streaming/sse/alerts")
             for _ in range(3):
@@ -185,7 +185,9 @@ class TestTheIdleSweep:
     async def test_ends_event_streams_too_whatever_comments_they_got(
         self, start_server: StartServer
     ) -> None:
-        server = await start_server(cleanup_interval=0.1, max_idle_time=1, keep_alive_interval=0.2)
+        server = await start_server(
+            cleanup_interval=0.1, max_idle_time=1, sse_keep_alive_interval=0.2
+        )
         async with raw(server.url) as tcp:
             await tcp.request("GET", "/streaming/sse/alerts")
             await tcp.until(b"\r\n\r\n")

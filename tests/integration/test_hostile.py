@@ -505,7 +505,7 @@ class TestReaders:
     ) -> None:
         """Half-open: not a single packet comes back, neither data nor FIN nor RST."""
         server = await start_server(
-            heartbeat_interval=0.5, keep_alive_interval=0.2, stall_timeout=1
+            heartbeat_interval=0.5, sse_keep_alive_interval=0.2, stall_timeout=1
         )
         async with others(server) as present, raw(server.url) as tcp:
             if how == "sse":
@@ -770,7 +770,7 @@ class TestTheWallClock:
         server = await start_server(
             api_gateway_endpoint=upstream.url,
             heartbeat_interval=0.2,
-            keep_alive_interval=0.2,
+            sse_keep_alive_interval=0.2,
             cleanup_interval=0.05,
             max_idle_time=60,
             resume_grace=60,

@@ -198,7 +198,7 @@ class TestTheWire:
     async def test_shows_a_sign_of_life_before_the_first_token(
         self, start_server: StartServer, upstream: FakeUpstream
     ) -> None:
-        server = await start_server(api_gateway_endpoint=upstream.url, keep_alive_interval=0.05)
+        server = await start_server(api_gateway_endpoint=upstream.url, sse_keep_alive_interval=0.05)
         gate = Gate()
         upstream.default = Script(gate=gate, role=False)
         async with raw(server.url) as tcp:
@@ -215,7 +215,7 @@ class TestTheWire:
     ) -> None:
         """Signs of life fall due while the body is still on its way."""
         server = await start_server(
-            api_gateway_endpoint=upstream.url, keep_alive_interval=0.05, stall_timeout=30
+            api_gateway_endpoint=upstream.url, sse_keep_alive_interval=0.05, stall_timeout=30
         )
         text = "x" * 8_000_000
         upstream.default = Script(tokens=(text,))

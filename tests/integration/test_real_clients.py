@@ -62,7 +62,7 @@ async def server(start_server: StartServer, upstream: FakeUpstream) -> Streaming
     """With an answer long enough to be cut, and clients told to come again at once."""
     upstream.default = Script(tokens=tuple(noise(200, n) for n in range(TOKENS)))
     return await start_server(
-        api_gateway_endpoint=upstream.url, retry_timeout=RETRY, poll_interval=3_600
+        api_gateway_endpoint=upstream.url, sse_retry_timeout=RETRY, poll_interval=3_600
     )
 
 

@@ -50,7 +50,7 @@ class TestATopic:
         assert first["data"]["event"] == "snapshot"
 
     async def test_tells_when_to_come_again_first(self, start_server: StartServer) -> None:
-        server = await start_server(retry_timeout=1234)
+        server = await start_server(sse_retry_timeout=1234)
         async with raw(server.url) as tcp:
             await tcp.request("GET", SSE + "status")
             await tcp.until(b"\r\n\r\n")
@@ -170,7 +170,7 @@ class TestAnAnswer:
     async def test_shows_a_sign_of_life_before_the_first_token(
         self, start_server: StartServer, upstream: FakeUpstream
     ) -> None:
-        server = await start_server(api_gateway_endpoint=upstream.url, keep_alive_interval=0.05)
+        server = await start_server(api_gateway_endpoint=upstream.url, sse_keep_alive_interval=0.05)
         gate = Gate()
         upstream.default = Script(gate=gate, role=False)
         async with raw(server.url) as tcp:
@@ -309,7 +309,7 @@ class TestSwitchedOff:
             assert told["data"]["error"]["code"] == f"{topic}_disabled"
 
     async def test_chat_is_an_error_on_every_face(self, start_server: StartServer) -> None:
-        server = await start_server(chat_enabled=False)
+        server = await start_server(streaming_chat_enabled=False)
         async with http(server.url) as client:
             for path in (SSE + "chat", "/v1/chat/completions"):
                 reply = await client.post(path, json=question())

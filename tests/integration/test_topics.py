@@ -385,7 +385,7 @@ class TestTheApplication:
     async def test_a_topic_that_is_switched_off_says_which_setting_it_was(
         self, start_server: StartServer
     ) -> None:
-        server = await start_server(alerts_enabled=False)
+        server = await start_server(streaming_alerts_enabled=False)
         async with aiohttp.ClientSession() as session:
             for path, code in [("alerts", "alerts_disabled"), ("?topics=x", "unknown_topic")]:
                 url = f"{server.url}/streaming/sse/{path}".replace("/?", "?")

@@ -494,7 +494,10 @@ async def test_a_feature_that_is_switched_off_answers_as_described(
     start_server: StartServer,
 ) -> None:
     service = await start_server(
-        chat_enabled=False, alerts_enabled=False, sse_enabled=False, websocket_enabled=False
+        streaming_chat_enabled=False,
+        streaming_alerts_enabled=False,
+        sse_enabled=False,
+        websocket_enabled=False,
     )
 
     for method, path in [

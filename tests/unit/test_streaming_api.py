@@ -121,7 +121,7 @@ class TestApplication:
 
     @pytest.mark.parametrize("feature", ["chat", "metrics", "alerts", "status"])
     def test_with_a_feature_switched_off_it_builds(self, feature: str) -> None:
-        make_app(StreamingConfig(**{f"{feature}_enabled": False}))  # type: ignore[arg-type]
+        make_app(StreamingConfig(**{f"streaming_{feature}_enabled": False}))  # type: ignore[arg-type]
 
 
 class TestService:

@@ -400,7 +400,7 @@ class TestStatus:
         assert len(reason) <= 500
 
     def test_what_is_switched_off_still_has_a_status_but_publishes_nothing(self) -> None:
-        topics = topics_of(status_enabled=False)
+        topics = topics_of(streaming_status_enabled=False)
         topics.status.set("gateway", "up")
         assert topics.states()["gateway"] == "up"
         assert topics.line.number == 0
@@ -512,7 +512,7 @@ class TestWatching:
         assert [data["alert"]["labels"]["alertname"] for data in rest] == ["A3", "A4"]
 
     def test_only_topics_that_exist_and_are_switched_on_may_be_watched(self) -> None:
-        topics = topics_of(alerts_enabled=False)
+        topics = topics_of(streaming_alerts_enabled=False)
         assert topics.names == ("metrics", "status")
         topics.require("metrics")
         with pytest.raises(NotFound) as unknown:
@@ -665,8 +665,8 @@ class TestPolling:
     async def test_nothing_is_polled_for_a_topic_that_is_switched_off(self) -> None:
         nowhere = "http://127.0.0.1:9"
         topics = topics_of(
-            metrics_enabled=False,
-            alerts_enabled=False,
+            streaming_metrics_enabled=False,
+            streaming_alerts_enabled=False,
             metrics_server_endpoint=nowhere,
             custom_metrics_endpoint=nowhere,
             alertmanager_endpoint=nowhere,
