@@ -24,6 +24,7 @@ from streaming_api.doors import Doors
 from streaming_api.sources.process import Process
 from streaming_api.stream import Line
 from streaming_api.telemetry import Telemetry
+from streaming_api.tls import Certificate
 from streaming_api.topics import Topics
 from streaming_api.upstreams.upstream import Upstream
 from streaming_api.vitals import Vitals
@@ -82,9 +83,16 @@ def build(config: StreamingConfig) -> Context:
         upstream=upstream,
         telemetry=telemetry,
         process=process,
+        certificate=_certificate(config),
         started=time.time(),
         began=time.monotonic(),
     )
+
+
+def _certificate(config: StreamingConfig) -> Certificate | None:
+    if config.tls_certificate is None or config.tls_key is None:
+        return None
+    return Certificate(config.tls_certificate, config.tls_key)
 
 
 def add_routes(app: web.Application) -> None:
@@ -137,6 +145,9 @@ async def _running(app: web.Application) -> AsyncIterator[None]:
     background.start("vitals", vitals.keep_sampling)
     background.start("upstream health", vitals.keep_asking_upstream)
     background.start("topics", context.topics.run)
+    if context.certificate is not None:
+        reloading = context.certificate.keep_reloading
+        background.start("TLS certificate", lambda: reloading(context.topics.warn))
     try:
         yield
     finally:

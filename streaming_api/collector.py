@@ -152,6 +152,12 @@ class Collector:
             "How late the event loop woke up, decaying maximum.",
             value=context.telemetry.loop_lag,
         )
+        if context.certificate is not None:
+            yield GaugeMetricFamily(
+                "streaming_tls_certificate_expiry_timestamp_seconds",
+                "When the certificate in service expires, in seconds since the epoch.",
+                value=context.certificate.not_after.timestamp(),
+            )
         failures = CounterMetricFamily(
             "streaming_background_failures", "Background work that failed and was restarted."
         )

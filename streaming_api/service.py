@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, Self
 import uvloop
 from aiohttp import web
 
-from streaming_api.app import BACKGROUND, make_app
+from streaming_api.app import make_app
 from streaming_api.config import StreamingConfig
 from streaming_api.dump import describe
 from streaming_api.web.context import CONTEXT
@@ -37,7 +37,6 @@ MakeApp = Callable[[StreamingConfig], web.Application]
 HANDSHAKE_SECONDS: Final = 10.0
 """Seconds for a TLS handshake, and for the goodbye of one."""
 _BACKLOG: Final = 4096
-_RELOAD_SECONDS: Final = 5.0
 _COLLECTIONS: Final = (5_000, 5, 20)
 """When the garbage collector looks; a connection makes some 200 objects, a token leaves none.
 
@@ -99,15 +98,12 @@ class StreamingService:
         """
         config = self.config
         app = self._make(config)
-        tls: ssl.SSLContext | None = None
-        if config.tls_certificate is not None:
-            certificate = _Certificate(config.tls_certificate, config.tls_key)
-            tls = certificate.context
-            app[BACKGROUND].start("TLS certificate", certificate.keep_reloading)
         # handler_cancellation: a handler leaves with its client
         runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=1.0)
         await runner.setup()
         try:
+            certificate = app[CONTEXT].certificate
+            tls = None if certificate is None else certificate.context
             self._listener = await _listen(runner, app[CONTEXT].manager, tls)
         except BaseException:
             await runner.cleanup()
@@ -213,32 +209,6 @@ def _listening_socket(config: StreamingConfig) -> socket.socket:
         listening.close()
         raise
     return listening
-
-
-class _Certificate:
-    """The TLS certificate, and its reload when the files change (a renewal)."""
-
-    def __init__(self, certificate: Path, key: Path | None) -> None:
-        self.context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        self._files = (certificate, key or certificate)
-        self._loaded = self._changed()
-        self.context.load_cert_chain(*self._files)
-
-    def _changed(self) -> list[int]:
-        return [file.stat().st_mtime_ns for file in self._files]
-
-    async def keep_reloading(self) -> None:
-        """Look every few seconds; handshakes after a change get the new one."""
-        while True:
-            await asyncio.sleep(_RELOAD_SECONDS)
-            try:
-                changed = self._changed()
-                if changed != self._loaded:
-                    self.context.load_cert_chain(*self._files)
-                    self._loaded = changed
-                    logger.info("the TLS certificate has changed and is loaded")
-            except (OSError, ssl.SSLError) as error:  # half-written; the old one goes on
-                logger.warning("the TLS certificate cannot be reloaded: %s", error)
 
 
 def run(config: StreamingConfig, make: MakeApp = make_app) -> int:

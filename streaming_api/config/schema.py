@@ -7,6 +7,7 @@ from pathlib import Path
 import attrs
 
 from streaming_api.config import checks
+from streaming_api.config.certificate import CertificateError, load_key_pair
 from streaming_api.config.kinds import ApiKey, IPNetwork, QueryName, QueryText
 from streaming_api.config.problems import Problem
 from streaming_api.config.shared import SECONDS, APIConfigSchema
@@ -379,6 +380,11 @@ class StreamingConfig(APIConfigSchema):
                     message=f"found without security.{absent}; give both for TLS, or neither",
                     fields=(present, absent),
                 )
+        if self.tls_certificate and self.tls_key:
+            try:
+                load_key_pair(self.tls_certificate, self.tls_key)
+            except CertificateError as error:
+                yield Problem(path=error.setting, message=str(error), fields=(error.setting,))
         for what in ("name", "sha256"):
             values = [getattr(key, what) for key in self.api_keys]
             if len(set(values)) < len(values):

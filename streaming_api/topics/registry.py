@@ -119,6 +119,11 @@ class Topics:
         """This server stops: its own component says so, at once."""
         self.status.set(SELF, "draining", "This server is stopping; connect again.", urgent=True)
 
+    def warn(self, reason: str | None) -> None:
+        """This server is up, but somebody has to look after it; None: all is well again."""
+        if self.states()[SELF] != "draining":
+            self.status.set(SELF, "up", reason)
+
     # Where it all comes from
 
     def add_exposition(self, url: str, headers: Mapping[str, str] | None = None) -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from streaming_api.doors import Doors
     from streaming_api.sources.process import Process
     from streaming_api.telemetry import Telemetry
+    from streaming_api.tls import Certificate
     from streaming_api.topics import Topics
     from streaming_api.upstreams.upstream import Upstream
 
@@ -25,6 +26,7 @@ class Context:
     """The parts of the house that handlers use.
 
     Attributes:
+        certificate: the TLS certificate in service; None where plain HTTP is spoken.
         started: wall-clock seconds since the epoch at start-up, for people.
         began: the same in monotonic seconds, for durations.
     """
@@ -37,6 +39,7 @@ class Context:
     upstream: Upstream
     telemetry: Telemetry
     process: Process
+    certificate: Certificate | None
     started: float
     began: float
 

@@ -87,6 +87,7 @@ async def status(request: web.Request) -> web.Response:
                 "stall_timeout": config.stall_timeout,
                 "resume_grace": config.resume_grace,
             },
+            "tls": _tls(context),
             "model": None
             if model is None
             else {
@@ -99,6 +100,17 @@ async def status(request: web.Request) -> web.Response:
             "answers": _answers(context),
         }
     )
+
+
+def _tls(context: Context) -> dict[str, object] | None:
+    certificate = context.certificate
+    if certificate is None:
+        return None
+    return {
+        "expires_at": certificate.not_after.isoformat(),
+        "days_left": round(certificate.days_left, 2),
+        "warning": certificate.warning(),
+    }
 
 
 def _answers(context: Context) -> dict[str, object]:

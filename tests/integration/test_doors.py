@@ -7,10 +7,7 @@ import base64
 import hashlib
 import json
 import logging
-import os
-import shutil
 import ssl
-import subprocess
 from pathlib import Path
 from typing import Final
 
@@ -20,11 +17,13 @@ import websockets
 
 from streaming_api import doors as doors_module
 from streaming_api import service as service_module
+from streaming_api import tls
 from streaming_api.cli import main
 from streaming_api.config import ApiKey, load
 from streaming_api.config.kinds import Scope
 from streaming_api.service import StreamingService
 from streaming_api.web import http_protocol
+from tests.certificates import make_certificate
 from tests.clients import Socket, events, eventually, question, websocket
 from tests.conftest import StartServer
 from tests.fakes.upstream import FakeUpstream, Gate, Script
@@ -565,13 +564,12 @@ class TestAnUnauthenticatedSocket:
             assert await silent.rest() == b""
 
 
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="apt-get install openssl")
 class TestTLS:
     async def test_serves_everything_and_loads_a_certificate_that_changes(
         self, start_server: StartServer, upstream: FakeUpstream, tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:  # fmt: skip
-        monkeypatch.setattr(service_module, "_RELOAD_SECONDS", 0.02)
+        monkeypatch.setattr(tls, "RELOAD_SECONDS", 0.02)
         certificate, key = make_certificate(tmp_path, "one")
         server = await start_server(
             api_gateway_endpoint=upstream.url, tls_certificate=certificate, tls_key=key
@@ -614,25 +612,6 @@ class TestTLS:
         async with raw(server.url) as plain:
             await plain.request("GET", "/health")
             assert b"200" not in await plain.rest()
-
-
-def make_certificate(folder: Path, name: str) -> tuple[Path, Path]:
-    """A certificate for 127.0.0.1 that signed itself, and its key; replaced as certbot does."""
-    certificate, key = folder / "certificate.pem", folder / "key.pem"
-    new = [folder / f"{name}.certificate", folder / f"{name}.key"]
-    subprocess.run(
-        [
-            *["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"],
-            *["-nodes", "-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1"],
-            *["-days", "1", "-keyout", str(new[1]), "-out", str(new[0])],
-        ],
-        check=True,
-        stderr=subprocess.DEVNULL,
-        env=os.environ,
-    )
-    new[1].replace(key)
-    new[0].replace(certificate)
-    return certificate, key
 
 
 async def eventually_trusted(server: StreamingService, context: ssl.SSLContext) -> None:

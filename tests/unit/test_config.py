@@ -25,6 +25,7 @@ from streaming_api.config import (
     markdown_table,
     read_env_file,
 )
+from tests.certificates import make_certificate
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "tests" / "data"
@@ -262,7 +263,8 @@ class TestSettingsOfTheirOwnKind:
     def test_tls_needs_both_files_and_they_must_exist(self, tmp_path: Path) -> None:
         pem = tmp_path / "a.pem"
         assert len(wrong(tls_certificate=pem, tls_key=str(pem))) == 2
-        pem.touch()
+        certificate, key = make_certificate(tmp_path)
+        pem.write_bytes(certificate.read_bytes() + key.read_bytes())
         assert "give both" in wrong(tls_certificate=pem)[0]
         assert "give both" in wrong(tls_key=str(pem))[0]
         assert StreamingConfig(tls_certificate=pem, tls_key=pem).tls_key == pem
