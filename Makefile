@@ -58,11 +58,11 @@ $(STAMPS)/venv:
 	@mkdir -p $(STAMPS) && touch $@
 
 $(STAMPS)/install: $(PROJECT) | $(STAMPS)/venv
-	$(PIP) install --editable .
+	$(PIP) install --editable '.[workers]'
 	@touch $@
 
 $(STAMPS)/test: $(PROJECT) | $(STAMPS)/venv
-	$(PIP) install --editable '.[test]'
+	$(PIP) install --editable '.[test,workers]'
 	@touch $@ $(STAMPS)/install
 
 $(STAMPS)/lint: $(PROJECT) | $(STAMPS)/venv

@@ -31,6 +31,7 @@ from streaming_api.vitals import Vitals
 from streaming_api.web import contract, openai, ops, page, sse, websocket
 from streaming_api.web.context import CONTEXT, Context
 from streaming_api.web.guard import guard
+from streaming_api.workers import plan
 
 BACKGROUND = web.AppKey("background", Background)
 logger = logging.getLogger(__name__)
@@ -148,6 +149,8 @@ async def _running(app: web.Application) -> AsyncIterator[None]:
     if context.certificate is not None:
         reloading = context.certificate.keep_reloading
         background.start("TLS certificate", lambda: reloading(context.topics.warn))
+    if (missing := plan(context.config).missing) is not None:
+        context.topics.status.set("cluster", "absent", missing)
     try:
         yield
     finally:

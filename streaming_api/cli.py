@@ -47,7 +47,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(command: str, loaded: Loaded) -> int:
     """Carry out one command; the server is imported only where it is needed."""
     if command == "check":
+        from streaming_api.workers import plan
+
         print(effective(loaded))
+        if (missing := plan(loaded.config).missing) is not None:
+            print(f"\nWARNING: {missing}")
         return 0
     if command == "selftest":
         from streaming_api.selftest import run

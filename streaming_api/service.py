@@ -21,8 +21,11 @@ from aiohttp import web
 from streaming_api.app import make_app
 from streaming_api.config import StreamingConfig
 from streaming_api.dump import describe
+from streaming_api.listening import listening_socket
+from streaming_api.supervisor import Supervisor
 from streaming_api.web.context import CONTEXT
 from streaming_api.web.http_protocol import HttpProtocol
+from streaming_api.workers import plan
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -50,6 +53,7 @@ class StreamingService:
     Args:
         config: port 0 takes any free one.
         make: makes the application (tests and benchmarks add routes to it).
+        listening: a bound socket to serve on; None to bind the configured address.
     """
 
     def __init__(
@@ -57,12 +61,14 @@ class StreamingService:
         config: StreamingConfig | None = None,
         *,
         make: MakeApp = make_app,
+        listening: socket.socket | None = None,
     ) -> None:
         self.config = config or StreamingConfig()
         self._make = make
+        self._socket = listening
         self._runner: web.AppRunner | None = None
         self._listener: asyncio.Server | None = None
-        self._port = 0
+        self.port = 0
 
     def __repr__(self) -> str:
         return f"<StreamingService {self.url if self._runner else 'stopped'}>"
@@ -70,9 +76,7 @@ class StreamingService:
     @property
     def url(self) -> str:
         """Where it serves, ``http://host:port`` without a slash at the end."""
-        scheme = "https" if self.config.tls_certificate else "http"
-        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.config.host, self.config.host)  # noqa: S104 (shown, not bound)
-        return f"{scheme}://{host}:{self._port}"
+        return _url(self.config, self.port)
 
     @property
     def context(self) -> Context:
@@ -104,7 +108,8 @@ class StreamingService:
         try:
             certificate = app[CONTEXT].certificate
             tls = None if certificate is None else certificate.context
-            self._listener = await _listen(runner, app[CONTEXT].manager, tls)
+            listening = self._socket or listening_socket(config)
+            self._listener = await _listen(runner, app[CONTEXT].manager, tls, listening)
         except BaseException:
             await runner.cleanup()
             raise
@@ -112,7 +117,7 @@ class StreamingService:
             ThreadPoolExecutor(max_workers=config.cpu_cores, thread_name_prefix="executor")
         )
         self._runner = runner
-        self._port = self._listener.sockets[0].getsockname()[1]
+        self.port = self._listener.sockets[0].getsockname()[1]
         await app[CONTEXT].upstream.start()  # loading a model must not delay the first page
 
     async def stop(self) -> None:
@@ -168,8 +173,17 @@ class StreamingService:
         return selftest.measure(self.config).performance[kind]
 
 
+def _url(config: StreamingConfig, port: int) -> str:
+    scheme = "https" if config.tls_certificate else "http"
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(config.host, config.host)  # noqa: S104 (shown, not bound)
+    return f"{scheme}://{host}:{port}"
+
+
 async def _listen(
-    runner: web.AppRunner, manager: ConnectionManager, tls: ssl.SSLContext | None
+    runner: web.AppRunner,
+    manager: ConnectionManager,
+    tls: ssl.SSLContext | None,
+    listening: socket.socket,
 ) -> asyncio.Server:
     loop = asyncio.get_running_loop()
     server = runner.server
@@ -182,7 +196,7 @@ async def _listen(
     seconds = None if tls is None else HANDSHAKE_SECONDS
     return await loop.create_server(
         accepted,
-        sock=_listening_socket(manager.config),
+        sock=listening,
         backlog=_BACKLOG,
         ssl=tls,
         ssl_handshake_timeout=seconds,
@@ -190,25 +204,6 @@ async def _listen(
     )
 
 
-def _listening_socket(config: StreamingConfig) -> socket.socket:
-    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if config.workers > 1:
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        # Accepted connections inherit all three: a peer that is gone, or reads nothing, is found
-        # out even where no sweep looks (a plain reply that nobody takes; RFC 5482, tcp(7)).
-        stall = max(1, round(config.stall_timeout))
-        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, stall * 1000)
-        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, stall)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        listening.setblocking(False)  # noqa: FBT003 (the standard library's)
-        listening.bind((config.host, config.port))
-    except BaseException:
-        listening.close()
-        raise
-    return listening
 
 
 def run(config: StreamingConfig, make: MakeApp = make_app) -> int:
@@ -219,7 +214,27 @@ def run(config: StreamingConfig, make: MakeApp = make_app) -> int:
         make: as for `StreamingService`.
     """
     _set_up_logging(config)
-    return uvloop.run(_serve(config, make))
+    planned = plan(config)
+    if planned.missing is not None:
+        logger.warning("%s", planned.missing)
+    if planned.workers == 1:
+        return uvloop.run(_serve(config, make, None, lambda: None))
+
+    def serve(share: StreamingConfig, listening: socket.socket, ready: Callable[[], None]) -> int:
+        return uvloop.run(_serve(share, make, listening, ready))
+
+    try:
+        return Supervisor(config, planned, serve).run(lambda port: _announce(config, port))
+    except OSError as error:
+        print(_cannot_listen(config, error))
+        return 1
+
+
+def _announce(config: StreamingConfig, port: int) -> None:
+    url = _url(config, port)
+    print(f"streaming-api serves on {url}/ (Ctrl+C stops it)", flush=True)
+    if not config.api_keys:
+        logger.warning("No API keys are configured: whoever reaches this port may use it.")
 
 
 def _set_up_logging(config: StreamingConfig) -> None:
@@ -234,12 +249,17 @@ def _set_up_logging(config: StreamingConfig) -> None:
     )
 
 
-async def _serve(config: StreamingConfig, make: MakeApp) -> int:
+async def _serve(
+    config: StreamingConfig,
+    make: MakeApp,
+    listening: socket.socket | None,
+    ready: Callable[[], None],
+) -> int:
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    service = StreamingService(config, make=make)
+    service = StreamingService(config, make=make, listening=listening)
     loop.add_signal_handler(signal.SIGUSR1, lambda: logger.warning("%s", describe(service.context)))
     try:
         await service.start()
@@ -249,9 +269,9 @@ async def _serve(config: StreamingConfig, make: MakeApp) -> int:
     gc.collect()
     gc.freeze()  # what start-up made stays; the collector need not look at it again
     gc.set_threshold(*_COLLECTIONS)
-    print(f"streaming-api serves on {service.url}/ (Ctrl+C stops it)", flush=True)
-    if service.context.doors.open:
-        logger.warning("No API keys are configured: whoever reaches this port may use it.")
+    ready()
+    if listening is None:
+        _announce(config, service.port)
     await stopping.wait()
     logger.info("stopping: telling clients")
     await service.stop()

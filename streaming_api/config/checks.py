@@ -50,6 +50,27 @@ def endpoint(url: str) -> str:
     return url.rstrip("/")
 
 
+def store_url(url: str) -> str:
+    """The URL of a Redis or Valkey; it may hold a password and is never shown."""
+    needs = "redis://HOST:PORT, rediss://HOST:PORT or unix:///PATH"
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        raise Unfit(url, needs, secret=True) from None
+    place = parts.path if parts.scheme == "unix" else parts.hostname
+    if parts.scheme not in {"redis", "rediss", "unix"} or not place:
+        raise Unfit(url, needs, secret=True)
+    return url
+
+
+def key_prefix(text: str) -> str:
+    """What the names of keys in the store may begin with."""
+    if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", text):
+        raise Unfit(text, "1 to 64 letters, digits, dots, dashes and underscores")
+    return text
+
+
 def host_to_bind(host: str) -> str:
     """An address or a host name to listen on."""
     if not _is_host(host.lower()):

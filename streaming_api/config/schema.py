@@ -41,7 +41,7 @@ class StreamingConfig(APIConfigSchema):
     workers: int = setting(
         "service.workers",
         1,
-        "processes that share the port; above 1 it is bound with SO_REUSEPORT",
+        "processes that share the port and are one service, over a Redis or Valkey",
         between=(1, 1_024),
     )
     embedded_model: str = setting(
@@ -302,6 +302,42 @@ class StreamingConfig(APIConfigSchema):
         "monitoring.queries",
         {},
         "PromQL by the name its result is shown under; none for the usual set",
+    )
+
+    # cluster
+    cluster_url: str | None = setting(
+        "cluster.url",
+        None,
+        "the Redis or Valkey of a service of several processes: redis://, rediss:// or unix://",
+        env="STREAMING_CLUSTER",
+        secret=True,
+        check=checks.store_url,
+    )
+    cluster_prefix: str = setting(
+        "cluster.prefix",
+        "streaming",
+        "what the names of all its keys begin with",
+        check=checks.key_prefix,
+    )
+    cluster_flush_interval: int = setting(
+        "cluster.flush_interval",
+        100,
+        "time after which tokens are in the store at the latest; 25 ms if watched elsewhere",
+        unit="ms",
+        between=(1, 60_000),
+    )
+    cluster_lease: float = setting(
+        "cluster.lease",
+        6,
+        "silence of a process after which the others take it for dead",
+        unit="s",
+        between=(1, 3_600),
+    )
+    cluster_name: str | None = setting(
+        "cluster.name",
+        None,
+        "what this process is called in figures; its host and process number if unset",
+        check=checks.one_line,
     )
 
     # security

@@ -1,0 +1,240 @@
+"""Supervisor: several worker processes on one port, each replaced when it dies. Serves nothing.
+
+It binds one SO_REUSEPORT socket for each worker and keeps it open: connections that the kernel has
+queued for a worker that dies are accepted by its successor (closing such a socket drops its queue).
+Workers are forked, from a process that has no threads and no event loop.
+
+SIGTERM and SIGINT are forwarded, and a second one ends the workers at once; SIGHUP and SIGUSR1 are
+forwarded; SIGUSR2 replaces the workers one after the other: the successor accepts at once while the
+predecessor drains.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from typing import Final
+
+import attrs
+
+from streaming_api.background import FIRST_PAUSE, LONGEST_PAUSE, Backoff
+from streaming_api.config import StreamingConfig
+from streaming_api.listening import listening_socket
+from streaming_api.private_store import PrivateStore, end_with_parent
+from streaming_api.workers import Plan
+
+logger = logging.getLogger(__name__)
+
+Serve = Callable[[StreamingConfig, socket.socket, Callable[[], None]], int]
+"""Serves on a socket until it is told to stop, and returns the exit status.
+
+The last argument is to be called once it serves."""
+
+_SIGNALS: Final = (
+    signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD,
+)  # fmt: skip
+_BACKLOG: Final = 4096
+_LOOK_SECONDS: Final = 1.0
+
+
+@attrs.define(eq=False)
+class _Worker:
+    """One worker's place: its socket, and the process that serves on it now.
+
+    Attributes:
+        name: what it is called in figures and logs.
+        pid: 0 while none runs.
+        due: monotonic seconds at which it is started again.
+    """
+
+    name: str
+    socket: socket.socket
+    backoff: Backoff = attrs.field(factory=lambda: Backoff(FIRST_PAUSE / 5, LONGEST_PAUSE))
+    pid: int = 0
+    since: float = 0.0
+    due: float = 0.0
+
+
+class Supervisor:
+    """Runs the workers of a plan.
+
+    Args:
+        config: of the whole service; each worker gets its share of memory and cores.
+        plan: how many, and the private store's program.
+        serve: what a worker does.
+    """
+
+    def __init__(self, config: StreamingConfig, plan: Plan, serve: Serve) -> None:
+        self._config = config
+        self._plan = plan
+        self._serve = serve
+        self._store = PrivateStore(plan.server, config.memory_gb) if plan.server else None
+        self._store_backoff = Backoff(FIRST_PAUSE / 5, LONGEST_PAUSE)
+        self._store_due = 0.0
+        self._workers: list[_Worker] = []
+        self._leaving: set[int] = set()  # processes that drain, their successors serve
+        self._replacing: list[_Worker] = []
+        self._stopping = False
+
+    def run(self, announce: Callable[[int], None]) -> int:
+        """Start everything, and stay until told to stop; the exit status.
+
+        Args:
+            announce: told the port once every worker serves.
+
+        Raises:
+            OSError: the address cannot be bound, or the store does not start.
+        """
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        try:
+            self._bind()
+            if self._store is not None:
+                self._store.start()
+            for worker in self._workers:
+                if not self._start(worker):
+                    return 1
+            announce(self._workers[0].socket.getsockname()[1])
+            while any(worker.pid for worker in self._workers) or not self._stopping:
+                self._wait()
+            return 0
+        finally:
+            for pid in self._pids():
+                os.kill(pid, signal.SIGKILL)
+            if self._store is not None:
+                self._store.close()
+
+    def _bind(self) -> None:
+        config = self._config
+        for number in range(1, self._plan.workers + 1):
+            listening = listening_socket(config)
+            listening.listen(_BACKLOG)
+            config = attrs.evolve(config, port=listening.getsockname()[1])
+            self._workers.append(_Worker(f"worker-{number}", listening))
+        self._config = config
+
+    def _pids(self) -> list[int]:
+        return [*(worker.pid for worker in self._workers if worker.pid), *self._leaving]
+
+    # Starting
+
+    def _start(self, worker: _Worker) -> bool:
+        """Start a worker's process and wait until it serves, or has ended."""
+        ready, told = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.close(ready)
+            os._exit(self._be(worker, told))
+        os.close(told)
+        worker.pid, worker.since, worker.due = pid, time.monotonic(), 0.0
+        serves = os.read(ready, 1) != b""
+        os.close(ready)
+        if serves:
+            logger.info("%s serves (process %d)", worker.name, pid)
+        else:
+            logger.error("%s (process %d) ended before it served", worker.name, pid)
+        return serves
+
+    def _be(self, worker: _Worker, told: int) -> int:
+        """Be the worker: what the new process does."""
+        end_with_parent(signal.SIGTERM)
+        for other in self._workers:
+            if other is not worker:
+                other.socket.close()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        count = self._plan.workers
+        config = attrs.evolve(
+            self._config,
+            memory_gb=self._config.memory_gb / count,
+            cpu_cores=max(1, self._config.cpu_cores // count),
+            cluster_url=self._store.url if self._store is not None else self._config.cluster_url,
+            cluster_name=f"{self._config.cluster_name}-{worker.name}"
+            if self._config.cluster_name
+            else worker.name,
+        )
+
+        def ready() -> None:
+            os.write(told, b"1")
+            os.close(told)
+
+        try:
+            return self._serve(config, worker.socket, ready)
+        except BaseException:
+            logger.exception("%s failed", worker.name)
+            return 1
+
+    # Staying
+
+    def _wait(self) -> None:
+        """Wait for a signal, or until something is due, and do what it asks for."""
+        got = signal.sigtimedwait(_SIGNALS, _LOOK_SECONDS if not self._due() else 0.05)
+        number = got.si_signo if got is not None else signal.SIGCHLD
+        if number in {signal.SIGTERM, signal.SIGINT}:
+            self._stop(signal.SIGKILL if self._stopping else signal.SIGTERM)
+        elif number in {signal.SIGHUP, signal.SIGUSR1}:
+            for pid in self._pids():
+                os.kill(pid, number)
+        elif number == signal.SIGUSR2 and not self._replacing:
+            logger.info("replacing the workers one after the other")
+            self._replacing = list(self._workers)
+        self._reap()
+        if not self._stopping:
+            self._restart()
+
+    def _due(self) -> bool:
+        return bool(
+            self._replacing or self._store_due or any(worker.due for worker in self._workers)
+        )
+
+    def _stop(self, number: signal.Signals) -> None:
+        """Tell the workers to stop; nobody listens from the moment their sockets are closed."""
+        self._stopping = True
+        logger.info("stopping the workers")
+        for worker in self._workers:
+            worker.socket.close()
+        for pid in self._pids():
+            os.kill(pid, number)
+
+    def _reap(self) -> None:
+        """Take note of processes that have ended."""
+        for pid in self._pids():
+            if os.waitpid(pid, os.WNOHANG)[0] == 0:
+                continue
+            if pid in self._leaving:
+                self._leaving.discard(pid)
+                continue
+            worker = next(worker for worker in self._workers if worker.pid == pid)
+            worker.pid = 0
+            if not self._stopping:
+                now = time.monotonic()
+                if now - worker.since > LONGEST_PAUSE:
+                    worker.backoff.reset()
+                worker.due = now + worker.backoff.pause()
+                logger.error("%s (process %d) has ended; another is started", worker.name, pid)
+        if self._store is not None and not self._store.poll() and not self._store_due:
+            self._store_due = time.monotonic() + self._store_backoff.pause()
+            logger.error("the private store has ended; it is started again")
+
+    def _restart(self) -> None:
+        """Start what is due."""
+        now = time.monotonic()
+        if self._store is not None and self._store_due and now >= self._store_due:
+            try:
+                self._store.start()
+                self._store_due = 0.0
+            except OSError as error:
+                logger.error("%s", error)  # noqa: TRY400 (the sentence says it all)
+                self._store_due = now + self._store_backoff.pause()
+        for worker in self._workers:
+            if worker.due and now >= worker.due and not self._start(worker):
+                worker.due = 0.0  # the reaping sets it again
+        if self._replacing and not self._leaving:
+            worker = self._replacing.pop(0)
+            if worker.pid:
+                before = worker.pid
+                if self._start(worker):
+                    self._leaving.add(before)
+                    os.kill(before, signal.SIGTERM)
