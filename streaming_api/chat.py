@@ -8,10 +8,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
-
-import orjson
 
 from streaming_api.commands import ChatRequest
 from streaming_api.config import StreamingConfig
@@ -174,19 +172,8 @@ class Chat:
         return self.upstream.substitute(request.model)
 
     def body(self, request: ChatRequest) -> bytes:
-        """What is sent upstream: the client's own fields, the model's name and usage asked for."""
-        fields: dict[str, object] = dict(request.parameters)
-        model = self.substitute(request) or request.model
-        if model is not None:
-            fields["model"] = model
-        fields["stream"] = request.stream
-        if request.stream:
-            options = fields.get("stream_options")
-            fields["stream_options"] = {
-                **(options if isinstance(options, Mapping) else {}),
-                "include_usage": True,
-            }
-        return orjson.dumps(fields)
+        """What is sent upstream."""
+        return request.body(self.substitute(request) or request.model)
 
     async def drain(self, seconds: float) -> None:
         """Give running answers so long to end, then end them as incomplete."""

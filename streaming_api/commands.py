@@ -15,6 +15,7 @@ from typing import Final
 import attrs
 import orjson
 
+from streaming_api import json_text
 from streaming_api.errors import BadRequest
 from streaming_api.messages import ALERT, CHAT, MESSAGE_TYPES, METRICS, STATUS
 
@@ -48,16 +49,29 @@ class ChatRequest:
 
     Attributes:
         model: as asked for; None leaves it to the upstream.
-        parameters: OpenAI's, ``messages`` among them, for the upstream unchanged.
+        parameters: OpenAI's, ``messages`` among them: a JSON object for the upstream, each
+            member as the client wrote it.
+        stream_options: of a streamed answer, as the client wrote them, without ``include_usage``.
         usage_asked: whether the client itself asked for a chunk with the usage.
     """
 
     request_id: str
     model: str | None
-    parameters: Mapping[str, object]
+    parameters: bytes
     stream: bool = True
+    stream_options: bytes = json_text.EMPTY
     on_disconnect: OnDisconnect = OnDisconnect.GRACE
     usage_asked: bool = False
+
+    def body(self, model: str | None) -> bytes:
+        """What the upstream is asked: the parameters, the model's name, the usage of a stream."""
+        ours: dict[str, object] = {"stream": self.stream}
+        if model is not None:
+            ours["model"] = model
+        if self.stream:
+            usage = b'{"include_usage":true}'
+            ours["stream_options"] = orjson.Fragment(json_text.joined(self.stream_options, usage))
+        return json_text.joined(self.parameters, orjson.dumps(ours))
 
 
 @attrs.frozen
@@ -135,8 +149,12 @@ def message_type_of(fields: Mapping[str, object]) -> str:
     return found if isinstance(found, str) and found in MESSAGE_TYPES else STATUS
 
 
-def parse_command(fields: Mapping[str, object]) -> Command:
+def parse_command(fields: Mapping[str, object], text: bytes) -> Command:
     """A command of the WebSocket.
+
+    Args:
+        fields: what `parse_object` made of the text.
+        text: the JSON as the client wrote it.
 
     Raises:
         BadRequest: with the field at fault in ``param``.
@@ -153,7 +171,7 @@ def parse_command(fields: Mapping[str, object]) -> Command:
         raise BadRequest(message, "unknown_action", param="action")
     match action:
         case "start":
-            return chat_request(fields)
+            return chat_request(fields, text)
         case "cancel":
             return Cancel(_request_id(fields))
         case "resume":
@@ -168,9 +186,17 @@ def parse_command(fields: Mapping[str, object]) -> Command:
 
 
 def chat_request(
-    fields: Mapping[str, object], *, on_disconnect: OnDisconnect = OnDisconnect.GRACE
+    fields: Mapping[str, object],
+    text: bytes,
+    *,
+    on_disconnect: OnDisconnect = OnDisconnect.GRACE,
 ) -> ChatRequest:
     """The start of an answer, of whichever face.
+
+    Args:
+        fields: what `parse_object` made of the text, and what the face adds.
+        text: the JSON as the client wrote it.
+        on_disconnect: what is meant where the client says nothing.
 
     Raises:
         BadRequest: with the field at fault in ``param``.
@@ -183,18 +209,20 @@ def chat_request(
         or not messages
         or not all(isinstance(message, dict) for message in messages)
     ):
-        text = 'messages must be a list of objects like {"role": "user", "content": "Hello"}.'
-        raise BadRequest(text, "invalid_value", param="messages")
+        message = 'messages must be a list of objects like {"role": "user", "content": "Hello"}.'
+        raise BadRequest(message, "invalid_value", param="messages")
     model = _model(fields)
     stream = fields.get("stream", True)
     if not isinstance(stream, bool):
         raise BadRequest("stream must be true or false.", "invalid_value", param="stream")
-    options = fields.get("stream_options")
+    options = fields.get("stream_options") if stream else None
+    written = json_text.value_of(text, "stream_options") if isinstance(options, dict) else None
     return ChatRequest(
         request_id=_request_id(fields) if "request_id" in fields else uuid.uuid4().hex,
         model=model,
-        parameters={name: value for name, value in fields.items() if name not in _OURS},
+        parameters=json_text.without(text, _OURS | {"stream_options"} if stream else _OURS),
         stream=stream,
+        stream_options=json_text.without(written or json_text.EMPTY, {"include_usage"}),
         on_disconnect=_on_disconnect(fields, on_disconnect),
         usage_asked=isinstance(options, dict) and options.get("include_usage") is True,
     )

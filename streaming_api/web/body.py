@@ -40,11 +40,12 @@ async def raw_body(request: web.Request) -> bytes:
     return bytes(received)
 
 
-async def json_body(request: web.Request) -> dict[str, object]:
-    """The body as a JSON object.
+async def json_body(request: web.Request) -> tuple[dict[str, object], bytes]:
+    """The body as a JSON object, and as it was written.
 
     Raises:
         BadRequest: not JSON, not an object, or too slow.
         TooLarge: more than ``message_size_limit`` bytes.
     """
-    return parse_object(await raw_body(request))
+    text = await raw_body(request)
+    return parse_object(text), text

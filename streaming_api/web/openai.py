@@ -181,13 +181,13 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     context.chat.require()
     client = client_of(request)
     client.take_command()
-    fields = await json_body(request)
+    fields, text = await json_body(request)
     fields.setdefault("stream", False)
     if (key := request.headers.get("Idempotency-Key")) is not None:
         if "request_id" in fields:
             check_request_id(fields["request_id"])  # it loses, but nonsense it may not be
         fields["request_id"] = key
-    asked = chat_request(fields, on_disconnect=OnDisconnect.CANCEL)
+    asked = chat_request(fields, text, on_disconnect=OnDisconnect.CANCEL)
     with admitted(request, "sse") as place:
         answer = context.chat.start(asked, client)
         connection = Completion(request, answer)

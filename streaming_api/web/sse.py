@@ -224,7 +224,7 @@ async def start_answer(request: web.Request) -> web.StreamResponse:
     require_sse(context)
     client = client_of(request)
     client.take_command()
-    asked = chat_request(await json_body(request))
+    asked = chat_request(*await json_body(request))
     with admitted(request, "sse") as place:
         answer = context.chat.start(asked, client)
         return await _show(request, place, answer, 0)

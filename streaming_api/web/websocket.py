@@ -134,7 +134,7 @@ class WebSocket(Connection):
         try:
             fields = parse_object(text)
             self.client.take_command()
-            self._commander.run(self, parse_command(fields))
+            self._commander.run(self, parse_command(fields, text))
         except ApiError as error:
             self.tell(error, fields)
 

@@ -114,13 +114,13 @@ def commands(data: bytes) -> None:
     fields: dict[str, object] = {}
     try:
         fields = parse_object(data)
-        command = parse_command(fields)
+        command = parse_command(fields, data)
     except ApiError as error:
         orjson.dumps(error.body())
         notice(message_type_of(fields), {"error": error.body()})
         return
     if isinstance(command, ChatRequest):
-        orjson.dumps(dict(command.parameters))
+        orjson.loads(command.body(command.model))
 
 
 def cursors(data: bytes) -> None:

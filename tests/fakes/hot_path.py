@@ -72,7 +72,7 @@ def relay(
 ) -> tuple[ResponseStream, CountingTransport]:
     """The reading half of an upstream's connection, and the transport of the answer's viewer."""
     connection = watching(context, kind)
-    answer = context.chat.start(ChatRequest(request_id, "m", {"messages": []}), connection.client)
+    answer = context.chat.start(ChatRequest(request_id, "m", b'{"messages":[]}'), connection.client)
     answer.watch(connection, 0)
     assert isinstance(answer, Generation)
     call = Call(

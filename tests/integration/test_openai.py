@@ -123,6 +123,27 @@ class TestTheWire:
         assert all(event.startswith("data: {") for event in events[:-2])
         assert len(events) == len(list(upstream.default.texts())) + 4  # role, finish, done, ""
 
+    @pytest.mark.parametrize("options", ["", ', "stream_options": {"x": 1e2}'])
+    async def test_sends_the_upstream_what_the_client_wrote(
+        self, caller: httpx.AsyncClient, upstream: FakeUpstream, options: str
+    ) -> None:
+        """Digit by digit: numbers of any size and form, keys given twice, in their order."""
+        written = (
+            '"seed": 36893488147419103232,"n":1.0,"temperature":1E-1,"top_p": 0.10,'
+            '"logit_bias":{"50256":-100.00, "1": -0},"messages": [{"role":"user","content":"Hi"} ],'
+            '"x": 3.14159265358979323846264338327950288,"x": "{[,\\"stream\\":"'
+        )
+        ours = '{"model_id": "fake", "str\\u0065am": true, "request_id": "r-1", '
+        reply = await caller.post(PATH, content=f"{ours}{written}{options}}}")
+        assert reply.status_code == 200
+        asked = upstream.generations[0].request
+        assert asked.body.decode().startswith(f"{{{written},")
+        sent = dict(asked.json())
+        assert (sent["model"], sent["stream"], sent["n"]) == ("fake", True, 1.0)
+        expected = {"include_usage": True} | ({"x": 100.0} if options else {})
+        assert sent["stream_options"] == expected
+        assert sent.keys().isdisjoint({"model_id", "request_id"})
+
     async def test_defaults_to_a_whole_answer(self, caller: httpx.AsyncClient) -> None:
         reply = await caller.post(PATH, json=question())
         assert reply.headers["content-type"].startswith("application/json")

@@ -62,7 +62,17 @@ def nearly_commands(draw: st.DrawFn) -> dict[str, Any]:
 
 
 def command(text: str | bytes) -> Command:
-    return parse_command(parse_object(text if isinstance(text, bytes) else text.encode()))
+    text = text if isinstance(text, bytes) else text.encode()
+    return parse_command(parse_object(text), text)
+
+
+def request_of(fields: dict[str, Any], **options: Any) -> ChatRequest:  # noqa: ANN401
+    return chat_request(fields, orjson.dumps(fields), **options)
+
+
+def sent(request: ChatRequest, model: str | None = None) -> object:
+    """What the upstream is asked."""
+    return orjson.loads(request.body(model))
 
 
 def outcome(text: bytes) -> Command | BadRequest:
@@ -107,7 +117,7 @@ class TestAnyBytes:
             assert found.code
         elif isinstance(found, ChatRequest):
             check_request_id(found.request_id)
-            orjson.dumps(dict(found.parameters))
+            orjson.loads(found.body(found.model))
         elif isinstance(found, Resume):
             assert 0 <= found.after < 2**63
         else:
@@ -171,20 +181,20 @@ class TestStart:
         assert isinstance(second, ChatRequest)
         assert first.request_id != second.request_id
         assert (first.model, first.stream, first.on_disconnect) == (None, True, OnDisconnect.GRACE)
-        assert first.parameters == {"messages": HELLO}
+        assert orjson.loads(first.parameters) == {"messages": HELLO}
 
     def test_every_other_field_goes_on_unchanged(self) -> None:
         extra = {"temperature": 0.5, "tools": [{"type": "function"}], "n": 2, "x_ours": None}
         found = command(orjson.dumps(chat(model="m", action="start", stream=False, **extra)))
         assert isinstance(found, ChatRequest)
-        assert found.parameters == {"messages": HELLO, **extra}
+        assert sent(found, "m") == {"messages": HELLO, "model": "m", "stream": False, **extra}
         assert (found.model, found.stream) == ("m", False)
 
     def test_model_id_is_the_model(self) -> None:
         found = command(orjson.dumps(chat(model_id="a", model="b")))
         assert isinstance(found, ChatRequest)
         assert found.model == "a"
-        assert "model" not in found.parameters
+        assert b"model" not in found.parameters
 
     @pytest.mark.parametrize("choice", list(OnDisconnect))
     def test_each_way_to_leave(self, choice: OnDisconnect) -> None:
@@ -198,10 +208,10 @@ class TestStart:
          ([], False)],
     )  # fmt: skip
     def test_usage_is_asked_for_by_true_alone(self, options: object, asked: bool) -> None:  # noqa: FBT001
-        assert chat_request(chat(stream_options=options)).usage_asked is asked
+        assert request_of(chat(stream_options=options)).usage_asked is asked
 
     def test_another_face_has_its_own_default(self) -> None:
-        request = chat_request(chat(), on_disconnect=OnDisconnect.CANCEL)
+        request = request_of(chat(), on_disconnect=OnDisconnect.CANCEL)
         assert request.on_disconnect is OnDisconnect.CANCEL
 
     @pytest.mark.parametrize(

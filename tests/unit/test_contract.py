@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import aiohttp
 import jsonschema
+import orjson
 import pytest
 from aiohttp import web
 from openapi_spec_validator import OpenAPIV31SpecValidator
@@ -205,7 +206,7 @@ def test_what_the_encoder_writes_is_valid(message_type: str) -> None:
     ],
 )
 def test_a_chat_request_that_is_taken_fits_the_schema(fields: Json) -> None:
-    chat_request(fields)
+    chat_request(fields, orjson.dumps(fields))
 
     assert faults_of("ChatRequest", fields) == []
 
@@ -232,7 +233,7 @@ def test_a_chat_request_that_is_taken_fits_the_schema(fields: Json) -> None:
 )
 def test_a_chat_request_that_is_refused_does_not_fit_the_schema(fields: Json) -> None:
     with pytest.raises(ApiError):
-        chat_request(fields)
+        chat_request(fields, orjson.dumps(fields))
 
     assert faults_of("ChatRequest", fields)
 
@@ -246,7 +247,7 @@ def test_the_commands_that_asyncapi_shows_are_taken(name: str) -> None:
 
     assert examples
     for example in examples:
-        parse_command(example)
+        parse_command(example, orjson.dumps(example))
         assert [name] == [other for other in COMMANDS if not faults_of(other, example)]
 
 
@@ -265,7 +266,7 @@ def test_the_commands_that_asyncapi_shows_are_taken(name: str) -> None:
 )
 def test_a_command_that_is_refused_fits_no_schema(fields: Json) -> None:
     with pytest.raises(ApiError):
-        parse_command(fields)
+        parse_command(fields, orjson.dumps(fields))
 
     assert [name for name in COMMANDS if not faults_of(name, fields)] == []
 

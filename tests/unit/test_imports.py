@@ -13,7 +13,8 @@ import pytest
 ROOT: Final = Path(__file__).parent.parent.parent
 PACKAGE: Final = "streaming_api"
 PURE: Final = (
-    "messages", "framing", "frame_parser", "commands", "deflate", "checksum", "log", "errors",
+    "messages", "framing", "frame_parser", "commands", "json_text", "deflate", "checksum", "log",
+    "errors",
 )  # fmt: skip
 IMPURE: Final = {"aiohttp", "asyncio", "uvloop", "socket", "ssl", "threading", "logging"}
 HTTP: Final = {"aiohttp", "aiohttp_sse", "aiohttp_jinja2", "httptools"}

@@ -1,0 +1,60 @@
+"""JSON objects as text: members are taken out and put in, the rest stays as it was written. Pure.
+
+Numbers beyond 64 bits, ``1.0`` or ``1e5``, keys given twice: what a client wrote for the upstream
+is not for us to write again. All text here has been read by orjson before: it is valid JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection
+from typing import Final
+
+EMPTY: Final = b"{}"
+_KEY: Final = re.compile(
+    r'[ \t\n\r]*("[^"\\]*+(?:\\.[^"\\]*+)*+")[ \t\n\r]*:[ \t\n\r]*',
+)
+_COMMA: Final = re.compile(r"[ \t\n\r]*,?")
+# Numbers need not be converted: only where a value ends is of interest.
+_READ: Final = json.JSONDecoder(parse_int=str, parse_float=str).raw_decode
+
+
+def members(text: bytes) -> list[tuple[str, bytes]]:
+    """The members of an object: each name, and ``"name": value`` as it was written."""
+    written = text.decode()
+    found: list[tuple[str, bytes]] = []
+    at = written.index("{") + 1
+    while key := _KEY.match(written, at):
+        _, end = _READ(written, key.end())
+        found.append((_name(key[1]), written[key.start(1) : end].encode()))
+        comma = _COMMA.match(written, end)
+        assert comma is not None  # it matches nothing, too
+        at = comma.end()
+    return found
+
+
+def _name(key: str) -> str:
+    return str(json.loads(key)) if "\\" in key else key[1:-1]
+
+
+def without(text: bytes, names: Collection[str]) -> bytes:
+    """An object without the members of these names."""
+    return b"{%b}" % b",".join(member for name, member in members(text) if name not in names)
+
+
+def value_of(text: bytes, name: str) -> bytes | None:
+    """The value of a member as it was written; None if there is none. The last one counts."""
+    found = [member for other, member in members(text) if other == name]
+    if not found:
+        return None
+    member = found[-1].decode()
+    key = _KEY.match(member)
+    assert key is not None  # it is a member
+    return member[key.end() :].encode()
+
+
+def joined(*objects: bytes) -> bytes:
+    """One object with the members of several; the objects begin and end with their braces."""
+    return b"{%b}" % b",".join(filter(None, (one[1:-1].strip() for one in objects)))
+
