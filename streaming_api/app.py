@@ -79,7 +79,12 @@ def build(config: StreamingConfig) -> Context:
         config=config,
         manager=manager,
         chat=Chat(config, upstream := Upstream(config), new_line, telemetry),
-        topics=Topics(config, new_line(secrets.token_hex(8)), telemetry.background_failures),
+        topics=Topics(
+            config,
+            new_line(secrets.token_hex(8)),
+            telemetry.background_failures,
+            new_line(secrets.token_hex(8)),
+        ),
         doors=Doors(config),
         upstream=upstream,
         telemetry=telemetry,
@@ -103,7 +108,7 @@ def add_routes(app: web.Application) -> None:
     router.add_get("/streaming/websocket", websocket.handler(chat_only=False))
     router.add_get("/streaming/websocket/chat", websocket.handler(chat_only=True))
     router.add_get("/streaming/sse", sse.topics_events)
-    for topic in ("metrics", "alerts", "status"):  # plain paths: found in one step
+    for topic in ("metrics", "alerts", "status", "history"):  # plain paths: found in one step
         router.add_get(f"/streaming/sse/{topic}", sse.topic_events)
     router.add_post("/streaming/sse/chat", sse.start_answer)
     router.add_get("/streaming/sse/chat/{request_id}", sse.watch_answer)
@@ -111,10 +116,12 @@ def add_routes(app: web.Application) -> None:
     router.add_post("/v1/chat/completions", openai.chat_completions)
     router.add_get("/v1/models", openai.models)
     router.add_post("/streaming/alerts", ops.alertmanager_webhook)
+    router.add_get("/streaming/alerts", ops.alerts)
     router.add_post("/streaming/tickets", ops.ticket)
     router.add_get("/streaming/connections", ops.connections)
     router.add_get("/streaming/status", ops.status)
     router.add_get("/streaming/metrics", ops.figures)
+    router.add_get("/streaming/history", ops.history)
     router.add_get("/health", ops.health)
     router.add_get("/metrics", ops.scrape)
     router.add_get("/streaming/schema", contract.schema)
@@ -146,6 +153,7 @@ async def _running(app: web.Application) -> AsyncIterator[None]:
     background.start("vitals", vitals.keep_sampling)
     background.start("upstream health", vitals.keep_asking_upstream)
     background.start("topics", context.topics.run)
+    background.start("history", context.topics.history.keep_sampling)
     if context.certificate is not None:
         reloading = context.certificate.keep_reloading
         background.start("TLS certificate", lambda: reloading(context.topics.warn))

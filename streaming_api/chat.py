@@ -35,6 +35,9 @@ _EVICTED_KEPT: Final = 10_000
 class Watcher(Protocol):
     """What a registry tells of answers, for figures."""
 
+    def answer_begun(self, seconds: float) -> None:
+        """The first chunk of an answer came after so many seconds."""
+
     def answer_ended(self, outcome: str, chunks: int) -> None:
         """An answer has ended."""
 
@@ -139,6 +142,10 @@ class Chat:
             raise Gone(message, "stream_evicted", param="request_id")
         message = f"There is no answer {request_id}; start it first."
         raise NotFound(message, "stream_not_found", param="request_id")
+
+    def begun(self, seconds: float) -> None:
+        """Take note of how long an answer took to begin."""
+        self._watcher.answer_begun(seconds)
 
     def ended(self, answer: Generation) -> None:
         """Keep an answer that has ended for as long as the retention says."""

@@ -33,6 +33,8 @@ _SURELY_SHALLOW: Final = 200
 """Brackets that no nesting of them makes too deep: orjson writes 254 levels."""
 TOPICS: Final = {METRICS: "metrics", ALERT: "alerts", STATUS: "status"}
 """The topic that each message type is about."""
+HISTORY: Final = "history"
+"""The topic that speaks in ``metrics_update``, too; a command names it."""
 
 
 class OnDisconnect(enum.Enum):
@@ -180,9 +182,19 @@ def parse_command(fields: Mapping[str, object], text: bytes) -> Command:
             cursor = fields.get("cursor")
             if cursor is not None and not isinstance(cursor, str):
                 raise BadRequest("cursor must be a string.", "invalid_value", param="cursor")
-            return Subscribe(message_type, TOPICS[message_type], cursor)
+            return Subscribe(message_type, _topic(message_type, fields), cursor)
         case _:
-            return Unsubscribe(message_type, TOPICS[message_type])
+            return Unsubscribe(message_type, _topic(message_type, fields))
+
+
+def _topic(message_type: str, fields: Mapping[str, object]) -> str:
+    """The topic: that of the message type, unless it names another that speaks in this type."""
+    topic = fields.get("topic", TOPICS[message_type])
+    if topic == TOPICS[message_type] or (topic == HISTORY and message_type == METRICS):
+        assert isinstance(topic, str)
+        return topic
+    message = f'topic must be "{TOPICS[message_type]}", or "{HISTORY}" with {METRICS}.'
+    raise BadRequest(message, "invalid_value", param="topic")
 
 
 def chat_request(

@@ -31,7 +31,7 @@ class Outcome:
     """How an answer ended.
 
     Attributes:
-        finish_reason: the model's own, or ``cancelled``, ``incomplete``, ``error``.
+        finish_reason: the model's own, or ``cancelled``, ``abandoned``, ``incomplete``, ``error``.
         error: what went wrong, if something did.
     """
 
@@ -134,6 +134,7 @@ class Generation:
         """The hot path: what one read of the upstream brought goes on the stream as it is."""
         if self._first is None:
             self._first = time.monotonic()
+            self.chat.begun(self._first - self.started)
             chunks = self._mark_substitution(chunks)
             self.chunks = len(chunks)
             self.line.append(self.stream, chunks)
@@ -242,7 +243,11 @@ class Generation:
             self.cancel()
         elif self.request.on_disconnect is OnDisconnect.GRACE and self._grace is None:
             loop = asyncio.get_running_loop()
-            self._grace = loop.call_later(self.chat.resume_grace, self.cancel)
+            self._grace = loop.call_later(self.chat.resume_grace, self._abandon)
+
+    def _abandon(self) -> None:
+        """Nobody has come back in time."""
+        self.cancel(Outcome("abandoned"))
 
 
 _NOTHING: Final = Ending(finish_reason=None, usage=None, error=None, content_chunks=0)

@@ -29,8 +29,11 @@ BOUNDS: Final = (
 """Upper bounds of the delivery latency histogram, seconds."""
 _KINDS: Final = ("websocket", "sse")
 _SLICE: Final = 5.0
-_OUTCOMES: Final = (
-    "stop", "length", "tool_calls", "content_filter", "cancelled", "incomplete", "error", "other",
+_MOST_FIRST_TOKENS: Final = 2_000
+"""Answers whose time to the first token is kept, which bounds what a percentile costs."""
+OUTCOMES: Final = (
+    "stop", "length", "tool_calls", "content_filter", "cancelled", "abandoned", "incomplete",
+    "error", "other",
 )  # fmt: skip
 
 
@@ -102,13 +105,14 @@ class Telemetry:
         self.refusals: Counter[str] = Counter()
         self.accepted: Counter[str] = Counter()
         self.endings: Counter[tuple[str, str]] = Counter()
-        self.outcomes: Counter[str] = Counter(dict.fromkeys(_OUTCOMES, 0))
+        self.outcomes: Counter[str] = Counter(dict.fromkeys(OUTCOMES, 0))
         self.chunks = 0
         self.background_failures: Counter[str] = Counter()
         self.loop_lag = 0.0
         self._rate: deque[tuple[float, int]] = deque(maxlen=120)
         self._ended: deque[list[float]] = deque()  # when a slice began, endings, faults among them
         self._open = 0
+        self._first_tokens: deque[tuple[float, float]] = deque(maxlen=_MOST_FIRST_TOKENS)
         self._late: dict[Viewer, list[tuple[float, int]]] = {}
 
     # Deliveries
@@ -187,9 +191,13 @@ class Telemetry:
         """A connection was not let in."""
         self.refusals[reason] += 1
 
+    def answer_begun(self, seconds: float) -> None:
+        """The first token of an answer came after so many seconds."""
+        self._first_tokens.append((time.monotonic(), seconds))
+
     def answer_ended(self, outcome: str, chunks: int) -> None:
         """An answer has ended."""
-        self.outcomes[outcome if outcome in _OUTCOMES else "other"] += 1
+        self.outcomes[outcome if outcome in OUTCOMES else "other"] += 1
         self.chunks += chunks
 
     # What it comes to
@@ -198,6 +206,13 @@ class Telemetry:
         """Percent of the recent messages to this kind of viewer within 100 ms; None without any."""
         return self.latency[kind].share_in_time()
 
+    def delivery(self, kind: str) -> float | None:
+        """The 99th percentile of this kind's deliveries in the last minute; None without any.
+
+        The one verdict on latency: our alert and the live page go by it.
+        """
+        return self.latency[kind].quantile(0.99, 60)
+
     def stability(self) -> float | None:
         """Percent of the recent connections that did not end by a fault; None without any."""
         since = time.monotonic() - WINDOW
@@ -205,6 +220,12 @@ class Telemetry:
         total = self._open + sum(count for count, _ in recent)
         faults = sum(faults for _, faults in recent)
         return 100 * (total - faults) / total if total else None
+
+    def first_token(self, share: float, seconds: float = 60.0) -> float | None:
+        """Seconds within which this share of the recent answers began; None without any."""
+        since = time.monotonic() - seconds
+        recent = sorted(took for when, took in self._first_tokens if when >= since)
+        return recent[math.ceil(share * len(recent)) - 1] if recent else None
 
     def sample_rate(self, chunks: int) -> None:
         """Note how many chunks there have been, running answers included; once a second."""

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter, deque
 from typing import TYPE_CHECKING, Final
 
 from streaming_api.connection_manager import KINDS
+from streaming_api.telemetry import OUTCOMES
 from streaming_api.topics import Readings
 
 if TYPE_CHECKING:
@@ -30,6 +32,8 @@ class Vitals:
         self._context = context
         context.topics.add_process(self._figures)
         context.topics.set_readings(self._readings)
+        context.topics.history.figures = self._history
+        self._outcomes: deque[Counter[str]] = deque(maxlen=60)
 
     def _figures(self) -> dict[str, float | None]:
         context = self._context
@@ -48,12 +52,40 @@ class Vitals:
             "event_loop_lag_seconds": round(context.telemetry.loop_lag, 4),
         }
 
+    def _history(self) -> dict[str, float | None]:
+        """What the history keeps of each second; rates are over the last minute."""
+        context = self._context
+        manager, telemetry, used = context.manager, context.telemetry, context.process.fetch()
+        queued = context.chat.queued
+        before = self._outcomes[0] if self._outcomes else telemetry.outcomes
+        rates = {f"answers_{name}": telemetry.outcomes[name] - before[name] for name in OUTCOMES}
+        self._outcomes.append(Counter(telemetry.outcomes))
+        connections = tuple(manager.present())
+        return {
+            "tokens_per_second": telemetry.tokens_per_second(2),
+            "answers_running": len(context.chat.running) - queued,
+            "answers_queued": queued,
+            "first_token_p50_seconds": telemetry.first_token(0.5),
+            "first_token_p95_seconds": telemetry.first_token(0.95),
+            **rates,
+            **{f"connections_{kind}": manager.open[kind] for kind in KINDS},
+            **{f"limit_{kind}": manager.limits[kind] for kind in KINDS},
+            **{f"delivery_p99_{kind}_seconds": telemetry.delivery(kind) for kind in KINDS},
+            "lagging_viewers": sum(c.paused for c in connections),
+            "unsent_bytes": sum(c.unsent for c in connections),
+            "event_loop_lag_seconds": telemetry.loop_lag,
+            "resident_memory_bytes": used.resident_memory_bytes,
+            "cpu_seconds": used.cpu_seconds,
+            "open_fds": used.open_fds,
+            **context.topics.figures(),
+        }
+
     def _readings(self) -> Readings:
         manager = self._context.manager
-        latency = self._context.telemetry.latency
+        delivery = self._context.telemetry.delivery
         return Readings(
             connections={kind: (manager.open[kind], manager.limits[kind]) for kind in KINDS},
-            delivery_p99_seconds={kind: latency[kind].quantile(0.99, 60) for kind in KINDS},
+            delivery_p99_seconds={kind: delivery(kind) for kind in KINDS},
         )
 
     async def keep_sampling(self) -> None:

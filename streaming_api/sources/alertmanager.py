@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Literal
 
 import aiohttp
+import attrs
 import orjson
 
 from streaming_api.sources.fetch import MAX_JSON_BYTES, TIMEOUT, Reply, fetch, parse_json
@@ -14,17 +15,19 @@ from streaming_api.sources.values import (
     Alert,
     AlertList,
     SourceError,
+    Suppression,
     make_alert,
     one_line,
     parse_time,
     texts,
+    web_address,
 )
 
 MAX_PROBLEMS = 20
 """Problems of one webhook that are spelt out."""
 
 _WHAT = "Alertmanager's API version 2"
-_ONLY_ACTIVE = "active=true&silenced=false&inhibited=false&unprocessed=true"
+_ALL = "active=true&silenced=true&inhibited=true&unprocessed=true"
 
 
 class WebhookError(ValueError):
@@ -53,12 +56,13 @@ class Alertmanager:
     def __init__(
         self, base_url: str, session: aiohttp.ClientSession, *, timeout: float = TIMEOUT
     ) -> None:
-        self._url = f"{base_url.rstrip('/')}/api/v2/alerts?{_ONLY_ACTIVE}"
+        self._url = f"{base_url.rstrip('/')}/api/v2/alerts?{_ALL}"
+        self._base_url = base_url
         self._session = session
         self._timeout = timeout
 
     async def alerts(self) -> AlertList:
-        """Return the alerts that fire, without those that somebody silenced or that are inhibited.
+        """Return the alerts that fire; those that are silenced or inhibited say so.
 
         Raises:
             SourceError: No answer, or not one of Alertmanager.
@@ -71,7 +75,7 @@ class Alertmanager:
             raise _misshapen(reply, "it is not a list")
         problems: list[str] = []
         alerts = [
-            _alert(item, f"[{index}]", problems, "alertmanager")
+            _alert(item, f"[{index}]", problems, "alertmanager", self._base_url)
             for index, item in enumerate(answer[:MAX_ALERTS])
         ]
         if problems:
@@ -101,8 +105,11 @@ def parse_webhook(body: bytes) -> list[Alert]:
     if not isinstance(items, list):
         problems.append("alerts: should be a list")
         items = []
+    address = payload.get("externalURL")
+    manager_url = address if isinstance(address, str) else None
     alerts = [
-        _alert(item, f"alerts[{index}]", problems, "webhook") for index, item in enumerate(items)
+        _alert(item, f"alerts[{index}]", problems, "webhook", manager_url)
+        for index, item in enumerate(items)
     ]
     if problems:
         raise WebhookError(problems)
@@ -151,7 +158,11 @@ class _Fields:
 
 
 def _alert(
-    item: object, path: str, problems: list[str], source: Literal["alertmanager", "webhook"]
+    item: object,
+    path: str,
+    problems: list[str],
+    source: Literal["alertmanager", "webhook"],
+    manager_url: str | None,
 ) -> Alert | None:
     """Return one alert, or None after noting what is wrong with it."""
     if not isinstance(item, dict):
@@ -170,7 +181,7 @@ def _alert(
         fields.wrong("startsAt", "when it began, and not the zero time")
     if len(problems) > before or starts_at is None:
         return None
-    return make_alert(
+    alert = make_alert(
         labels=labels,
         annotations=annotations,
         state="resolved" if resolved else "firing",
@@ -180,6 +191,19 @@ def _alert(
         source=source,
         fingerprint=fingerprint,
     )
+    suppressed = _suppression(item.get("status"))
+    return attrs.evolve(alert, suppressed=suppressed, manager_url=web_address(manager_url))
+
+
+def _suppression(status: object) -> Suppression | None:
+    """Return why nobody is notified: a silence, which somebody set, counts before an inhibition."""
+    match status:
+        case {"state": "suppressed", "silencedBy": [_, *_]}:
+            return "silenced"
+        case {"state": "suppressed"}:
+            return "inhibited"
+        case _:
+            return None
 
 
 def _is_resolved(item: dict[str, object], fields: _Fields, source: str) -> bool:

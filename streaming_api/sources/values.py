@@ -30,6 +30,7 @@ FaultCode = Literal[
 
 AlertState = Literal["firing", "pending", "resolved"]
 AlertSource = Literal["prometheus", "alertmanager", "webhook", "streaming-api"]
+Suppression = Literal["silenced", "inhibited"]
 
 
 class SourceError(Exception):
@@ -100,6 +101,8 @@ class Alert:
         ends_at: The same; None until it is over.
         generator_url: Where it came from; only ever an http or https URL.
         source: Who told us.
+        suppressed: Why Alertmanager notifies nobody of it; None where it does.
+        manager_url: Where the Alertmanager that told us is looked at; only ever http or https.
     """
 
     fingerprint: str
@@ -110,6 +113,8 @@ class Alert:
     ends_at: str | None
     generator_url: str | None
     source: AlertSource
+    suppressed: Suppression | None = None
+    manager_url: str | None = None
 
 
 @attrs.frozen
@@ -144,7 +149,7 @@ def make_alert(
         state=state,
         starts_at=format_time(starts_at),
         ends_at=format_time(ends_at) if over and ends_at else None,
-        generator_url=_web_address(generator_url),
+        generator_url=web_address(generator_url),
         source=source,
     )
 
@@ -235,7 +240,7 @@ def _fingerprint(data: bytes) -> str:
     return f"{value:016x}"
 
 
-def _web_address(url: str | None) -> str | None:
+def web_address(url: str | None) -> str | None:
     """Return the URL if a page may link to it: `javascript:` and friends are dropped."""
     if url and len(url) <= 2 * MAX_TEXT and url.lower().startswith(("http://", "https://")):
         return url

@@ -1,5 +1,10 @@
 """The alerts topic: what fires or is pending, from several sources at once. Asks nobody; is told.
 
+The same alert may be told of by Prometheus, by its Alertmanager and by that one's webhook: labels
+give it the same fingerprint everywhere, so that it is one alert here, with the sources that tell of
+it now. It is over when the last of them says so. Where Alertmanager tells of it, Alertmanager says
+whether it is silenced or inhibited, and its words are shown.
+
 How an alert ends depends on who told of it:
 
 * A **poll** (`prometheus`, `alertmanager`, `streaming-api`) always lists everything: what is no
@@ -16,7 +21,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import ClassVar, Final
 
@@ -26,7 +31,7 @@ import orjson
 from streaming_api.messages import ALERT
 from streaming_api.sources.values import Alert, AlertList, AlertSource, format_time
 from streaming_api.stream import Policy
-from streaming_api.topics.topic import Topic
+from streaming_api.topics.topic import Note, Topic, ignore
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +42,10 @@ MAX_BYTES: Final = 4 * 2**20
 WEBHOOK_KEPT: Final = 25 * 3600.0
 """Seconds without repetition after which an alert of the webhook is taken as resolved."""
 _LOG_PAUSE: Final = 60.0
+_PRECEDENCE: Final[tuple[AlertSource, ...]] = (
+    "alertmanager", "webhook", "prometheus", "streaming-api",
+)  # fmt: skip
+"""Whose words are shown of an alert that several tell of."""
 
 
 @attrs.define
@@ -74,16 +83,23 @@ class _Alerts:
 
 
 class _Changes:
-    """What one poll or webhook changed: the messages, and whether a state is among it."""
+    """What one poll or webhook touched: fingerprints, each with the alert if it is over."""
 
     def __init__(self) -> None:
-        self.messages: list[bytes] = []
-        self.urgent = False
+        self.touched: dict[str, Alert | None] = {}
         self.refused = 0
 
-    def add(self, event: str, payload: bytes, *, urgent: bool) -> None:
-        self.messages.append(b'{"event":"%b","alert":%b}' % (event.encode(), payload))
-        self.urgent |= urgent
+
+@attrs.frozen
+class _Told:
+    """An alert as the viewers know it: all sources taken together."""
+
+    alert: Alert
+    sources: tuple[AlertSource, ...]
+
+    def payload(self) -> bytes:
+        """Its JSON: ``source`` is whose words these are, ``sources`` are all that tell of it."""
+        return orjson.dumps({**attrs.asdict(self.alert), "sources": self.sources})
 
 
 class Alerts(Topic):
@@ -100,7 +116,9 @@ class Alerts(Topic):
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
         self._sources: dict[AlertSource, _Alerts] = {}
+        self._told: dict[str, _Told] = {}
         self._clock = clock
+        self.noted: Note = ignore
 
     def poll(self, source: AlertSource, listed: AlertList) -> int:
         """Take everything that a source lists now.
@@ -144,8 +162,13 @@ class Alerts(Topic):
 
     def snapshot(self) -> bytes:
         """``{event, alerts}``."""
-        alerts = (kept.payload for known in self._sources.values() for kept in known.kept.values())
-        return b'{"event":"snapshot","alerts":[%b]}' % b",".join(alerts)
+        alerts = b",".join(told.payload() for told in self._told.values())
+        return b'{"event":"snapshot","alerts":[%b]}' % alerts
+
+    def counts(self) -> dict[str, int]:
+        """How many fire and how many are pending, without those that are silenced or inhibited."""
+        states = [told.alert.state for told in self._told.values() if not told.alert.suppressed]
+        return {"firing": states.count("firing"), "pending": states.count("pending")}
 
     def _of(self, source: AlertSource) -> _Alerts:
         known = self._sources.get(source)
@@ -167,21 +190,63 @@ class Alerts(Topic):
             changes.refused += 1
             return
         known.put(alert, payload, self._clock())
-        is_news = before is None or before.alert.state != alert.state
-        changes.add(alert.state, payload, urgent=is_news)
+        changes.touched[alert.fingerprint] = None
 
     def _resolve(self, source: AlertSource, alert: Alert, changes: _Changes) -> None:
-        """An alert is over; one that nobody was told of needs no end."""
+        """A source says that an alert is over; one that it never told of needs no end."""
         known = self._of(source)
         if alert.fingerprint in known.kept:
             known.drop(alert.fingerprint)
-            changes.add("resolved", orjson.dumps(attrs.asdict(alert)), urgent=True)
+            changes.touched[alert.fingerprint] = alert
 
     def _tell(self, source: AlertSource, changes: _Changes) -> int:
         if changes.refused:
             self._log_refusal(source, changes.refused)
-        self.publish(*changes.messages, urgent=changes.urgent)
+        messages: list[bytes] = []
+        urgent = False
+        for fingerprint, over in changes.touched.items():
+            before = self._told.get(fingerprint)
+            now = self._together(fingerprint)
+            if now == before:
+                continue
+            if now is not None:
+                self._told[fingerprint] = now
+                state, payload = now.alert.state, now.payload()
+            else:
+                assert before is not None
+                assert over is not None
+                del self._told[fingerprint]
+                state, payload = over.state, _Told(over, before.sources).payload()
+            messages.append(b'{"event":"%b","alert":%b}' % (state.encode(), payload))
+            if before is None or before.alert.state != state:
+                urgent = True
+                self._note(now.alert if now is not None else over)
+        self.publish(*messages, urgent=urgent)
         return changes.refused
+
+    def _note(self, alert: Alert | None) -> None:
+        if alert is not None and alert.state != "pending" and not alert.suppressed:
+            labels = alert.labels
+            self.noted(alert.state, labels.get("alertname", ""), labels.get("severity"))
+
+    def _together(self, fingerprint: str) -> _Told | None:
+        """What all sources say of an alert, or None if none tells of it any more."""
+        found = {
+            source: kept.alert
+            for source in _PRECEDENCE
+            if (kept := self._of(source).kept.get(fingerprint)) is not None
+        }
+        if not found:
+            return None
+        alerts = tuple(found.values())
+        fires = any(alert.state == "firing" for alert in alerts)
+        whole = attrs.evolve(
+            alerts[0],
+            state="firing" if fires else "pending",
+            generator_url=next(filter(None, (a.generator_url for a in alerts)), None),
+            manager_url=_manager_url(found),
+        )
+        return _Told(whole, tuple(found))
 
     def _log_refusal(self, source: AlertSource, refused: int) -> None:
         known = self._of(source)
@@ -192,6 +257,14 @@ class Alerts(Topic):
                 "%d alerts of %s are refused: %d are kept, in %d bytes; the limits are %d and %d",
                 refused, source, len(known.kept), known.bytes, MAX_ALERTS, MAX_BYTES,
             )  # fmt: skip
+
+
+def _manager_url(found: Mapping[AlertSource, Alert]) -> str | None:
+    """The address that Alertmanager gives itself is meant for people; ours may be for us only."""
+    for source in ("webhook", "alertmanager"):
+        if source in found and found[source].manager_url:
+            return found[source].manager_url
+    return None
 
 
 def _over(alert: Alert) -> Alert:

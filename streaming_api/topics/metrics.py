@@ -53,17 +53,37 @@ class Metrics(Topic):
                 "event": "changed",
                 "values": {source: changed} if changed else {},
                 "removed": {source: removed} if removed else {},
+                **_infinite({source: changed}),
             }
             self.publish(orjson.dumps(data))
         return len(values) - len(after)
 
+    def single(self, source: str) -> list[tuple[str, float | None]]:
+        """The series of a source that have no labels: of a query, those with one value."""
+        return [
+            (name, value)
+            for name, value in self._values.get(source, {}).items()
+            if not name.endswith("}")
+        ]
+
     def snapshot(self) -> bytes:
         """``{event, values}``."""
-        return orjson.dumps({"event": "snapshot", "values": self._values})
+        told = {"event": "snapshot", "values": self._values, **_infinite(self._values)}
+        return orjson.dumps(told)
 
 
 def _number(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
+    return None if value is None or math.isnan(value) else value
+
+
+def _infinite(values: Mapping[str, Values]) -> dict[str, dict[str, dict[str, str]]]:
+    """What says which ``null`` is an infinity, as Prometheus writes it; nothing if none is."""
+    found: dict[str, dict[str, str]] = {}
+    for source, series in values.items():
+        for name, value in series.items():
+            if value is not None and math.isinf(value):
+                found.setdefault(source, {})[name] = "+Inf" if value > 0 else "-Inf"
+    return {"infinite": found} if found else {}
 
 
 # How series are named
@@ -76,10 +96,10 @@ def query_values(name: str, result: QueryResult) -> dict[str, float | None]:
     """
     samples = result.samples
     if len(samples) == 1:
-        return {name: samples[0].value}
+        return {name: _value(samples[0])}
     names = {sample.name for sample in samples}
     return {
-        series(name, _with_name(sample) if len(names) > 1 else sample.labels): sample.value
+        series(name, _with_name(sample) if len(names) > 1 else sample.labels): _value(sample)
         for sample in samples
     }
 
@@ -90,7 +110,11 @@ def _with_name(sample: Sample) -> Mapping[str, str]:
 
 def sample_values(samples: Iterable[Sample]) -> dict[str, float | None]:
     """The values of an exposition's samples, each under its metric as written there."""
-    return {series(sample.name, sample.labels): sample.value for sample in samples}
+    return {series(sample.name, sample.labels): _value(sample) for sample in samples}
+
+
+def _value(sample: Sample) -> float | None:
+    return float(sample.text) if sample.text in {"+Inf", "-Inf"} else sample.value
 
 
 def series(name: str, labels: Mapping[str, str]) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from streaming_api.errors import NotFound
 from streaming_api.sources.values import one_line
 from streaming_api.stream import Retention
 from streaming_api.topics.alerts import Alerts
 from streaming_api.topics.feeds import Feeds
+from streaming_api.topics.history import History
 from streaming_api.topics.metrics import Metrics, Values
 from streaming_api.topics.rules import Readings
 from streaming_api.topics.status import SELF, Status
@@ -21,12 +22,16 @@ if TYPE_CHECKING:
     from streaming_api.connection import Connection
     from streaming_api.stream import Line
 
+_HISTORY_RETENTION: Final = Retention(bytes=2**20, messages=900, seconds=900.0)
+"""Who was away for longer is shown the snapshot."""
+
 
 class Topics:
     """Metrics, alerts and status: what is known, who watches it, and where it comes from.
 
     Args:
         line: their number line, with an epoch of its own for each process.
+        history_line: that of the history; None keeps it and shows it to nobody.
         failures: background work that failed, counted by name.
 
     Attributes:
@@ -34,12 +39,19 @@ class Topics:
     """
 
     def __init__(
-        self, config: StreamingConfig, line: Line, failures: Counter[str] | None = None
+        self,
+        config: StreamingConfig,
+        line: Line,
+        failures: Counter[str] | None = None,
+        history_line: Line | None = None,
     ) -> None:
         self.line = line
+        self.history = History()
+        self._history_line = history_line
         self.metrics = Metrics()
         self.alerts = Alerts()
         self.status = Status()
+        self.alerts.noted = self.status.noted = self.history.mark
         self._open(config)
         self.names = tuple(line.streams)
         self._feeds = Feeds(
@@ -67,6 +79,8 @@ class Topics:
         ):
             if enabled:
                 topic.open(self.line, retention)
+        if config.streaming_metrics_enabled and self._history_line is not None:
+            self.history.open(self._history_line, _HISTORY_RETENTION)
 
     # Watching
 
@@ -76,7 +90,11 @@ class Topics:
         Raises:
             NotFound: it is not.
         """
-        known = (self.metrics.name, self.alerts.name, self.status.name)
+        known = (self.metrics.name, self.alerts.name, self.status.name, self.history.name)
+        if name == self.history.name:
+            if self.history.is_open:
+                return
+            name = self.metrics.name  # goes with it
         if name not in known:
             message = f"There is no topic {one_line(name, 40)!r}; there are {', '.join(known)}."
             raise NotFound(message, "unknown_topic")
@@ -94,16 +112,35 @@ class Topics:
             names: that `require` has let pass.
             cursor: as the client has it; hostile text.
         """
-        viewer = Viewer(connection, self.line, frozenset(names))
-        number, fault = (0, None) if cursor is None else self.line.locate(cursor)
+        line = self.line_of(names[0])
+        viewer = Viewer(connection, line, frozenset(names))
+        number, fault = (0, None) if cursor is None else line.locate(cursor)
         if number:  # who has seen nothing joins
             viewer.resume(number)
             return viewer
         if fault is not None:
             for name in names:
-                viewer.tell_gap(self.line.streams[name], fault, None, None)
+                viewer.tell_gap(line.streams[name], fault, None, None)
         viewer.join()
         return viewer
+
+    def line_of(self, name: str) -> Line:
+        """The number line that a topic is on."""
+        if name == self.history.name and self._history_line is not None:
+            return self._history_line
+        return self.line
+
+    def watched(self, viewer: Viewer) -> frozenset[str]:
+        """The topics that a viewer watches; none if it watches an answer."""
+        is_ours = viewer.line is self.line or viewer.line is self._history_line
+        return viewer.watched if is_ours else frozenset()
+
+    def figures(self) -> dict[str, float | None]:
+        """What the history keeps of the topics: alerts that count, and queries with one value."""
+        counts = self.alerts.counts()
+        kept: dict[str, float | None] = {f"alerts_{name}": float(n) for name, n in counts.items()}
+        kept |= {f"query:{name}": value for name, value in self.metrics.single("prometheus")}
+        return kept
 
     # The status, as others ask for it
 

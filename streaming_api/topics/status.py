@@ -11,7 +11,7 @@ import orjson
 from streaming_api.messages import STATUS, timestamp
 from streaming_api.sources.values import one_line
 from streaming_api.stream import Policy
-from streaming_api.topics.topic import Topic
+from streaming_api.topics.topic import Note, Topic, ignore
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +47,7 @@ class Status(Topic):
     def __init__(self) -> None:
         super().__init__()
         self._components = {SELF: Component("up", timestamp().decode())}
+        self.noted: Note = ignore
 
     def set(
         self,
@@ -69,6 +70,9 @@ class Status(Topic):
         if now == before:
             return
         self._components[component] = now
+        was = "loading" if before is None else before.state
+        if state != was and (state in {"down", "draining"} or (state == "up" and was == "down")):
+            self.noted(state, component, None)
         data = {"event": "changed", "component": component, "status": attrs.asdict(now)}
         self.publish(orjson.dumps(data), urgent=urgent)
 

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 from streaming_api.stream import Line, Policy, Retention, Stream
+
+Note = Callable[[str, str, str | None], None]
+"""Takes note of an event: what happened, to whom, and the severity if it has one."""
+
+
+def ignore(_event: str, _name: str, _severity: str | None) -> None:
+    """Take no note."""
 
 
 class Topic:

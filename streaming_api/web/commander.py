@@ -86,7 +86,7 @@ class Commander:
 
     def _leave_topic(self, socket: WebSocket, topic: str) -> None:
         for viewer in tuple(socket.viewers):
-            if viewer.line is self._context.topics.line and topic in viewer.watched:
+            if topic in self._context.topics.watched(viewer):
                 viewer.leave()
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from streaming_api.generation import Generation
     from streaming_api.viewer import Viewer
 
-_FAILED: Final = frozenset({"cancelled", "incomplete", "error"})
+_FAILED: Final = frozenset({"cancelled", "abandoned", "incomplete", "error"})
 
 
 class Completion(EventStream):

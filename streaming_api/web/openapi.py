@@ -173,6 +173,13 @@ _ANSWERS: Final[Json] = {
 }
 _OPERATIONS: Final[Json] = {
     "/streaming/alerts": {
+        "get": operation(
+            "What fires or is pending now",
+            {200: reply("The topic's snapshot", json_of("AlertList"))},
+            404,
+            tag="operations",
+            scope="watch",
+        ),
         "post": operation(
             "Alertmanager's webhook",
             {200: reply("The alerts are on the topic.", json_of("Accepted"))},
@@ -212,6 +219,16 @@ _OPERATIONS: Final[Json] = {
             {200: reply("The figures", json_of("Figures"))},
             tag="operations",
             scope="watch",
+        )
+    },
+    "/streaming/history": {
+        "get": operation(
+            "The last hour of this server's figures, by the second",
+            {200: reply("The history", json_of("History"))},
+            *(400, 404),
+            tag="operations",
+            scope="watch",
+            parameters=("since",),
         )
     },
     "/health": {

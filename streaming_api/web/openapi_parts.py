@@ -108,7 +108,7 @@ def _parameter(where: str, name: str, description: str, schema: Json, **more: ob
     return {**described, **required, **more}
 
 
-_TOPIC: Final[Json] = {"type": "string", "enum": ["metrics", "alerts", "status"]}
+_TOPIC: Final[Json] = {"type": "string", "enum": ["metrics", "alerts", "status", "history"]}
 PARAMETERS: Final = {
     "topic": _parameter("path", "topic", "The topic", _TOPIC),
     "topics": _parameter(
@@ -138,6 +138,12 @@ PARAMETERS: Final = {
         "after",
         "The last sequence_id seen, 0 for from the start; a cursor wins over it.",
         {"type": "integer", "minimum": 0, "maximum": 10**18 - 1, "default": 0},
+    ),
+    "since": _parameter(
+        "query",
+        "since",
+        "Only what is after this time, in seconds since 1970; 0 for all that is kept.",
+        {"type": "number", "default": 0},
     ),
     "Idempotency-Key": _parameter(
         "header",

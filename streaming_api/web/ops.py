@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
@@ -28,8 +29,12 @@ _NO_TRAFFIC: Final = "nothing has been delivered in the last 5 minutes"
 
 
 def _json(value: object, status: int = 200) -> web.Response:
+    return _json_bytes(orjson.dumps(value), status)
+
+
+def _json_bytes(body: bytes, status: int = 200) -> web.Response:
     return web.Response(
-        body=orjson.dumps(value),
+        body=body,
         status=status,
         content_type="application/json",
         headers={"Cache-Control": "no-store"},
@@ -143,8 +148,7 @@ def _rows(context: Context) -> list[dict[str, object]]:
         topics = {
             name
             for viewer in connection.viewers
-            if viewer.line is context.topics.line
-            for name in viewer.watched
+            for name in context.topics.watched(viewer)
         }
         rows.append(
             {
@@ -157,7 +161,7 @@ def _rows(context: Context) -> list[dict[str, object]]:
                 "unsent_bytes": connection.unsent,
                 "sent_messages": messages,
                 "sent_bytes": size,
-                "answers": sum(v.line is not context.topics.line for v in connection.viewers),
+                "answers": sum(not context.topics.watched(v) for v in connection.viewers),
                 "topics": sorted(topics),
             }
         )
@@ -209,6 +213,31 @@ def _share(percent: float | None, target: float) -> dict[str, object]:
         "target": target,
         "reason": _NO_TRAFFIC if percent is None else None,
     }
+
+
+@scope("watch")
+async def history(request: web.Request) -> web.Response:
+    """GET /streaming/history: the last hour at one second, from after ``?since=`` on."""
+    topics = request.app[CONTEXT].topics
+    topics.require(topics.history.name)
+    try:
+        since = float(request.query.get("since", "0"))
+    except ValueError:
+        since = math.nan
+    if math.isnan(since):
+        message = "since must be a time in seconds since 1970, 0 for everything that is kept."
+        raise BadRequest(message, "invalid_value", param="since")
+    response = _json_bytes(topics.history.since(since))
+    response.enable_compression()
+    return response
+
+
+@scope("watch")
+async def alerts(request: web.Request) -> web.Response:
+    """GET /streaming/alerts: what fires or is pending now, as the topic's snapshot has it."""
+    topics = request.app[CONTEXT].topics
+    topics.require(topics.alerts.name)
+    return _json_bytes(topics.alerts.snapshot())
 
 
 @scope("watch")

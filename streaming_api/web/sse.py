@@ -186,7 +186,7 @@ def require_sse(context: Context) -> None:
 
 @scope("watch")
 async def topic_events(request: web.Request) -> web.StreamResponse:
-    """GET /streaming/sse/metrics, /alerts, /status: one topic."""
+    """GET /streaming/sse/metrics, /alerts, /status, /history: one topic."""
     return await _topics(request, (request.path.rpartition("/")[2],))
 
 
@@ -201,6 +201,9 @@ async def _topics(request: web.Request, names: tuple[str, ...]) -> web.StreamRes
     topics = request.app[CONTEXT].topics
     for name in names:
         topics.require(name)
+    if len({topics.line_of(name) for name in names}) > 1:
+        message = "The history has a number line of its own; ask for it alone."
+        raise BadRequest(message, "invalid_value", param="topics")
     cursor = _cursor(request)
     require_sse(request.app[CONTEXT])
     with admitted(request, "sse") as place:

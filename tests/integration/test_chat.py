@@ -394,6 +394,9 @@ class TestOnDisconnect:
         left = time.monotonic()
         closed = await generation.wait_closed()
         assert 0.25 < closed - left < 0.3 + AT_ONCE
+        async with websocket(server.url) as socket:
+            await socket.start("r-1")
+            assert (await socket.answer())[-1]["data"]["finish_reason"] == "abandoned"
 
     async def test_grace_ends_when_somebody_returns_in_time(
         self, start_server: StartServer, upstream: FakeUpstream

@@ -155,7 +155,7 @@ class TestRealPrometheus:
         assert asked.alerts[0].fingerprint == listed.alerts[0].fingerprint == pushed[0].fingerprint
         assert pushed[0].labels == listed.alerts[0].labels == asked.alerts[0].labels
 
-    async def test_a_silenced_alert_is_not_listed(
+    async def test_a_silenced_alert_says_so(
         self, session: aiohttp.ClientSession, tmp_path: Path
     ) -> None:
         async with RealAlertmanager(tmp_path) as manager:
@@ -173,8 +173,12 @@ class TestRealPrometheus:
             async with session.post(f"{manager.url}/api/v2/silences", json=silence) as response:
                 assert response.ok
             client = Alertmanager(manager.url, session)
-            listed = await until(client.alerts, lambda answer: len(answer.alerts) == 1)
-        assert listed.alerts[0].labels == {"alertname": "Loud"}
+            listed = await until(
+                client.alerts, lambda answer: any(a.suppressed for a in answer.alerts)
+            )
+            told = {a.labels["alertname"]: a.suppressed for a in listed.alerts}
+            assert told == {"Silenced": "silenced", "Loud": None}
+            assert {a.manager_url for a in listed.alerts} == {manager.url}
 
 
 @asynccontextmanager

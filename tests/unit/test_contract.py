@@ -69,7 +69,7 @@ def routes() -> Iterator[tuple[str, str, web.AbstractRoute]]:
     for route in make_app(StreamingConfig()).router.routes():
         resource = route.resource
         assert resource is not None
-        path = re.sub(r"/sse/(metrics|alerts|status)$", "/sse/{topic}", resource.canonical)
+        path = re.sub(r"/sse/(metrics|alerts|status|history)$", "/sse/{topic}", resource.canonical)
         if route.method != "HEAD":
             yield route.method, path, route
 
@@ -395,6 +395,9 @@ def check_reply(method: str, path: str, response: aiohttp.ClientResponse, body: 
         "/streaming/status",
         "/streaming/metrics",
         "/streaming/connections",
+        "/streaming/history",
+        "/streaming/history?since=1",
+        "/streaming/alerts",
         "/streaming/schema",
         "/streaming/openapi.json",
         "/streaming/asyncapi.json",
@@ -405,7 +408,7 @@ async def test_a_reply_is_as_described(server: StreamingService, path: str) -> N
         await socket.send(message_type="status_update")
         await socket.receive()
 
-        status, _, _ = await ask(server, "GET", path)
+        status, _, _ = await ask(server, "GET", path, path.partition("?")[0])
 
     assert status == 200
 
@@ -425,6 +428,7 @@ REQUESTS: Final = [
     (404, "GET", "/streaming/sse/chat/none", "/streaming/sse/chat/{request_id}", {}),
     (404, "DELETE", "/streaming/chat/none", "/streaming/chat/{request_id}", {}),
     (400, "DELETE", "/streaming/chat/%20", "/streaming/chat/{request_id}", {}),
+    (400, "GET", "/streaming/history?since=yesterday", None, {}),
     (404, "GET", "/streaming/sse?topics=weather", "/streaming/sse", {}),
     (426, "GET", "/streaming/websocket", None, {}),
     (426, "GET", "/streaming/websocket/chat", None, {}),
@@ -575,6 +579,9 @@ async def test_everything_on_the_socket_is_one_of_the_messages_that_asyncapi_des
             await socket.send(message_type=message_type, cursor="nonsense")
             for message in await socket.until(lambda m: m["data"].get("event") == "snapshot"):
                 note(message)
+        await socket.send(message_type="metrics_update", topic="history")
+        for message in await socket.until(lambda m: m["data"].get("event") == "sampled"):
+            note(message)
         for model in ("ten-tokens", "html-502"):
             await socket.start(f"r-{model}", model=model)
             for message in await socket.answer():

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, ClassVar, Final
 
+import attrs
 import orjson
 import pytest
 
@@ -160,7 +161,13 @@ class TestMetrics:
         topics.metrics.update("process", values)
         expected = {"nan": None, "inf": None, "minus": None, "none": None, "one": 1.0}
         assert shown.data()[-1]["values"] == {"process": expected}
-        assert watch(topics, "metrics").data()[0]["values"] == {"process": expected}
+        snapshot = watch(topics, "metrics").data()[0]
+        assert snapshot["values"] == {"process": expected}
+        infinite = {"process": {"inf": "+Inf", "minus": "-Inf"}}
+        assert snapshot["infinite"] == shown.data()[-1]["infinite"] == infinite
+        topics.metrics.update("process", values | {"inf": math.nan})
+        assert shown.data()[-1]["values"] == {"process": {"inf": None}}
+        assert "infinite" not in shown.data()[-1]
 
     def test_a_series_that_becomes_null_has_changed_and_one_that_vanishes_is_removed(self) -> None:
         topics = topics_of()
@@ -232,6 +239,9 @@ class TestAlerts:
             "starts_at": "2026-01-31T12:00:00.000Z",
             "ends_at": None,
             "generator_url": None,
+            "sources": ["prometheus"],
+            "suppressed": None,
+            "manager_url": None,
         }
         assert told[2]["alert"]["ends_at"].endswith("Z")
         assert orjson.loads(topics.alerts.snapshot())["alerts"] == []
@@ -246,13 +256,42 @@ class TestAlerts:
         assert len(orjson.loads(topics.alerts.snapshot())["alerts"]) == 1
 
     def test_sources_end_only_their_own_alerts(self) -> None:
-        alerts = Alerts()
+        topics = topics_of()
+        alerts, shown = topics.alerts, watch(topics, "alerts")
         alerts.poll("prometheus", listed(alert()))
         alerts.poll("alertmanager", listed(alert(source="alertmanager")))
         alerts.webhook([alert(source="webhook")])
         alerts.poll("prometheus", listed())
-        left = [each["source"] for each in orjson.loads(alerts.snapshot())["alerts"]]
-        assert left == ["alertmanager", "webhook"]
+        [left] = orjson.loads(alerts.snapshot())["alerts"]
+        assert left["sources"] == ["alertmanager", "webhook"]
+        assert "resolved" not in [data["event"] for data in shown.data()]
+        alerts.poll("alertmanager", listed())
+        alerts.webhook([alert(source="webhook", state="resolved", ends_at=datetime.now(UTC))])
+        assert shown.data()[-1]["event"] == "resolved"
+        assert shown.data()[-1]["alert"]["sources"] == ["webhook"]
+
+    def test_an_alert_that_several_tell_of_is_one_alert(self) -> None:
+        topics = topics_of()
+        topics.alerts.poll("prometheus", listed(alert(state="pending")))
+        topics.alerts.webhook([alert(source="webhook")])
+        topics.alerts.poll("alertmanager", listed(alert(source="alertmanager", summary="Ours.")))
+        [one] = orjson.loads(topics.alerts.snapshot())["alerts"]
+        assert one["state"] == "firing"
+        assert one["source"] == "alertmanager"
+        assert one["annotations"] == {"summary": "Ours."}
+        assert one["sources"] == ["alertmanager", "webhook", "prometheus"]
+        assert topics.alerts.counts() == {"firing": 1, "pending": 0}
+
+    def test_what_alertmanager_silences_is_told_and_does_not_count(self) -> None:
+        topics = topics_of()
+        shown = watch(topics, "alerts")
+        topics.alerts.poll("prometheus", listed(alert()))
+        silenced = attrs.evolve(alert(source="alertmanager"), suppressed="silenced")
+        topics.alerts.poll("alertmanager", listed(silenced))
+        assert shown.data()[-1]["alert"]["suppressed"] == "silenced"
+        assert topics.alerts.counts() == {"firing": 0, "pending": 0}
+        topics.alerts.poll("alertmanager", listed(alert(source="alertmanager")))
+        assert topics.alerts.counts() == {"firing": 1, "pending": 0}
 
     def test_a_list_that_was_cut_short_ends_nothing(self) -> None:
         alerts = Alerts()

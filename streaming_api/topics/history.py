@@ -1,0 +1,191 @@
+"""The history topic: the last hour of some thirty figures, by the second. Asks nobody; is told.
+
+A ring of floats: a row is a second, a column is a series, a value that is not there is NaN (JSON:
+null). A second in which nobody could sample (the process was stopped, or the event loop was held
+up) is a row without values, so that a gap is seen as one and no line is drawn across it.
+
+It has a number line of its own: what comes each second would drown the numbers of the other topics.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from array import array
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import ClassVar, Final
+
+import orjson
+
+from streaming_api.messages import METRICS
+from streaming_api.stream import Policy
+from streaming_api.topics.topic import Topic
+
+SECONDS: Final = 3600
+"""Rows that are kept."""
+MAX_SERIES: Final = 40
+"""Columns; further series are left out."""
+MAX_MARKS: Final = 500
+RECENT: Final = 300
+"""Rows that a snapshot has one by one; older ones come `COARSE` together."""
+COARSE: Final = 10
+_NAN: Final = math.nan
+_LARGEST: Final = 1e15
+
+Figures = Mapping[str, float | None]
+
+
+class History(Topic):
+    """One hour at one second, and marks of what happened in it.
+
+    Args:
+        clock: monotonic seconds; says how much was missed.
+        wall: seconds since 1970; says when.
+    """
+
+    name: ClassVar[str] = "history"
+    message_type: ClassVar[str] = METRICS
+    policy: ClassVar[Policy] = Policy.LATEST
+
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        super().__init__()
+        self.figures: Callable[[], Figures] = dict
+        self._clock = clock
+        self._wall = wall
+        self._rows = 0  # that there ever were
+        self._times = array("d", [_NAN]) * SECONDS
+        self._series: dict[str, array[float]] = {}
+        self._shown: dict[str, float] = {}  # the newest row, as viewers know it
+        self._sampled = -math.inf
+        self._marks: deque[dict[str, object]] = deque(maxlen=MAX_MARKS)
+        self.mark("started", "streaming-api")
+
+    # Writing
+
+    def mark(self, event: str, name: str, severity: str | None = None) -> None:
+        """Note that something happened now; charts show it as a vertical line.
+
+        Args:
+            event: ``started``, ``draining``, ``firing``, ``resolved``, ``down`` or ``up``.
+            name: of the alert or the component.
+            severity: of an alert.
+        """
+        mark: dict[str, object] = {"time": round(self._wall()), "event": event, "name": name}
+        if severity is not None:
+            mark["severity"] = severity
+        self._marks.append(mark)
+        self.publish(orjson.dumps({"event": "mark", "mark": mark}))
+
+    def sample(self, figures: Figures) -> None:
+        """Take the values of this second; the seconds since the last sample are a gap."""
+        now = self._clock()
+        missed = max(0, round(now - self._sampled) - 1) if self._rows else 0
+        moment = self._moment(missed)
+        for behind in range(min(missed, SECONDS), 0, -1):
+            self._append(moment - behind, {})
+        self._sampled = now
+        values = {name: _rounded(value) for name, value in figures.items()}
+        self._append(moment, values)
+        changed = {
+            name: value
+            for name, value in values.items()
+            if name in self._series and not _same(value, self._shown.get(name))
+        }
+        self._shown.update(changed)
+        told = {"event": "sampled", "time": moment, "gap": missed, "values": changed}
+        self.publish(orjson.dumps(told))
+
+    def _moment(self, missed: int) -> int:
+        """The time of the next row: one second after another, unless the wall clock jumped."""
+        wall = self._wall()
+        if not self._rows:
+            return round(wall)
+        expected = int(self._times[(self._rows - 1) % SECONDS]) + 1 + missed
+        return expected if abs(wall - expected) <= 1.5 else round(wall)
+
+    def _append(self, moment: int, values: Mapping[str, float]) -> None:
+        slot = self._rows % SECONDS
+        self._rows += 1
+        self._times[slot] = moment
+        for name in values:
+            if name not in self._series and len(self._series) < MAX_SERIES:
+                self._series[name] = array("d", [_NAN]) * SECONDS
+        for name, column in self._series.items():
+            column[slot] = values.get(name, _NAN)
+
+    async def keep_sampling(self) -> None:
+        """Sample each second, on the second of the wall clock."""
+        while True:
+            await asyncio.sleep(1 - self._wall() % 1)
+            if self._clock() - self._sampled >= 0.5:
+                self.sample(self.figures())
+
+    # Reading
+
+    def since(self, moment: float) -> bytes:
+        """The JSON of all that is after this time (seconds since 1970), one row a second.
+
+        ``{interval, times, series, marks}``: a list of times, by name a list of values as long.
+        """
+        times = self._in_order(self._times)
+        first = next((at for at, each in enumerate(times) if each > moment), len(times))
+        return orjson.dumps(
+            {
+                "interval": 1,
+                "times": [int(each) for each in times[first:]],
+                "series": {
+                    name: self._in_order(column)[first:].tolist()
+                    for name, column in self._series.items()
+                },
+                "marks": [mark for mark in self._marks if _time_of(mark) > moment],
+            }
+        )
+
+    def snapshot(self) -> bytes:
+        """``{event, times, series, marks}``: the last minutes by the second, the rest coarse."""
+        times = self._in_order(self._times)
+        coarse = max(0, len(times) - RECENT) // COARSE * COARSE
+        ends = range(COARSE, coarse + 1, COARSE)
+        moments = [int(times[end - 1]) for end in ends] + [int(each) for each in times[coarse:]]
+        oldest = times[0] if times else 0.0
+        series = {}
+        for name, column in self._series.items():
+            values = self._in_order(column)
+            means = [round(sum(values[end - COARSE : end]) / COARSE, 6) for end in ends]
+            series[name] = means + values[coarse:].tolist()
+        return orjson.dumps(
+            {
+                "event": "snapshot",
+                "times": moments,
+                "series": series,
+                "marks": [mark for mark in self._marks if _time_of(mark) >= oldest],
+            }
+        )
+
+    def _in_order(self, column: array[float]) -> array[float]:
+        """The rows of a column, oldest first."""
+        start = self._rows % SECONDS
+        return column[:start] if self._rows < SECONDS else column[start:] + column[:start]
+
+
+def _rounded(value: float | None) -> float:
+    """Four digits, which is more than a chart can show; what is infinite is very large."""
+    if value is None or math.isnan(value):
+        return _NAN
+    return float(f"{max(-_LARGEST, min(_LARGEST, value)):.4g}")
+
+
+def _same(value: float, before: float | None) -> bool:
+    return before is not None and (value == before or (math.isnan(value) and math.isnan(before)))
+
+
+def _time_of(mark: Mapping[str, object]) -> float:
+    moment = mark["time"]
+    assert isinstance(moment, int)
+    return moment

@@ -1,0 +1,146 @@
+"""The history: rows by the second, gaps that stay gaps, marks, and what is told of it."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import Any, Final
+
+import orjson
+import pytest
+
+from streaming_api.stream import Line, Retention
+from streaming_api.topics.history import COARSE, MAX_SERIES, RECENT, SECONDS, History
+
+NOON: Final = 1_800_000_000.0
+
+Json = dict[str, Any]
+
+
+class Clock:
+    """Both clocks, moved by hand."""
+
+    def __init__(self) -> None:
+        self.monotonic = 100.0
+        self.wall = NOON
+
+    def advance(self, seconds: float = 1.0) -> None:
+        self.monotonic += seconds
+        self.wall += seconds
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def history(clock: Clock) -> History:
+    return History(lambda: clock.monotonic, lambda: clock.wall)
+
+
+def everything(history: History, since: float = 0) -> Json:
+    told: Json = orjson.loads(history.since(since))
+    return told
+
+
+def snapshot(history: History) -> Json:
+    told: Json = orjson.loads(history.snapshot())
+    return told
+
+
+def test_a_row_a_second_and_null_where_a_series_had_no_value(
+    history: History, clock: Clock
+) -> None:
+    history.sample({"a": 1})
+    clock.advance(1.02)
+    history.sample({"a": 2, "b": None})
+    clock.advance(0.97)
+    history.sample({"b": 0.123456})
+    told = everything(history)
+    assert told["times"] == [NOON, NOON + 1, NOON + 2]
+    assert told["series"] == {"a": [1, 2, None], "b": [None, None, 0.1235]}
+    assert everything(history, NOON + 1)["times"] == [NOON + 2]
+    assert everything(history, NOON + 9)["series"] == {"a": [], "b": []}
+
+
+def test_seconds_in_which_nobody_sampled_are_rows_of_nothing(
+    history: History, clock: Clock
+) -> None:
+    history.sample({"a": 1})
+    clock.advance(4)
+    history.sample({"a": 1})
+    told = everything(history)
+    assert told["times"] == [NOON + second for second in range(5)]
+    assert told["series"]["a"] == [1, None, None, None, 1]
+
+
+def test_a_wall_clock_that_jumps_makes_no_gap_and_is_followed(
+    history: History, clock: Clock
+) -> None:
+    history.sample({"a": 1})
+    clock.advance()
+    clock.wall -= 3600
+    history.sample({"a": 2})
+    told = everything(history)
+    assert told["series"]["a"] == [1, 2]
+    assert told["times"] == [NOON, NOON + 1 - 3600]
+
+
+def test_an_hour_is_kept_and_no_more(history: History, clock: Clock) -> None:
+    for second in range(SECONDS + 5):
+        history.sample({"a": second})
+        clock.advance()
+    told = everything(history)
+    assert len(told["times"]) == SECONDS
+    assert told["series"]["a"][0] == 5
+    assert told["series"]["a"][-1] == float(f"{SECONDS + 4:.4g}")
+
+
+def test_a_snapshot_is_coarse_but_for_the_last_minutes(history: History, clock: Clock) -> None:
+    for second in range(RECENT + 2 * COARSE + 3):
+        history.sample({"a": second, "gone": 1 if second else None})
+        clock.advance()
+    told = snapshot(history)
+    assert told["times"][:3] == [NOON + COARSE - 1, NOON + 2 * COARSE - 1, NOON + 2 * COARSE]
+    assert told["series"]["a"][:3] == [4.5, 14.5, 20]
+    assert told["series"]["gone"][:2] == [None, 1], "a gap within ten seconds is one"
+    assert len(told["times"]) == len(told["series"]["a"]) == RECENT + 2 + 3
+
+
+def test_series_are_bounded_and_the_infinite_is_a_number(history: History) -> None:
+    history.sample({f"s{number}": math.inf for number in range(MAX_SERIES + 3)})
+    told = everything(history)
+    assert len(told["series"]) == MAX_SERIES
+    assert told["series"]["s0"] == [1e15]
+
+
+def test_marks_say_when_it_began_and_what_happened(history: History, clock: Clock) -> None:
+    history.sample({"a": 1})
+    clock.advance()
+    history.mark("firing", "Broken", "critical")
+    started, firing = everything(history)["marks"]
+    assert started == {"time": NOON, "event": "started", "name": "streaming-api"}
+    assert firing == {
+        "time": NOON + 1, "event": "firing", "name": "Broken", "severity": "critical",
+    }  # fmt: skip
+    assert everything(history, NOON)["marks"] == [firing]
+
+
+async def test_who_watches_is_told_what_changed(history: History, clock: Clock) -> None:
+    line = Line(
+        "0" * 16,
+        call_later=asyncio.get_running_loop().call_later,
+        flush_interval=0.0,
+        batch_size=1,
+        delivered=lambda _batch, _writes: None,
+    )
+    history.open(line, Retention(bytes=2**20, messages=100, seconds=100))
+    history.sample({"a": 1, "b": None})
+    clock.advance(3)
+    history.sample({"a": 1, "b": 2})
+    told = [orjson.loads(m.data) for m in line.read(frozenset({"history"}), 0)]
+    assert told == [
+        {"event": "sampled", "time": NOON, "gap": 0, "values": {"a": 1, "b": None}},
+        {"event": "sampled", "time": NOON + 3, "gap": 2, "values": {"b": 2}},
+    ]
