@@ -16,6 +16,10 @@ PURE: Final = (
     "messages", "framing", "frame_parser", "commands", "json_text", "deflate", "checksum", "log",
     "errors",
 )  # fmt: skip
+FACES: Final = (
+    "faces.translator", "faces.responses", "faces.response_request", "faces.ui_messages",
+    "faces.ui_request",
+)  # fmt: skip
 IMPURE: Final = {"aiohttp", "asyncio", "uvloop", "socket", "ssl", "threading", "logging"}
 HTTP: Final = {"aiohttp", "aiohttp_sse", "aiohttp_jinja2", "httptools"}
 ABOVE: Final = ("app", "service", "selftest", "cli", "__main__", "hxp_enterprise_llm")
@@ -155,6 +159,13 @@ def test_pure_modules_know_only_each_other_and_no_io(module: str) -> None:
         assert not others(name) & (HTTP | IMPURE)
 
 
+@pytest.mark.parametrize("module", FACES)
+def test_what_a_face_says_is_pure(module: str) -> None:
+    assert all(inside(name, "faces", "errors") for name in reached(module))
+    for name in (module, *reached(module)):
+        assert not others(name) & (HTTP | IMPURE)
+
+
 @pytest.mark.parametrize("module", ["stream", "viewer"])
 def test_streams_and_viewers_know_messages_and_nothing_above(module: str) -> None:
     assert reached(module) <= {"checksum", "framing", "log", "messages", "stream"}
@@ -185,6 +196,17 @@ def test_sources_know_no_upstreams(module: str) -> None:
 @pytest.mark.parametrize("module", modules("topics"))
 def test_topics_know_no_web_and_no_chat(module: str) -> None:
     assert not forbidden(module, "web", "chat", "upstreams", *ABOVE)
+
+
+@pytest.mark.parametrize("module", modules("faces"))
+def test_faces_know_no_web_no_http_and_no_topics(module: str) -> None:
+    assert not forbidden(module, "web", "topics", "sources", *ABOVE)
+    assert not others(module) & HTTP
+
+
+def test_answers_know_no_faces() -> None:
+    assert not forbidden("chat", "faces")
+    assert not forbidden("generation", "faces")
 
 
 def test_chat_knows_no_web_and_no_topics() -> None:

@@ -1,0 +1,85 @@
+"""Fields of a request as another standard has them, each fault told with its name. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from streaming_api.errors import BadRequest
+
+Fields = Mapping[str, object]
+
+
+def missing(name: str) -> BadRequest:
+    """Return the error of a field that is not there."""
+    return BadRequest(f"{name} is missing.", "missing_required_parameter", param=name)
+
+
+def invalid(name: str, expected: str) -> BadRequest:
+    """Return the error of a field with a wrong value."""
+    return BadRequest(f"{name} must be {expected}.", "invalid_value", param=name)
+
+
+def unsupported(name: str, value: object = None) -> BadRequest:
+    """Return the error of what chat completions cannot say."""
+    given = f" ({value[:100]})" if isinstance(value, str) else ""
+    message = f"{name}{given} is not supported here: answers come from chat completions."
+    return BadRequest(message, "unsupported_parameter", param=name)
+
+
+def boolean(fields: Fields, name: str, *, default: bool) -> bool:
+    """Return a truth value; null stands for the default.
+
+    Raises:
+        BadRequest: it is none.
+    """
+    value = fields.get(name)
+    if value is None:
+        return default
+    if not isinstance(value, bool):
+        raise invalid(name, "true or false")
+    return value
+
+
+def optional_text(fields: Fields, name: str, path: str = "") -> str | None:
+    """Return a text, or None.
+
+    Args:
+        fields: where it may stand.
+        name: its name there.
+        path: its name in the request, if that is longer.
+
+    Raises:
+        BadRequest: it is something else.
+    """
+    value = fields.get(name)
+    if value is not None and not isinstance(value, str):
+        raise invalid(path or name, "a string")
+    return value
+
+
+def optional_object(fields: Fields, name: str, path: str = "") -> Fields:
+    """Return an object; an empty one if there is none.
+
+    Raises:
+        BadRequest: it is something else.
+    """
+    value = fields.get(name)
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise invalid(path or name, "an object")
+    return value
+
+
+def texts(fields: Fields, name: str) -> list[str]:
+    """Return a list of texts; an empty one if there is none.
+
+    Raises:
+        BadRequest: it is something else.
+    """
+    value = fields.get(name)
+    if value is None:
+        return []
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise invalid(name, "a list of strings")
+    return value

@@ -1,0 +1,308 @@
+"""A request of the Responses API as one for chat completions. Pure.
+
+What chat completions cannot say (hosted tools, files, conversations kept elsewhere) is refused with
+the name of the field; nothing is left out silently but what has no effect there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import attrs
+
+from streaming_api.faces.fields import (
+    boolean,
+    invalid,
+    missing,
+    optional_object,
+    optional_text,
+    texts,
+    unsupported,
+)
+from streaming_api.faces.response_input import input_items, messages_of
+
+Fields = Mapping[str, object]
+
+_UNSUPPORTED: Final = ("conversation", "prompt", "context_management", "moderation")
+_OURS: Final = frozenset(
+    {
+        "background", "include", "input", "instructions", "max_output_tokens", "max_tool_calls",
+        "model", "on_disconnect", "previous_response_id", "reasoning", "request_id", "store",
+        "stream", "stream_options", "text", "tool_choice", "tools", "top_logprobs", "truncation",
+        "type", "stream_id", "generate", *_UNSUPPORTED,
+    }
+)  # fmt: skip
+"""What is translated here; every other field goes to the upstream unchanged."""
+_NO_EFFECT: Final = frozenset({"reasoning.encrypted_content", "message.input_image.image_url"})
+_LOGPROBS: Final = "message.output_text.logprobs"
+
+
+@attrs.frozen
+class Asked:
+    """What a request of the Responses API asks for.
+
+    Attributes:
+        items: the input items of the whole conversation, each with an id.
+        chat: the fields of the request for chat completions.
+        fields: of the response object, as far as they repeat the request.
+        background: whether the answer goes on without anybody watching.
+        store: whether the response can be had after its end.
+    """
+
+    items: tuple[Fields, ...]
+    chat: dict[str, object]
+    fields: dict[str, object]
+    stream: bool
+    background: bool
+    store: bool
+
+
+def asked_for(
+    body: Fields,
+    request_id: str,
+    *,
+    earlier: tuple[Fields, ...] = (),
+    find_item: Callable[[str], Fields],
+) -> Asked:
+    """Return what a request asks for.
+
+    Args:
+        body: the request.
+        request_id: of the answer to come, in the ids of its input items.
+        earlier: items of the conversation before it (``previous_response_id``).
+        find_item: returns the item that an ``item_reference`` means.
+
+    Raises:
+        BadRequest: with the field at fault in ``param``.
+    """
+    for name in _UNSUPPORTED:
+        if body.get(name) is not None:
+            raise unsupported(name)
+    if body.get("truncation") not in {None, "disabled"}:
+        raise unsupported("truncation")
+    if "input" not in body:
+        raise missing("input")
+    items = (*earlier, *input_items(body["input"], request_id, find_item))
+    if not items:
+        raise invalid("input", "a text, or a list of input items")
+    instructions = optional_text(body, "instructions")
+    background = boolean(body, "background", default=False)
+    store = boolean(body, "store", default=True)
+    if background and not store:
+        raise invalid("store", "true for a response in the background")
+    messages = messages_of(items)
+    if instructions:
+        messages.insert(0, {"role": "system", "content": instructions})
+    chat = {name: value for name, value in body.items() if name not in _OURS}
+    chat |= _model(body) | _tools(body) | _output(body) | _logprobs(body)
+    chat["messages"] = messages
+    return Asked(
+        items=items,
+        chat=chat,
+        fields=_repeated(body) | {"background": background, "store": store},
+        stream=boolean(body, "stream", default=False),
+        background=background,
+        store=store,
+    )
+
+
+def response_fields(asked: Asked, request_id: str, created_at: int) -> dict[str, object]:
+    """Return a response object as it is before anything is in it."""
+    return {
+        "id": f"resp_{request_id}",
+        "object": "response",
+        "created_at": created_at,
+        "completed_at": None,
+        "status": "in_progress",
+        "incomplete_details": None,
+        "error": None,
+        "usage": None,
+        "output": [],
+        **asked.fields,
+    }
+
+
+def _model(body: Fields) -> dict[str, object]:
+    model = optional_text(body, "model")
+    return {} if model is None else {"model": model}
+
+
+# Tools
+
+
+def _tools(body: Fields) -> dict[str, object]:
+    """Return ``tools`` and ``tool_choice`` as chat completions have them."""
+    tools = [_tool(tool, f"tools[{place}]") for place, tool in enumerate(_tool_list(body))]
+    choice = body.get("tool_choice")
+    if not tools:
+        if isinstance(choice, Mapping) or choice == "required":
+            raise invalid("tool_choice", "left out where there are no tools")
+        return {}
+    if choice is None:
+        return {"tools": tools}
+    if isinstance(choice, str):
+        if choice not in {"none", "auto", "required"}:
+            raise invalid("tool_choice", "none, auto, required, or an object")
+        return {"tools": tools, "tool_choice": choice}
+    if not isinstance(choice, Mapping):
+        raise invalid("tool_choice", "a string or an object")
+    if choice.get("type") == "function":
+        name = choice.get("name")
+        if not any(tool["function"]["name"] == name for tool in tools):
+            raise invalid("tool_choice.name", "the name of one of the tools")
+        return {"tools": tools, "tool_choice": {"type": "function", "function": {"name": name}}}
+    if choice.get("type") == "allowed_tools":
+        return _allowed(tools, choice)
+    raise unsupported("tool_choice.type", choice.get("type"))
+
+
+def _tool_list(body: Fields) -> list[object]:
+    tools = body.get("tools")
+    if tools is None:
+        return []
+    if not isinstance(tools, list):
+        raise invalid("tools", "a list of tools")
+    return tools
+
+
+def _tool(tool: object, where: str) -> dict[str, dict[str, object]]:
+    if not isinstance(tool, Mapping):
+        raise invalid(where, "an object")
+    if tool.get("type") != "function":
+        raise unsupported(f"{where}.type", tool.get("type"))
+    if not isinstance(tool.get("name"), str) or not tool["name"]:
+        raise invalid(f"{where}.name", "the name of a function")
+    function = {
+        name: tool[name]
+        for name in ("name", "description", "parameters", "strict")
+        if tool.get(name) is not None
+    }
+    return {"type": "function", "function": function}  # type: ignore[dict-item]  # one is a text
+
+
+def _allowed(tools: list[dict[str, dict[str, object]]], choice: Fields) -> dict[str, object]:
+    """Return the tools that are allowed, and none else: every upstream understands that."""
+    listed = choice.get("tools")
+    if not isinstance(listed, list) or not listed:
+        raise invalid("tool_choice.tools", "a list of tools")
+    names = {tool.get("name") for tool in listed if isinstance(tool, Mapping)}
+    kept = [tool for tool in tools if tool["function"]["name"] in names]
+    if not kept:
+        raise invalid("tool_choice.tools", "names of the tools")
+    mode = choice.get("mode", "auto")
+    if mode not in {"none", "auto", "required"}:
+        raise invalid("tool_choice.mode", "auto or required")
+    return {"tools": kept, "tool_choice": mode}
+
+
+# Output
+
+
+def _output(body: Fields) -> dict[str, object]:
+    """Return what shapes the answer: its format, its length, how much thinking."""
+    chat: dict[str, object] = {}
+    text = optional_object(body, "text")
+    if (form := optional_object(text, "format", "text.format")) and form.get("type") != "text":
+        chat["response_format"] = _format(form)
+    if (verbosity := optional_text(text, "verbosity", "text.verbosity")) is not None:
+        chat["verbosity"] = verbosity
+    reasoning = optional_object(body, "reasoning")
+    if (effort := optional_text(reasoning, "effort", "reasoning.effort")) is not None:
+        chat["reasoning_effort"] = effort
+    most = body.get("max_output_tokens")
+    if most is not None:
+        if not isinstance(most, int) or isinstance(most, bool) or most < 1:
+            raise invalid("max_output_tokens", "a number of tokens, at least 1")
+        chat["max_completion_tokens"] = most
+    return chat
+
+
+def _format(form: Fields) -> dict[str, object]:
+    if form.get("type") == "json_object":
+        return {"type": "json_object"}
+    if form.get("type") != "json_schema":
+        raise unsupported("text.format.type", form.get("type"))
+    if not isinstance(form.get("schema"), Mapping):
+        raise missing("text.format.schema")
+    named = {
+        name: form[name]
+        for name in ("name", "description", "schema", "strict")
+        if form.get(name) is not None
+    }
+    return {"type": "json_schema", "json_schema": {"name": "response", **named}}
+
+
+def _logprobs(body: Fields) -> dict[str, object]:
+    included = texts(body, "include")
+    for place, name in enumerate(included):
+        if name not in _NO_EFFECT and name != _LOGPROBS:
+            raise unsupported(f"include[{place}]", name)
+    top = body.get("top_logprobs")
+    if top is not None and (not isinstance(top, int) or isinstance(top, bool) or top < 0):
+        raise invalid("top_logprobs", "a number from 0 to 20")
+    if not top and _LOGPROBS not in included:
+        return {}
+    return {"logprobs": True} | ({"top_logprobs": top} if top else {})
+
+
+# What the response repeats
+
+
+def _repeated(body: Fields) -> dict[str, object]:
+    """Return the fields of the response object that repeat the request, with their defaults."""
+    reasoning = optional_object(body, "reasoning")
+    return {
+        "model": body.get("model") or "default",
+        "instructions": body.get("instructions"),
+        "previous_response_id": body.get("previous_response_id"),
+        "tools": [
+            {name: tool.get(name) for name in ("type", "name", "description", "parameters",
+                                               "strict")}
+            for tool in _tool_list(body) if isinstance(tool, Mapping)
+        ],
+        "tool_choice": body.get("tool_choice") or "auto",
+        "parallel_tool_calls": body.get("parallel_tool_calls", True) is not False,
+        "text": _text_field(optional_object(body, "text")),
+        "reasoning": {"effort": reasoning.get("effort"), "summary": reasoning.get("summary")},
+        "max_output_tokens": body.get("max_output_tokens"),
+        "max_tool_calls": body.get("max_tool_calls"),
+        "temperature": _number(body, "temperature", 1.0),
+        "top_p": _number(body, "top_p", 1.0),
+        "presence_penalty": _number(body, "presence_penalty", 0.0),
+        "frequency_penalty": _number(body, "frequency_penalty", 0.0),
+        "top_logprobs": body.get("top_logprobs") or 0,
+        "truncation": "disabled",
+        "service_tier": body.get("service_tier") or "default",
+        "metadata": optional_object(body, "metadata"),
+        "safety_identifier": body.get("safety_identifier"),
+        "prompt_cache_key": body.get("prompt_cache_key"),
+        "user": body.get("user"),
+    }  # fmt: skip
+
+
+def _text_field(text: Fields) -> dict[str, object]:
+    """Return ``text`` as a response repeats it; a schema is named, not repeated.
+
+    The specification's response has ``null`` there (Open Responses 2026-04-24).
+    """
+    form = optional_object(text, "format", "text.format") or {"type": "text"}
+    told: dict[str, object] = {"type": form.get("type")}
+    if told["type"] == "json_schema":
+        told |= {
+            "name": form.get("name") or "response",
+            "description": form.get("description"),
+            "schema": None,
+            "strict": bool(form.get("strict")),
+        }
+    verbosity = text.get("verbosity")
+    return {"format": told} | ({} if verbosity is None else {"verbosity": verbosity})
+
+
+def _number(body: Fields, name: str, default: float) -> float:
+    value = body.get(name)
+    if value is None:
+        return default
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise invalid(name, "a number")
+    return value

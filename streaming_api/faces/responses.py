@@ -1,0 +1,225 @@
+"""Responses: an answer as the events of OpenAI's Responses API (Open Responses). Pure.
+
+Every item of the output goes its whole way before the next begins: ``output_item.added``, its
+deltas, its ``done`` events, ``output_item.done``; parallel calls whose pieces come mixed stay open
+together. ``sequence_number`` is the event's place in the answer, counted from 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import orjson
+
+from streaming_api.faces.response_items import Call, Item, Message, Reasoning
+from streaming_api.faces.translator import CallDelta, Delta, End, delta_of, mapping
+
+
+class ResponseTranslator:
+    """One answer as a response.
+
+    Args:
+        fields: of the response object that do not change: `response_fields`.
+        request_id: of the answer, in the ids of its items.
+
+    Attributes:
+        status: ``in_progress``, and in the end ``completed``, ``incomplete``, ``failed`` or
+            ``cancelled``.
+        size: characters of text that are held for the whole response.
+    """
+
+    def __init__(self, fields: Mapping[str, object], request_id: str) -> None:
+        self._fields = dict(fields)
+        self._request_id = request_id
+        self._items: list[Item] = []
+        self._current: Reasoning | Message | None = None
+        self._calls: dict[int, Call] = {}  # still open, by the upstream's index
+        self._events: list[bytes] = []
+        self._sequence = 0
+        self.status = "in_progress"
+        self.size = 0
+
+    def opening(self) -> list[bytes]:
+        """Return ``response.created`` and ``response.in_progress``."""
+        self._whole("response.created")
+        self._whole("response.in_progress")
+        return self._taken()
+
+    def read(self, chunk: Mapping[str, object]) -> list[bytes]:
+        """Return the events that a chunk makes."""
+        if isinstance(model := chunk.get("model"), str) and model:
+            self._fields["model"] = model
+        delta = delta_of(chunk)
+        if delta.reasoning:
+            self._reason(delta.reasoning)
+        if delta.text or delta.logprobs:
+            self._say(delta)
+        if delta.refusal:
+            self._refuse(delta.refusal)
+        for call in delta.calls:
+            self._call(call)
+        return self._taken()
+
+    def end(self, end: End) -> list[bytes]:
+        """Return the events that end the response."""
+        self._close_current(whole=end.whole)
+        for call in tuple(self._calls.values()):
+            self._close_call(call, whole=end.whole)
+        self.status = _STATUS.get(end.finish_reason, "completed")
+        self._fields |= {
+            "status": self.status,
+            "usage": _usage(end.usage),
+            "error": _error(end) if self.status == "failed" else None,
+            "incomplete_details": _incomplete(end),
+        }
+        if self.status == "completed":
+            created = self._fields["created_at"]
+            assert isinstance(created, int)
+            self._fields["completed_at"] = created + int(end.seconds)
+        self._whole(_LAST_EVENT[self.status])
+        return self._taken()
+
+    def response(self) -> dict[str, object]:
+        """Return the response object as of now."""
+        return {**self._fields, "output": [item.item() for item in self._items]}
+
+    # What a chunk adds
+
+    def _reason(self, text: str) -> None:
+        item = self._current
+        if not isinstance(item, Reasoning):
+            item = Reasoning(f"rs_{self._request_id}_{len(self._items)}", len(self._items))
+            self._open(item)
+        self._add(item.add(text), len(text))
+
+    def _say(self, delta: Delta) -> None:
+        self._add(self._message().say(delta.text, delta.logprobs), len(delta.text))
+
+    def _refuse(self, text: str) -> None:
+        self._add(self._message().refuse(text), len(text))
+
+    def _message(self) -> Message:
+        item = self._current
+        if not isinstance(item, Message):
+            item = Message(f"msg_{self._request_id}_{len(self._items)}", len(self._items))
+            self._open(item)
+        return item
+
+    def _call(self, delta: CallDelta) -> None:
+        call = self._calls.get(delta.index)
+        if call is not None and delta.call_id not in {"", call.call_id}:
+            self._close_call(call, whole=True)  # another call under the same index
+            call = None
+        if call is None:
+            if not (delta.call_id or delta.name):
+                return  # an end of arguments that were complete already: white space
+            self._close_current(whole=True)
+            for other in tuple(self._calls.values()):
+                if other.complete:
+                    self._close_call(other, whole=True)
+            number = len(self._items)
+            call_id = delta.call_id or f"call_{self._request_id}_{number}"
+            call = Call(f"fc_{self._request_id}_{number}", number, call_id, delta.name)
+            self._calls[delta.index] = call
+            self._items.append(call)
+            self._add(call.opened(), len(delta.name))
+        if delta.arguments:
+            self._add(call.add(delta.arguments), len(delta.arguments))
+
+    # Items
+
+    def _open(self, item: Reasoning | Message) -> None:
+        self._close_current(whole=True)
+        for call in tuple(self._calls.values()):
+            self._close_call(call, whole=True)
+        self._current = item
+        self._items.append(item)
+        self._add(item.opened(), 0)
+
+    def _close_current(self, *, whole: bool) -> None:
+        if self._current is not None:
+            self._add(self._current.closed(whole=whole), 0)
+            self._current = None
+
+    def _close_call(self, call: Call, *, whole: bool) -> None:
+        self._add(call.closed(whole=whole), 0)
+        self._calls = {index: other for index, other in self._calls.items() if other is not call}
+
+    # Events
+
+    def _add(self, events: list[tuple[str, bytes]], size: int) -> None:
+        for name, fields in events:
+            place = (name.encode(), self._sequence, fields[1:])
+            self._events.append(b'{"type":"%b","sequence_number":%d,%b' % place)
+            self._sequence += 1
+        self.size += size
+
+    def _whole(self, name: str) -> None:
+        self._add([(name, orjson.dumps({"response": self.response()}))], 0)
+
+    def _taken(self) -> list[bytes]:
+        taken, self._events = self._events, []
+        return taken
+
+
+_STATUS: Final = {
+    "length": "incomplete",
+    "content_filter": "incomplete",
+    "incomplete": "incomplete",
+    "cancelled": "cancelled",
+    "error": "failed",
+}
+"""The status that an end stands for; every other one is the model's own, and whole."""
+_LAST_EVENT: Final = {
+    "completed": "response.completed",
+    "incomplete": "response.incomplete",
+    "cancelled": "response.incomplete",  # the standard has no event of that name
+    "failed": "response.failed",
+}
+_REASONS: Final = {"length": "max_output_tokens"}
+
+
+def _incomplete(end: End) -> dict[str, object] | None:
+    if _STATUS.get(end.finish_reason) not in {"incomplete", "cancelled"}:
+        return None
+    code = mapping(end.error).get("code")
+    reason = _REASONS.get(end.finish_reason, end.finish_reason)
+    return {"reason": code if isinstance(code, str) else reason}
+
+
+def _error(end: End) -> dict[str, object]:
+    error = mapping(end.error)
+    code = error.get("code")
+    message = error.get("message")
+    return {
+        "code": code if isinstance(code, str) else "server_error",
+        "message": message if isinstance(message, str) else "The answer failed.",
+    }
+
+
+def _usage(usage: Mapping[str, object] | None) -> dict[str, object] | None:
+    """Return the tokens that an upstream reported, in the words of the Responses API."""
+    if usage is None:
+        return None
+    prompt = _count(usage, "prompt_tokens")
+    completion = _count(usage, "completion_tokens")
+    cached = mapping(usage.get("prompt_tokens_details"))
+    return {
+        "input_tokens": prompt,
+        "input_tokens_details": {
+            name: _count(cached, name) for name in ("cached_tokens", "cache_write_tokens")
+        },
+        "output_tokens": completion,
+        "output_tokens_details": {
+            "reasoning_tokens": _count(
+                mapping(usage.get("completion_tokens_details")), "reasoning_tokens"
+            ),
+        },
+        "total_tokens": _count(usage, "total_tokens") or prompt + completion,
+    }
+
+
+def _count(fields: Mapping[str, object], name: str) -> int:
+    count = fields.get(name)
+    return count if isinstance(count, int) else 0

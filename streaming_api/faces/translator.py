@@ -1,0 +1,151 @@
+"""Translator: upstream chunks in, the events of another wire out. Pure.
+
+A translator is a function of the chunks from the first one on: fed the same, it says the same, byte
+for byte. So its events have numbers, and a client that comes back is shown what it would have got.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, Protocol
+
+import attrs
+import orjson
+
+END: Final = "chat.completion.end"
+"""``object`` of an answer's last message, which says how it ended."""
+_NOTHING: Final[Mapping[str, object]] = {}
+
+
+class Translator(Protocol):
+    """One answer in one wire's words."""
+
+    def opening(self) -> list[bytes]:
+        """Return the events that come before any chunk."""
+
+    def read(self, chunk: Mapping[str, object]) -> list[bytes]:
+        """Return the events that a chunk makes, each JSON on one line."""
+
+    def end(self, end: End) -> list[bytes]:
+        """Return the events that end the answer."""
+
+
+@attrs.frozen
+class End:
+    """How an answer ended.
+
+    Attributes:
+        finish_reason: the model's own, or ``cancelled``, ``incomplete``, ``error``.
+        usage: tokens as the upstream reported them; None if it did not.
+        error: OpenAI's error object, if something went wrong.
+        seconds: from the request to the end.
+    """
+
+    finish_reason: str
+    usage: Mapping[str, object] | None = None
+    error: Mapping[str, object] | None = None
+    seconds: float = 0.0
+
+    @property
+    def whole(self) -> bool:
+        """Whether the model has said all that it wanted to say."""
+        return self.finish_reason not in {
+            "length", "content_filter", "cancelled", "incomplete", "error",
+        }  # fmt: skip
+
+
+def translate(translator: Translator, data: bytes) -> list[bytes]:
+    """Return the events that one message of an answer's stream makes.
+
+    Args:
+        translator: has been given every message before this one.
+        data: a chunk, a whole completion, or the end.
+    """
+    fields: dict[str, object] = orjson.loads(data)
+    return translator.end(_end(fields)) if fields.get("object") == END else translator.read(fields)
+
+
+def _end(fields: Mapping[str, object]) -> End:
+    reason = fields.get("finish_reason")
+    reported = fields.get("usage_source") == "reported"
+    error = fields.get("error")
+    total = mapping(fields.get("timing")).get("total_ms")
+    return End(
+        finish_reason=reason if isinstance(reason, str) else "incomplete",
+        usage=mapping(fields.get("usage")) if reported else None,
+        error=error if isinstance(error, Mapping) else None,
+        seconds=total / 1000 if isinstance(total, int | float) else 0.0,
+    )
+
+
+@attrs.frozen
+class CallDelta:
+    """A piece of a function call: its place among the calls, and what is new of it."""
+
+    index: int
+    call_id: str
+    name: str
+    arguments: str
+
+
+@attrs.frozen
+class Delta:
+    """What a chunk adds to the first choice."""
+
+    reasoning: str = ""
+    text: str = ""
+    refusal: str = ""
+    calls: tuple[CallDelta, ...] = ()
+    logprobs: tuple[object, ...] = ()
+
+
+def delta_of(chunk: Mapping[str, object]) -> Delta:
+    """Return what a chunk (or a whole completion) adds to the first choice."""
+    for choice in _list(chunk.get("choices")):
+        fields = mapping(choice)
+        if fields.get("index", 0) == 0:
+            said = mapping(fields.get("delta") or fields.get("message"))
+            return Delta(
+                reasoning=_text(said.get("reasoning_content")) or _text(said.get("reasoning")),
+                text=_text(said.get("content")),
+                refusal=_text(said.get("refusal")),
+                calls=tuple(
+                    _call(mapping(call), place)
+                    for place, call in enumerate(_list(said.get("tool_calls")))
+                ),
+                logprobs=tuple(_list(mapping(fields.get("logprobs")).get("content"))),
+            )
+    return Delta()
+
+
+def _call(fields: Mapping[str, object], place: int) -> CallDelta:
+    index = fields.get("index")
+    function = mapping(fields.get("function"))
+    return CallDelta(
+        index=index if isinstance(index, int) else place,
+        call_id=_text(fields.get("id")),
+        name=_text(function.get("name")),
+        arguments=_text(function.get("arguments")),
+    )
+
+
+def is_json(text: str) -> bool:
+    """Whether a text is a whole JSON value, so that nothing can be missing behind it."""
+    try:
+        orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return False
+    return True
+
+
+def mapping(value: object) -> Mapping[str, object]:
+    """Return the value if it is an object, else an empty one."""
+    return value if isinstance(value, Mapping) else _NOTHING
+
+
+def _list(value: object) -> list[object]:
+    return value if isinstance(value, list) else []
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""

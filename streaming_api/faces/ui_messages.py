@@ -1,0 +1,160 @@
+"""UI messages: an answer as the AI SDK's UI message stream (npm ``ai``, version 5 and later). Pure.
+
+``useChat`` reads it: a message is a step with parts of text, reasoning and tool calls, each with a
+start and an end. A refusal is text; nothing else stands for it there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import orjson
+
+from streaming_api.faces.translator import CallDelta, End, delta_of, is_json, mapping
+
+
+class UiMessageTranslator:
+    """One answer as a UI message stream.
+
+    Args:
+        message_id: of the message that the page shows.
+
+    Attributes:
+        size: characters that are held.
+    """
+
+    def __init__(self, message_id: str) -> None:
+        self._message_id = message_id
+        self._parts = 0
+        self._open: tuple[str, str] | None = None  # kind and id of the part that goes on
+        self._calls: dict[int, _ToolCall] = {}
+        self._events: list[bytes] = []
+        self.size = 0
+
+    def opening(self) -> list[bytes]:
+        """Return the events before any chunk."""
+        self._say({"type": "start", "messageId": self._message_id})
+        self._say({"type": "start-step"})
+        return self._taken()
+
+    def read(self, chunk: Mapping[str, object]) -> list[bytes]:
+        """Return the events that a chunk makes."""
+        delta = delta_of(chunk)
+        if delta.reasoning:
+            self._add("reasoning", delta.reasoning)
+        if delta.text:
+            self._add("text", delta.text)
+        if delta.refusal:
+            self._add("text", delta.refusal)
+        for call in delta.calls:
+            self._call(call)
+        return self._taken()
+
+    def end(self, end: End) -> list[bytes]:
+        """Return the events that end the message."""
+        self._close_part()
+        self._close_calls(whole=end.whole)
+        if end.finish_reason == "cancelled":
+            self._say({"type": "abort"})
+            return self._taken()
+        if end.finish_reason in {"error", "incomplete"}:
+            message = mapping(end.error).get("message")
+            self._say({"type": "error", "errorText": message or "The answer was cut short."})
+            return self._taken()
+        self._say({"type": "finish-step"})
+        reason = _REASONS.get(end.finish_reason, "other")
+        self._say({"type": "finish", "finishReason": reason})
+        return self._taken()
+
+    def _add(self, kind: str, text: str) -> None:
+        if self._open is None or self._open[0] != kind:
+            self._close_part()
+            self._close_calls(whole=True)
+            self._open = (kind, f"{kind}-{self._parts}")
+            self._parts += 1
+            self._say({"type": f"{kind}-start", "id": self._open[1]})
+        self._say({"type": f"{kind}-delta", "id": self._open[1], "delta": text})
+
+    def _close_part(self) -> None:
+        if self._open is not None:
+            kind, part_id = self._open
+            self._open = None
+            self._say({"type": f"{kind}-end", "id": part_id})
+
+    def _call(self, delta: CallDelta) -> None:
+        call = self._calls.get(delta.index)
+        if call is not None and delta.call_id not in {"", call.call_id}:
+            self._close_call(delta.index, whole=True)
+            call = None
+        if call is None:
+            if not (delta.call_id or delta.name):
+                return  # an end of arguments that were complete already: white space
+            self._close_part()
+            for index in [index for index, call in self._calls.items() if call.complete]:
+                self._close_call(index, whole=True)
+            call_id = delta.call_id or f"call-{self._message_id}-{self._parts}"
+            self._parts += 1
+            call = self._calls[delta.index] = _ToolCall(call_id, delta.name)
+            self._say({"type": "tool-input-start", **call.named()})
+        if delta.arguments:
+            call.pieces.append(delta.arguments)
+            self.size += len(delta.arguments)
+            self._say(
+                {
+                    "type": "tool-input-delta",
+                    "toolCallId": call.call_id,
+                    "inputTextDelta": delta.arguments,
+                }
+            )
+
+    def _close_calls(self, *, whole: bool) -> None:
+        for index in tuple(self._calls):
+            self._close_call(index, whole=whole)
+
+    def _close_call(self, index: int, *, whole: bool) -> None:
+        """Say that a call's input is there; a call that was cut off is not to be run."""
+        call = self._calls.pop(index)
+        if not whole:
+            return
+        told = "".join(call.pieces)
+        if not told.strip() or call.complete:
+            call_input = orjson.loads(told) if told.strip() else {}
+            self._say({"type": "tool-input-available", **call.named(), "input": call_input})
+        else:
+            fault = "The model gave arguments that are no JSON."
+            self._say(
+                {"type": "tool-input-error", **call.named(), "input": told, "errorText": fault}
+            )
+
+    def _say(self, event: dict[str, object]) -> None:
+        self._events.append(orjson.dumps(event))
+
+    def _taken(self) -> list[bytes]:
+        taken, self._events = self._events, []
+        return taken
+
+
+class _ToolCall:
+    """A call whose input is not complete."""
+
+    def __init__(self, call_id: str, name: str) -> None:
+        self.call_id = call_id
+        self.name = name
+        self.pieces: list[str] = []
+
+    @property
+    def complete(self) -> bool:
+        return is_json("".join(self.pieces))
+
+    def named(self) -> dict[str, object]:
+        return {"toolCallId": self.call_id, "toolName": self.name}
+
+
+_REASONS: Final = {
+    "stop": "stop",
+    "length": "length",
+    "tool_calls": "tool-calls",
+    "function_call": "tool-calls",
+    "content_filter": "content-filter",
+}

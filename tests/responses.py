@@ -1,0 +1,57 @@
+"""Checks of the Responses API: every object and event against the specification's own models."""
+
+from __future__ import annotations
+
+import enum
+import inspect
+from typing import Any, Final
+
+import openresponses_types.types as specification
+from openai.types.responses import Response, ResponseStreamEvent
+from pydantic import BaseModel, TypeAdapter
+
+Json = dict[str, Any]
+
+
+def _events() -> dict[str, type[BaseModel]]:
+    """The specification's models of events, by the ``type`` that each has."""
+    found = {}
+    for name, model in inspect.getmembers(specification, inspect.isclass):
+        if name.endswith("StreamingEvent") and issubclass(model, BaseModel):
+            kinds = model.model_fields["type"].annotation
+            assert isinstance(kinds, enum.EnumMeta)
+            found.update({str(kind.value): model for kind in kinds.__members__.values()})
+    return found
+
+
+EVENTS: Final = _events()
+_OPENAI_EVENT: Final = TypeAdapter[Any](ResponseStreamEvent)
+
+
+def valid_event(event: Json) -> Json:
+    """An event, checked against the specification and the types of the `openai` package."""
+    EVENTS[event["type"]].model_validate(event)
+    if "response" in event:
+        valid_response(event["response"])
+    else:
+        _OPENAI_EVENT.validate_python(event)
+    return event
+
+
+def valid_response(response: Json) -> Json:
+    """A response object, checked likewise.
+
+    The types of `openai` know neither the ends that are ours alone nor a schema left out.
+    """
+    specification.ResponseResource.model_validate(response)
+    told = dict(response)
+    for field in ("incomplete_details", "error"):
+        told[field] = None
+    told["text"] = None
+    Response.model_validate(told)
+    return response
+
+
+def types(events: list[Json]) -> list[str]:
+    """Their types, without what all have in common."""
+    return [str(event["type"]).removeprefix("response.") for event in events]
