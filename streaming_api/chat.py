@@ -192,5 +192,3 @@ class Chat:
             answer.cancel(Outcome("incomplete", SERVER_STOPPED))
         if tasks:
             await asyncio.wait(tasks, timeout=2)
-
-

@@ -57,4 +57,3 @@ def value_of(text: bytes, name: str) -> bytes | None:
 def joined(*objects: bytes) -> bytes:
     """One object with the members of several; the objects begin and end with their braces."""
     return b"{%b}" % b",".join(filter(None, (one[1:-1].strip() for one in objects)))
-

@@ -204,8 +204,6 @@ async def _listen(
     )
 
 
-
-
 def run(config: StreamingConfig, make: MakeApp = make_app) -> int:
     """Serve until SIGTERM or SIGINT; the exit status.
 

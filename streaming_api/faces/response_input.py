@@ -20,9 +20,7 @@ _ROLES: Final = {
 """Roles in chat completions: few upstreams besides OpenAI know ``developer``."""
 
 
-def input_items(
-    given: object, request_id: str, find_item: Callable[[str], Fields]
-) -> list[Fields]:
+def input_items(given: object, request_id: str, find_item: Callable[[str], Fields]) -> list[Fields]:
     """Return the items of ``input``, each with an id and a type, checked.
 
     Args:

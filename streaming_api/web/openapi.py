@@ -187,7 +187,7 @@ _OPERATIONS: Final[Json] = {
             tag="operations",
             scope="alerts",
             body="AlertmanagerWebhook",
-        )
+        ),
     },
     "/streaming/tickets": {
         "post": operation(

@@ -131,9 +131,7 @@ async def connections(request: web.Request) -> web.Response:
     """
     context = request.app[CONTEXT]
     manager = context.manager
-    counts = {
-        kind: {"open": manager.open[kind], "limit": manager.limits[kind]} for kind in KINDS
-    }
+    counts = {kind: {"open": manager.open[kind], "limit": manager.limits[kind]} for kind in KINDS}
     if request.query.get("rows") == "0":
         return _json(counts)
     client_of(request).require("admin")
@@ -145,11 +143,7 @@ def _rows(context: Context) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for connection in context.manager.present():
         messages, size = connection.sent()
-        topics = {
-            name
-            for viewer in connection.viewers
-            for name in context.topics.watched(viewer)
-        }
+        topics = {name for viewer in connection.viewers for name in context.topics.watched(viewer)}
         rows.append(
             {
                 "id": connection.number,

@@ -244,9 +244,7 @@ def handler(
             if context.config.compression_enabled and context.config.websocket_compression:
                 deflate = negotiate(request.headers.get(hdrs.SEC_WEBSOCKET_EXTENSIONS, ""))
             commander = Commander(context, chat_only=chat_only)
-            connection = make(
-                context.manager, client, request.rel_url.raw_path, deflate, commander
-            )
+            connection = make(context.manager, client, request.rel_url.raw_path, deflate, commander)
             answer = _switching_protocols(request, key, deflate)
             take_over(request, connection, place, answer)
         return TAKEN

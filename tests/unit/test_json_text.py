@@ -42,9 +42,7 @@ def test_members_are_found_in_every_layout(
 
 
 def test_what_stays_is_as_it_was_written() -> None:
-    assert json_text.without(WRITTEN, {"b", "c"}) == (
-        b'{"a" : 1.0,"\\u0061":[1E5 , {"b":"}],"}]}'
-    )
+    assert json_text.without(WRITTEN, {"b", "c"}) == (b'{"a" : 1.0,"\\u0061":[1E5 , {"b":"}],"}]}')
     assert json_text.without(WRITTEN, {"a"}) == b'{"b":36893488147419103232,"c":""}'
     assert json_text.value_of(WRITTEN, "a") == b'[1E5 , {"b":"}],"}]'
     assert json_text.value_of(WRITTEN, "d") is None

@@ -165,9 +165,7 @@ class TestTheEnd:
             ("error", "failed", "failed", None),
         ],
     )
-    def test_is_honest(
-        self, reason: str, event: str, status: str, details: Json | None
-    ) -> None:
+    def test_is_honest(self, reason: str, event: str, status: str, details: Json | None) -> None:
         last = told(delta(content="Hel"), end(reason))[-1]
         response = last["response"]
         assert types([last]) == [event]
