@@ -11,11 +11,11 @@ import time
 from typing import TYPE_CHECKING, ClassVar, Final
 
 if TYPE_CHECKING:
-    from streaming_api.checksum import Checksum
     from streaming_api.connection_manager import ConnectionManager
     from streaming_api.doors import Client
-    from streaming_api.framing import Framing
     from streaming_api.viewer import Viewer
+    from streaming_api.wire.checksum import Checksum
+    from streaming_api.wire.framing import Framing
 
 MOST_UNSENT: Final = 16 * 2**20
 """Unsent bytes above which a client that asks on and on, and reads nothing, is dropped."""

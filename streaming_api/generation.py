@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Final
 import attrs
 import orjson
 
-from streaming_api.commands import ChatRequest, OnDisconnect
-from streaming_api.messages import CHAT, notice
 from streaming_api.stream import Policy, Stream
 from streaming_api.upstreams.gateway import Ending, Exchange
 from streaming_api.upstreams.reply_errors import UpstreamError, UpstreamFailed
 from streaming_api.viewer import Viewer
+from streaming_api.wire.commands import ChatRequest, OnDisconnect
+from streaming_api.wire.messages import CHAT, notice
 
 if TYPE_CHECKING:
     from streaming_api.chat import Chat

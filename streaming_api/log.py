@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Iterable
 from typing import Final
 
-from streaming_api.messages import Encoder, Message
+from streaming_api.wire.messages import Encoder, Message
 
 _CUT: Final = 256
 """Dropped messages after which the front of the lists is cut off."""

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from streaming_api.messages import Message
     from streaming_api.stream import Writes
     from streaming_api.viewer import Viewer
+    from streaming_api.wire.messages import Message
 
 WINDOW: Final = 300.0
 """Seconds that "performance" and "stability" look back."""

@@ -6,9 +6,9 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Final
 
-from streaming_api.checksum import Checksum
-from streaming_api.messages import Message, notice
 from streaming_api.stream import Group, Line, Policy, Stream
+from streaming_api.wire.checksum import Checksum
+from streaming_api.wire.messages import Message, notice
 
 if TYPE_CHECKING:
     from streaming_api.connection import Connection

@@ -28,10 +28,10 @@ from typing import ClassVar, Final
 import attrs
 import orjson
 
-from streaming_api.messages import ALERT
 from streaming_api.sources.values import Alert, AlertList, AlertSource, format_time
 from streaming_api.stream import Policy
 from streaming_api.topics.topic import Note, Topic, ignore
+from streaming_api.wire.messages import ALERT
 
 logger = logging.getLogger(__name__)
 

@@ -19,9 +19,9 @@ from typing import ClassVar, Final
 
 import orjson
 
-from streaming_api.messages import METRICS
 from streaming_api.stream import Policy
 from streaming_api.topics.topic import Topic
+from streaming_api.wire.messages import METRICS
 
 SECONDS: Final = 3600
 """Rows that are kept."""

@@ -9,11 +9,11 @@ from typing import ClassVar, Final
 
 import orjson
 
-from streaming_api.messages import METRICS
 from streaming_api.sources.prometheus import QueryResult
 from streaming_api.sources.values import Sample
 from streaming_api.stream import Policy
 from streaming_api.topics.topic import Topic
+from streaming_api.wire.messages import METRICS
 
 MAX_SERIES: Final = 5_000
 """Series of one source that are kept; a whole snapshot goes to everyone who joins."""

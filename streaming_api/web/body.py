@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
-from streaming_api.commands import parse_object
 from streaming_api.errors import BadRequest, TooLarge
 from streaming_api.web.context import CONTEXT
+from streaming_api.wire.commands import parse_object
 
 if TYPE_CHECKING:
     from aiohttp import web

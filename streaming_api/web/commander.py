@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from streaming_api.commands import Cancel, ChatRequest, Command, Resume, Subscribe, Unsubscribe
 from streaming_api.errors import BadRequest
-from streaming_api.messages import notice
+from streaming_api.wire.commands import Cancel, ChatRequest, Command, Resume, Subscribe, Unsubscribe
+from streaming_api.wire.messages import notice
 
 if TYPE_CHECKING:
     from streaming_api.chat import Chat

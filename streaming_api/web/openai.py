@@ -14,8 +14,6 @@ import orjson
 from aiohttp import web
 from aiohttp.http import HttpVersion11
 
-from streaming_api import framing
-from streaming_api.commands import OnDisconnect, chat_request, check_request_id
 from streaming_api.errors import UpstreamFailed
 from streaming_api.upstreams import reply_errors
 from streaming_api.web.body import json_body
@@ -23,6 +21,8 @@ from streaming_api.web.context import CONTEXT, client_of
 from streaming_api.web.guard import scope
 from streaming_api.web.sse import EventStream
 from streaming_api.web.takeover import TAKEN, admitted, take_over
+from streaming_api.wire import framing
+from streaming_api.wire.commands import OnDisconnect, chat_request, check_request_id
 
 if TYPE_CHECKING:
     from streaming_api.generation import Generation

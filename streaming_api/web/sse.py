@@ -13,15 +13,15 @@ from aiohttp import hdrs, web
 from aiohttp.http import HttpVersion11
 from aiohttp_sse import EventSourceResponse
 
-from streaming_api import framing
-from streaming_api.checksum import Checksum
-from streaming_api.commands import chat_request, check_request_id
 from streaming_api.connection import Connection
 from streaming_api.errors import BadRequest, NotFound
 from streaming_api.web.body import json_body
 from streaming_api.web.context import CONTEXT, client_of
 from streaming_api.web.guard import scope
 from streaming_api.web.takeover import TAKEN, admitted, hand_back, take_over
+from streaming_api.wire import framing
+from streaming_api.wire.checksum import Checksum
+from streaming_api.wire.commands import chat_request, check_request_id
 
 if TYPE_CHECKING:
     from streaming_api.connection_manager import Place

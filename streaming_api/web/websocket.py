@@ -16,13 +16,17 @@ from typing import TYPE_CHECKING, ClassVar, Final
 from aiohttp import hdrs, web
 from aiohttp.http import HttpVersion11
 
-from streaming_api import framing
-from streaming_api.commands import message_type_of, parse_command, parse_object
 from streaming_api.connection import Connection
-from streaming_api.deflate import Deflate, negotiate
 from streaming_api.doors import Bucket
 from streaming_api.errors import ApiError, BadRequest, NotFound, UpgradeRequired
-from streaming_api.frame_parser import (
+from streaming_api.web.commander import Commander
+from streaming_api.web.context import CONTEXT, client_of
+from streaming_api.web.guard import ANY, scope
+from streaming_api.web.takeover import TAKEN, admitted, take_over
+from streaming_api.wire import framing
+from streaming_api.wire.commands import message_type_of, parse_command, parse_object
+from streaming_api.wire.deflate import Deflate, negotiate
+from streaming_api.wire.frame_parser import (
     INVALID_TEXT,
     NORMAL,
     POLICY,
@@ -31,17 +35,13 @@ from streaming_api.frame_parser import (
     FrameParser,
     Violation,
 )
-from streaming_api.messages import notice
-from streaming_api.web.commander import Commander
-from streaming_api.web.context import CONTEXT, client_of
-from streaming_api.web.guard import ANY, scope
-from streaming_api.web.takeover import TAKEN, admitted, take_over
+from streaming_api.wire.messages import notice
 
 if TYPE_CHECKING:
     from streaming_api.connection_manager import ConnectionManager
     from streaming_api.doors import Client
-    from streaming_api.frame_parser import Received
     from streaming_api.viewer import Viewer
+    from streaming_api.wire.frame_parser import Received
 
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _CLOSES: Final = {

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 
 import uvloop
 
-from streaming_api import framing
 from streaming_api.upstreams.http1 import ResponseStream
+from streaming_api.wire import framing
 from tests.fakes import hot_path
 
 ANSWERS = 100

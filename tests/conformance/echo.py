@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Final
 import uvloop
 from aiohttp import web
 
-from streaming_api import framing
 from streaming_api.app import make_app
 from streaming_api.config import StreamingConfig
-from streaming_api.messages import Message
 from streaming_api.service import StreamingService
 from streaming_api.web.websocket import WebSocket, handler
+from streaming_api.wire import framing
+from streaming_api.wire.messages import Message
 
 if TYPE_CHECKING:
-    from streaming_api.frame_parser import Received
+    from streaming_api.wire.frame_parser import Received
 
 ECHO: Final = "/echo"
 

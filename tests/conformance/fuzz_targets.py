@@ -19,16 +19,16 @@ from zlib import crc32
 import attrs
 import orjson
 
-from streaming_api.commands import ChatRequest, message_type_of, parse_command, parse_object
 from streaming_api.config import SETTINGS, ConfigError, effective, load, read_env_file
-from streaming_api.deflate import negotiate
 from streaming_api.errors import ApiError
-from streaming_api.frame_parser import FrameParser, Received, Violation
-from streaming_api.framing import deflate
-from streaming_api.messages import Encoder, notice, parse_cursor
 from streaming_api.sources.alertmanager import WebhookError, parse_webhook
 from streaming_api.upstreams.answer import AnswerReader
 from streaming_api.upstreams.sse_parser import Event, EventParser, EventTooLargeError
+from streaming_api.wire.commands import ChatRequest, message_type_of, parse_command, parse_object
+from streaming_api.wire.deflate import negotiate
+from streaming_api.wire.frame_parser import FrameParser, Received, Violation
+from streaming_api.wire.framing import deflate
+from streaming_api.wire.messages import Encoder, notice, parse_cursor
 
 LIMIT: Final = 4_096
 """Bytes of a message, or of an event, in these targets: small, so that it is met."""

@@ -13,9 +13,9 @@ from streaming_api.config import StreamingConfig
 from streaming_api.connection import Connection
 from streaming_api.connection_manager import ConnectionManager
 from streaming_api.doors import Bucket, Client
-from streaming_api.framing import EVENTS, Framing
-from streaming_api.messages import Message
 from streaming_api.stream import Line, Policy, Retention, Stream, Writes
+from streaming_api.wire.framing import EVENTS, Framing
+from streaming_api.wire.messages import Message
 
 EPOCH: Final = "0123456789abcdef"
 AMPLE: Final = Retention(bytes=2**30, messages=10**6, seconds=10**6)

@@ -6,10 +6,8 @@ import asyncio
 from typing import Final
 
 from streaming_api.app import build
-from streaming_api.commands import ChatRequest
 from streaming_api.config import StreamingConfig
 from streaming_api.connection import Connection
-from streaming_api.framing import Framing
 from streaming_api.generation import Generation
 from streaming_api.upstreams.answer import AnswerReader
 from streaming_api.upstreams.call import Call
@@ -17,6 +15,8 @@ from streaming_api.upstreams.connector import Connector
 from streaming_api.upstreams.endpoint import Endpoint
 from streaming_api.upstreams.http1 import ResponseStream
 from streaming_api.web.context import Context
+from streaming_api.wire.commands import ChatRequest
+from streaming_api.wire.framing import Framing
 
 _CHUNK: Final = (
     b'data: {"id":"chatcmpl-1","object":"chat.completion.chunk","created":1700000000,"model":"m",'

@@ -27,10 +27,10 @@ import httpx
 import pytest
 
 from streaming_api.connection import Connection
-from streaming_api.frame_parser import INVALID_TEXT, POLICY, PROTOCOL_ERROR, TOO_BIG
 from streaming_api.service import StreamingService
 from streaming_api.web import body as body_module
 from streaming_api.web import http_protocol
+from streaming_api.wire.frame_parser import INVALID_TEXT, POLICY, PROTOCOL_ERROR, TOO_BIG
 from tests.clients import (
     UNIT,
     Events,

@@ -7,7 +7,7 @@ import zlib
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streaming_api.checksum import Checksum
+from streaming_api.wire.checksum import Checksum
 
 
 def of(data: bytes) -> Checksum:

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streaming_api.commands import (
+from streaming_api.errors import BadRequest
+from streaming_api.wire.commands import (
     Cancel,
     ChatRequest,
     Command,
@@ -23,7 +24,6 @@ from streaming_api.commands import (
     parse_command,
     parse_object,
 )
-from streaming_api.errors import BadRequest
 
 HELLO = [{"role": "user", "content": "Hello"}]
 COMMANDS = (ChatRequest, Cancel, Resume, Subscribe, Unsubscribe)

@@ -17,13 +17,13 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from streaming_api import __version__
 from streaming_api.app import make_app
-from streaming_api.commands import chat_request, parse_command
 from streaming_api.config import StreamingConfig
 from streaming_api.errors import ApiError
-from streaming_api.messages import MESSAGE_TYPES, Encoder, notice
 from streaming_api.service import StreamingService
 from streaming_api.sources.alertmanager import WebhookError, parse_webhook
 from streaming_api.web import contract, guard
+from streaming_api.wire.commands import chat_request, parse_command
+from streaming_api.wire.messages import MESSAGE_TYPES, Encoder, notice
 from tests.clients import Message, websocket
 from tests.conftest import StartServer
 

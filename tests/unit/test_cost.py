@@ -13,9 +13,9 @@ from collections.abc import Callable
 
 import pytest
 
-from streaming_api import framing
-from streaming_api.framing import Framing
 from streaming_api.web.context import Context
+from streaming_api.wire import framing
+from streaming_api.wire.framing import Framing
 from tests.fakes import hot_path
 from tests.fakes.hot_path import READ, relay, watching
 

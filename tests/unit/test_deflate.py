@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
 from websockets.headers import parse_extension
 
-from streaming_api.deflate import Deflate, negotiate
-from streaming_api.framing import DEFLATED_WEBSOCKET
+from streaming_api.wire.deflate import Deflate, negotiate
+from streaming_api.wire.framing import DEFLATED_WEBSOCKET
 
 BOTH = "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streaming_api.frame_parser import (
+from streaming_api.wire.frame_parser import (
     INVALID_TEXT,
     POLICY,
     PROTOCOL_ERROR,
@@ -23,7 +23,7 @@ from streaming_api.frame_parser import (
     Received,
     Violation,
 )
-from streaming_api.framing import BINARY, CLOSE, PING, PONG, TEXT
+from streaming_api.wire.framing import BINARY, CLOSE, PING, PONG, TEXT
 
 CONTINUATION = 0
 MIB = 2**20

@@ -14,7 +14,7 @@ from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import Close, Frame, Opcode
 from websockets.streams import StreamReader
 
-from streaming_api.framing import (
+from streaming_api.wire.framing import (
     BINARY,
     CHUNKED_EVENTS,
     CHUNKED_OPENAI,
@@ -37,7 +37,7 @@ from streaming_api.framing import (
     gzip_end,
     stored,
 )
-from streaming_api.messages import Encoder, Message
+from streaming_api.wire.messages import Encoder, Message
 
 EDGES = (0, 1, 125, 126, 127, 65_535, 65_536, 70_000)
 

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streaming_api import messages
-from streaming_api.messages import (
+from streaming_api.wire import messages
+from streaming_api.wire.messages import (
     CHAT,
     MESSAGE_TYPES,
     METRICS,

@@ -21,8 +21,6 @@ from streaming_api.connection import Connection
 from streaming_api.connection_manager import ConnectionManager
 from streaming_api.doors import Bucket, Client
 from streaming_api.errors import NotFound
-from streaming_api.framing import EVENTS
-from streaming_api.messages import timestamp
 from streaming_api.sources.prometheus import QueryResult
 from streaming_api.sources.values import (
     Alert,
@@ -39,6 +37,8 @@ from streaming_api.topics.alerts import MAX_ALERTS, WEBHOOK_KEPT, Alerts
 from streaming_api.topics.metrics import MAX_SERIES, query_values, sample_values
 from streaming_api.topics.polling import keep_asking, patience
 from streaming_api.topics.rules import HOLD, Rules
+from streaming_api.wire.framing import EVENTS
+from streaming_api.wire.messages import timestamp
 
 EPOCH: Final = "0123456789abcdef"
 UNIT: Final = 0.05

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streaming_api import framing
-from streaming_api.checksum import Checksum
 from streaming_api.connection import MOST_UNSENT
 from streaming_api.stream import Line, Policy, Retention
 from streaming_api.viewer import Viewer
+from streaming_api.wire import framing
+from streaming_api.wire.checksum import Checksum
 from tests.fakes.engine import (
     AMPLE,
     EPOCH,

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterable
 from typing import ClassVar, Final
 
-from streaming_api.messages import Message
+from streaming_api.wire.messages import Message
 
 COMPRESS_FROM: Final = 512
 """Bytes below which a message is not worth compressing."""

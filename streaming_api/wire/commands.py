@@ -17,7 +17,7 @@ import orjson
 
 from streaming_api import json_text
 from streaming_api.errors import BadRequest
-from streaming_api.messages import ALERT, CHAT, MESSAGE_TYPES, METRICS, STATUS
+from streaming_api.wire.messages import ALERT, CHAT, MESSAGE_TYPES, METRICS, STATUS
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9_.-]{1,128}", re.ASCII)
 _OURS: Final = frozenset(

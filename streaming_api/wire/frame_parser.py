@@ -14,7 +14,7 @@ from typing import Final
 
 import attrs
 
-from streaming_api.framing import BINARY, CLOSE, PONG, TEXT
+from streaming_api.wire.framing import BINARY, CLOSE, PONG, TEXT
 
 _CONTINUATION: Final = 0x0
 _TAIL: Final = b"\x00\x00\xff\xff"
