@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Final
 import attrs
 import orjson
 
-from streaming_api.stream import Policy, Stream
+from streaming_api.engine.stream import Policy, Stream
+from streaming_api.engine.viewer import Viewer
 from streaming_api.upstreams.gateway import Ending, Exchange
 from streaming_api.upstreams.reply_errors import UpstreamError, UpstreamFailed
-from streaming_api.viewer import Viewer
 from streaming_api.wire.commands import ChatRequest, OnDisconnect
 from streaming_api.wire.messages import CHAT, notice
 

@@ -28,8 +28,8 @@ from typing import ClassVar, Final
 import attrs
 import orjson
 
+from streaming_api.engine.stream import Policy
 from streaming_api.sources.values import Alert, AlertList, AlertSource, format_time
-from streaming_api.stream import Policy
 from streaming_api.topics.topic import Note, Topic, ignore
 from streaming_api.wire.messages import ALERT
 

@@ -19,7 +19,7 @@ from typing import ClassVar, Final
 
 import orjson
 
-from streaming_api.stream import Policy
+from streaming_api.engine.stream import Policy
 from streaming_api.topics.topic import Topic
 from streaming_api.wire.messages import METRICS
 

@@ -6,21 +6,21 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
+from streaming_api.engine.stream import Retention
+from streaming_api.engine.viewer import Viewer
 from streaming_api.errors import NotFound
 from streaming_api.sources.values import one_line
-from streaming_api.stream import Retention
 from streaming_api.topics.alerts import Alerts
 from streaming_api.topics.feeds import Feeds
 from streaming_api.topics.history import History
 from streaming_api.topics.metrics import Metrics, Values
 from streaming_api.topics.rules import Readings
 from streaming_api.topics.status import SELF, Status
-from streaming_api.viewer import Viewer
 
 if TYPE_CHECKING:
     from streaming_api.config import StreamingConfig
     from streaming_api.connection import Connection
-    from streaming_api.stream import Line
+    from streaming_api.engine.stream import Line
 
 _HISTORY_RETENTION: Final = Retention(bytes=2**20, messages=900, seconds=900.0)
 """Who was away for longer is shown the snapshot."""

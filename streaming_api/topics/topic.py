@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import ClassVar
 
-from streaming_api.stream import Line, Policy, Retention, Stream
+from streaming_api.engine.stream import Line, Policy, Retention, Stream
 
 Note = Callable[[str, str, str | None], None]
 """Takes note of an event: what happened, to whom, and the severity if it has one."""

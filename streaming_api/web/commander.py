@@ -10,8 +10,8 @@ from streaming_api.wire.messages import notice
 
 if TYPE_CHECKING:
     from streaming_api.chat import Chat
-    from streaming_api.stream import Line
-    from streaming_api.viewer import Viewer
+    from streaming_api.engine.stream import Line
+    from streaming_api.engine.viewer import Viewer
     from streaming_api.web.context import Context
     from streaming_api.web.websocket import WebSocket
 

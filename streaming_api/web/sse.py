@@ -25,8 +25,8 @@ from streaming_api.wire.commands import chat_request, check_request_id
 
 if TYPE_CHECKING:
     from streaming_api.connection_manager import Place
+    from streaming_api.engine.viewer import Viewer
     from streaming_api.generation import Generation
-    from streaming_api.viewer import Viewer
     from streaming_api.web.context import Context
 
 _MOST_TAIL: Final = 65_536

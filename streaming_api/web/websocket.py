@@ -40,7 +40,7 @@ from streaming_api.wire.messages import notice
 if TYPE_CHECKING:
     from streaming_api.connection_manager import ConnectionManager
     from streaming_api.doors import Client
-    from streaming_api.viewer import Viewer
+    from streaming_api.engine.viewer import Viewer
     from streaming_api.wire.frame_parser import Received
 
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"

@@ -9,7 +9,7 @@ from typing import Any, Final
 import orjson
 import pytest
 
-from streaming_api.stream import Line, Retention
+from streaming_api.engine.stream import Line, Retention
 from streaming_api.topics.history import COARSE, MAX_SERIES, RECENT, SECONDS, History
 
 NOON: Final = 1_800_000_000.0

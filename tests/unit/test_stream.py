@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streaming_api import stream as stream_module
-from streaming_api.stream import CATCH_UP_BYTES, Line, Policy, Retention, Stream
-from streaming_api.viewer import Viewer
+from streaming_api.engine import stream as stream_module
+from streaming_api.engine.stream import CATCH_UP_BYTES, Line, Policy, Retention, Stream
+from streaming_api.engine.viewer import Viewer
 from streaming_api.wire.framing import EVENTS, Framing
 from streaming_api.wire.messages import Message
 from tests.fakes.engine import AMPLE, Clock, Deliveries, Pipe, Shown, State, chat_stream, line

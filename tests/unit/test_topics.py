@@ -20,6 +20,7 @@ from streaming_api.config import StreamingConfig
 from streaming_api.connection import Connection
 from streaming_api.connection_manager import ConnectionManager
 from streaming_api.doors import Bucket, Client
+from streaming_api.engine.stream import Line
 from streaming_api.errors import NotFound
 from streaming_api.sources.prometheus import QueryResult
 from streaming_api.sources.values import (
@@ -31,7 +32,6 @@ from streaming_api.sources.values import (
     SourceError,
     make_alert,
 )
-from streaming_api.stream import Line
 from streaming_api.topics import Readings, Topics, feeds, polling
 from streaming_api.topics.alerts import MAX_ALERTS, WEBHOOK_KEPT, Alerts
 from streaming_api.topics.metrics import MAX_SERIES, query_values, sample_values

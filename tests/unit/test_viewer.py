@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streaming_api.connection import MOST_UNSENT
-from streaming_api.stream import Line, Policy, Retention
-from streaming_api.viewer import Viewer
+from streaming_api.engine.stream import Line, Policy, Retention
+from streaming_api.engine.viewer import Viewer
 from streaming_api.wire import framing
 from streaming_api.wire.checksum import Checksum
 from tests.fakes.engine import (

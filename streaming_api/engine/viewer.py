@@ -6,7 +6,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Final
 
-from streaming_api.stream import Group, Line, Policy, Stream
+from streaming_api.engine.stream import Group, Line, Policy, Stream
 from streaming_api.wire.checksum import Checksum
 from streaming_api.wire.messages import Message, notice
 

@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from streaming_api.log import Log
+from streaming_api.engine.backlog import Log
 from streaming_api.wire.checksum import Checksum
 from streaming_api.wire.messages import Encoder, Message, parse_cursor
 
 if TYPE_CHECKING:
-    from streaming_api.viewer import Viewer
+    from streaming_api.engine.viewer import Viewer
     from streaming_api.wire.framing import Framing
 
 CATCH_UP_BYTES: Final = 65_536

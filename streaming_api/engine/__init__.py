@@ -1,0 +1,1 @@
+"""Streams, cursors, viewers: the delivery engine. Knows no sockets, answers or topics."""
