@@ -15,12 +15,12 @@ import aiohttp_jinja2
 import jinja2
 from aiohttp import web
 
+from streaming_api.access.policy import Doors
 from streaming_api.background import Background
 from streaming_api.chat import Chat
 from streaming_api.collector import publish
 from streaming_api.config import StreamingConfig
 from streaming_api.connection_manager import ConnectionManager
-from streaming_api.doors import Doors
 from streaming_api.engine.stream import Line
 from streaming_api.sources.process import Process
 from streaming_api.telemetry import Telemetry

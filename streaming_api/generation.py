@@ -19,9 +19,9 @@ from streaming_api.wire.commands import ChatRequest, OnDisconnect
 from streaming_api.wire.messages import CHAT, notice
 
 if TYPE_CHECKING:
+    from streaming_api.access.policy import Client
     from streaming_api.chat import Chat
     from streaming_api.connection import Connection
-    from streaming_api.doors import Client
 
 logger = logging.getLogger(__name__)
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 import attrs
 from aiohttp import web
 
-from streaming_api.doors import Client
+from streaming_api.access.policy import Client
 
 if TYPE_CHECKING:
+    from streaming_api.access.policy import Doors
     from streaming_api.chat import Chat
     from streaming_api.config import StreamingConfig
     from streaming_api.connection_manager import ConnectionManager
-    from streaming_api.doors import Doors
     from streaming_api.sources.process import Process
     from streaming_api.telemetry import Telemetry
     from streaming_api.tls import Certificate

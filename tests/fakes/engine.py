@@ -9,10 +9,10 @@ from typing import Any, ClassVar, Final
 
 import orjson
 
+from streaming_api.access.policy import Bucket, Client
 from streaming_api.config import StreamingConfig
 from streaming_api.connection import Connection
 from streaming_api.connection_manager import ConnectionManager
-from streaming_api.doors import Bucket, Client
 from streaming_api.engine.stream import Line, Policy, Retention, Stream, Writes
 from streaming_api.wire.framing import EVENTS, Framing
 from streaming_api.wire.messages import Message

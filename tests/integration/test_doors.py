@@ -15,9 +15,9 @@ import httpx
 import pytest
 import websockets
 
-from streaming_api import doors as doors_module
 from streaming_api import service as service_module
 from streaming_api import tls
+from streaming_api.access import policy as doors_module
 from streaming_api.cli import main
 from streaming_api.config import ApiKey, load
 from streaming_api.config.kinds import Scope

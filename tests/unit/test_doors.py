@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streaming_api import doors as doors_module
+from streaming_api.access import policy as doors_module
+from streaming_api.access.policy import SCOPES, TICKET_SECONDS, Bucket, Buckets, Client, Doors
 from streaming_api.config import ApiKey, StreamingConfig
 from streaming_api.config.kinds import Scope
-from streaming_api.doors import SCOPES, TICKET_SECONDS, Bucket, Buckets, Client, Doors
 from streaming_api.errors import Forbidden, TooMany, Unauthorized
 from tests.fakes.engine import Clock
 

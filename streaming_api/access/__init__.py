@@ -1,0 +1,1 @@
+"""Who may come in, and how often: keys, tickets, origins, hosts, rates. Knows no HTTP."""
