@@ -4,14 +4,14 @@
 and the command line. Nothing here opens a socket or imports the server.
 """
 
+from streaming_api.config.base import APIConfigSchema
 from streaming_api.config.environment import CONFIG_VARIABLE, read_env_file
-from streaming_api.config.kinds import ApiKey, IPNetwork, Scope
+from streaming_api.config.field import Setting
 from streaming_api.config.loading import SETTINGS, Loaded, load
 from streaming_api.config.problems import ConfigError, Problem
 from streaming_api.config.report import effective, markdown_table
 from streaming_api.config.schema import StreamingConfig
-from streaming_api.config.shared import APIConfigSchema
-from streaming_api.config.table import Setting
+from streaming_api.config.types import ApiKey, IPNetwork, Scope
 
 __all__ = [
     "CONFIG_VARIABLE",

@@ -9,8 +9,8 @@ from typing import Final, get_origin
 
 import orjson
 
+from streaming_api.config.field import Setting
 from streaming_api.config.problems import ConfigError, Problem, did_you_mean
-from streaming_api.config.table import Setting
 from streaming_api.config.yaml_file import Document, read_text
 
 CONFIG_VARIABLE: Final = "STREAMING_API_CONFIG"

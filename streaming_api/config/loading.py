@@ -9,9 +9,9 @@ from types import MappingProxyType
 import attrs
 
 from streaming_api.config.environment import variables
+from streaming_api.config.field import REFUSED, Setting, settings_of
 from streaming_api.config.problems import ConfigError, Problem, describe, did_you_mean, shorten
 from streaming_api.config.schema import StreamingConfig
-from streaming_api.config.table import REFUSED, Setting, settings_of
 from streaming_api.config.yaml_file import Document, read_yaml
 
 SETTINGS: Mapping[str, Setting] = settings_of(StreamingConfig)

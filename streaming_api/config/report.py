@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from streaming_api.config.field import Setting
 from streaming_api.config.loading import SETTINGS, Loaded
 from streaming_api.config.problems import shorten
-from streaming_api.config.table import Setting
 
 
 def effective(loaded: Loaded) -> str:

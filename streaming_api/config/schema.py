@@ -6,12 +6,12 @@ from pathlib import Path
 
 import attrs
 
-from streaming_api.config import checks
+from streaming_api.config import validators as checks
+from streaming_api.config.base import SECONDS, APIConfigSchema
 from streaming_api.config.certificate import CertificateError, load_key_pair
-from streaming_api.config.kinds import ApiKey, IPNetwork, QueryName, QueryText
+from streaming_api.config.field import setting
 from streaming_api.config.problems import Problem
-from streaming_api.config.shared import SECONDS, APIConfigSchema
-from streaming_api.config.table import setting
+from streaming_api.config.types import ApiKey, IPNetwork, QueryName, QueryText
 
 COUNT = (0, 1_000_000)
 AT_LEAST_ONE = (1, 1_000_000)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from streaming_api.access import policy as doors_module
 from streaming_api.access.policy import SCOPES, TICKET_SECONDS, Bucket, Buckets, Client, Doors
 from streaming_api.config import ApiKey, StreamingConfig
-from streaming_api.config.kinds import Scope
+from streaming_api.config.types import Scope
 from streaming_api.errors import Forbidden, TooMany, Unauthorized
 from tests.fakes.engine import Clock
 

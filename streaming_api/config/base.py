@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import attrs
 
-from streaming_api.config import checks
+from streaming_api.config import validators as checks
+from streaming_api.config.field import setting, settle
 from streaming_api.config.problems import ConfigError, Problem
-from streaming_api.config.table import setting, settle
 
 SECONDS = (0.01, 86_400)
 

@@ -17,8 +17,8 @@ import cattrs
 from cattrs.cols import homogenous_tuple_structure_factory, mapping_structure_factory
 from cattrs.gen import make_dict_structure_fn
 
-from streaming_api.config.kinds import IPNetwork, Pattern
 from streaming_api.config.problems import describe, did_you_mean
+from streaming_api.config.types import IPNetwork, Pattern
 
 
 class Unfit(ValueError):

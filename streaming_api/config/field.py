@@ -15,8 +15,8 @@ from typing import Any, TypeVar, get_args, get_origin
 import attrs
 import cattrs
 
+from streaming_api.config.converters import Unfit, sentences, structure
 from streaming_api.config.problems import Problem
-from streaming_api.config.values import Unfit, sentences, structure
 
 T = TypeVar("T")
 _KEY = "streaming_api.setting"
