@@ -16,8 +16,8 @@ import jinja2
 from aiohttp import web
 
 from streaming_api.access.policy import Doors
+from streaming_api.answers.answers import Chat
 from streaming_api.background import Background
-from streaming_api.chat import Chat
 from streaming_api.collector import publish
 from streaming_api.config import StreamingConfig
 from streaming_api.connection_manager import ConnectionManager

@@ -9,7 +9,7 @@ from streaming_api.wire.commands import Cancel, ChatRequest, Command, Resume, Su
 from streaming_api.wire.messages import notice
 
 if TYPE_CHECKING:
-    from streaming_api.chat import Chat
+    from streaming_api.answers.answers import Chat
     from streaming_api.engine.stream import Line
     from streaming_api.engine.viewer import Viewer
     from streaming_api.web.context import Context

@@ -11,7 +11,7 @@ from streaming_api.access.policy import Client
 
 if TYPE_CHECKING:
     from streaming_api.access.policy import Doors
-    from streaming_api.chat import Chat
+    from streaming_api.answers.answers import Chat
     from streaming_api.config import StreamingConfig
     from streaming_api.connection_manager import ConnectionManager
     from streaming_api.sources.process import Process

@@ -25,8 +25,8 @@ from streaming_api.wire import framing
 from streaming_api.wire.commands import OnDisconnect, chat_request, check_request_id
 
 if TYPE_CHECKING:
+    from streaming_api.answers.answer import Generation
     from streaming_api.engine.viewer import Viewer
-    from streaming_api.generation import Generation
 
 _FAILED: Final = frozenset({"cancelled", "abandoned", "incomplete", "error"})
 

@@ -24,9 +24,9 @@ from streaming_api.wire.checksum import Checksum
 from streaming_api.wire.commands import chat_request, check_request_id
 
 if TYPE_CHECKING:
+    from streaming_api.answers.answer import Generation
     from streaming_api.connection_manager import Place
     from streaming_api.engine.viewer import Viewer
-    from streaming_api.generation import Generation
     from streaming_api.web.context import Context
 
 _MOST_TAIL: Final = 65_536

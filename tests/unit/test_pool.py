@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from streaming_api.answers.queue import Pool
 from streaming_api.errors import Unavailable
-from streaming_api.upstreams.pool import Pool
 
 
 async def settle() -> None:

@@ -11,11 +11,11 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
 
+from streaming_api.answers.answer import SERVER_STOPPED, Generation, Outcome
+from streaming_api.answers.queue import Pool
 from streaming_api.config import StreamingConfig
 from streaming_api.engine.stream import Line, Retention
 from streaming_api.errors import Gone, NotFound, TooMany, Unavailable
-from streaming_api.generation import SERVER_STOPPED, Generation, Outcome
-from streaming_api.upstreams.pool import Pool
 from streaming_api.wire.commands import ChatRequest
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from streaming_api.wire.messages import CHAT, notice
 
 if TYPE_CHECKING:
     from streaming_api.access.policy import Client
-    from streaming_api.chat import Chat
+    from streaming_api.answers.answers import Chat
     from streaming_api.connection import Connection
 
 logger = logging.getLogger(__name__)
