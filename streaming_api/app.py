@@ -22,8 +22,8 @@ from streaming_api.collector import publish
 from streaming_api.config import StreamingConfig
 from streaming_api.connection_manager import ConnectionManager
 from streaming_api.engine.stream import Line
-from streaming_api.sources.process import Process
-from streaming_api.telemetry import Telemetry
+from streaming_api.telemetry.deliveries import Telemetry
+from streaming_api.telemetry.process import Process
 from streaming_api.tls import Certificate
 from streaming_api.topics import Topics
 from streaming_api.upstreams.upstream import Upstream

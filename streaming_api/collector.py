@@ -18,7 +18,7 @@ from prometheus_client.core import (
 )
 
 from streaming_api.connection_manager import ENDINGS, KINDS, REFUSALS
-from streaming_api.telemetry import BOUNDS
+from streaming_api.telemetry.deliveries import BOUNDS
 
 if TYPE_CHECKING:
     from streaming_api.web.context import Context

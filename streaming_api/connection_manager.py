@@ -18,8 +18,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
 from streaming_api.errors import ApiError, Forbidden, Unauthorized, Unavailable
-from streaming_api.sources.process import Process
-from streaming_api.telemetry import Telemetry
+from streaming_api.telemetry.deliveries import Telemetry
+from streaming_api.telemetry.process import Process
 
 if TYPE_CHECKING:
     from streaming_api.config import StreamingConfig

@@ -16,7 +16,7 @@ import orjson
 
 from streaming_api.config import StreamingConfig
 from streaming_api.service import StreamingService
-from streaming_api.telemetry import IN_TIME
+from streaming_api.telemetry.deliveries import IN_TIME
 
 _CLIENTS: Final = 20
 _MESSAGES: Final = 50

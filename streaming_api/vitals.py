@@ -12,7 +12,7 @@ from collections import Counter, deque
 from typing import TYPE_CHECKING, Final
 
 from streaming_api.connection_manager import KINDS
-from streaming_api.telemetry import OUTCOMES
+from streaming_api.telemetry.deliveries import OUTCOMES
 from streaming_api.topics import Readings
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from streaming_api.answers.answers import Chat
     from streaming_api.config import StreamingConfig
     from streaming_api.connection_manager import ConnectionManager
-    from streaming_api.sources.process import Process
-    from streaming_api.telemetry import Telemetry
+    from streaming_api.telemetry.deliveries import Telemetry
+    from streaming_api.telemetry.process import Process
     from streaming_api.tls import Certificate
     from streaming_api.topics import Topics
     from streaming_api.upstreams.upstream import Upstream

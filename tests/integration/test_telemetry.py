@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families as text_metr
 
 from streaming_api.connection_manager import ENDINGS, KINDS, REFUSALS
 from streaming_api.service import StreamingService
-from streaming_api.telemetry import BOUNDS
+from streaming_api.telemetry.deliveries import BOUNDS
 from tests.clients import UNIT, events, eventually, websocket
 from tests.conftest import StartServer
 

@@ -17,8 +17,8 @@ from streaming_api import connection_manager as manager_module
 from streaming_api.config import StreamingConfig
 from streaming_api.connection_manager import ENDINGS, FAULTS, KINDS, ConnectionManager, Place
 from streaming_api.errors import Unavailable
-from streaming_api.sources.process import Process
-from streaming_api.telemetry import Telemetry
+from streaming_api.telemetry.deliveries import Telemetry
+from streaming_api.telemetry.process import Process
 from tests.fakes.engine import Clock, Pipe, Shown
 
 HERE = "127.0.0.1"

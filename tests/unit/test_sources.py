@@ -18,7 +18,6 @@ from streaming_api.sources import exposition, values
 from streaming_api.sources.alertmanager import MAX_PROBLEMS, WebhookError, parse_webhook
 from streaming_api.sources.exposition import MAX_LINE, parse, with_path
 from streaming_api.sources.fetch import Reply
-from streaming_api.sources.process import Process
 from streaming_api.sources.values import (
     MAX_TEXT,
     Family,
@@ -31,6 +30,7 @@ from streaming_api.sources.values import (
     one_line,
     parse_time,
 )
+from streaming_api.telemetry.process import Process
 
 NOON = datetime(2026, 1, 31, 12, 0, 0, 123456, tzinfo=UTC)
 

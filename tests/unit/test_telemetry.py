@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streaming_api import telemetry as telemetry_module
 from streaming_api.engine.stream import Writes
 from streaming_api.engine.viewer import Viewer
-from streaming_api.telemetry import BOUNDS, IN_TIME, WINDOW, Histogram, Telemetry
+from streaming_api.telemetry import deliveries as telemetry_module
+from streaming_api.telemetry.deliveries import BOUNDS, IN_TIME, WINDOW, Histogram, Telemetry
 from streaming_api.wire.messages import Encoder, Message
 from tests.fakes.engine import Clock, Pipe, Shown, chat_stream, line
 
