@@ -20,7 +20,7 @@ from streaming_api.answers.answers import Chat
 from streaming_api.background import Background
 from streaming_api.collector import publish
 from streaming_api.config import StreamingConfig
-from streaming_api.connection_manager import ConnectionManager
+from streaming_api.connections.manager import ConnectionManager
 from streaming_api.engine.stream import Line
 from streaming_api.telemetry.deliveries import Telemetry
 from streaming_api.telemetry.process import Process

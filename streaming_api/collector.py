@@ -17,7 +17,7 @@ from prometheus_client.core import (
     Metric,
 )
 
-from streaming_api.connection_manager import ENDINGS, KINDS, REFUSALS
+from streaming_api.connections.manager import ENDINGS, KINDS, REFUSALS
 from streaming_api.telemetry.deliveries import BOUNDS
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ from streaming_api.workers import plan
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from streaming_api.connection_manager import ConnectionManager
+    from streaming_api.connections.manager import ConnectionManager
     from streaming_api.web.context import Context
 
 logger = logging.getLogger(__name__)

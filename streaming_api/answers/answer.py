@@ -21,7 +21,7 @@ from streaming_api.wire.messages import CHAT, notice
 if TYPE_CHECKING:
     from streaming_api.access.policy import Client
     from streaming_api.answers.answers import Chat
-    from streaming_api.connection import Connection
+    from streaming_api.connections.connection import Connection
 
 logger = logging.getLogger(__name__)
 

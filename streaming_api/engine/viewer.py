@@ -11,7 +11,7 @@ from streaming_api.wire.checksum import Checksum
 from streaming_api.wire.messages import Message, notice
 
 if TYPE_CHECKING:
-    from streaming_api.connection import Connection
+    from streaming_api.connections.connection import Connection
 
 _NO_SUM: Final = Checksum()
 _READS_IN_A_ROW: Final = 4

@@ -19,7 +19,7 @@ from streaming_api.topics.status import SELF, Status
 
 if TYPE_CHECKING:
     from streaming_api.config import StreamingConfig
-    from streaming_api.connection import Connection
+    from streaming_api.connections.connection import Connection
     from streaming_api.engine.stream import Line
 
 _HISTORY_RETENTION: Final = Retention(bytes=2**20, messages=900, seconds=900.0)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from streaming_api.access.policy import Doors
     from streaming_api.answers.answers import Chat
     from streaming_api.config import StreamingConfig
-    from streaming_api.connection_manager import ConnectionManager
+    from streaming_api.connections.manager import ConnectionManager
     from streaming_api.telemetry.deliveries import Telemetry
     from streaming_api.telemetry.process import Process
     from streaming_api.tls import Certificate

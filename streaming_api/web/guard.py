@@ -14,7 +14,7 @@ from aiohttp import hdrs, web
 from aiohttp.http import HttpVersion10, HttpVersion11
 
 from streaming_api.access.policy import Client
-from streaming_api.connection_manager import printable
+from streaming_api.connections.manager import printable
 from streaming_api.errors import (
     ApiError,
     BadRequest,

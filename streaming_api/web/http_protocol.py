@@ -19,7 +19,7 @@ from streaming_api.web.guard import error_response
 if TYPE_CHECKING:
     import asyncio
 
-    from streaming_api.connection_manager import ConnectionManager
+    from streaming_api.connections.manager import ConnectionManager
 
 HEAD_SECONDS: Final = 10.0
 """Seconds for a request's line and headers, and for the next one on a kept-alive connection."""

@@ -12,7 +12,7 @@ from aiohttp import web
 from prometheus_async.aio.web import server_stats
 
 from streaming_api import __version__
-from streaming_api.connection_manager import KINDS
+from streaming_api.connections.manager import KINDS
 from streaming_api.errors import BadRequest, NotFound
 from streaming_api.sources.alertmanager import WebhookError, parse_webhook
 from streaming_api.web.body import raw_body

@@ -13,7 +13,7 @@ from aiohttp import hdrs, web
 from aiohttp.http import HttpVersion11
 from aiohttp_sse import EventSourceResponse
 
-from streaming_api.connection import Connection
+from streaming_api.connections.connection import Connection
 from streaming_api.errors import BadRequest, NotFound
 from streaming_api.web.body import json_body
 from streaming_api.web.context import CONTEXT, client_of
@@ -25,7 +25,7 @@ from streaming_api.wire.commands import chat_request, check_request_id
 
 if TYPE_CHECKING:
     from streaming_api.answers.answer import Generation
-    from streaming_api.connection_manager import Place
+    from streaming_api.connections.manager import Place
     from streaming_api.engine.viewer import Viewer
     from streaming_api.web.context import Context
 

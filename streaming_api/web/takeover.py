@@ -15,8 +15,8 @@ from streaming_api.errors import BadRequest
 from streaming_api.web.context import CONTEXT, client_of
 
 if TYPE_CHECKING:
-    from streaming_api.connection import Connection
-    from streaming_api.connection_manager import Place
+    from streaming_api.connections.connection import Connection
+    from streaming_api.connections.manager import Place
 
 
 class _Tail:

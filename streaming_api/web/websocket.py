@@ -17,7 +17,7 @@ from aiohttp import hdrs, web
 from aiohttp.http import HttpVersion11
 
 from streaming_api.access.policy import Bucket
-from streaming_api.connection import Connection
+from streaming_api.connections.connection import Connection
 from streaming_api.errors import ApiError, BadRequest, NotFound, UpgradeRequired
 from streaming_api.web.commander import Commander
 from streaming_api.web.context import CONTEXT, client_of
@@ -39,7 +39,7 @@ from streaming_api.wire.messages import notice
 
 if TYPE_CHECKING:
     from streaming_api.access.policy import Client
-    from streaming_api.connection_manager import ConnectionManager
+    from streaming_api.connections.manager import ConnectionManager
     from streaming_api.engine.viewer import Viewer
     from streaming_api.wire.frame_parser import Received
 

@@ -22,7 +22,7 @@ from streaming_api.service import StreamingService
 from tests.fakes.upstream import FakeUpstream
 
 if TYPE_CHECKING:
-    from streaming_api.connection_manager import ConnectionManager
+    from streaming_api.connections.manager import ConnectionManager
     from tests.fakes.wire import Connection, Request
 
 STREAM_SECONDS: Final = 0.05

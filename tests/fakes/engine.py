@@ -11,8 +11,8 @@ import orjson
 
 from streaming_api.access.policy import Bucket, Client
 from streaming_api.config import StreamingConfig
-from streaming_api.connection import Connection
-from streaming_api.connection_manager import ConnectionManager
+from streaming_api.connections.connection import Connection
+from streaming_api.connections.manager import ConnectionManager
 from streaming_api.engine.stream import Line, Policy, Retention, Stream, Writes
 from streaming_api.wire.framing import EVENTS, Framing
 from streaming_api.wire.messages import Message

@@ -8,7 +8,7 @@ from typing import Final
 from streaming_api.answers.answer import Generation
 from streaming_api.app import build
 from streaming_api.config import StreamingConfig
-from streaming_api.connection import Connection
+from streaming_api.connections.connection import Connection
 from streaming_api.upstreams.answer import AnswerReader
 from streaming_api.upstreams.call import Call
 from streaming_api.upstreams.connector import Connector

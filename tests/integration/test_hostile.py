@@ -26,7 +26,7 @@ import attrs
 import httpx
 import pytest
 
-from streaming_api.connection import Connection
+from streaming_api.connections.connection import Connection
 from streaming_api.service import StreamingService
 from streaming_api.web import body as body_module
 from streaming_api.web import http_protocol

@@ -13,7 +13,7 @@ from prometheus_client.core import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics
 from prometheus_client.parser import text_string_to_metric_families as text_metrics
 
-from streaming_api.connection_manager import ENDINGS, KINDS, REFUSALS
+from streaming_api.connections.manager import ENDINGS, KINDS, REFUSALS
 from streaming_api.service import StreamingService
 from streaming_api.telemetry.deliveries import BOUNDS
 from tests.clients import UNIT, events, eventually, websocket

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streaming_api import connection as connection_module
-from streaming_api import connection_manager as manager_module
 from streaming_api.config import StreamingConfig
-from streaming_api.connection_manager import ENDINGS, FAULTS, KINDS, ConnectionManager, Place
+from streaming_api.connections import connection as connection_module
+from streaming_api.connections import manager as manager_module
+from streaming_api.connections.manager import ENDINGS, FAULTS, KINDS, ConnectionManager, Place
 from streaming_api.errors import Unavailable
 from streaming_api.telemetry.deliveries import Telemetry
 from streaming_api.telemetry.process import Process

@@ -18,8 +18,8 @@ import pytest
 from streaming_api.access.policy import Bucket, Client
 from streaming_api.background import Background, Backoff, supervise
 from streaming_api.config import StreamingConfig
-from streaming_api.connection import Connection
-from streaming_api.connection_manager import ConnectionManager
+from streaming_api.connections.connection import Connection
+from streaming_api.connections.manager import ConnectionManager
 from streaming_api.engine.stream import Line
 from streaming_api.errors import NotFound
 from streaming_api.sources.prometheus import QueryResult

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streaming_api.connection import MOST_UNSENT
+from streaming_api.connections.connection import MOST_UNSENT
 from streaming_api.engine.stream import Line, Policy, Retention
 from streaming_api.engine.viewer import Viewer
 from streaming_api.wire import framing

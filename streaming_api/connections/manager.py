@@ -23,7 +23,7 @@ from streaming_api.telemetry.process import Process
 
 if TYPE_CHECKING:
     from streaming_api.config import StreamingConfig
-    from streaming_api.connection import Connection
+    from streaming_api.connections.connection import Connection
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 if TYPE_CHECKING:
     from streaming_api.access.policy import Client
-    from streaming_api.connection_manager import ConnectionManager
+    from streaming_api.connections.manager import ConnectionManager
     from streaming_api.engine.viewer import Viewer
     from streaming_api.wire.checksum import Checksum
     from streaming_api.wire.framing import Framing

@@ -1,0 +1,1 @@
+"""Clients' transports: one connection, all of them, who is admitted, how they end."""
