@@ -18,18 +18,18 @@ from aiohttp import web
 from streaming_api.access.policy import Doors
 from streaming_api.answers.answers import Chat
 from streaming_api.background import Background
-from streaming_api.collector import publish
 from streaming_api.config import StreamingConfig
 from streaming_api.connections.manager import ConnectionManager
 from streaming_api.engine.stream import Line
+from streaming_api.ops.context import CONTEXT, Context
+from streaming_api.ops.monitor import Vitals
+from streaming_api.ops.prometheus import publish
 from streaming_api.telemetry.deliveries import Telemetry
 from streaming_api.telemetry.process import Process
 from streaming_api.tls import Certificate
 from streaming_api.topics import Topics
 from streaming_api.upstreams.upstream import Upstream
-from streaming_api.vitals import Vitals
 from streaming_api.web import contract, openai, ops, page, sse, websocket
-from streaming_api.web.context import CONTEXT, Context
 from streaming_api.web.guard import guard
 from streaming_api.workers import plan
 

@@ -20,10 +20,10 @@ from aiohttp import web
 
 from streaming_api.app import make_app
 from streaming_api.config import StreamingConfig
-from streaming_api.dump import describe
 from streaming_api.listening import listening_socket
+from streaming_api.ops.context import CONTEXT
+from streaming_api.ops.dump import describe
 from streaming_api.supervisor import Supervisor
-from streaming_api.web.context import CONTEXT
 from streaming_api.web.http_protocol import HttpProtocol
 from streaming_api.workers import plan
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from streaming_api.connections.manager import ConnectionManager
-    from streaming_api.web.context import Context
+    from streaming_api.ops.context import Context
 
 logger = logging.getLogger(__name__)
 

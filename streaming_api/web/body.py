@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from streaming_api.errors import BadRequest, TooLarge
-from streaming_api.web.context import CONTEXT
+from streaming_api.ops.context import CONTEXT
 from streaming_api.wire.commands import parse_object
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from streaming_api.answers.answers import Chat
     from streaming_api.engine.stream import Line
     from streaming_api.engine.viewer import Viewer
-    from streaming_api.web.context import Context
+    from streaming_api.ops.context import Context
     from streaming_api.web.websocket import WebSocket
 
 

@@ -23,7 +23,7 @@ from streaming_api.errors import (
     Unauthorized,
     UpgradeRequired,
 )
-from streaming_api.web.context import CLIENT, CONTEXT
+from streaming_api.ops.context import CLIENT, CONTEXT
 
 logger = logging.getLogger(__name__)
 

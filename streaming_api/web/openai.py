@@ -15,9 +15,9 @@ from aiohttp import web
 from aiohttp.http import HttpVersion11
 
 from streaming_api.errors import UpstreamFailed
+from streaming_api.ops.context import CONTEXT, client_of
 from streaming_api.upstreams import reply_errors
 from streaming_api.web.body import json_body
-from streaming_api.web.context import CONTEXT, client_of
 from streaming_api.web.guard import scope
 from streaming_api.web.sse import EventStream
 from streaming_api.web.takeover import TAKEN, admitted, take_over

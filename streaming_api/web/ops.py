@@ -14,14 +14,14 @@ from prometheus_async.aio.web import server_stats
 from streaming_api import __version__
 from streaming_api.connections.manager import KINDS
 from streaming_api.errors import BadRequest, NotFound
+from streaming_api.ops.context import CONTEXT, client_of
 from streaming_api.sources.alertmanager import WebhookError, parse_webhook
 from streaming_api.web.body import raw_body
-from streaming_api.web.context import CONTEXT, client_of
 from streaming_api.web.guard import ANY, scope
 from streaming_api.wire.messages import timestamp
 
 if TYPE_CHECKING:
-    from streaming_api.web.context import Context
+    from streaming_api.ops.context import Context
 
 _TARGETS: Final = {"websocket": 95, "sse": 90}
 _STABILITY_TARGET: Final = 99

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from streaming_api import __version__
 from streaming_api.errors import NotFound
-from streaming_api.web.context import CONTEXT
+from streaming_api.ops.context import CONTEXT
 
 _FILES: Final = {path.name: path for path in (Path(__file__).parent.parent / "static").iterdir()}
 POLICY: Final = (

@@ -15,8 +15,8 @@ from aiohttp_sse import EventSourceResponse
 
 from streaming_api.connections.connection import Connection
 from streaming_api.errors import BadRequest, NotFound
+from streaming_api.ops.context import CONTEXT, client_of
 from streaming_api.web.body import json_body
-from streaming_api.web.context import CONTEXT, client_of
 from streaming_api.web.guard import scope
 from streaming_api.web.takeover import TAKEN, admitted, hand_back, take_over
 from streaming_api.wire import framing
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from streaming_api.answers.answer import Generation
     from streaming_api.connections.manager import Place
     from streaming_api.engine.viewer import Viewer
-    from streaming_api.web.context import Context
+    from streaming_api.ops.context import Context
 
 _MOST_TAIL: Final = 65_536
 _LAST_CHUNK: Final = b"0\r\n\r\n"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from aiohttp import web
 
 from streaming_api.errors import BadRequest
-from streaming_api.web.context import CONTEXT, client_of
+from streaming_api.ops.context import CONTEXT, client_of
 
 if TYPE_CHECKING:
     from streaming_api.connections.connection import Connection

@@ -19,8 +19,8 @@ from aiohttp.http import HttpVersion11
 from streaming_api.access.policy import Bucket
 from streaming_api.connections.connection import Connection
 from streaming_api.errors import ApiError, BadRequest, NotFound, UpgradeRequired
+from streaming_api.ops.context import CONTEXT, client_of
 from streaming_api.web.commander import Commander
-from streaming_api.web.context import CONTEXT, client_of
 from streaming_api.web.guard import ANY, scope
 from streaming_api.web.takeover import TAKEN, admitted, take_over
 from streaming_api.wire import framing

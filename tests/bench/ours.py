@@ -14,7 +14,7 @@ from aiohttp import web
 from streaming_api import app as application
 from streaming_api import service
 from streaming_api.config import StreamingConfig, load
-from streaming_api.web.context import CONTEXT
+from streaming_api.ops.context import CONTEXT
 
 TOPIC = "status"
 

@@ -9,12 +9,12 @@ from streaming_api.answers.answer import Generation
 from streaming_api.app import build
 from streaming_api.config import StreamingConfig
 from streaming_api.connections.connection import Connection
+from streaming_api.ops.context import Context
 from streaming_api.upstreams.answer import AnswerReader
 from streaming_api.upstreams.call import Call
 from streaming_api.upstreams.connector import Connector
 from streaming_api.upstreams.endpoint import Endpoint
 from streaming_api.upstreams.http1 import ResponseStream
-from streaming_api.web.context import Context
 from streaming_api.wire.commands import ChatRequest
 from streaming_api.wire.framing import Framing
 

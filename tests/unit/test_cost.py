@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import pytest
 
-from streaming_api.web.context import Context
+from streaming_api.ops.context import Context
 from streaming_api.wire import framing
 from streaming_api.wire.framing import Framing
 from tests.fakes import hot_path

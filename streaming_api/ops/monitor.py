@@ -16,8 +16,8 @@ from streaming_api.telemetry.deliveries import OUTCOMES
 from streaming_api.topics import Readings
 
 if TYPE_CHECKING:
+    from streaming_api.ops.context import Context
     from streaming_api.upstreams.upstream import Health
-    from streaming_api.web.context import Context
 
 _SETTLE: Final = 0.05
 """Seconds between two looks at bytes that the kernel had not taken."""

@@ -21,7 +21,7 @@ from streaming_api.connections.manager import ENDINGS, KINDS, REFUSALS
 from streaming_api.telemetry.deliveries import BOUNDS
 
 if TYPE_CHECKING:
-    from streaming_api.web.context import Context
+    from streaming_api.ops.context import Context
 
 _COMPONENTS: Final = ("prometheus", "exposition", "alertmanager")
 

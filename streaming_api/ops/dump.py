@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from streaming_api.web.context import Context
+    from streaming_api.ops.context import Context
 
 _MOST: Final = 200
 """Rows of each kind; more would be a log to get lost in."""

@@ -1,0 +1,1 @@
+"""What operators see: the context, the scrape, the monitor, the dump."""
