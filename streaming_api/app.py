@@ -15,21 +15,21 @@ import aiohttp_jinja2
 import jinja2
 from aiohttp import web
 
-from streaming_api.access.policy import Doors
-from streaming_api.answers.answers import Chat
+from streaming_api.access.policy import Policy
+from streaming_api.answers.answers import Answers
 from streaming_api.background import Background
 from streaming_api.config import StreamingConfig
 from streaming_api.connections.manager import ConnectionManager
-from streaming_api.engine.stream import Line
+from streaming_api.engine.stream import Channel
 from streaming_api.ops.context import CONTEXT, Context
-from streaming_api.ops.monitor import Vitals
+from streaming_api.ops.monitor import Monitor
 from streaming_api.ops.prometheus import publish
 from streaming_api.telemetry.deliveries import Telemetry
 from streaming_api.telemetry.process import Process
 from streaming_api.tls import Certificate
 from streaming_api.topics import Topics
 from streaming_api.upstreams.upstream import Upstream
-from streaming_api.web import contract, openai, ops, page, sse, websocket
+from streaming_api.web import contract, openai, operations, page, sse, websocket
 from streaming_api.web.guard import guard
 from streaming_api.workers import plan
 
@@ -66,8 +66,8 @@ def build(config: StreamingConfig) -> Context:
     process = Process()
     manager = ConnectionManager(config, telemetry, process)
 
-    def new_line(epoch: str) -> Line:
-        return Line(
+    def new_channel(epoch: str) -> Channel:
+        return Channel(
             epoch,
             call_later=lambda delay, work: asyncio.get_running_loop().call_later(delay, work),
             flush_interval=config.flush_interval / 1000,
@@ -78,14 +78,14 @@ def build(config: StreamingConfig) -> Context:
     return Context(
         config=config,
         manager=manager,
-        chat=Chat(config, upstream := Upstream(config), new_line, telemetry),
+        answers=Answers(config, upstream := Upstream(config), new_channel, telemetry),
         topics=Topics(
             config,
-            new_line(secrets.token_hex(8)),
+            new_channel(secrets.token_hex(8)),
             telemetry.background_failures,
-            new_line(secrets.token_hex(8)),
+            new_channel(secrets.token_hex(8)),
         ),
-        doors=Doors(config),
+        access=Policy(config),
         upstream=upstream,
         telemetry=telemetry,
         process=process,
@@ -115,15 +115,15 @@ def add_routes(app: web.Application) -> None:
     router.add_delete("/streaming/chat/{request_id}", sse.cancel_answer)
     router.add_post("/v1/chat/completions", openai.chat_completions)
     router.add_get("/v1/models", openai.models)
-    router.add_post("/streaming/alerts", ops.alertmanager_webhook)
-    router.add_get("/streaming/alerts", ops.alerts)
-    router.add_post("/streaming/tickets", ops.ticket)
-    router.add_get("/streaming/connections", ops.connections)
-    router.add_get("/streaming/status", ops.status)
-    router.add_get("/streaming/metrics", ops.figures)
-    router.add_get("/streaming/history", ops.history)
-    router.add_get("/health", ops.health)
-    router.add_get("/metrics", ops.scrape)
+    router.add_post("/streaming/alerts", operations.alertmanager_webhook)
+    router.add_get("/streaming/alerts", operations.alerts)
+    router.add_post("/streaming/tickets", operations.ticket)
+    router.add_get("/streaming/connections", operations.connections)
+    router.add_get("/streaming/status", operations.status)
+    router.add_get("/streaming/metrics", operations.figures)
+    router.add_get("/streaming/history", operations.history)
+    router.add_get("/health", operations.health)
+    router.add_get("/metrics", operations.scrape)
     router.add_get("/streaming/schema", contract.schema)
     router.add_get("/streaming/openapi.json", contract.openapi)
     router.add_get("/streaming/asyncapi.json", contract.asyncapi)
@@ -143,15 +143,15 @@ async def _running(app: web.Application) -> AsyncIterator[None]:
     """Background work: started before the first request, ended after the last."""
     context = app[CONTEXT]
     manager = context.manager
-    vitals = Vitals(context)
+    monitor = Monitor(context)
     background = app[BACKGROUND]
     unpublish = publish(context)
-    background.start("signs of life", manager.keep_beating)
+    background.start("heartbeats", manager.keep_heartbeats)
     background.start("stall sweep", manager.keep_sweeping_stalled)
     background.start("idle sweep", manager.keep_sweeping_idle)
-    background.start("answers kept", context.chat.keep_evicting)
-    background.start("vitals", vitals.keep_sampling)
-    background.start("upstream health", vitals.keep_asking_upstream)
+    background.start("answers kept", context.answers.keep_evicting)
+    background.start("monitor", monitor.keep_sampling)
+    background.start("upstream health", monitor.keep_asking_upstream)
     background.start("topics", context.topics.run)
     background.start("history", context.topics.history.keep_sampling)
     if context.certificate is not None:
@@ -163,7 +163,7 @@ async def _running(app: web.Application) -> AsyncIterator[None]:
         yield
     finally:
         await background.stop()
-        await context.chat.drain(0)
+        await context.answers.drain(0)
         await context.upstream.stop()
         unpublish()
         with contextlib.suppress(OSError):
@@ -175,5 +175,5 @@ async def _drain(app: web.Application) -> None:
     context = app[CONTEXT]
     context.manager.draining = True
     context.topics.tell_draining()
-    await context.chat.drain(ANSWERS_DRAIN_SECONDS)
+    await context.answers.drain(ANSWERS_DRAIN_SECONDS)
     await context.manager.drain(CONNECTIONS_DRAIN_SECONDS)

@@ -10,7 +10,7 @@ ApiError
 ├── UpgradeRequired     426  a plain request where a WebSocket is spoken
 ├── TooMany             429  a rate limit
 ├── Unavailable         503  a limit of the whole server, or draining
-└── UpstreamFailed      the upstream's own status, or 502
+└── UpstreamError      the upstream's own status, or 502
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class Unavailable(ApiError):
     type = "overloaded_error"
 
 
-class UpstreamFailed(ApiError):
+class UpstreamError(ApiError):
     """The upstream answered with an error of its own, or could not be reached."""
 
     type = "upstream_error"

@@ -97,14 +97,14 @@ async def _measure(config: StreamingConfig) -> Figures:
         clients += [_sse(session, service.url, seen["sse"]) for _ in range(_CLIENTS)]
         tasks = [asyncio.create_task(client) for client in clients]
         context = service.context
-        line = context.topics.line
-        while len(line.viewers()) < 2 * _CLIENTS:
+        channel = context.topics.channel
+        while len(channel.viewers()) < 2 * _CLIENTS:
             await asyncio.sleep(0.01)
             if any(task.done() for task in tasks):
                 break
         for _ in range(_MESSAGES):
             data = {"event": "changed", "component": "selftest", "sent": time.monotonic()}
-            line.append(line.streams["status"], (orjson.dumps(data),))
+            channel.append(channel.streams["status"], (orjson.dumps(data),))
             await asyncio.sleep(0.01)
         ended = await asyncio.gather(*tasks, return_exceptions=True)
     lived = sum(result is None for result in ended)

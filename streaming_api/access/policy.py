@@ -1,4 +1,4 @@
-"""Doors: who a client is and what it may do. Keys, tickets, origins, hosts, rates. Knows no HTTP.
+"""Policy: who a client is and what it may do. Keys, tickets, origins, hosts, rates. Knows no HTTP.
 
 With no keys configured whoever reaches the port may use it; Origin and Host are checked all the
 same, because a browser on the operator's desk reaches the port for any page that it shows
@@ -130,7 +130,7 @@ class Client:
             raise TooMany(message, "too_many_commands", retry_after=wait)
 
 
-class Doors:
+class Policy:
     """Checks whoever comes in.
 
     Args:

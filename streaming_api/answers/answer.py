@@ -1,4 +1,4 @@
-"""Generation: one answer. Its stream, and the task that fills it from the upstream."""
+"""Answer: one answer. Its stream, and the task that fills it from the upstream."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ import orjson
 
 from streaming_api.engine.stream import Policy, Stream
 from streaming_api.engine.viewer import Viewer
-from streaming_api.upstreams.gateway import Ending, Exchange
-from streaming_api.upstreams.reply_errors import UpstreamError, UpstreamFailed
+from streaming_api.upstreams.gateway import Exchange, ExchangeResult
+from streaming_api.upstreams.reply_errors import UpstreamError, UpstreamFault
 from streaming_api.wire.commands import ChatRequest, OnDisconnect
 from streaming_api.wire.messages import CHAT, notice
 
 if TYPE_CHECKING:
     from streaming_api.access.policy import Client
-    from streaming_api.answers.answers import Chat
+    from streaming_api.answers.answers import Answers
     from streaming_api.connections.connection import Connection
 
 logger = logging.getLogger(__name__)
 
 
 @attrs.frozen
-class Outcome:
+class AnswerOutcome:
     """How an answer ended.
 
     Attributes:
@@ -36,27 +36,27 @@ class Outcome:
     """
 
     finish_reason: str
-    error: UpstreamError | None = None
+    error: UpstreamFault | None = None
 
 
-class Generation:
+class Answer:
     """One answer: its stream, and the task that fills it from the upstream.
 
     Attributes:
         outcome: how it ended; None as long as it runs.
-        place: in the queue for an upstream connection; 0 when it has one.
+        position: in the queue for an upstream connection; 0 when it has one.
         on_begun: called once when the first chunk or the end is there.
         on_ended: called once when it has ended.
     """
 
-    def __init__(self, chat: Chat, request: ChatRequest, client: Client) -> None:
+    def __init__(self, chat: Answers, request: ChatRequest, client: Client) -> None:
         self.chat = chat
         self.request = request
         self.request_id = request.request_id
         self.owner = client.owner
         self.asked_by = client.name
-        self.outcome: Outcome | None = None
-        self.place = 0
+        self.outcome: AnswerOutcome | None = None
+        self.position = 0
         self.chunks = 0
         self.on_begun: list[Callable[[], None]] = []
         self.on_ended: list[Callable[[], None]] = []
@@ -64,37 +64,39 @@ class Generation:
         self.ended = 0.0
         self._first: float | None = None
         self._exchange: Exchange | None = None
-        self._stopped: Outcome | None = None  # why we ended it ourselves
+        self._stopped: AnswerOutcome | None = None  # why we ended it ourselves
         self._grace: asyncio.TimerHandle | None = None
-        self.line = chat.new_line(self.request_id)
+        self.channel = chat.new_channel(self.request_id)
         self.stream = Stream(
-            self.line,
+            self.channel,
             f"chat/{self.request_id}",
             CHAT,
             Policy.LOSSLESS,
             chat.retention,
             request_id=self.request_id,
         )
-        self.watched = frozenset(self.line.streams)
-        self.line.on_unwatched = self._unwatched
+        self.watched = frozenset(self.channel.streams)
+        self.channel.on_unwatched = self._unwatched
         self._task = asyncio.create_task(
             self._run(client.authorization), name=f"chat {self.request_id}"
         )
         self._task.add_done_callback(self._ended_before_it_ran)
 
     def __repr__(self) -> str:
-        state = self.outcome.finish_reason if self.outcome else "queued" if self.place else "runs"
-        return f"<Generation {self.request_id} {state}, {self.chunks} chunks>"
+        state = (
+            self.outcome.finish_reason if self.outcome else "queued" if self.position else "runs"
+        )
+        return f"<Answer {self.request_id} {state}, {self.chunks} chunks>"
 
     @property
     def begun(self) -> bool:
         """Whether the first chunk or the end is there."""
         return self._first is not None or self.outcome is not None
 
-    def cancel(self, outcome: Outcome | None = None) -> None:
+    def cancel(self, outcome: AnswerOutcome | None = None) -> None:
         """End it: the upstream's connection is closed at once. Harmless when it has ended."""
         if self.outcome is None and self._stopped is None:
-            self._stopped = outcome or Outcome("cancelled")
+            self._stopped = outcome or AnswerOutcome("cancelled")
             self._task.cancel()
 
     # Filling the stream
@@ -102,7 +104,7 @@ class Generation:
     async def _run(self, authorization: str | None) -> None:
         ending = _NOTHING
         try:
-            await self.chat.pool.acquire(self._queued)
+            await self.chat.queue.acquire(self._queued)
             try:
                 self._queued(0)
                 gateway = await self.chat.upstream.ready()
@@ -115,15 +117,15 @@ class Generation:
                 )
                 ending = await self._exchange.run()
             finally:
-                self.chat.pool.release()
+                self.chat.queue.release()
         except asyncio.CancelledError:
             if self._stopped is None:
-                self._stopped = Outcome("incomplete", SERVER_STOPPED)
-        except UpstreamFailed as failed:
-            self._stopped = Outcome("error", failed.error)
+                self._stopped = AnswerOutcome("incomplete", SERVER_STOPPED)
+        except UpstreamError as failed:
+            self._stopped = AnswerOutcome("error", failed.error)
         except Exception:
             logger.exception("the answer %s failed", self.request_id)
-            self._stopped = Outcome("error", _OUR_BUG)
+            self._stopped = AnswerOutcome("error", _OUR_BUG)
         self._end(ending)
 
     def _ended_before_it_ran(self, _: asyncio.Task[None]) -> None:
@@ -137,13 +139,13 @@ class Generation:
             self.chat.begun(self._first - self.started)
             chunks = self._mark_substitution(chunks)
             self.chunks = len(chunks)
-            self.line.append(self.stream, chunks)
+            self.channel.append(self.stream, chunks)
             _tell(self.on_begun)
         else:
             self.chunks += len(chunks)
-            self.line.append(self.stream, chunks)
-        if self.line.full and self._exchange is not None:
-            self.line.on_room = self._exchange.resume_reading
+            self.channel.append(self.stream, chunks)
+        if self.channel.full and self._exchange is not None:
+            self.channel.on_room = self._exchange.resume_reading
             self._exchange.pause_reading()
 
     def _mark_substitution(self, chunks: list[bytes]) -> list[bytes]:
@@ -155,11 +157,11 @@ class Generation:
         first = b'{"model_substituted":%b,%b' % (told, chunks[0].lstrip()[1:])
         return [first, *chunks[1:]]
 
-    def _end(self, ending: Ending) -> None:
+    def _end(self, ending: ExchangeResult) -> None:
         self.outcome = outcome = self._stopped or _outcome(ending)
         self._exchange = None  # what is kept of the answer is its log
         self.ended = now = time.monotonic()
-        self.place = 0
+        self.position = 0
         if self._grace is not None:
             self._grace.cancel()
         usage, source = _usage(ending, self.chunks)
@@ -180,23 +182,23 @@ class Generation:
             "chunks": self.chunks,
         }
         self.chat.ended(self)
-        self.line.end(self.stream, orjson.dumps(data))
-        self.line.on_unwatched = self.line.on_room = None  # else they would keep each other
+        self.channel.end(self.stream, orjson.dumps(data))
+        self.channel.on_unwatched = self.channel.on_room = None  # else they would keep each other
         _tell(self.on_begun)
         _tell(self.on_ended)
 
-    def _queued(self, place: int) -> None:
-        if place != self.place:
-            self.place = place
-            if place:
-                for viewer in self.line.viewers():
+    def _queued(self, position: int) -> None:
+        if position != self.position:
+            self.position = position
+            if position:
+                for viewer in self.channel.viewers():
                     viewer.connection.send(self.queue_notice(), CHAT)
 
     def queue_notice(self) -> bytes:
         """Says which place in the queue the answer has."""
         return notice(
             CHAT,
-            {"event": "queued", "position": self.place},
+            {"event": "queued", "position": self.position},
             stream=self.stream.name,
             request_id=self.request_id,
         )
@@ -207,10 +209,10 @@ class Generation:
         """Show this answer on a connection, from strictly after a sequence_id.
 
         What is no longer retained is told first; an ``after`` that was never sent is told, too, and
-        the answer shown from its start; so is the ``fault`` of a cursor (`Line.locate`).
+        the answer shown from its start; so is the ``fault`` of a cursor (`Channel.locate`).
         """
         viewer = self.attach(connection)
-        if after > self.line.number:
+        if after > self.channel.number:
             after, fault = 0, "future"
         if fault is not None:
             viewer.tell_gap(self.stream, fault, None, None)
@@ -218,7 +220,7 @@ class Generation:
             viewer.tell_gap(self.stream, "evicted", after + 1, self.stream.evicted)
             after = self.stream.evicted
         viewer.resume(after)
-        if self.place:
+        if self.position:
             connection.send(self.queue_notice(), CHAT)
         return viewer
 
@@ -227,13 +229,13 @@ class Generation:
         if self._grace is not None:
             self._grace.cancel()
             self._grace = None
-        viewer = Viewer(connection, self.line, self.watched)
+        viewer = Viewer(connection, self.channel, self.watched)
         viewer.attach(0)
         return viewer
 
     def settle(self) -> None:
         """If nobody watches, what ``on_disconnect`` says happens."""
-        if not self.line.watched:
+        if not self.channel.watched:
             self._unwatched()
 
     def _unwatched(self) -> None:
@@ -247,23 +249,23 @@ class Generation:
 
     def _abandon(self) -> None:
         """Nobody has come back in time."""
-        self.cancel(Outcome("abandoned"))
+        self.cancel(AnswerOutcome("abandoned"))
 
 
-_NOTHING: Final = Ending(finish_reason=None, usage=None, error=None, content_chunks=0)
-SERVER_STOPPED: Final = UpstreamError(
+_NOTHING: Final = ExchangeResult(finish_reason=None, usage=None, error=None, content_chunks=0)
+SERVER_STOPPED: Final = UpstreamFault(
     status=None,
     type="server_error",
     code="server_stopping",
     message="The server is stopping; send the request again.",
 )
-_OUR_BUG: Final = UpstreamError(
+_OUR_BUG: Final = UpstreamFault(
     status=None,
     type="server_error",
     code="internal_error",
     message="The server failed to relay this answer; the operator finds the reason in its log.",
 )
-_NO_REASON: Final = UpstreamError(
+_NO_REASON: Final = UpstreamFault(
     status=None,
     type="upstream_error",
     code="upstream_incomplete",
@@ -277,17 +279,17 @@ def _tell(callbacks: list[Callable[[], None]]) -> None:
         callback()
 
 
-def _outcome(ending: Ending) -> Outcome:
+def _outcome(ending: ExchangeResult) -> AnswerOutcome:
     """An honest end: never ``stop`` unless the model said so."""
     error = ending.error
     if error is not None and error.code != "upstream_disconnected":
-        return Outcome("error", error)
+        return AnswerOutcome("error", error)
     if ending.finish_reason is None:
-        return Outcome("incomplete", error or _NO_REASON)
-    return Outcome(ending.finish_reason, error)
+        return AnswerOutcome("incomplete", error or _NO_REASON)
+    return AnswerOutcome(ending.finish_reason, error)
 
 
-def _usage(ending: Ending, chunks: int) -> tuple[dict[str, object] | None, str | None]:
+def _usage(ending: ExchangeResult, chunks: int) -> tuple[dict[str, object] | None, str | None]:
     if ending.usage is not None:
         return ending.usage, "reported"
     if not chunks:
@@ -296,7 +298,7 @@ def _usage(ending: Ending, chunks: int) -> tuple[dict[str, object] | None, str |
     return {"completion_tokens": produced}, "estimated"
 
 
-def error_body(error: UpstreamError) -> dict[str, object]:
+def error_body(error: UpstreamFault) -> dict[str, object]:
     """OpenAI's error object for an upstream's error."""
     body: dict[str, object] = {
         "type": error.type,

@@ -11,10 +11,10 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
 
-from streaming_api.answers.answer import SERVER_STOPPED, Generation, Outcome
-from streaming_api.answers.queue import Pool
+from streaming_api.answers.answer import SERVER_STOPPED, Answer, AnswerOutcome
+from streaming_api.answers.queue import AnswerQueue
 from streaming_api.config import StreamingConfig
-from streaming_api.engine.stream import Line, Retention
+from streaming_api.engine.stream import Channel, Retention
 from streaming_api.errors import Gone, NotFound, TooMany, Unavailable
 from streaming_api.wire.commands import ChatRequest
 
@@ -42,11 +42,11 @@ class Watcher(Protocol):
         """An answer has ended."""
 
 
-class Chat:
+class Answers:
     """All answers: those that run, and those that are kept to be resumed.
 
     Args:
-        new_line: makes the line of an answer, by its request_id.
+        new_channel: makes the channel of an answer, by its request_id.
         watcher: told of every answer's end.
     """
 
@@ -54,12 +54,12 @@ class Chat:
         self,
         config: StreamingConfig,
         upstream: Upstream,
-        new_line: Callable[[str], Line],
+        new_channel: Callable[[str], Channel],
         watcher: Watcher,
     ) -> None:
         self.upstream = upstream
-        self.pool = Pool(config.pool_size, config.max_queued)
-        self.new_line = new_line
+        self.queue = AnswerQueue(config.pool_size, config.max_queued)
+        self.new_channel = new_channel
         self.resume_grace = config.resume_grace
         self.retention = Retention(
             bytes=config.chat_retention_bytes,
@@ -70,23 +70,23 @@ class Chat:
         self._enabled = config.streaming_chat_enabled
         self._answers_per_key = config.answers_per_key
         self._watcher = watcher
-        self._answers: dict[tuple[str, str], Generation] = {}
-        self._kept: OrderedDict[tuple[str, str], Generation] = OrderedDict()  # ended, oldest first
+        self._answers: dict[tuple[str, str], Answer] = {}
+        self._kept: OrderedDict[tuple[str, str], Answer] = OrderedDict()  # ended, oldest first
         self._kept_bytes = 0
         self._evicted: OrderedDict[tuple[str, str], None] = OrderedDict()
 
     def __repr__(self) -> str:
-        return f"<Chat {len(self.running)} running, {len(self._kept)} kept>"
+        return f"<Answers {len(self.running)} running, {len(self._kept)} kept>"
 
     @property
-    def running(self) -> list[Generation]:
+    def running(self) -> list[Answer]:
         """Answers that have not ended, those in the queue included."""
         return [answer for answer in self._answers.values() if answer.outcome is None]
 
     @property
     def queued(self) -> int:
         """Answers that wait for an upstream connection."""
-        return self.pool.queued
+        return self.queue.queued
 
     def require(self) -> None:
         """Nothing, if this server answers chats.
@@ -98,7 +98,7 @@ class Chat:
             message = "Chat is switched off here (streaming.chat_enabled)."
             raise NotFound(message, "chat_disabled")
 
-    def start(self, request: ChatRequest, client: Client) -> Generation:
+    def start(self, request: ChatRequest, client: Client) -> Answer:
         """The answer of this request_id: a new one, or the one that is known already.
 
         Raises:
@@ -115,17 +115,17 @@ class Chat:
             message = "This server is stopping; send the request again."
             raise Unavailable(message, "draining", retry_after=1)
         running = len(self._answers) - len(self._kept)
-        self.pool.check(arriving=running - self.pool.busy - self.pool.queued)
+        self.queue.check(arriving=running - self.queue.busy - self.queue.queued)
         if self._answers_per_key:
             mine = sum(answer.asked_by == client.name for answer in self.running)
             if mine >= self._answers_per_key:
                 message = f"{mine} answers are running for this key; wait for one to end."
                 raise TooMany(message, "too_many_answers", retry_after=1)
         self._evicted.pop(key, None)
-        answer = self._answers[key] = Generation(self, request, client)
+        answer = self._answers[key] = Answer(self, request, client)
         return answer
 
-    def find(self, owner: str, request_id: str) -> Generation:
+    def find(self, owner: str, request_id: str) -> Answer:
         """The answer of this owner with this request_id.
 
         Raises:
@@ -147,7 +147,7 @@ class Chat:
         """Take note of how long an answer took to begin."""
         self._watcher.answer_begun(seconds)
 
-    def ended(self, answer: Generation) -> None:
+    def ended(self, answer: Answer) -> None:
         """Keep an answer that has ended for as long as the retention says."""
         self._kept[answer.owner, answer.request_id] = answer
         self._kept_bytes += answer.stream.size + _WEIGHT
@@ -189,6 +189,6 @@ class Chat:
         if tasks:
             await asyncio.wait(tasks, timeout=seconds)
         for answer in self.running:
-            answer.cancel(Outcome("incomplete", SERVER_STOPPED))
+            answer.cancel(AnswerOutcome("incomplete", SERVER_STOPPED))
         if tasks:
             await asyncio.wait(tasks, timeout=2)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from streaming_api.errors import Unavailable
 
 
-class Pool:
+class AnswerQueue:
     """``size`` places and a bounded queue before them.
 
     Attributes:
@@ -23,7 +23,7 @@ class Pool:
         self._queue: deque[tuple[asyncio.Future[None], Callable[[int], None]]] = deque()
 
     def __repr__(self) -> str:
-        return f"<Pool {self.busy} of {self.size} busy, {len(self._queue)} waiting>"
+        return f"<AnswerQueue {self.busy} of {self.size} busy, {len(self._queue)} waiting>"
 
     @property
     def queued(self) -> int:
@@ -47,7 +47,7 @@ class Pool:
             raise Unavailable(message, "queue_full", retry_after=5)
 
     async def acquire(self, told: Callable[[int], None]) -> None:
-        """Take a place, or wait for one.
+        """Take a position, or wait for one.
 
         Args:
             told: called with the place in the queue, 1 is next, whenever it changes.
@@ -80,5 +80,5 @@ class Pool:
         self.busy -= 1
 
     def _tell(self) -> None:
-        for place, (_, told) in enumerate(self._queue, 1):
-            told(place)
+        for position, (_, told) in enumerate(self._queue, 1):
+            told(position)

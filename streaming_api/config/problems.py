@@ -23,7 +23,7 @@ class Problem:
         message: What was found and what would be right, in one line.
         source: The file as it was named, ``environment NAME``, ``command line``, or empty when the
             object was built in code.
-        line: Line in that file, from 1; None where there is none.
+        line: Channel in that file, from 1; None where there is none.
         fields: The flat names of the settings that it is about.
     """
 

@@ -163,7 +163,7 @@ class Connection(asyncio.Protocol):
         """A lossless stream has moved on without this client."""
         self.close("too_slow")
 
-    def beat(self, now: float) -> float:
+    def heartbeat(self, now: float) -> float:
         """Sign of life, when one is due. Returns the monotonic time to ask again."""
         raise NotImplementedError
 

@@ -70,7 +70,7 @@ _MOST_PATH: Final = 200
 _GIB: Final = 2**30
 
 
-class Place:
+class Slot:
     """A connection's place among the limits, held from admission until it is gone."""
 
     __slots__ = ("_manager", "address", "kind", "taken")
@@ -120,10 +120,10 @@ class ConnectionManager:
         self.connections: dict[int, Connection] = {}
         self.draining = False
         self.http: Callable[[], asyncio.Protocol] | None = None
-        self._places: dict[int, Place] = {}
+        self._slots: dict[int, Slot] = {}
         self._per_address: Counter[str] = Counter()
         self._next = 0
-        self._beats: list[tuple[float, int]] = []
+        self._heartbeats: list[tuple[float, int]] = []
         self._emptied: asyncio.Event | None = None
         self._memory: tuple[float, int] = (0.0, 0)
         self._descriptors = _most_descriptors()
@@ -135,8 +135,8 @@ class ConnectionManager:
 
     # Admission
 
-    def admit(self, kind: str, address: str, descriptor: int = 0) -> Place:
-        """A place for one more connection, taken now.
+    def admit(self, kind: str, address: str, descriptor: int = 0) -> Slot:
+        """A slot for one more connection, taken now.
 
         Args:
             kind: ``websocket`` or ``sse``.
@@ -176,7 +176,7 @@ class ConnectionManager:
         )
         self.open[kind] += 1
         self._per_address[address] += 1
-        return Place(self, kind, address)
+        return Slot(self, kind, address)
 
     def _refuse_if(self, reached: bool, reason: str, message: str, retry_after: float) -> None:  # noqa: FBT001
         if reached:
@@ -214,32 +214,32 @@ class ConnectionManager:
             self._memory = (now, self._process.memory_bytes())
         return self._memory[1]
 
-    def give_back(self, place: Place) -> None:
-        """A place is free again."""
-        self.open[place.kind] -= 1
-        self._per_address[place.address] -= 1
-        if self._per_address[place.address] <= 0:
-            del self._per_address[place.address]
+    def give_back(self, slot: Slot) -> None:
+        """A slot is free again."""
+        self.open[slot.kind] -= 1
+        self._per_address[slot.address] -= 1
+        if self._per_address[slot.address] <= 0:
+            del self._per_address[slot.address]
 
     # Registry
 
-    def add(self, connection: Connection, place: Place) -> None:
+    def add(self, connection: Connection, slot: Slot) -> None:
         """A connection has its transport: it is one of ours from here until `removed`."""
-        place.taken = True
+        slot.taken = True
         self._next += 1
         connection.number = self._next
         self.connections[connection.number] = connection
-        self._places[connection.number] = place
-        self.telemetry.opened(place.kind)
+        self._slots[connection.number] = slot
+        self.telemetry.opened(slot.kind)
         connection.transport.set_write_buffer_limits(high=self.config.buffer_size, low=0)
-        due = connection.beat(time.monotonic())
-        heapq.heappush(self._beats, (due, connection.number))
+        due = connection.heartbeat(time.monotonic())
+        heapq.heappush(self._heartbeats, (due, connection.number))
 
     def removed(self, connection: Connection) -> None:
         """A connection's transport is gone."""
         if self.connections.pop(connection.number, None) is None:
             return
-        self.give_back(self._places.pop(connection.number))
+        self.give_back(self._slots.pop(connection.number))
         ending = connection.ending or "client"
         self.telemetry.closed(connection.kind, ending, fault=ending in FAULTS)
         age = time.monotonic() - connection.opened
@@ -254,21 +254,21 @@ class ConnectionManager:
 
     # Time
 
-    def beat_at(self, connection: Connection, due: float) -> None:
-        """Ask a connection for its `beat` once more, at this time."""
-        heapq.heappush(self._beats, (due, connection.number))
+    def heartbeat_at(self, connection: Connection, due: float) -> None:
+        """Ask a connection for its `heartbeat` once more, at this time."""
+        heapq.heappush(self._heartbeats, (due, connection.number))
 
-    async def keep_beating(self) -> None:
+    async def keep_heartbeats(self) -> None:
         """Give each connection its sign of life when it is due."""
         while True:
             now = time.monotonic()
-            while self._beats and self._beats[0][0] <= now:
-                _, number = heapq.heappop(self._beats)
+            while self._heartbeats and self._heartbeats[0][0] <= now:
+                _, number = heapq.heappop(self._heartbeats)
                 connection = self.connections.get(number)
                 if connection is not None:
-                    heapq.heappush(self._beats, (connection.beat(now), number))
+                    heapq.heappush(self._heartbeats, (connection.heartbeat(now), number))
             self.log_refusals(now=now)
-            until = self._beats[0][0] if self._beats else now + 1
+            until = self._heartbeats[0][0] if self._heartbeats else now + 1
             await asyncio.sleep(min(max(until - now, 0.01), 1))
 
     async def keep_sweeping_stalled(self) -> None:

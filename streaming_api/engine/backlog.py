@@ -12,7 +12,7 @@ _CUT: Final = 256
 """Dropped messages after which the front of the lists is cut off."""
 
 
-class Log:
+class Backlog:
     """Kept messages in three flat lists; a `Message` is made again for whoever reads one.
 
     Numbers and bytes mean nothing to the garbage collector; kept as objects, it would look at each

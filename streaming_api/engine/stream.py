@@ -1,10 +1,10 @@
 """Streams and the number line they share: log, retention, viewers, flush window. Knows no sockets.
 
-A `Line` is one number line: every message on it has a number, and a cursor is the last number seen.
-A chat answer is a line with one stream; the topics are one line with three streams, so that one
+A `Channel` is one number line: every message on it has a number, and a cursor is the last number seen.
+A chat answer is a channel with one stream; the topics are one line with three streams, so that one
 cursor serves any subset of them. The log *is* the outbox:
 
-* a **live** viewer has been written everything up to ``line.flushed``; its cursor is that number
+* a **live** viewer has been written everything up to ``channel.flushed``; its cursor is that number
   and costs nothing to keep. A flush frames the batch once per framing and does one write a viewer.
 * a **lagging** viewer has a cursor of its own and reads on from the log when its transport drains.
 """
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from streaming_api.engine.backlog import Log
+from streaming_api.engine.backlog import Backlog
 from streaming_api.wire.checksum import Checksum
 from streaming_api.wire.messages import Encoder, Message, parse_cursor
 
@@ -75,13 +75,23 @@ class Stream:
     """
 
     __slots__ = (
-        "_encoder", "_log", "_snapshot", "_state", "evicted", "line", "message_type", "name",
-        "policy", "request_id", "retention", "total",
+        "_encoder",
+        "_log",
+        "_snapshot",
+        "_state",
+        "channel",
+        "evicted",
+        "message_type",
+        "name",
+        "policy",
+        "request_id",
+        "retention",
+        "total",
     )  # fmt: skip
 
     def __init__(
         self,
-        line: Line,
+        channel: Channel,
         name: str,
         message_type: str,
         policy: Policy,
@@ -90,7 +100,9 @@ class Stream:
         request_id: str | None = None,
         snapshot: Callable[[], bytes] | None = None,
     ) -> None:
-        self.line: Line = weakref.proxy(line)  # which has this: without a cycle it goes at once
+        self.channel: Channel = weakref.proxy(
+            channel
+        )  # which has this: without a cycle it goes at once
         self.name = name
         self.message_type = message_type
         self.policy = policy
@@ -100,9 +112,9 @@ class Stream:
         self._state: Message | None = None
         self.total = 0
         self.evicted = 0
-        self._encoder = Encoder(message_type, name, line.epoch, request_id)
-        self._log = Log(self._encoder)
-        line.streams[name] = self
+        self._encoder = Encoder(message_type, name, channel.epoch, request_id)
+        self._log = Backlog(self._encoder)
+        channel.streams[name] = self
 
     def __len__(self) -> int:
         return len(self._log)
@@ -123,7 +135,7 @@ class Stream:
         """
         if self._snapshot is None:
             return None
-        number = self.line.number
+        number = self.channel.number
         if self._state is None or self._state.number != number:
             self._state = self._encoder.encode(number, self._snapshot(), time.monotonic())
         state = self._state
@@ -163,13 +175,13 @@ class Stream:
     def after(self, cursor: int, until: int, limit: int) -> list[Message]:
         """Messages above ``cursor`` up to ``until``: at least one, then about ``limit`` bytes."""
         messages = self._log.after(cursor, until, limit)
-        if self.line.ended and messages:
-            messages[-1].final = messages[-1].number == self.line.number
+        if self.channel.ended and messages:
+            messages[-1].final = messages[-1].number == self.channel.number
         return messages
 
 
-class Group:
-    """Live viewers who get the same bytes: one framing, one subset of the line's streams.
+class Audience:
+    """Live viewers who get the same bytes: one framing, one subset of the channel's streams.
 
     What was sent is counted here, once for all of them; a viewer remembers where it joined.
     """
@@ -190,7 +202,7 @@ class Group:
         return [message for message in batch if message.stream in self.watched]
 
     def frame(self, part: list[Message], now: float) -> bytes:
-        """The bytes of a part, counted before any viewer is written: see `Line._write`."""
+        """The bytes of a part, counted before any viewer is written: see `Channel._write`."""
         framing = self.framing
         data = framing.message(part[0]) if len(part) == 1 else framing.batch(part)
         self.messages += len(part)
@@ -205,11 +217,11 @@ Writes = tuple[tuple["Viewer", Callable[[bytes], None]], ...]
 """The viewers that one flush has written to, each with its transport's ``write``."""
 
 
-class Line:
+class Channel:
     """One number line: the streams on it, who watches them, and when a batch goes out.
 
     Args:
-        epoch: names this line in cursors; another epoch's cursor means nothing here.
+        epoch: names this channel in cursors; another epoch's cursor means nothing here.
         call_later: the event loop's.
         flush_interval: seconds; at most ``batch_size`` flushes in any such time.
         delivered: told of each batch that live viewers were written.
@@ -224,9 +236,23 @@ class Line:
     """
 
     __slots__ = (
-        "__weakref__", "_call_later", "_delivered", "_due", "_flush_interval", "_recent",
-        "_waiting", "ended", "epoch", "flushed", "full", "groups", "lagging", "number", "on_room",
-        "on_unwatched", "streams",
+        "__weakref__",
+        "_call_later",
+        "_delivered",
+        "_due",
+        "_flush_interval",
+        "_recent",
+        "_waiting",
+        "audiences",
+        "ended",
+        "epoch",
+        "flushed",
+        "full",
+        "lagging",
+        "number",
+        "on_room",
+        "on_unwatched",
+        "streams",
     )  # fmt: skip
 
     def __init__(
@@ -246,7 +272,7 @@ class Line:
         self.on_room: Callable[[], None] | None = None
         self.on_unwatched: Callable[[], None] | None = None
         self.streams: dict[str, Stream] = {}
-        self.groups: dict[tuple[Framing, frozenset[str]], Group] = {}
+        self.audiences: dict[tuple[Framing, frozenset[str]], Audience] = {}
         self.lagging: set[Viewer] = set()
         self._waiting: list[Message] = []  # appended, not yet flushed
         self._recent: deque[float] = deque(maxlen=batch_size)  # times of the last flushes
@@ -256,9 +282,9 @@ class Line:
         self._delivered = delivered
 
     def __repr__(self) -> str:
-        live = sum(len(group.viewers) for group in self.groups.values())
+        live = sum(len(audience.viewers) for audience in self.audiences.values())
         return (
-            f"<Line {self.epoch} at {self.number}, flushed {self.flushed},"
+            f"<Channel {self.epoch} at {self.number}, flushed {self.flushed},"
             f" {live} live, {len(self.lagging)} lagging{', ended' if self.ended else ''}>"
         )
 
@@ -268,7 +294,7 @@ class Line:
         """Put messages on a stream and flush as the window allows, or now if ``urgent``.
 
         Args:
-            stream: one of this line's.
+            stream: one of this channel's.
             data: the JSON of each message's ``data``, without CR or LF.
             urgent: alerts and the end of an answer never wait.
         """
@@ -307,10 +333,10 @@ class Line:
         self._recent.append(now)
         self.flushed = batch[-1].number
         due = []
-        for group in self.groups.values():
-            part = batch if len(group.watched) == len(self.streams) else group.part(batch)
+        for audience in self.audiences.values():
+            part = batch if len(audience.watched) == len(self.streams) else audience.part(batch)
             if part:
-                due.append((part, group.frame(part, now), tuple(group.viewers.items())))
+                due.append((part, audience.frame(part, now), tuple(audience.viewers.items())))
         for part, data, viewers in due:
             self._write(part, data, viewers)
         if self.full:
@@ -319,9 +345,9 @@ class Line:
     def _write(self, part: list[Message], data: bytes, viewers: Writes) -> None:
         """The hot path: everything per viewer is one call of its transport's ``write``.
 
-        A viewer whose transport is over its high-water mark has left its group (`lag`), so nothing
+        A viewer whose transport is over its high-water mark has left its audience (`lag`), so nothing
         is asked of it here. One that goes over it during a flush leaves with its cursor at
-        ``flushed``, and so does every other viewer of its connection, in whatever group: therefore
+        ``flushed``, and so does every other viewer of its connection, in whatever audience: therefore
         all who are due this batch are noted, and it is counted as theirs, before any is written.
         """
         for _, write in viewers:
@@ -351,7 +377,7 @@ class Line:
 
     def fastest(self) -> int:
         """The number up to which the fastest viewer has been written; without any, the newest."""
-        if any(group.viewers for group in self.groups.values()):
+        if any(audience.viewers for audience in self.audiences.values()):
             return self.flushed
         return max((viewer.cursor for viewer in self.lagging), default=self.number)
 
@@ -376,44 +402,44 @@ class Line:
 
     def viewers(self) -> list[Viewer]:
         """Everybody who watches, live or lagging."""
-        live = [viewer for group in self.groups.values() for viewer in group.viewers]
+        live = [viewer for audience in self.audiences.values() for viewer in audience.viewers]
         return live + list(self.lagging)
 
     @property
     def watched(self) -> bool:
         """Whether anybody watches."""
-        return bool(self.lagging) or any(group.viewers for group in self.groups.values())
+        return bool(self.lagging) or any(audience.viewers for audience in self.audiences.values())
 
-    def go_live(self, viewer: Viewer) -> Group:
+    def go_live(self, viewer: Viewer) -> Audience:
         """A viewer that has been written everything up to ``flushed`` is written what comes."""
         self.lagging.discard(viewer)
         key = (viewer.framing, viewer.watched)
-        group = self.groups.get(key)
-        if group is None:
-            group = self.groups[key] = Group(*key)
-        group.viewers[viewer] = viewer.write
-        return group
+        audience = self.audiences.get(key)
+        if audience is None:
+            audience = self.audiences[key] = Audience(*key)
+        audience.viewers[viewer] = viewer.write
+        return audience
 
     def lag(self, viewer: Viewer) -> None:
         """A viewer will read on from the log, from its cursor."""
-        self._leave_group(viewer)
+        self._leave_audience(viewer)
         self.lagging.add(viewer)
 
     def leave(self, viewer: Viewer) -> None:
         """A viewer is gone."""
-        self._leave_group(viewer)
+        self._leave_audience(viewer)
         self.lagging.discard(viewer)
         self.progressed()
         if self.on_unwatched is not None and not self.watched:
             self.on_unwatched()
 
-    def _leave_group(self, viewer: Viewer) -> None:
+    def _leave_audience(self, viewer: Viewer) -> None:
         key = (viewer.framing, viewer.watched)
-        group = self.groups.get(key)
-        if group is not None and viewer in group.viewers:
-            del group.viewers[viewer]
-            if not group.viewers:
-                del self.groups[key]
+        audience = self.audiences.get(key)
+        if audience is not None and viewer in audience.viewers:
+            del audience.viewers[viewer]
+            if not audience.viewers:
+                del self.audiences[key]
 
     def read(self, watched: frozenset[str], cursor: int) -> list[Message]:
         """What follows ``cursor`` on the log, in order, up to ``flushed``."""

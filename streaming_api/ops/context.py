@@ -10,8 +10,8 @@ from aiohttp import web
 from streaming_api.access.policy import Client
 
 if TYPE_CHECKING:
-    from streaming_api.access.policy import Doors
-    from streaming_api.answers.answers import Chat
+    from streaming_api.access.policy import Policy
+    from streaming_api.answers.answers import Answers
     from streaming_api.config import StreamingConfig
     from streaming_api.connections.manager import ConnectionManager
     from streaming_api.telemetry.deliveries import Telemetry
@@ -33,9 +33,9 @@ class Context:
 
     config: StreamingConfig
     manager: ConnectionManager
-    chat: Chat
+    answers: Answers
     topics: Topics
-    doors: Doors
+    access: Policy
     upstream: Upstream
     telemetry: Telemetry
     process: Process
@@ -45,12 +45,12 @@ class Context:
 
     def messages(self) -> dict[str, int]:
         """Messages so far, by topic; ``chat`` is every chunk."""
-        streams = self.topics.line.streams.values()
+        streams = self.topics.channel.streams.values()
         return {"chat": self.relayed()} | {stream.name: stream.total for stream in streams}
 
     def relayed(self) -> int:
         """Chunks relayed so far, those of running answers included."""
-        return self.telemetry.chunks + sum(answer.chunks for answer in self.chat.running)
+        return self.telemetry.chunks + sum(answer.chunks for answer in self.answers.running)
 
 
 CONTEXT = web.AppKey("context", Context)

@@ -20,10 +20,10 @@ def describe(context: Context) -> str:
 
 def _lines(context: Context) -> Iterator[str]:
     yield "what this process is doing"
-    yield f"  {context.manager!r}, {context.chat!r}, {context.chat.pool!r}, {context.upstream.name}"
-    yield f"  topics: {context.topics.line!r}"
-    for answer in context.chat.running[:_MOST]:
-        yield f"  answer: {answer!r} {answer.line!r} {answer.stream!r}"
+    yield f"  {context.manager!r}, {context.answers!r}, {context.answers.queue!r}, {context.upstream.name}"
+    yield f"  topics: {context.topics.channel!r}"
+    for answer in context.answers.running[:_MOST]:
+        yield f"  answer: {answer!r} {answer.channel!r} {answer.stream!r}"
     for connection in tuple(context.manager.present())[:_MOST]:
         unsent, lag = connection.unsent, connection.lag
         yield f"  connection: {connection!r} {unsent} unsent bytes, {lag} messages behind"

@@ -1,4 +1,4 @@
-"""Vitals: this process watches itself, and says so to the topics.
+"""Monitor: this process watches itself, and says so to the topics.
 
 Loop lag, rates, what the topic ``metrics`` shows of this process, what its own alerts go by, and
 whether the upstream answers.
@@ -25,7 +25,7 @@ _ASK: Final = 5.0
 """Seconds between two questions to an upstream that is up; one that is not is asked each second."""
 
 
-class Vitals:
+class Monitor:
     """Samples one application."""
 
     def __init__(self, context: Context) -> None:
@@ -38,11 +38,11 @@ class Vitals:
     def _figures(self) -> dict[str, float | None]:
         context = self._context
         used = context.process.fetch()
-        queued = context.chat.queued
+        queued = context.answers.queued
         return {
             "websocket_connections": context.manager.open["websocket"],
             "sse_connections": context.manager.open["sse"],
-            "answers_running": len(context.chat.running) - queued,
+            "answers_running": len(context.answers.running) - queued,
             "answers_queued": queued,
             "tokens_per_second": round(context.telemetry.tokens_per_second(), 1),
             "chunks_total": context.relayed(),
@@ -56,14 +56,14 @@ class Vitals:
         """What the history keeps of each second; rates are over the last minute."""
         context = self._context
         manager, telemetry, used = context.manager, context.telemetry, context.process.fetch()
-        queued = context.chat.queued
+        queued = context.answers.queued
         before = self._outcomes[0] if self._outcomes else telemetry.outcomes
         rates = {f"answers_{name}": telemetry.outcomes[name] - before[name] for name in OUTCOMES}
         self._outcomes.append(Counter(telemetry.outcomes))
         connections = tuple(manager.present())
         return {
             "tokens_per_second": telemetry.tokens_per_second(2),
-            "answers_running": len(context.chat.running) - queued,
+            "answers_running": len(context.answers.running) - queued,
             "answers_queued": queued,
             "first_token_p50_seconds": telemetry.first_token(0.5),
             "first_token_p95_seconds": telemetry.first_token(0.95),

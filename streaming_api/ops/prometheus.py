@@ -119,9 +119,9 @@ class Collector:
         now = GaugeMetricFamily(
             "streaming_answers", "Answers that have not ended.", labels=["state"]
         )
-        queued = context.chat.queued
+        queued = context.answers.queued
         now.add_metric(["queued"], queued)
-        now.add_metric(["running"], len(context.chat.running) - queued)
+        now.add_metric(["running"], len(context.answers.running) - queued)
         ended = CounterMetricFamily(
             "streaming_answers_ended", "Answers that have ended.", labels=["outcome"]
         )

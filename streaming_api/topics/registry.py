@@ -1,4 +1,4 @@
-"""Topics: the three topics on their one line, and who watches them. Asks no source itself."""
+"""Topics: the three topics on their one channel, and who watches them. Asks no source itself."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from streaming_api.topics.status import SELF, Status
 if TYPE_CHECKING:
     from streaming_api.config import StreamingConfig
     from streaming_api.connections.connection import Connection
-    from streaming_api.engine.stream import Line
+    from streaming_api.engine.stream import Channel
 
 _HISTORY_RETENTION: Final = Retention(bytes=2**20, messages=900, seconds=900.0)
 """Who was away for longer is shown the snapshot."""
@@ -30,7 +30,7 @@ class Topics:
     """Metrics, alerts and status: what is known, who watches it, and where it comes from.
 
     Args:
-        line: their number line, with an epoch of its own for each process.
+        channel: their number line, with an epoch of its own for each process.
         history_line: that of the history; None keeps it and shows it to nobody.
         failures: background work that failed, counted by name.
 
@@ -41,11 +41,11 @@ class Topics:
     def __init__(
         self,
         config: StreamingConfig,
-        line: Line,
+        channel: Channel,
         failures: Counter[str] | None = None,
-        history_line: Line | None = None,
+        history_line: Channel | None = None,
     ) -> None:
-        self.line = line
+        self.channel = channel
         self.history = History()
         self._history_line = history_line
         self.metrics = Metrics()
@@ -53,7 +53,7 @@ class Topics:
         self.status = Status()
         self.alerts.noted = self.status.noted = self.history.mark
         self._open(config)
-        self.names = tuple(line.streams)
+        self.names = tuple(channel.streams)
         self._feeds = Feeds(
             config,
             self.metrics,
@@ -78,7 +78,7 @@ class Topics:
             (self.status, config.streaming_status_enabled),
         ):
             if enabled:
-                topic.open(self.line, retention)
+                topic.open(self.channel, retention)
         if config.streaming_metrics_enabled and self._history_line is not None:
             self.history.open(self._history_line, _HISTORY_RETENTION)
 
@@ -112,27 +112,27 @@ class Topics:
             names: that `require` has let pass.
             cursor: as the client has it; hostile text.
         """
-        line = self.line_of(names[0])
-        viewer = Viewer(connection, line, frozenset(names))
-        number, fault = (0, None) if cursor is None else line.locate(cursor)
+        channel = self.line_of(names[0])
+        viewer = Viewer(connection, channel, frozenset(names))
+        number, fault = (0, None) if cursor is None else channel.locate(cursor)
         if number:  # who has seen nothing joins
             viewer.resume(number)
             return viewer
         if fault is not None:
             for name in names:
-                viewer.tell_gap(line.streams[name], fault, None, None)
+                viewer.tell_gap(channel.streams[name], fault, None, None)
         viewer.join()
         return viewer
 
-    def line_of(self, name: str) -> Line:
+    def line_of(self, name: str) -> Channel:
         """The number line that a topic is on."""
         if name == self.history.name and self._history_line is not None:
             return self._history_line
-        return self.line
+        return self.channel
 
     def watched(self, viewer: Viewer) -> frozenset[str]:
         """The topics that a viewer watches; none if it watches an answer."""
-        is_ours = viewer.line is self.line or viewer.line is self._history_line
+        is_ours = viewer.channel is self.channel or viewer.channel is self._history_line
         return viewer.watched if is_ours else frozenset()
 
     def figures(self) -> dict[str, float | None]:

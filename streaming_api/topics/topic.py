@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import ClassVar
 
-from streaming_api.engine.stream import Line, Policy, Retention, Stream
+from streaming_api.engine.stream import Channel, Policy, Retention, Stream
 
 Note = Callable[[str, str, str | None], None]
 """Takes note of an event: what happened, to whom, and the severity if it has one."""
@@ -36,10 +36,10 @@ class Topic:
         """Whether it is published."""
         return self._stream is not None
 
-    def open(self, line: Line, retention: Retention) -> None:
-        """Publish on this line from now on."""
+    def open(self, channel: Channel, retention: Retention) -> None:
+        """Publish on this channel from now on."""
         self._stream = Stream(
-            line, self.name, self.message_type, self.policy, retention, snapshot=self.snapshot
+            channel, self.name, self.message_type, self.policy, retention, snapshot=self.snapshot
         )
 
     def snapshot(self) -> bytes:
@@ -49,4 +49,4 @@ class Topic:
     def publish(self, *changes: bytes, urgent: bool = False) -> None:
         """Append changes, after the state has changed; `Stream.state` relies on that order."""
         if self._stream is not None and changes:
-            self._stream.line.append(self._stream, changes, urgent=urgent)
+            self._stream.channel.append(self._stream, changes, urgent=urgent)

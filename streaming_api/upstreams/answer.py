@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import orjson
 
-from streaming_api.upstreams.reply_errors import UpstreamError, error_of_object, fault
+from streaming_api.upstreams.reply_errors import UpstreamFault, error_of_object, fault
 from streaming_api.upstreams.sse_parser import Event, EventParser, EventTooLargeError
 
 MAX_CHOICES: Final = 1_024  # OpenAI allows n = 128; the bound keeps what is held small
@@ -64,7 +64,7 @@ class AnswerReader:
         self._text_after = b""
         self._learn_at = 0
         self.content_chunks = 0
-        self.error: UpstreamError | None = None
+        self.error: UpstreamFault | None = None
         self.over = False
         self.usage: dict[str, object] | None = None
 
@@ -75,7 +75,7 @@ class AnswerReader:
             return None
         return self._finished[min(self._finished)]
 
-    def fail(self, error: UpstreamError) -> None:
+    def fail(self, error: UpstreamFault) -> None:
         """End the answer with `error`, unless it was complete already or has ended."""
         if not self.over and self.finish_reason is None:
             self.error = error
@@ -230,7 +230,7 @@ class AnswerReader:
         return False
 
 
-def invalid(what: str) -> UpstreamError:
+def invalid(what: str) -> UpstreamFault:
     """The upstream broke the protocol: it sent `what`."""
     return fault(
         "upstream_invalid_response",
@@ -238,7 +238,7 @@ def invalid(what: str) -> UpstreamError:
     )
 
 
-def _too_large(limit: int) -> UpstreamError:
+def _too_large(limit: int) -> UpstreamFault:
     return fault("upstream_event_too_large", f"The upstream sent an event above {limit} bytes.")
 
 

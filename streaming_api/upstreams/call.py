@@ -14,9 +14,9 @@ import attrs
 
 from streaming_api.upstreams.answer import invalid
 from streaming_api.upstreams.connector import Connector
-from streaming_api.upstreams.http1 import Head, Outcome, ResponseStream
+from streaming_api.upstreams.http1 import Head, ResponseEnd, ResponseProtocol
 from streaming_api.upstreams.http_faults import broken, redirected, unstreamed, wrong_type
-from streaming_api.upstreams.reply_errors import UpstreamError, error_of_reply, fault
+from streaming_api.upstreams.reply_errors import UpstreamFault, error_of_reply, fault
 
 MAX_ERROR_BODY: Final = 65_536  # bytes of a refusal's body that are read
 FIRST_REDIRECT: Final = 300
@@ -32,7 +32,7 @@ class Reader(Protocol):
     """
 
     over: bool
-    error: UpstreamError | None
+    error: UpstreamFault | None
 
     def read(self, data: bytes) -> list[bytes]:
         """Take bytes of an event stream; return what is to be passed on."""
@@ -40,7 +40,7 @@ class Reader(Protocol):
     def read_whole(self, body: bytes) -> list[bytes]:
         """Take a complete JSON body; return what is to be passed on."""
 
-    def fail(self, error: UpstreamError) -> None:
+    def fail(self, error: UpstreamFault) -> None:
         """It ends here, with this."""
 
 
@@ -79,7 +79,7 @@ class Call:
         self._max_body = max_body
         self._head: Head | None = None
         self._collected: bytearray | None = None  # a body that is read whole; None for a stream
-        self._stream: ResponseStream | None = None
+        self._stream: ResponseProtocol | None = None
         self._done: asyncio.Future[None] | None = None
         self._is_paused = False
 
@@ -90,7 +90,7 @@ class Call:
         """
         loop = asyncio.get_running_loop()
         self._done = loop.create_future()
-        stream = ResponseStream(loop, self._request, self, self._connector.silence_timeout)
+        stream = ResponseProtocol(loop, self._request, self, self._connector.silence_timeout)
         self._stream = stream
         self._request = b""
         if self._is_paused:
@@ -155,13 +155,13 @@ class Call:
         if reader.over:
             self._finish()
 
-    def ended(self, outcome: Outcome, detail: str) -> None:
+    def ended(self, outcome: ResponseEnd, detail: str) -> None:
         """The response is over: read what was collected, or say what is missing."""
         if self._reader.over:
             self._finish()
         elif self._head is not None and self._head.status >= FIRST_REFUSAL:
             self._fail(self._refusal(self._head))
-        elif outcome is not Outcome.COMPLETE:
+        elif outcome is not ResponseEnd.COMPLETE:
             self._fail(broken(outcome, detail))
         elif self._collected is not None:
             self._read_collected(bytes(self._collected))
@@ -194,7 +194,7 @@ class Call:
             self._broke(exc)
         self._finish()
 
-    def _refusal(self, head: Head) -> UpstreamError:
+    def _refusal(self, head: Head) -> UpstreamFault:
         is_plain = head.headers.get("content-encoding", "identity").strip().lower() == "identity"
         body = bytes(self._collected or b"") if is_plain else b""
         error = error_of_reply(head.status, head.content_type, body)
@@ -207,7 +207,7 @@ class Call:
         if self._done is not None and not self._done.done():
             self._done.set_exception(exc)
 
-    def _fail(self, error: UpstreamError) -> None:
+    def _fail(self, error: UpstreamFault) -> None:
         self._reader.fail(error)
         self._finish()
 

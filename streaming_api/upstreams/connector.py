@@ -9,8 +9,8 @@ import ssl
 import attrs
 
 from streaming_api.upstreams.endpoint import Endpoint
-from streaming_api.upstreams.http1 import ResponseStream
-from streaming_api.upstreams.reply_errors import UpstreamError, fault
+from streaming_api.upstreams.http1 import ResponseProtocol
+from streaming_api.upstreams.reply_errors import UpstreamFault, fault
 
 
 @attrs.frozen
@@ -21,9 +21,9 @@ class Connector:
     tls: ssl.SSLContext | None
     connect_timeout: float
     silence_timeout: float
-    open_streams: set[ResponseStream] = attrs.field(factory=set)
+    open_streams: set[ResponseProtocol] = attrs.field(factory=set)
 
-    async def connect(self, stream: ResponseStream) -> UpstreamError | None:
+    async def connect(self, stream: ResponseProtocol) -> UpstreamFault | None:
         """Connect `stream`, or say why that was not possible."""
         loop = asyncio.get_running_loop()
         self.open_streams.add(stream)
@@ -42,7 +42,7 @@ class Connector:
         return None
 
 
-def unreachable(endpoint: Endpoint, exc: Exception, connect_timeout: float) -> UpstreamError:
+def unreachable(endpoint: Endpoint, exc: Exception, connect_timeout: float) -> UpstreamFault:
     """Put into words why a connection could not be made, and what to check."""
     advice = "Check that it runs, and that the gateway endpoint in the configuration is right."
     if isinstance(exc, TimeoutError):

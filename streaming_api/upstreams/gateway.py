@@ -1,7 +1,7 @@
 """The only client of the OpenAI protocol: one `Exchange` per answer, and the list of models.
 
 Knows no streams, viewers or topics: chunks leave through a callback, in the call stack of the
-read that brought them, and the end leaves as an `Ending`.
+read that brought them, and the end leaves as an `ExchangeResult`.
 """
 
 from __future__ import annotations
@@ -20,12 +20,19 @@ from streaming_api.upstreams.connector import Connector
 from streaming_api.upstreams.endpoint import Endpoint
 from streaming_api.upstreams.reply_errors import (
     UpstreamError,
-    UpstreamFailed,
+    UpstreamFault,
     error_of_object,
     fault,
 )
 
-__all__ = ["Ending", "Exchange", "Gateway", "ModelsReply", "UpstreamError", "UpstreamFailed"]
+__all__ = [
+    "Exchange",
+    "ExchangeResult",
+    "ModelsReply",
+    "OpenAIClient",
+    "UpstreamError",
+    "UpstreamFault",
+]
 
 MAX_MODELS_BODY: Final = 2 * 2**20  # bytes
 MODELS_TIMEOUT: Final = 10.0  # seconds
@@ -34,7 +41,7 @@ OnChunks = Callable[[list[bytes]], None]
 
 
 @attrs.frozen
-class Ending:
+class ExchangeResult:
     """How an answer ended.
 
     Attributes:
@@ -47,7 +54,7 @@ class Ending:
 
     finish_reason: str | None
     usage: dict[str, object] | None
-    error: UpstreamError | None
+    error: UpstreamFault | None
     content_chunks: int
 
 
@@ -58,7 +65,7 @@ class ModelsReply:
     models: list[dict[str, object]]
 
 
-class Gateway:
+class OpenAIClient:
     """An upstream and how to speak to it; holds no connection between exchanges."""
 
     def __init__(
@@ -137,7 +144,7 @@ class Gateway:
         """Ask for the list of models.
 
         Raises:
-            UpstreamFailed: it could not be had, for whatever reason.
+            UpstreamError: it could not be had, for whatever reason.
             ValueError: `authorization` holds control characters.
         """
         request = self._connector.endpoint.request(
@@ -160,9 +167,9 @@ class Gateway:
                 await call.run()
         except TimeoutError:
             late = f"The upstream did not list its models within {MODELS_TIMEOUT:g} seconds."
-            raise UpstreamFailed(fault("upstream_timeout", late)) from None
+            raise UpstreamError(fault("upstream_timeout", late)) from None
         if reader.error is not None:
-            raise UpstreamFailed(reader.error)
+            raise UpstreamError(reader.error)
         return ModelsReply(reader.models)
 
     async def close(self) -> None:
@@ -181,16 +188,18 @@ class Exchange:
         self._call = call
         self._answer = answer
 
-    async def run(self) -> Ending:
+    async def run(self) -> ExchangeResult:
         """Ask, push the answer to `on_chunks`, and say how it ended. Call it once.
 
-        An upstream's faults are in `Ending.error`; only what `on_chunks` raises is raised.
+        An upstream's faults are in `ExchangeResult.error`; only what `on_chunks` raises is raised.
         Cancelling aborts the upstream's connection at once: before the first byte, and while
         connecting, too.
         """
         await self._call.run()
         answer = self._answer
-        return Ending(answer.finish_reason, answer.usage, answer.error, answer.content_chunks)
+        return ExchangeResult(
+            answer.finish_reason, answer.usage, answer.error, answer.content_chunks
+        )
 
     def pause_reading(self) -> None:
         """Read nothing more for now: TCP makes the upstream wait, and its silence is not counted.
@@ -209,7 +218,7 @@ class _ModelsReader:
 
     def __init__(self) -> None:
         self.over = False
-        self.error: UpstreamError | None = None
+        self.error: UpstreamFault | None = None
         self.models: list[dict[str, object]] = []
 
     def read(self, data: bytes) -> list[bytes]:
@@ -230,6 +239,6 @@ class _ModelsReader:
             self.fail(error_of_object(reply) or invalid("no list of models"))
         return []
 
-    def fail(self, error: UpstreamError) -> None:
+    def fail(self, error: UpstreamFault) -> None:
         self.error = error
         self.over = True

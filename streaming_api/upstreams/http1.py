@@ -21,7 +21,7 @@ LINGER: Final = 0.25  # seconds an answer that is complete may take to end its c
 FIRST_FINAL_STATUS: Final = 200  # below it a response is interim, and another one follows
 
 
-class Outcome(enum.Enum):
+class ResponseEnd(enum.Enum):
     """How a response ended."""
 
     COMPLETE = "complete"  # by the protocol's rules
@@ -60,11 +60,11 @@ class Receiver(Protocol):
     def body_received(self, data: bytes) -> None:
         """All body bytes of one read, joined."""
 
-    def ended(self, outcome: Outcome, detail: str) -> None:
+    def ended(self, outcome: ResponseEnd, detail: str) -> None:
         """The response is over; `detail` says more where it ended badly."""
 
 
-class ResponseStream(asyncio.Protocol):
+class ResponseProtocol(asyncio.Protocol):
     """The client's side of one connection: writes `request`, pushes the response.
 
     It is also what httptools calls. `on_body` is the list's own `append`, so that a chunk of the
@@ -128,7 +128,7 @@ class ResponseStream(asyncio.Protocol):
         self._last_read = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport | None = None
-        self.on_closed: Callable[[ResponseStream], None] | None = None
+        self.on_closed: Callable[[ResponseProtocol], None] | None = None
 
     # What the owner may call.
 
@@ -156,7 +156,7 @@ class ResponseStream(asyncio.Protocol):
 
     def give_up(self, why: str) -> None:
         """Close the connection now and tell the receiver that it was cut."""
-        self._end(Outcome.CUT, why)
+        self._end(ResponseEnd.CUT, why)
 
     def linger(self) -> None:
         """Say no more to the receiver, but let the upstream finish its side for `LINGER` seconds.
@@ -202,7 +202,7 @@ class ResponseStream(asyncio.Protocol):
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as exc:
             malformed = _reason(exc)
         if self._headers_size > MAX_HEAD:
-            self._end(Outcome.HEAD_TOO_LARGE, f"headers above {MAX_HEAD} bytes")
+            self._end(ResponseEnd.HEAD_TOO_LARGE, f"headers above {MAX_HEAD} bytes")
             return
         if not self._head_told:
             self._tell_head()
@@ -214,21 +214,23 @@ class ResponseStream(asyncio.Protocol):
             if self._receiver is not None:
                 self._receiver.body_received(body)
         if self._is_complete:
-            self._end(Outcome.COMPLETE)
+            self._end(ResponseEnd.COMPLETE)
         elif malformed:
-            self._end(Outcome.MALFORMED, malformed)
+            self._end(ResponseEnd.MALFORMED, malformed)
         elif self._fruitless > MAX_HEAD:
-            self._end(Outcome.HEAD_TOO_LARGE, f"headers above {MAX_HEAD} bytes")
+            self._end(ResponseEnd.HEAD_TOO_LARGE, f"headers above {MAX_HEAD} bytes")
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End of file or a broken connection, unless we closed it."""
         if not self._is_over:
             if exc is not None:
-                self._end(Outcome.RESET, str(exc) or type(exc).__name__)
+                self._end(ResponseEnd.RESET, str(exc) or type(exc).__name__)
             elif self._head is None or self._head.is_delimited:
-                self._end(Outcome.CUT, "the connection was closed before the response was complete")
+                self._end(
+                    ResponseEnd.CUT, "the connection was closed before the response was complete"
+                )
             else:
-                self._end(Outcome.COMPLETE)
+                self._end(ResponseEnd.COMPLETE)
         self._stop()
         if self.on_closed is not None:
             self.on_closed(self)
@@ -266,7 +268,7 @@ class ResponseStream(asyncio.Protocol):
         if self._is_paused and self._transport is not None and not self._transport.is_closing():
             self._transport.pause_reading()
 
-    def _end(self, outcome: Outcome, detail: str = "") -> None:
+    def _end(self, outcome: ResponseEnd, detail: str = "") -> None:
         """Close the connection and tell the receiver once."""
         receiver = self._receiver
         tell = not self._is_over
@@ -296,7 +298,7 @@ class ResponseStream(asyncio.Protocol):
         if self._is_paused or self._is_over:
             return
         if self._loop.time() >= self._last_read + self._silence_timeout:
-            self._end(Outcome.SILENT, f"no byte for {self._silence_timeout:g} seconds")
+            self._end(ResponseEnd.SILENT, f"no byte for {self._silence_timeout:g} seconds")
         else:
             self._watch_silence()
 

@@ -8,11 +8,11 @@ import attrs
 import orjson
 
 from streaming_api.upstreams.answer import invalid
-from streaming_api.upstreams.http1 import Head, Outcome
-from streaming_api.upstreams.reply_errors import UpstreamError, error_of_object, fault
+from streaming_api.upstreams.http1 import Head, ResponseEnd
+from streaming_api.upstreams.reply_errors import UpstreamFault, error_of_object, fault
 
 
-def redirected(head: Head) -> UpstreamError:
+def redirected(head: Head) -> UpstreamFault:
     """It points elsewhere (3xx)."""
     target = _without_secrets(head.headers.get("location", "")[:2000])
     return fault(
@@ -23,7 +23,7 @@ def redirected(head: Head) -> UpstreamError:
     )
 
 
-def wrong_type(head: Head, expected: str) -> UpstreamError:
+def wrong_type(head: Head, expected: str) -> UpstreamFault:
     """It answered in something other than `expected`."""
     kind = head.content_type[:80] or "no type"
     return attrs.evolve(
@@ -31,7 +31,7 @@ def wrong_type(head: Head, expected: str) -> UpstreamError:
     )
 
 
-def unstreamed(body: bytes) -> UpstreamError:
+def unstreamed(body: bytes) -> UpstreamFault:
     """It answered a request for a stream with one JSON body, which may hold an error."""
     try:
         error = error_of_object(orjson.loads(body))
@@ -40,13 +40,13 @@ def unstreamed(body: bytes) -> UpstreamError:
     return error or invalid("one whole JSON reply to a request for a stream")
 
 
-def broken(outcome: Outcome, detail: str) -> UpstreamError:
+def broken(outcome: ResponseEnd, detail: str) -> UpstreamFault:
     """The response did not come to its end."""
-    if outcome is Outcome.SILENT:
+    if outcome is ResponseEnd.SILENT:
         return fault("upstream_timeout", f"The upstream fell silent: {detail}.")
-    if outcome is Outcome.HEAD_TOO_LARGE:
+    if outcome is ResponseEnd.HEAD_TOO_LARGE:
         return fault("upstream_headers_too_large", f"The upstream sent {detail}.")
-    if outcome is Outcome.MALFORMED:
+    if outcome is ResponseEnd.MALFORMED:
         return invalid(f"something that is not HTTP/1.1 ({detail})")
     return fault("upstream_disconnected", f"The connection to the upstream broke: {detail}.")
 

@@ -16,7 +16,7 @@ MAX_PAGE: Final = 16_384  # characters of a page that are looked at
 
 
 @attrs.frozen
-class UpstreamError:
+class UpstreamFault:
     """An upstream's fault or refusal.
 
     Attributes:
@@ -36,10 +36,10 @@ class UpstreamError:
     retry_after: int | None = None
 
 
-class UpstreamFailed(Exception):
-    """Raised where a call has no other way to hand back an `UpstreamError`."""
+class UpstreamError(Exception):
+    """Raised where a call has no other way to hand back an `UpstreamFault`."""
 
-    def __init__(self, error: UpstreamError) -> None:
+    def __init__(self, error: UpstreamFault) -> None:
         super().__init__(error)
         self.error = error
 
@@ -47,12 +47,12 @@ class UpstreamFailed(Exception):
         return self.error.message
 
 
-def fault(code: str, message: str, *, status: int | None = None) -> UpstreamError:
+def fault(code: str, message: str, *, status: int | None = None) -> UpstreamFault:
     """An error that is ours to put into words, because the upstream broke the protocol."""
-    return UpstreamError(status=status, type="upstream_error", code=code, message=message)
+    return UpstreamFault(status=status, type="upstream_error", code=code, message=message)
 
 
-def error_of_object(reply: object, status: int | None = None) -> UpstreamError | None:
+def error_of_object(reply: object, status: int | None = None) -> UpstreamFault | None:
     """Read an error out of a decoded JSON reply, or return None where there is none.
 
     Knows `{"error": {...}}` (OpenAI), `{"error": "text"}` (Ollama, TGI), `{"detail": ...}`
@@ -65,15 +65,15 @@ def error_of_object(reply: object, status: int | None = None) -> UpstreamError |
         return _error_of_fields(error, status)
     if error:
         kind = _text(reply.get("error_type")) or "upstream_error"
-        return UpstreamError(status, kind, _text(reply.get("code")), _message(error))
+        return UpstreamFault(status, kind, _text(reply.get("code")), _message(error))
     if reply.get("detail"):
-        return UpstreamError(status, "upstream_error", None, _detail(reply["detail"]))
+        return UpstreamFault(status, "upstream_error", None, _detail(reply["detail"]))
     if reply.get("object") == "error" or (status is not None and reply.get("message")):
         return _error_of_fields(reply, status)
     return None
 
 
-def error_of_reply(status: int, content_type: str, body: bytes) -> UpstreamError:
+def error_of_reply(status: int, content_type: str, body: bytes) -> UpstreamFault:
     """Read an error out of an HTTP reply whose status is 400 or above.
 
     Args:
@@ -90,9 +90,9 @@ def error_of_reply(status: int, content_type: str, body: bytes) -> UpstreamError
     return fault("upstream_http_error", _describe(status, content_type, body), status=status)
 
 
-def _error_of_fields(fields: dict[str, object], status: int | None) -> UpstreamError:
+def _error_of_fields(fields: dict[str, object], status: int | None) -> UpstreamFault:
     words = fields.get("message")
-    return UpstreamError(
+    return UpstreamFault(
         status=status,
         type=_text(fields.get("type")) or "upstream_error",
         code=_text(fields.get("code")),

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import attrs
 
 from streaming_api.upstreams.embedded import EmbeddedModel
-from streaming_api.upstreams.gateway import Gateway
-from streaming_api.upstreams.reply_errors import UpstreamError, UpstreamFailed
+from streaming_api.upstreams.gateway import OpenAIClient
+from streaming_api.upstreams.reply_errors import UpstreamError, UpstreamFault
 
 if TYPE_CHECKING:
     from streaming_api.config import StreamingConfig
@@ -39,10 +39,10 @@ class Upstream:
 
     def __init__(self, config: StreamingConfig) -> None:
         self._silence = config.connection_timeout
-        self._gateway: Gateway | None = None
+        self._gateway: OpenAIClient | None = None
         self.model: EmbeddedModel | None = None
         if config.api_gateway_endpoint is not None:
-            self._gateway = Gateway(
+            self._gateway = OpenAIClient(
                 config.api_gateway_endpoint,
                 api_key=config.gateway_api_key,
                 silence_timeout=config.connection_timeout,
@@ -60,22 +60,22 @@ class Upstream:
         """The component that it is in the status: ``gateway`` or ``embedded_model``."""
         return "gateway" if self.model is None else "embedded_model"
 
-    async def ready(self) -> Gateway:
+    async def ready(self) -> OpenAIClient:
         """The client to ask, once there is somebody to answer: a model may have to load first.
 
         Raises:
-            UpstreamFailed: there is none, and why.
+            UpstreamError: there is none, and why.
         """
         if self.model is not None and self._gateway is None:
             if not await self.model.wait_ready() or self.model.url is None:
                 reason = self.model.reason or "There is no model here."
-                raise UpstreamFailed(UpstreamError(503, "upstream_error", "no_model", reason))
-            self._gateway = Gateway(
+                raise UpstreamError(UpstreamFault(503, "upstream_error", "no_model", reason))
+            self._gateway = OpenAIClient(
                 self.model.url, api_key=self.model.api_key, silence_timeout=self._silence
             )
         if self._gateway is None:
             reason = "No upstream is configured (monitoring.api_gateway_endpoint)."
-            raise UpstreamFailed(UpstreamError(503, "upstream_error", "no_upstream", reason))
+            raise UpstreamError(UpstreamFault(503, "upstream_error", "no_upstream", reason))
         return self._gateway
 
     def substitute(self, model: str | None) -> str | None:
@@ -88,7 +88,7 @@ class Upstream:
         """The models that can be asked for, as OpenAI lists them.
 
         Raises:
-            UpstreamFailed: the upstream does not say.
+            UpstreamError: the upstream does not say.
         """
         gateway = await self.ready()
         forwarded = authorization if self.model is None else None
@@ -101,7 +101,7 @@ class Upstream:
             return Health(state, self.model.reason)
         try:
             listed = await self.models()
-        except UpstreamFailed as failed:
+        except UpstreamError as failed:
             if failed.error.status in {401, 403, 404}:  # it answers; it lists nothing without a key
                 return Health("up")
             return Health("down", failed.error.message)

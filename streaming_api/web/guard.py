@@ -74,16 +74,16 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 
 def _client(request: web.Request) -> Client:
-    doors = request.app[CONTEXT].doors
+    access = request.app[CONTEXT].access
     _check_origin(request)
     peer = request.transport.get_extra_info("peername") if request.transport is not None else None
     address = str(peer[0]) if peer else ""
     if hdrs.X_FORWARDED_FOR in request.headers:
         hops = ",".join(request.headers.getall(hdrs.X_FORWARDED_FOR)).split(",")
-        address = doors.address(address, (hop.strip() for hop in hops))
+        address = access.address(address, (hop.strip() for hop in hops))
     needed: str | None = getattr(request.match_info.handler, _SCOPE, None)
-    if doors.open or needed is None:
-        return doors.client(None, address, request.headers.get(hdrs.AUTHORIZATION))
+    if access.open or needed is None:
+        return access.client(None, address, request.headers.get(hdrs.AUTHORIZATION))
     client = _authenticated(request, address)
     if needed != ANY:
         client.require(needed)
@@ -97,30 +97,30 @@ def _check_origin(request: web.Request) -> None:
         BadRequest: HTTP/0.9, which has no Host.
         Forbidden: a foreign Host or Origin.
     """
-    doors = request.app[CONTEXT].doors
+    access = request.app[CONTEXT].access
     headers = request.headers
     if request.version < HttpVersion10:
         raise BadRequest("HTTP/1.1 is spoken here.", "invalid_http")
     host = headers.get(hdrs.HOST, "")
     if host or request.version >= HttpVersion11:
-        doors.check_host(host)
+        access.check_host(host)
     if not request.raw_path.startswith(("/", "*")):  # absolute: it counts, not Host (RFC 9112)
         host = request.url.raw_authority
-        doors.check_host(host)
+        access.check_host(host)
     for origin in headers.getall(hdrs.ORIGIN, ()):
-        doors.check_origin(origin, host)
+        access.check_origin(origin, host)
 
 
 def _authenticated(request: web.Request, address: str) -> Client:
-    doors = request.app[CONTEXT].doors
+    access = request.app[CONTEXT].access
     ticket = request.query.get("ticket")
     if ticket is not None:
-        return doors.client(doors.redeem(ticket), address)
+        return access.client(access.redeem(ticket), address)
     token = bearer_of(request)
     if token is None:
         message = "An API key is required: Authorization: Bearer KEY (see the documentation)."
         raise Unauthorized(message, "missing_api_key")
-    return doors.client(doors.key_of(token), address)
+    return access.client(access.key_of(token), address)
 
 
 def bearer_of(request: web.Request) -> str | None:

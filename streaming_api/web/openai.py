@@ -14,18 +14,18 @@ import orjson
 from aiohttp import web
 from aiohttp.http import HttpVersion11
 
-from streaming_api.errors import UpstreamFailed
+from streaming_api.errors import UpstreamError
 from streaming_api.ops.context import CONTEXT, client_of
 from streaming_api.upstreams import reply_errors
 from streaming_api.web.body import json_body
 from streaming_api.web.guard import scope
 from streaming_api.web.sse import EventStream
-from streaming_api.web.takeover import TAKEN, admitted, take_over
+from streaming_api.web.takeover import TAKEN, reserve_slot, take_over
 from streaming_api.wire import framing
 from streaming_api.wire.commands import OnDisconnect, chat_request, check_request_id
 
 if TYPE_CHECKING:
-    from streaming_api.answers.answer import Generation
+    from streaming_api.answers.answer import Answer
     from streaming_api.engine.viewer import Viewer
 
 _FAILED: Final = frozenset({"cancelled", "abandoned", "incomplete", "error"})
@@ -40,7 +40,7 @@ class Completion(EventStream):
 
     __slots__ = ("_answer", "_headed", "_viewer")
 
-    def __init__(self, request: web.Request, answer: Generation) -> None:
+    def __init__(self, request: web.Request, answer: Answer) -> None:
         chunked = request.version >= HttpVersion11
         kind = framing.CHUNKED_OPENAI if chunked else framing.OPENAI
         super().__init__(request, kind, chunked=chunked)
@@ -116,7 +116,7 @@ class Completion(EventStream):
             super().comment(b"data: [DONE]\n\n")
         super().end("finished")
 
-    def _tell_error(self, error: UpstreamFailed) -> None:
+    def _tell_error(self, error: UpstreamError) -> None:
         super().comment(b"data: %b\n\n" % orjson.dumps({"error": error.body()}))
 
     def end(self, ending: str) -> None:
@@ -136,10 +136,10 @@ class Completion(EventStream):
         if outcome.finish_reason in _FAILED:
             self._reply_error(_error(outcome.error, outcome.finish_reason))
         else:
-            first = self._answer.stream.after(0, self._answer.line.number, 1)[0]
+            first = self._answer.stream.after(0, self._answer.channel.number, 1)[0]
             self._reply_whole(200, first.data)
 
-    def _reply_error(self, error: UpstreamFailed) -> None:
+    def _reply_error(self, error: UpstreamError) -> None:
         wait = "" if error.retry_after is None else f"Retry-After: {error.retry_after}\r\n"
         self._reply_whole(error.status, orjson.dumps({"error": error.body()}), wait)
 
@@ -159,12 +159,12 @@ def _reason(status: int) -> str:
         return "Upstream Status"
 
 
-def _error(error: reply_errors.UpstreamError | None, finish_reason: str) -> UpstreamFailed:
+def _error(error: reply_errors.UpstreamFault | None, finish_reason: str) -> UpstreamError:
     if error is None:
         message = f"The answer was ended: {finish_reason}."
-        return UpstreamFailed(message, finish_reason, status=503)
+        return UpstreamError(message, finish_reason, status=503)
     refused = error.status is not None and error.status >= 400
-    return UpstreamFailed(
+    return UpstreamError(
         error.message,
         error.code or "upstream_error",
         status=error.status if refused else None,  # a 200 or 307 with nonsense is a bad gateway
@@ -178,7 +178,7 @@ def _error(error: reply_errors.UpstreamError | None, finish_reason: str) -> Upst
 async def chat_completions(request: web.Request) -> web.StreamResponse:
     """POST /v1/chat/completions, ``stream`` true or false (default)."""
     context = request.app[CONTEXT]
-    context.chat.require()
+    context.answers.require()
     client = client_of(request)
     client.take_command()
     fields, text = await json_body(request)
@@ -188,11 +188,11 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
             check_request_id(fields["request_id"])  # it loses, but nonsense it may not be
         fields["request_id"] = key
     asked = chat_request(fields, text, on_disconnect=OnDisconnect.CANCEL)
-    with admitted(request, "sse") as place:
-        answer = context.chat.start(asked, client)
+    with reserve_slot(request, "sse") as slot:
+        answer = context.answers.start(asked, client)
         connection = Completion(request, answer)
         try:
-            take_over(request, connection, place)
+            take_over(request, connection, slot)
         except BaseException:
             answer.settle()
             raise
@@ -204,10 +204,10 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
 async def models(request: web.Request) -> web.Response:
     """GET /v1/models: the upstream's list."""
     context = request.app[CONTEXT]
-    context.chat.require()
+    context.answers.require()
     try:
         listed = await context.upstream.models(client_of(request).authorization)
-    except reply_errors.UpstreamFailed as failed:
+    except reply_errors.UpstreamError as failed:
         raise _error(failed.error, "error") from None
     return web.Response(
         body=orjson.dumps({"object": "list", "data": listed}), content_type="application/json"

@@ -30,7 +30,7 @@ _ERRORS: Final[Mapping[int, tuple[str, str, Json]]] = {
     426: ("UpgradeRequired", "This path speaks WebSocket, version 13.", _UPGRADE),
     429: ("TooMany", "A limit of this client: too fast, or too much at once.", _RETRY_AFTER),
     500: ("Internal", "The server failed; the operator finds the reason in its log.", {}),
-    502: ("UpstreamFailed", "The model server cannot be reached or does not make sense.", {}),
+    502: ("UpstreamError", "The model server cannot be reached or does not make sense.", {}),
     503: ("Unavailable", "A limit of the whole server, or it is stopping.", _RETRY_AFTER),
 }
 _ALWAYS: Final = (403, 500)

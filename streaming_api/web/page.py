@@ -27,7 +27,7 @@ async def page(request: web.Request) -> dict[str, object]:
     return {
         "service": context.config.name,
         "version": __version__,
-        "access": "open" if context.doors.open else "keys",
+        "access": "open" if context.access.open else "keys",
     }
 
 

@@ -18,14 +18,14 @@ from streaming_api.errors import BadRequest, NotFound
 from streaming_api.ops.context import CONTEXT, client_of
 from streaming_api.web.body import json_body
 from streaming_api.web.guard import scope
-from streaming_api.web.takeover import TAKEN, admitted, hand_back, take_over
+from streaming_api.web.takeover import TAKEN, hand_back, reserve_slot, take_over
 from streaming_api.wire import framing
 from streaming_api.wire.checksum import Checksum
 from streaming_api.wire.commands import chat_request, check_request_id
 
 if TYPE_CHECKING:
-    from streaming_api.answers.answer import Generation
-    from streaming_api.connections.manager import Place
+    from streaming_api.answers.answer import Answer
+    from streaming_api.connections.manager import Slot
     from streaming_api.engine.viewer import Viewer
     from streaming_api.ops.context import Context
 
@@ -84,7 +84,7 @@ class EventStream(Connection):
         """Add what a live viewer was written."""
         self._checksum = self._checksum.join(written)
 
-    def beat(self, now: float) -> float:
+    def heartbeat(self, now: float) -> float:
         """A comment after so much silence, so that nobody in between takes it for dead."""
         interval = self.manager.config.sse_keep_alive_interval
         if self.ending is not None:  # its last bytes are on their way, for the stall sweep to watch
@@ -136,13 +136,13 @@ class _Opening(EventSourceResponse):
             self.headers[hdrs.CONTENT_ENCODING] = "gzip"
 
     async def _ping(self) -> None:
-        """Nothing: aiohttp-sse's ping does not know what else is written; `EventStream.beat` does.
+        """Nothing: aiohttp-sse's ping does not know what else is written: that is `heartbeat`'s.
 
         To cancel it would leave request, response and task in a cycle for the garbage collector.
         """
 
 
-async def open_events(request: web.Request, place: Place) -> EventStream:
+async def open_events(request: web.Request, slot: Slot) -> EventStream:
     """Answer a request with an event stream, and take its connection over."""
     config = request.app[CONTEXT].config
     kind = _negotiate(request)
@@ -153,7 +153,7 @@ async def open_events(request: web.Request, place: Place) -> EventStream:
     opening = b"retry: %d\n" % config.sse_retry_timeout  # part of the first event, no event itself
     connection.add_plain(opening)
     await response.write(framing.GZIP_HEADER + framing.stored(opening) if gzip else opening)
-    take_over(request, connection, place)
+    take_over(request, connection, slot)
     return connection
 
 
@@ -206,8 +206,8 @@ async def _topics(request: web.Request, names: tuple[str, ...]) -> web.StreamRes
         raise BadRequest(message, "invalid_value", param="topics")
     cursor = _cursor(request)
     require_sse(request.app[CONTEXT])
-    with admitted(request, "sse") as place:
-        topics.watch(await open_events(request, place), names, cursor)
+    with reserve_slot(request, "sse") as slot:
+        topics.watch(await open_events(request, slot), names, cursor)
     return TAKEN
 
 
@@ -223,35 +223,35 @@ def _cursor(request: web.Request) -> str | None:
 async def start_answer(request: web.Request) -> web.StreamResponse:
     """POST /streaming/sse/chat: start an answer (or attach to it) and stream it."""
     context = request.app[CONTEXT]
-    context.chat.require()
+    context.answers.require()
     require_sse(context)
     client = client_of(request)
     client.take_command()
     asked = chat_request(*await json_body(request))
-    with admitted(request, "sse") as place:
-        answer = context.chat.start(asked, client)
-        return await _show(request, place, answer, 0)
+    with reserve_slot(request, "sse") as slot:
+        answer = context.answers.start(asked, client)
+        return await _show(request, slot, answer, 0)
 
 
 @scope("chat")
 async def watch_answer(request: web.Request) -> web.StreamResponse:
     """GET /streaming/sse/chat/{request_id}: watch or resume an answer."""
     context = request.app[CONTEXT]
-    context.chat.require()
+    context.answers.require()
     require_sse(context)
-    answer = context.chat.find(client_of(request).owner, request.match_info["request_id"])
+    answer = context.answers.find(client_of(request).owner, request.match_info["request_id"])
     after, fault = _after(request, answer)
-    if answer.outcome is not None and after == answer.line.number:
+    if answer.outcome is not None and after == answer.channel.number:
         return web.Response(status=204)  # all seen: an EventSource stops here
-    with admitted(request, "sse") as place:
-        return await _show(request, place, answer, after, fault)
+    with reserve_slot(request, "sse") as slot:
+        return await _show(request, slot, answer, after, fault)
 
 
 async def _show(
-    request: web.Request, place: Place, answer: Generation, after: int, fault: str | None = None
+    request: web.Request, slot: Slot, answer: Answer, after: int, fault: str | None = None
 ) -> web.StreamResponse:
     try:
-        connection = await open_events(request, place)
+        connection = await open_events(request, slot)
     except BaseException:
         answer.settle()  # the client left while its response was being opened
         raise
@@ -259,22 +259,22 @@ async def _show(
     return TAKEN
 
 
-def _after(request: web.Request, answer: Generation) -> tuple[int, str | None]:
+def _after(request: web.Request, answer: Answer) -> tuple[int, str | None]:
     """The last sequence_id that the client has seen, or what is wrong with its cursor."""
     after = request.query.get("after", "0")
     if not after.isascii() or not after.isdigit() or len(after) > 18:
         message = "after must be the last sequence_id seen: a whole number, 0 for from the start."
         raise BadRequest(message, "invalid_value", param="after")
     cursor = _cursor(request)
-    return (int(after), None) if cursor is None else answer.line.locate(cursor)
+    return (int(after), None) if cursor is None else answer.channel.locate(cursor)
 
 
 @scope("chat")
 async def cancel_answer(request: web.Request) -> web.Response:
     """DELETE /streaming/chat/{request_id}: cancel; idempotent."""
     context = request.app[CONTEXT]
-    context.chat.require()
+    context.answers.require()
     request_id = check_request_id(request.match_info["request_id"])
-    answer = context.chat.find(client_of(request).owner, request_id)
+    answer = context.answers.find(client_of(request).owner, request_id)
     answer.cancel()
     return web.Response(status=204)

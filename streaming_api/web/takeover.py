@@ -16,7 +16,7 @@ from streaming_api.ops.context import CONTEXT, client_of
 
 if TYPE_CHECKING:
     from streaming_api.connections.connection import Connection
-    from streaming_api.connections.manager import Place
+    from streaming_api.connections.manager import Slot
 
 
 class _Tail:
@@ -33,8 +33,8 @@ class _Tail:
         """Nothing to end here."""
 
 
-def admitted(request: web.Request, kind: str) -> Place:
-    """A place among the limits for this request's connection.
+def reserve_slot(request: web.Request, kind: str) -> Slot:
+    """A slot among the limits for this request's connection.
 
     Raises:
         Unavailable: a limit is reached.
@@ -45,7 +45,7 @@ def admitted(request: web.Request, kind: str) -> Place:
         raise BadRequest("This request takes no body.", "unexpected_body")
     context = request.app[CONTEXT]
     client = client_of(request)
-    context.doors.take_connection(client)
+    context.access.take_connection(client)
     sock = None if request.transport is None else request.transport.get_extra_info("socket")
     return context.manager.admit(kind, client.network, -1 if sock is None else sock.fileno())
 
@@ -89,14 +89,14 @@ def hand_back(connection: Connection, tail: bytes) -> bool:
 
 
 def take_over(
-    request: web.Request, connection: Connection, place: Place, opening: bytes = b""
+    request: web.Request, connection: Connection, slot: Slot, opening: bytes = b""
 ) -> None:
     """Hand the request's transport to ``connection``. Nothing may be awaited after this.
 
     Args:
         request: whose transport it is.
         connection: takes it.
-        place: the connection's, from `admitted`.
+        slot: the connection's, from `reserve_slot`.
         opening: bytes to send before anything else.
 
     Raises:
@@ -114,7 +114,7 @@ def take_over(
     connection.transport = transport
     if opening:
         transport.write(opening)
-    connection.manager.add(connection, place)
+    connection.manager.add(connection, slot)
     transport.resume_reading()
     if tail.data:
         connection.data_received(tail.data)

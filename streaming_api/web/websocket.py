@@ -20,9 +20,9 @@ from streaming_api.access.policy import Bucket
 from streaming_api.connections.connection import Connection
 from streaming_api.errors import ApiError, BadRequest, NotFound, UpgradeRequired
 from streaming_api.ops.context import CONTEXT, client_of
-from streaming_api.web.commander import Commander
+from streaming_api.web.command_handler import CommandHandler
 from streaming_api.web.guard import ANY, scope
-from streaming_api.web.takeover import TAKEN, admitted, take_over
+from streaming_api.web.takeover import TAKEN, reserve_slot, take_over
 from streaming_api.wire import framing
 from streaming_api.wire.commands import message_type_of, parse_command, parse_object
 from streaming_api.wire.deflate import Deflate, negotiate
@@ -70,7 +70,7 @@ class WebSocket(Connection):
 
     kind: ClassVar[str] = "websocket"
 
-    __slots__ = ("_closing_since", "_commander", "_deaf", "_parser", "_pinged", "_pings")
+    __slots__ = ("_closing_since", "_commands", "_deaf", "_parser", "_pinged", "_pings")
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class WebSocket(Connection):
         client: Client,
         path: str,
         deflate: Deflate | None,
-        commander: Commander,
+        command_handler: CommandHandler,
     ) -> None:
         config = manager.config
         kind = framing.WEBSOCKET
@@ -86,7 +86,7 @@ class WebSocket(Connection):
             kind = framing.DEFLATED_WEBSOCKET[deflate.server_bits]
         super().__init__(manager, client, kind, path)
         self._parser = FrameParser(config.message_size_limit, deflate=deflate is not None)
-        self._commander = commander
+        self._commands = command_handler
         self._pings = Bucket(config.pings_per_second, 2 * config.pings_per_second)
         self._pinged = False
         self._closing_since = 0.0
@@ -134,7 +134,7 @@ class WebSocket(Connection):
         try:
             fields = parse_object(text)
             self.client.take_command()
-            self._commander.run(self, parse_command(fields, text))
+            self._commands.run(self, parse_command(fields, text))
         except ApiError as error:
             self.tell(error, fields)
 
@@ -151,7 +151,7 @@ class WebSocket(Connection):
 
     # Life and end
 
-    def beat(self, now: float) -> float:
+    def heartbeat(self, now: float) -> float:
         """Ping; a client from which nothing came since the last one is gone."""
         config = self.manager.config
         if self._closing_since:
@@ -187,7 +187,7 @@ class WebSocket(Connection):
         if ending in {"protocol_error", "bad_text", "too_big", "policy"}:
             self._hang_up()
         else:
-            self.manager.beat_at(self, self._closing_since + _CLOSE_TIMEOUT)
+            self.manager.heartbeat_at(self, self._closing_since + _CLOSE_TIMEOUT)
 
     def _hang_up(self) -> None:
         """Nothing more that it says can be understood: it is read for a second, and dropped.
@@ -198,7 +198,7 @@ class WebSocket(Connection):
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self._closing_since -= _CLOSE_TIMEOUT - _LINGER
-        self.manager.beat_at(self, time.monotonic() + _LINGER)
+        self.manager.heartbeat_at(self, time.monotonic() + _LINGER)
 
     def _closed_by_client(self, payload: bytes) -> None:
         """Answer the client's close with its own code, or take it as the answer to ours."""
@@ -239,14 +239,16 @@ def handler(
             raise NotFound(message, "websocket_disabled")
         key = _handshake_key(request)
         client = client_of(request)
-        with admitted(request, "websocket") as place:
+        with reserve_slot(request, "websocket") as slot:
             deflate = None
             if context.config.compression_enabled and context.config.websocket_compression:
                 deflate = negotiate(request.headers.get(hdrs.SEC_WEBSOCKET_EXTENSIONS, ""))
-            commander = Commander(context, chat_only=chat_only)
-            connection = make(context.manager, client, request.rel_url.raw_path, deflate, commander)
+            command_handler = CommandHandler(context, chat_only=chat_only)
+            connection = make(
+                context.manager, client, request.rel_url.raw_path, deflate, command_handler
+            )
             answer = _switching_protocols(request, key, deflate)
-            take_over(request, connection, place, answer)
+            take_over(request, connection, slot, answer)
         return TAKEN
 
     return websocket

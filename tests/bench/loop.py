@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import uvloop
 
-from streaming_api.upstreams.http1 import ResponseStream
+from streaming_api.upstreams.http1 import ResponseProtocol
 from streaming_api.wire import framing
 from tests.fakes import hot_path
 
@@ -40,7 +40,7 @@ async def _measure() -> None:
         print(f"{what}: {' '.join(costs)} µs")
 
 
-def _bursts(answers: list[ResponseStream], pause: float) -> Iterator[list[float]]:
+def _bursts(answers: list[ResponseProtocol], pause: float) -> Iterator[list[float]]:
     """What each of the tokens that came together cost."""
     number = 0
     for _ in range(ROUNDS):

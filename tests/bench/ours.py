@@ -28,7 +28,7 @@ def make_app(config: StreamingConfig) -> web.Application:
 
 async def publish(request: web.Request) -> web.Response:
     """Append each line of the body, a JSON object, to the topic."""
-    line = request.app[CONTEXT].topics.line
+    line = request.app[CONTEXT].topics.channel
     line.append(line.streams[TOPIC], (await request.read()).splitlines())
     return web.Response(status=204)
 

@@ -13,7 +13,7 @@ from streaming_api.access.policy import Bucket, Client
 from streaming_api.config import StreamingConfig
 from streaming_api.connections.connection import Connection
 from streaming_api.connections.manager import ConnectionManager
-from streaming_api.engine.stream import Line, Policy, Retention, Stream, Writes
+from streaming_api.engine.stream import Channel, Policy, Retention, Stream, Writes
 from streaming_api.wire.framing import EVENTS, Framing
 from streaming_api.wire.messages import Message
 
@@ -153,7 +153,7 @@ MANAGER: Final = ConnectionManager(StreamingConfig())
 
 
 class Deliveries:
-    """What a line tells of each batch."""
+    """What a channel tells of each batch."""
 
     def __init__(self) -> None:
         self.batches: list[tuple[list[int], int]] = []
@@ -162,16 +162,16 @@ class Deliveries:
         self.batches.append(([message.number for message in batch], len(writes)))
 
 
-def line(
+def channel(
     *,
     epoch: str = EPOCH,
     clock: Clock | None = None,
     flush_interval: float = 0.0,
     batch_size: int = 1,
     delivered: Callable[[Sequence[Message], Writes], None] = lambda _batch, _writes: None,
-) -> Line:
-    """A line; without a clock it flushes each append at once."""
-    return Line(
+) -> Channel:
+    """A channel; without a clock it flushes each append at once."""
+    return Channel(
         epoch,
         call_later=(clock or Clock()).call_later,
         flush_interval=flush_interval,
@@ -180,7 +180,7 @@ def line(
     )
 
 
-def chat_stream(on: Line, retention: Retention = AMPLE) -> Stream:
+def chat_stream(on: Channel, retention: Retention = AMPLE) -> Stream:
     """A lossless stream, as an answer has."""
     return Stream(on, "chat/r", "chat_completion", Policy.LOSSLESS, retention, request_id="r")
 
@@ -188,7 +188,9 @@ def chat_stream(on: Line, retention: Retention = AMPLE) -> Stream:
 class State:
     """The state behind a topic's stream: the numbers of its changes; publishes like a topic."""
 
-    def __init__(self, on: Line, name: str, policy: Policy, retention: Retention = AMPLE) -> None:
+    def __init__(
+        self, on: Channel, name: str, policy: Policy, retention: Retention = AMPLE
+    ) -> None:
         message_type = {"metrics": "metrics_update", "alerts": "alert"}.get(name, "status_update")
         self.changes: list[int] = []
         self.stream = Stream(on, name, message_type, policy, retention, snapshot=self.snapshot)
@@ -199,10 +201,10 @@ class State:
 
     def change(self, pad: int = 0, *, urgent: bool = False) -> int:
         """One change more; its number."""
-        number = self.stream.line.number + 1
+        number = self.stream.channel.number + 1
         self.changes.append(number)
         data = {"event": "changed", "change": number, "pad": "x" * pad}
-        self.stream.line.append(self.stream, (orjson.dumps(data),), urgent=urgent)
+        self.stream.channel.append(self.stream, (orjson.dumps(data),), urgent=urgent)
         return number
 
 

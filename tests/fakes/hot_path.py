@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from streaming_api.answers.answer import Generation
+from streaming_api.answers.answer import Answer
 from streaming_api.app import build
 from streaming_api.config import StreamingConfig
 from streaming_api.connections.connection import Connection
@@ -14,7 +14,7 @@ from streaming_api.upstreams.answer import AnswerReader
 from streaming_api.upstreams.call import Call
 from streaming_api.upstreams.connector import Connector
 from streaming_api.upstreams.endpoint import Endpoint
-from streaming_api.upstreams.http1 import ResponseStream
+from streaming_api.upstreams.http1 import ResponseProtocol
 from streaming_api.wire.commands import ChatRequest
 from streaming_api.wire.framing import Framing
 
@@ -61,7 +61,7 @@ def context() -> Context:
 
 def watching(context: Context, kind: Framing) -> Watching:
     """A connection that a viewer can be shown on."""
-    client = context.doors.client(None, "127.0.0.1")
+    client = context.access.client(None, "127.0.0.1")
     connection = Watching(context.manager, client, kind, "/")
     connection.transport = CountingTransport()
     return connection
@@ -69,12 +69,14 @@ def watching(context: Context, kind: Framing) -> Watching:
 
 def relay(
     context: Context, kind: Framing, request_id: str = "r"
-) -> tuple[ResponseStream, CountingTransport]:
+) -> tuple[ResponseProtocol, CountingTransport]:
     """The reading half of an upstream's connection, and the transport of the answer's viewer."""
     connection = watching(context, kind)
-    answer = context.chat.start(ChatRequest(request_id, "m", b'{"messages":[]}'), connection.client)
+    answer = context.answers.start(
+        ChatRequest(request_id, "m", b'{"messages":[]}'), connection.client
+    )
     answer.watch(connection, 0)
-    assert isinstance(answer, Generation)
+    assert isinstance(answer, Answer)
     call = Call(
         Connector(Endpoint.parse("http://127.0.0.1:1"), None, 1, 300),
         b"",
@@ -83,7 +85,7 @@ def relay(
         streamed=True,
         max_body=2**20,
     )
-    stream = ResponseStream(asyncio.get_running_loop(), b"", call, 300)
+    stream = ResponseProtocol(asyncio.get_running_loop(), b"", call, 300)
     stream.data_received(_HEAD + READ)
     transport = connection.transport
     assert isinstance(transport, CountingTransport)

@@ -326,7 +326,7 @@ class TestAClientThatLeavesOrCancels:
         await way(server, on_begun)
         left = time.monotonic()
         await closed_at_once(begun[0], left)
-        await eventually(lambda: not server.context.chat.running)
+        await eventually(lambda: not server.context.answers.running)
 
     async def test_while_it_is_still_connecting_leaves_nothing_behind(
         self, server: StreamingService, upstream: FakeUpstream
@@ -338,7 +338,7 @@ class TestAClientThatLeavesOrCancels:
             end = (await socket.answer())[-1]
         assert end["data"]["finish_reason"] == "cancelled"
         await eventually(lambda: upstream.connections == 0)
-        assert server.context.chat.pool.busy == 0
+        assert server.context.answers.queue.busy == 0
 
     async def test_may_cancel_as_often_as_it_likes(self, server: StreamingService) -> None:
         async with websocket(server.url) as socket, http(server.url) as client:
@@ -450,7 +450,7 @@ class TestOnDisconnect:
 
 
 def _watchers(server: StreamingService) -> int:
-    return sum(len(answer.line.viewers()) for answer in server.context.chat.running)
+    return sum(len(answer.channel.viewers()) for answer in server.context.answers.running)
 
 
 class TestTheQueue:
@@ -500,7 +500,7 @@ class TestTheQueue:
                 if "error" in message["data"]:
                     refused.add(message["request_id"])
             assert refused == {f"r-{number}" for number in range(3, 10)}
-            assert server.context.chat.queued == 2
+            assert server.context.answers.queued == 2
 
     async def test_is_left_by_whoever_cancels_or_goes_and_the_others_move_up(
         self, start_server: StartServer, upstream: FakeUpstream

@@ -222,9 +222,9 @@ class TestASlowClient:
             else:
                 await tcp.request("POST", "/streaming/sse/chat", question(request_id="r-1"))
             generation = await upstream.generation()
-            await eventually(lambda: server.context.chat.running[0].line.full)
-            answer = server.context.chat.running[0]
-            await upstream.until(lambda: generation.is_blocked and answer.line.full)
+            await eventually(lambda: server.context.answers.running[0].channel.full)
+            answer = server.context.answers.running[0]
+            await upstream.until(lambda: generation.is_blocked and answer.channel.full)
             assert answer.stream.size < RETENTION + 2**20  # what one read brought is on top
             assert generation.sent < len(MANY)
             if face == "websocket":
@@ -255,7 +255,7 @@ class TestASlowClient:
         ):
             await fast.start("r-1")
             await ask(slow, request_id="r-1")
-            await eventually(lambda: len(server.context.chat.running[0].line.viewers()) == 2)
+            await eventually(lambda: len(server.context.answers.running[0].channel.viewers()) == 2)
             gate.open()
             seen = await fast.answer()
             assert content(seen) == "".join(MANY)
@@ -281,9 +281,9 @@ class TestASlowClient:
             raw(server.url, receive_buffer=LITTLE) as slow,
         ):
             await fast.start("r-1")
-            await eventually(lambda: server.context.chat.running)
+            await eventually(lambda: server.context.answers.running)
             await slow.request("GET", "/streaming/sse/chat/r-1")
-            await eventually(lambda: len(server.context.chat.running[0].line.viewers()) == 2)
+            await eventually(lambda: len(server.context.answers.running[0].channel.viewers()) == 2)
             gate.open()
             seen = await fast.answer()
             await slow.until(b"\r\n\r\n")
@@ -305,11 +305,11 @@ class TestASlowClient:
             raw(server.url, receive_buffer=LITTLE) as slow,
         ):
             await fast.start("k-1")
-            await eventually(lambda: server.context.chat.running)
+            await eventually(lambda: server.context.answers.running)
             await slow.request(
                 "POST", "/v1/chat/completions", question(stream=True), "Idempotency-Key: k-1"
             )
-            await eventually(lambda: len(server.context.chat.running[0].line.viewers()) == 2)
+            await eventually(lambda: len(server.context.answers.running[0].channel.viewers()) == 2)
             gate.open()
             assert content(await fast.answer()) == "".join(MANY)
             await slow.until(b"\r\n\r\n")
@@ -386,7 +386,7 @@ class TestTheDrain:
                     f"{server.url}/v1/chat/completions", json=question("hang-before-headers")
                 )
             )
-            await eventually(lambda: len(server.context.chat.running) == 3)
+            await eventually(lambda: len(server.context.answers.running) == 3)
             stopping = asyncio.create_task(server.stop())
             end = (await chatting.answer())[-1]
             assert end["data"]["finish_reason"] == "incomplete"
@@ -414,7 +414,7 @@ class TestTheDrain:
         async with websocket(server.url) as socket:
             await socket.start("r-1")
             await socket.receive()
-            chat = server.context.chat
+            chat = server.context.answers
             stopping = asyncio.create_task(server.stop())
             await eventually(lambda: chat.draining)
             await socket.start("r-2")

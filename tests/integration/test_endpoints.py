@@ -106,7 +106,7 @@ class TestStatus:
         ):
             for number in range(5):
                 await socket.start(f"r-{number}")
-            await eventually(lambda: server.context.chat.queued == 3)
+            await eventually(lambda: server.context.answers.queued == 3)
             assert (await get(client, "/streaming/status"))["answers"] == {
                 "running": 2,
                 "queued": 3,

@@ -95,6 +95,6 @@ async def test_a_visit_leaves_nothing_for_the_collector(
         for _ in range(TIMES):
             await visit(server)
         await eventually(lambda: not server.connection_manager.connections)
-        server.context.chat.evict()
+        server.context.answers.evict()
         await asyncio.sleep(0)
     assert not found

@@ -18,7 +18,7 @@ from streaming_api.upstreams import gateway as gateway_module
 from streaming_api.upstreams import http1
 from streaming_api.upstreams.connector import unreachable
 from streaming_api.upstreams.endpoint import Endpoint
-from streaming_api.upstreams.gateway import Ending, Exchange, Gateway, UpstreamFailed
+from streaming_api.upstreams.gateway import Exchange, ExchangeResult, OpenAIClient, UpstreamError
 from tests.fakes.upstream import BEFORE_HEADERS, FakeUpstream, Gate, Script
 
 PATIENCE = 10.0
@@ -35,9 +35,9 @@ async def upstream() -> AsyncIterator[FakeUpstream]:
 
 
 @pytest.fixture
-async def gateway(upstream: FakeUpstream) -> AsyncIterator[Gateway]:
+async def gateway(upstream: FakeUpstream) -> AsyncIterator[OpenAIClient]:
     """Ask the upstream; at the end nothing may be connected any more."""
-    asked = Gateway(upstream.url)
+    asked = OpenAIClient(upstream.url)
     yield asked
     await upstream.until(lambda: upstream.connections == 0)
     await asked.close()
@@ -48,7 +48,7 @@ class Answer:
     """What one exchange brought."""
 
     reads: list[list[bytes]] = attrs.field(factory=list)
-    ending: Ending | None = None
+    ending: ExchangeResult | None = None
 
     @property
     def chunks(self) -> list[bytes]:
@@ -90,7 +90,7 @@ def request(model: str = "plain", *, stream: bool = True) -> bytes:
 
 
 async def ask(
-    gateway: Gateway, model: str = "plain", *, stream: bool = True, usage_asked: bool = True
+    gateway: OpenAIClient, model: str = "plain", *, stream: bool = True, usage_asked: bool = True
 ) -> Answer:
     """Run one exchange to its end."""
     answer = Answer()
@@ -103,7 +103,7 @@ async def ask(
 
 
 @contextlib.asynccontextmanager
-async def running(exchange: Exchange) -> AsyncIterator[asyncio.Task[Ending]]:
+async def running(exchange: Exchange) -> AsyncIterator[asyncio.Task[ExchangeResult]]:
     """Run an exchange beside the test, and cancel it at the end."""
     task = asyncio.create_task(exchange.run())
     try:
@@ -117,7 +117,7 @@ class TestAnAnswer:
     """What arrives of a good answer."""
 
     async def test_arrives_whole_once_and_in_order(
-        self, upstream: FakeUpstream, gateway: Gateway
+        self, upstream: FakeUpstream, gateway: OpenAIClient
     ) -> None:
         """Every token, the upstream's finish reason and usage, from one generation."""
         upstream.scripts["plain"] = Script(tokens=500)
@@ -128,11 +128,11 @@ class TestAnAnswer:
             "completion_tokens": 500,
             "total_tokens": 507,
         }
-        assert answer.ending == Ending("stop", usage, None, 500)
+        assert answer.ending == ExchangeResult("stop", usage, None, 500)
         assert len(upstream.generations) == 1
 
     async def test_is_the_upstreams_bytes_unchanged(
-        self, upstream: FakeUpstream, gateway: Gateway
+        self, upstream: FakeUpstream, gateway: OpenAIClient
     ) -> None:
         """No field is added, dropped or written anew."""
         odd = b'{ "choices" : [{"index":0,"delta":{"content":"\\u00e4"},"x":1.50}],"new":[ ] }'
@@ -161,9 +161,9 @@ class TestAnAnswer:
         ids=repr,
     )
     async def test_is_the_same_however_it_is_written_and_cut(
-        self, upstream: FakeUpstream, gateway: Gateway, script: Script
+        self, upstream: FakeUpstream, gateway: OpenAIClient, script: Script
     ) -> None:
-        """Line ends, comments, several data lines, and reads that end anywhere."""
+        """Channel ends, comments, several data lines, and reads that end anywhere."""
         upstream.scripts["plain"] = script
         answer = await ask(gateway)
         assert answer.text == script.text()
@@ -172,14 +172,16 @@ class TestAnAnswer:
         assert answer.ending.finish_reason == "stop"
         assert not any(b"\n" in chunk or b"\r" in chunk for chunk in answer.chunks)
 
-    async def test_of_ten_megabytes_in_one_line_arrives(self, gateway: Gateway) -> None:
+    async def test_of_ten_megabytes_in_one_line_arrives(self, gateway: OpenAIClient) -> None:
         """It is below the bound, so it is only a long token."""
         answer = await ask(gateway, "huge-line")
         assert answer.text == "x" * 10_000_000
         assert answer.ending is not None
         assert answer.ending.finish_reason == "stop"
 
-    async def test_is_pushed_once_a_read(self, upstream: FakeUpstream, gateway: Gateway) -> None:
+    async def test_is_pushed_once_a_read(
+        self, upstream: FakeUpstream, gateway: OpenAIClient
+    ) -> None:
         """What the kernel hands over together goes on together."""
         event = b'data: {"choices":[{"index":0,"delta":{"content":"x"}}]}\n\n'
         chunk = b"%x\r\n%b\r\n" % (len(event), event)
@@ -196,7 +198,9 @@ class TestAnAnswer:
             await asyncio.wait_for(arrived.wait(), PATIENCE)
             assert [len(read) for read in answer.reads] == [20]
 
-    async def test_arrives_token_by_token(self, upstream: FakeUpstream, gateway: Gateway) -> None:
+    async def test_arrives_token_by_token(
+        self, upstream: FakeUpstream, gateway: OpenAIClient
+    ) -> None:
         """Each is there before the next one is made."""
         gate = Gate()
         upstream.scripts["plain"] = Script(gate=gate, role=False)
@@ -209,7 +213,7 @@ class TestAnAnswer:
             assert (await task).finish_reason == "stop"
 
     async def test_may_hold_reasoning_tool_calls_and_several_choices(
-        self, upstream: FakeUpstream, gateway: Gateway
+        self, upstream: FakeUpstream, gateway: OpenAIClient
     ) -> None:
         """Each counts as content; the finish reason is the upstream's own."""
         reasoning = await ask(gateway, "reasoning")
@@ -223,7 +227,9 @@ class TestAnAnswer:
         assert (choices.ending.finish_reason, choices.ending.content_chunks) == ("stop", 20)
         assert len(upstream.generations) == 3
 
-    async def test_holds_no_chunk_of_usage_that_was_not_asked_for(self, gateway: Gateway) -> None:
+    async def test_holds_no_chunk_of_usage_that_was_not_asked_for(
+        self, gateway: OpenAIClient
+    ) -> None:
         """It is noted for the ending, and withheld."""
         asked = await ask(gateway)
         not_asked = await ask(gateway, usage_asked=False)
@@ -232,7 +238,7 @@ class TestAnAnswer:
         assert not_asked.ending == asked.ending
 
     async def test_ends_at_done_whatever_comes_after(
-        self, upstream: FakeUpstream, gateway: Gateway
+        self, upstream: FakeUpstream, gateway: OpenAIClient
     ) -> None:
         """Neither text nor nonsense after the end is part of the answer."""
         upstream.scripts["plain"] = Script(chunked=False, after=b"data: nonsense\n\n\xff\xff\n\n")
@@ -242,7 +248,7 @@ class TestAnAnswer:
         assert answer.text == Script().text()
 
     async def test_holds_no_text_of_a_choice_after_its_finish_reason(
-        self, upstream: FakeUpstream, gateway: Gateway
+        self, upstream: FakeUpstream, gateway: OpenAIClient
     ) -> None:
         """Usage still counts, and a fault after the finish is none of the answer's."""
         late = b'data: {"choices":[{"index":0,"delta":{"content":"late"}}]}\n\ndata: nonsense\n\n'
@@ -254,12 +260,12 @@ class TestAnAnswer:
         assert answer.ending.usage is not None
 
     async def test_does_not_wait_for_an_upstream_that_never_closes(
-        self, upstream: FakeUpstream, gateway: Gateway
+        self, upstream: FakeUpstream, gateway: OpenAIClient
     ) -> None:
         """The ending comes with `[DONE]`; the connection is closed soon after."""
         wire = OK + b"\r\ndata: [DONE]\n\n"
         upstream.scripts["plain"] = Script(wire=wire)
-        assert (await ask(gateway)).ending == Ending(None, None, None, 0)
+        assert (await ask(gateway)).ending == ExchangeResult(None, None, None, 0)
         generation = await upstream.generation()
         await generation.wait_closed(AT_ONCE)
 
@@ -287,7 +293,7 @@ class TestAnAnswer:
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
         async with server:
             port = server.sockets[0].getsockname()[1]
-            await ask(Gateway(f"http://127.0.0.1:{port}"))
+            await ask(OpenAIClient(f"http://127.0.0.1:{port}"))
             has_ended.set()
             assert not await asyncio.wait_for(was_left_early, PATIENCE)
 
@@ -307,7 +313,12 @@ class TestAnHonestEnding:
         ],
     )
     async def test_a_stop_without_finish_reason_is_never_a_finish(
-        self, gateway: Gateway, model: str, finish_reason: str | None, code: str | None, tokens: int
+        self,
+        gateway: OpenAIClient,
+        model: str,
+        finish_reason: str | None,
+        code: str | None,
+        tokens: int,
     ) -> None:
         """And a cut in the middle of a message is an error."""
         answer = await ask(gateway, model)
@@ -319,21 +330,21 @@ class TestAnHonestEnding:
         assert answer.ending.content_chunks == tokens
 
     async def test_an_end_of_file_that_ends_the_body_is_no_error(
-        self, upstream: FakeUpstream, gateway: Gateway
+        self, upstream: FakeUpstream, gateway: OpenAIClient
     ) -> None:
         """Without length and chunks, the end of the connection is the end of the body."""
         upstream.scripts["plain"] = Script(chunked=False, finish_reason=None, done=False)
-        assert (await ask(gateway)).ending == Ending(None, USAGE, None, 10)
+        assert (await ask(gateway)).ending == ExchangeResult(None, USAGE, None, 10)
 
     async def test_a_reset_is_an_error_also_where_the_end_of_file_would_not_be(
-        self, upstream: FakeUpstream, gateway: Gateway
+        self, upstream: FakeUpstream, gateway: OpenAIClient
     ) -> None:
         """A broken connection ends no body in good order."""
         upstream.scripts["plain"] = Script(chunked=False, cut_after=3, cut="rst")
         assert (await ask(gateway)).code == "upstream_disconnected"
 
     async def test_a_cut_after_the_finish_reason_is_no_error(
-        self, upstream: FakeUpstream, gateway: Gateway
+        self, upstream: FakeUpstream, gateway: OpenAIClient
     ) -> None:
         """Everything was said, only `[DONE]` is missing."""
         finish = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"length"}]}\n\n'
@@ -343,10 +354,10 @@ class TestAnHonestEnding:
         async with running(exchange) as task:
             await asyncio.wait_for(arrived.wait(), PATIENCE)
             await upstream.stop()
-            assert await task == Ending("length", None, None, 0)
+            assert await task == ExchangeResult("length", None, None, 0)
 
     async def test_two_choices_of_which_one_was_cut_are_not_finished(
-        self, upstream: FakeUpstream, gateway: Gateway
+        self, upstream: FakeUpstream, gateway: OpenAIClient
     ) -> None:
         """A finish reason stands for the whole answer or for none of it."""
         events = (
@@ -359,7 +370,9 @@ class TestAnHonestEnding:
         assert answer.ending is not None
         assert answer.ending.finish_reason is None
 
-    async def test_an_error_in_the_stream_is_told_in_its_own_words(self, gateway: Gateway) -> None:
+    async def test_an_error_in_the_stream_is_told_in_its_own_words(
+        self, gateway: OpenAIClient
+    ) -> None:
         """After the tokens that came before it."""
         answer = await ask(gateway, "error-midway")
         assert answer.text == "t0 t1 t2 "
@@ -378,7 +391,7 @@ class TestAnHonestEnding:
     async def test_an_error_event_of_any_shape_is_an_error(
         self,
         upstream: FakeUpstream,
-        gateway: Gateway,
+        gateway: OpenAIClient,
         event: bytes,
         code: str | None,
         message: str,
@@ -402,7 +415,7 @@ class TestAnHonestEnding:
     @pytest.mark.parametrize("stream", [True, False])
     async def test_a_refusal_keeps_the_upstreams_status_and_words(
         self,
-        gateway: Gateway,
+        gateway: OpenAIClient,
         model: str,
         status: int | None,
         code: str,
@@ -438,7 +451,7 @@ class TestAnHonestEnding:
         ],
     )
     async def test_a_refusal_of_any_shape_is_readable(
-        self, upstream: FakeUpstream, gateway: Gateway, body: bytes, message: str
+        self, upstream: FakeUpstream, gateway: OpenAIClient, body: bytes, message: str
     ) -> None:
         """Of a page, the text; of long text, the beginning; nothing that a terminal obeys."""
         upstream.scripts["plain"] = Script(status=503, body=body)
@@ -466,7 +479,7 @@ class TestAnHonestEnding:
         ids=range(13),
     )
     async def test_what_is_not_an_answer_over_http_is_refused(
-        self, upstream: FakeUpstream, gateway: Gateway, wire: bytes, code: str | None
+        self, upstream: FakeUpstream, gateway: OpenAIClient, wire: bytes, code: str | None
     ) -> None:
         """Bombs, other protocols, compression: an error, and the connection is closed at once."""
         upstream.scripts["plain"] = Script(wire=wire)
@@ -502,7 +515,7 @@ class TestAnHonestEnding:
     async def test_what_is_not_a_chunk_ends_the_answer(
         self,
         upstream: FakeUpstream,
-        gateway: Gateway,
+        gateway: OpenAIClient,
         payload: bytes,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
@@ -519,14 +532,14 @@ class TestAnHonestEnding:
 
     async def test_an_event_above_the_bound_ends_the_answer(self, upstream: FakeUpstream) -> None:
         """So does a whole answer above it; neither is held in memory."""
-        gateway = Gateway(upstream.url, max_event_bytes=100_000)
+        gateway = OpenAIClient(upstream.url, max_event_bytes=100_000)
         upstream.scripts["plain"] = Script(tokens=("a", "x" * 200_000))
         streamed, whole = await ask(gateway), await ask(gateway, stream=False)
         assert streamed.text == "a"
         assert streamed.code == whole.code == "upstream_event_too_large"
 
     async def test_one_json_reply_to_a_request_for_a_stream_is_not_an_answer(
-        self, upstream: FakeUpstream, gateway: Gateway
+        self, upstream: FakeUpstream, gateway: OpenAIClient
     ) -> None:
         """But an error in it is read."""
         upstream.scripts["plain"] = Script(body=b'{"error":{"message":"no","code":"c"}}')
@@ -535,7 +548,7 @@ class TestAnHonestEnding:
         assert (await ask(gateway)).code == "upstream_invalid_response"
 
     async def test_interim_responses_are_skipped(
-        self, upstream: FakeUpstream, gateway: Gateway
+        self, upstream: FakeUpstream, gateway: OpenAIClient
     ) -> None:
         """RFC 9110, 15.2: any number of 1xx may come first."""
         interim = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"
@@ -553,16 +566,16 @@ INVALID = ["upstream_invalid_response", "upstream_headers_too_large"]
 class TestAnAnswerThatIsNotStreamed:
     """`stream=False`."""
 
-    async def test_arrives_as_one_line(self, gateway: Gateway) -> None:
+    async def test_arrives_as_one_line(self, gateway: OpenAIClient) -> None:
         """The whole `chat.completion`, once; line ends of pretty-printing are spaces."""
         answer = await ask(gateway, stream=False)
         assert [len(read) for read in answer.reads] == [1]
         assert b"\n" not in answer.chunks[0]
         assert answer.text == Script().text()
-        assert answer.ending == Ending("stop", USAGE, None, 1)
+        assert answer.ending == ExchangeResult("stop", USAGE, None, 1)
 
     async def test_ends_where_its_length_says(
-        self, upstream: FakeUpstream, gateway: Gateway
+        self, upstream: FakeUpstream, gateway: OpenAIClient
     ) -> None:
         """A second response on the connection, which nobody asked for, is not part of it."""
         body = b'{"choices":[]}'
@@ -570,7 +583,9 @@ class TestAnAnswerThatIsNotStreamed:
         upstream.scripts["plain"] = Script(wire=(head % len(body) + body) * 2)
         assert (await ask(gateway, stream=False)).chunks == [body]
 
-    async def test_that_is_cut_is_an_error(self, upstream: FakeUpstream, gateway: Gateway) -> None:
+    async def test_that_is_cut_is_an_error(
+        self, upstream: FakeUpstream, gateway: OpenAIClient
+    ) -> None:
         """Half an object is nothing."""
         upstream.scripts["plain"] = Script(cut_after=1)
         answer = await ask(gateway, stream=False)
@@ -578,7 +593,7 @@ class TestAnAnswerThatIsNotStreamed:
 
     @pytest.mark.parametrize("body", [b"nonsense", b"[]", b"{}", b'{"choices":1}', b"", b"\xff"])
     async def test_that_is_no_completion_is_an_error(
-        self, upstream: FakeUpstream, gateway: Gateway, body: bytes
+        self, upstream: FakeUpstream, gateway: OpenAIClient, body: bytes
     ) -> None:
         """JSON of another shape, too."""
         upstream.scripts["plain"] = Script(body=body)
@@ -603,7 +618,7 @@ class TestTime:
         self, upstream: FakeUpstream, script: Script, tokens: int, *, stream: bool
     ) -> None:
         """Before the headers, before the first token, midway."""
-        gateway = Gateway(upstream.url, silence_timeout=0.3)
+        gateway = OpenAIClient(upstream.url, silence_timeout=0.3)
         upstream.scripts["plain"] = (
             script if stream or script.wire else Script(hang_after=BEFORE_HEADERS)
         )
@@ -619,7 +634,7 @@ class TestTime:
         self, upstream: FakeUpstream
     ) -> None:
         """The status says more than the silence."""
-        gateway = Gateway(upstream.url, silence_timeout=0.3)
+        gateway = OpenAIClient(upstream.url, silence_timeout=0.3)
         upstream.scripts["plain"] = Script(
             wire=b"HTTP/1.1 500 X\r\nContent-Length: 99\r\n\r\nhalf a word"
         )
@@ -628,7 +643,7 @@ class TestTime:
         assert "half a word" in answer.message
 
     async def test_a_refusal_without_end_is_read_no_further_than_its_bound(
-        self, upstream: FakeUpstream, gateway: Gateway
+        self, upstream: FakeUpstream, gateway: OpenAIClient
     ) -> None:
         """The beginning of it says enough."""
         upstream.scripts["plain"] = Script(
@@ -638,7 +653,7 @@ class TestTime:
 
     async def test_comments_are_signs_of_life(self, upstream: FakeUpstream) -> None:
         """Pings of a long prefill keep an answer alive for longer than the timeout."""
-        gateway = Gateway(upstream.url, silence_timeout=1.0)
+        gateway = OpenAIClient(upstream.url, silence_timeout=1.0)
         upstream.scripts["plain"] = Script(tokens=("",) * 15, rate=10, comments=True, spaced=False)
         started = asyncio.get_running_loop().time()
         answer = await ask(gateway)
@@ -650,7 +665,7 @@ class TestTime:
         self, upstream: FakeUpstream
     ) -> None:
         """While reading is paused the clock stands still; afterwards it runs anew."""
-        gateway = Gateway(upstream.url, silence_timeout=0.5)
+        gateway = OpenAIClient(upstream.url, silence_timeout=0.5)
         gate = Gate()
         gate.release()
         upstream.scripts["plain"] = Script(gate=gate)
@@ -675,7 +690,7 @@ class TestTime:
 
     async def test_silence_after_a_pause_counts(self, upstream: FakeUpstream) -> None:
         """The clock runs anew from the end of the pause, also one that was there from the start."""
-        gateway = Gateway(upstream.url, silence_timeout=0.3)
+        gateway = OpenAIClient(upstream.url, silence_timeout=0.3)
         upstream.scripts["plain"] = Script(hang_after=3)
         exchange = gateway.exchange(request(), lambda _: None, stream=True)
         exchange.pause_reading()
@@ -686,7 +701,7 @@ class TestTime:
         assert (ending.error.code, ending.content_chunks) == ("upstream_timeout", 3)
 
     async def test_a_pause_before_the_start_holds_from_the_first_byte(
-        self, upstream: FakeUpstream, gateway: Gateway
+        self, upstream: FakeUpstream, gateway: OpenAIClient
     ) -> None:
         """Nothing arrives until reading is resumed, and then everything."""
         answer = Answer()
@@ -703,7 +718,7 @@ class TestTime:
         assert answer.text == Script().text()
 
     async def test_pausing_makes_the_upstream_wait(
-        self, upstream: FakeUpstream, gateway: Gateway
+        self, upstream: FakeUpstream, gateway: OpenAIClient
     ) -> None:
         """Real backpressure: the upstream's socket is full, and it goes on when we do."""
         upstream.scripts["plain"] = Script(endless=True)
@@ -739,7 +754,7 @@ class TestLeaving:
     )
     @pytest.mark.parametrize("paused", [False, True])
     async def test_closes_the_upstreams_connection_within_a_second(
-        self, upstream: FakeUpstream, gateway: Gateway, script: Script, *, paused: bool
+        self, upstream: FakeUpstream, gateway: OpenAIClient, script: Script, *, paused: bool
     ) -> None:
         """Wherever the answer stands, also while reading is paused."""
         upstream.scripts["plain"] = script
@@ -761,7 +776,7 @@ class TestLeaving:
         """A connection that the peer never accepts leaves no socket behind."""
         before = open_sockets()
         with full_port() as port:
-            gateway = Gateway(f"http://127.0.0.1:{port}")
+            gateway = OpenAIClient(f"http://127.0.0.1:{port}")
             task = asyncio.create_task(
                 gateway.exchange(request(), lambda _: None, stream=True).run()
             )
@@ -776,7 +791,7 @@ class TestLeaving:
         assert open_sockets() <= before
 
     async def test_a_callback_that_fails_closes_the_connection_and_is_heard(
-        self, upstream: FakeUpstream, gateway: Gateway
+        self, upstream: FakeUpstream, gateway: OpenAIClient
     ) -> None:
         """A fault of ours is not blamed on the upstream."""
         upstream.scripts["plain"] = Script(endless=True, rate=100)
@@ -790,7 +805,7 @@ class TestLeaving:
         await generation.wait_closed(AT_ONCE)
 
     async def test_closing_the_gateway_ends_what_runs(
-        self, upstream: FakeUpstream, gateway: Gateway
+        self, upstream: FakeUpstream, gateway: OpenAIClient
     ) -> None:
         """With an error that says why, and no connection left."""
         upstream.scripts["plain"] = Script(hang_after=3)
@@ -804,7 +819,7 @@ class TestLeaving:
             await generation.wait_closed(AT_ONCE)
 
     async def test_no_task_and_no_socket_stays_behind(
-        self, upstream: FakeUpstream, gateway: Gateway
+        self, upstream: FakeUpstream, gateway: OpenAIClient
     ) -> None:
         """After many answers of many kinds, everything is as it was."""
         kinds = ["plain", "cut-rst", "cut-fin", "error-500", "wrong-type", "one-byte", "no-done"]
@@ -835,11 +850,11 @@ class TestConnecting:
         self, upstream: FakeUpstream, base: str, path: str
     ) -> None:
         """With or without `/v1` at its end."""
-        await ask(Gateway(upstream.url + base))
+        await ask(OpenAIClient(upstream.url + base))
         assert upstream.requests[0].path == path
 
     async def test_the_request_is_the_callers_and_asks_for_no_compression(
-        self, upstream: FakeUpstream, gateway: Gateway
+        self, upstream: FakeUpstream, gateway: OpenAIClient
     ) -> None:
         """The body byte for byte, on a connection that is to be closed."""
         await ask(gateway)
@@ -855,7 +870,7 @@ class TestConnecting:
         self, upstream: FakeUpstream
     ) -> None:
         """A client's Authorization is forwarded; without one the configured key is used."""
-        gateway = Gateway(upstream.url, api_key="ours")
+        gateway = OpenAIClient(upstream.url, api_key="ours")
         for authorization in (None, "Bearer theirs"):
             exchange = gateway.exchange(
                 request(), lambda _: None, stream=True, authorization=authorization
@@ -864,8 +879,8 @@ class TestConnecting:
         seen = [each.headers["authorization"] for each in upstream.requests]
         assert seen == ["Bearer ours", "Bearer theirs"]
 
-    async def test_a_header_cannot_be_smuggled_in(self, gateway: Gateway) -> None:
-        """Line ends in a credential are refused before anything is sent."""
+    async def test_a_header_cannot_be_smuggled_in(self, gateway: OpenAIClient) -> None:
+        """Channel ends in a credential are refused before anything is sent."""
         with pytest.raises(ValueError, match="control characters"):
             gateway.exchange(b"{}", print, stream=True, authorization="Bearer x\r\nX: y")
 
@@ -877,14 +892,14 @@ class TestConnecting:
     def test_an_address_that_is_none_is_refused_at_once(self, address: str) -> None:
         """At start-up, not at the first question."""
         with pytest.raises(ValueError, match=r"address|password"):
-            Gateway(address)
+            OpenAIClient(address)
 
     async def test_nobody_there(self) -> None:
         """The message names the address and what to check."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        gateway = Gateway(f"http://127.0.0.1:{port}")
+        gateway = OpenAIClient(f"http://127.0.0.1:{port}")
         answer = await ask(gateway)
         assert answer.code == "upstream_unreachable"
         assert f"127.0.0.1:{port}" in answer.message
@@ -901,7 +916,7 @@ class TestConnecting:
     async def test_nobody_accepts(self) -> None:
         """A full port times out."""
         with full_port() as port:
-            answer = await ask(Gateway(f"http://127.0.0.1:{port}", connect_timeout=0.1))
+            answer = await ask(OpenAIClient(f"http://127.0.0.1:{port}", connect_timeout=0.1))
         assert answer.code == "upstream_unreachable"
         assert "within 0.1 s" in answer.message
 
@@ -909,13 +924,13 @@ class TestConnecting:
         """A certificate that this machine does not trust is refused; a trusted one works."""
         certificate, context = self_signed(tmp_path)
         async with FakeUpstream(tls=context) as upstream:
-            answer = await ask(Gateway(upstream.url))
+            answer = await ask(OpenAIClient(upstream.url))
             assert answer.code == "upstream_unreachable"
             assert "certificate" in answer.message.lower()
             assert upstream.requests == []
             monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
             upstream.scripts["plain"] = Script(tokens=3_000)
-            trusting = Gateway(upstream.url)
+            trusting = OpenAIClient(upstream.url)
             answer = await ask(trusting)
             assert answer.text == Script(tokens=3_000).text()
             upstream.scripts["plain"] = Script(endless=True, rate=100)
@@ -926,7 +941,7 @@ class TestConnecting:
 
     async def test_plain_http_behind_an_https_address_says_so(self, upstream: FakeUpstream) -> None:
         """TLS that fails is told as TLS that failed."""
-        answer = await ask(Gateway(upstream.url.replace("http:", "https:")))
+        answer = await ask(OpenAIClient(upstream.url.replace("http:", "https:")))
         assert answer.code == "upstream_unreachable"
         assert "TLS" in answer.message
 
@@ -935,7 +950,7 @@ class TestModels:
     """`GET /v1/models`."""
 
     async def test_are_the_upstreams_objects_as_they_are(
-        self, upstream: FakeUpstream, gateway: Gateway
+        self, upstream: FakeUpstream, gateway: OpenAIClient
     ) -> None:
         """Nothing is added to them."""
         reply = await gateway.models("Bearer mine")
@@ -951,10 +966,10 @@ class TestModels:
     async def test_an_error_is_raised_with_the_upstreams_own_words(self) -> None:
         """Its status is kept."""
         async with FakeUpstream(api_key="secret") as upstream:
-            with pytest.raises(UpstreamFailed, match="Incorrect API key") as raised:
-                await Gateway(upstream.url).models()
+            with pytest.raises(UpstreamError, match="Incorrect API key") as raised:
+                await OpenAIClient(upstream.url).models()
             assert raised.value.error.status == 401
-            assert (await Gateway(upstream.url, api_key="secret").models()).models
+            assert (await OpenAIClient(upstream.url, api_key="secret").models()).models
 
     @pytest.mark.parametrize(
         ("reply", "code"),
@@ -968,12 +983,12 @@ class TestModels:
         ids=range(5),
     )
     async def test_nonsense_is_an_error(
-        self, upstream: FakeUpstream, gateway: Gateway, reply: bytes, code: str,
+        self, upstream: FakeUpstream, gateway: OpenAIClient, reply: bytes, code: str,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:  # fmt: skip
         """Bounded, and never a crash."""
         monkeypatch.setattr(upstream, "_models", lambda: reply)
-        with pytest.raises(UpstreamFailed) as raised:
+        with pytest.raises(UpstreamError) as raised:
             await gateway.models()
         assert raised.value.error.code == code
 
@@ -983,8 +998,8 @@ class TestModels:
         """A list of models is needed soon or not at all."""
         monkeypatch.setattr(gateway_module, "MODELS_TIMEOUT", 0.1)
         with full_port() as port:
-            with pytest.raises(UpstreamFailed) as raised:
-                await Gateway(f"http://127.0.0.1:{port}").models()
+            with pytest.raises(UpstreamError) as raised:
+                await OpenAIClient(f"http://127.0.0.1:{port}").models()
             assert raised.value.error.code == "upstream_timeout"
 
 

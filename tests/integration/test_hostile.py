@@ -751,7 +751,7 @@ class TestUpstreams:
             await socket.start("r-1", model=FLOOD, on_disconnect="cancel")
             for _ in range(300):
                 await socket.receive()
-            (answer,) = server.context.chat.running
+            (answer,) = server.context.answers.running
             assert answer.stream.size <= server.config.chat_retention_bytes + MIB
             await present.are_served()
             socket.connection.transport.abort()
@@ -776,7 +776,7 @@ class TestTheWallClock:
             resume_grace=60,
             topic_retention_seconds=60,
         )
-        ticket_of = server.context.doors
+        ticket_of = server.context.access
         real, real_ns = time.time, time.time_ns
         async with others(server) as present:
             async with websocket(server.url) as socket:

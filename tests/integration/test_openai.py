@@ -192,7 +192,7 @@ class TestTheWire:
         )
         generation = await upstream.generation()
         await upstream.until(lambda: generation.sent == 3)
-        await eventually(lambda: server.context.chat.running[0].chunks == 4)
+        await eventually(lambda: server.context.answers.running[0].chunks == 4)
         assert (await caller.delete("/streaming/chat/k-1")).status_code == 204
         reply = await asked
         assert "[DONE]" not in reply.text
@@ -208,10 +208,10 @@ class TestTheWire:
             async with asyncio.TaskGroup() as tasks:
                 for stream in (True, False, True, False):
                     tasks.create_task(caller.post(PATH, json=question(stream=stream)))
-                    await eventually(lambda: server.context.chat.running)
-                await eventually(lambda: server.context.chat.queued == 3)
+                    await eventually(lambda: server.context.answers.running)
+                await eventually(lambda: server.context.answers.queued == 3)
                 last = tasks.create_task(caller.post(PATH, json=question(stream=True)))
-                await eventually(lambda: server.context.chat.queued == 4)
+                await eventually(lambda: server.context.answers.queued == 4)
                 gate.open()
             assert last.result().status_code == 200
             assert last.result().text.endswith("data: [DONE]\n\n")
@@ -243,7 +243,7 @@ class TestTheWire:
         async with raw(server.url, receive_buffer=4096) as tcp, raw(server.url) as other:
             await tcp.request("POST", PATH, question())
             await upstream.generation()
-            await eventually(lambda: not server.context.chat.running)
+            await eventually(lambda: not server.context.answers.running)
             await other.request("GET", "/streaming/sse/alerts")
             for _ in range(3):
                 await other.until(b": keep-alive")

@@ -86,7 +86,7 @@ class TestATopic:
     async def test_tells_a_cursor_that_means_nothing_and_shows_the_snapshot(
         self, server: StreamingService, cursor: str, reason: str
     ) -> None:
-        cursor = cursor.replace("{epoch}", server.context.topics.line.epoch)
+        cursor = cursor.replace("{epoch}", server.context.topics.channel.epoch)
         async with events(
             server.url, "/streaming/sse?topics=alerts,status", headers={"Last-Event-ID": cursor}
         ) as stream:
@@ -112,7 +112,7 @@ class TestATopic:
         self, start_server: StartServer
     ) -> None:
         server = await start_server(topic_retention_messages=1, poll_interval=0.02)
-        metrics = server.context.topics.line.streams["metrics"]
+        metrics = server.context.topics.channel.streams["metrics"]
         async with events(server.url, SSE + "metrics") as stream:
             cursor = (await stream.receive())["cursor"]
         old = int(cursor.partition(":")[2])

@@ -15,7 +15,7 @@ import pytest
 from aiohttp import web
 
 from streaming_api.config import StreamingConfig
-from streaming_api.engine.stream import Line
+from streaming_api.engine.stream import Channel
 from streaming_api.topics import Topics
 from tests.clients import Message, events, websocket
 from tests.conftest import StartServer
@@ -33,7 +33,7 @@ async def running(**settings: object) -> AsyncIterator[Topics]:
     """The topics, asking their sources."""
     loop = asyncio.get_running_loop()
     config = StreamingConfig(poll_interval=UNIT, **settings)  # type: ignore[arg-type]
-    line = Line(
+    line = Channel(
         "0123456789abcdef",
         call_later=loop.call_later,
         flush_interval=config.flush_interval / 1000,

@@ -201,7 +201,7 @@ class TestTopics:
     async def test_tell_a_cursor_that_means_nothing_and_show_the_snapshot(
         self, server: StreamingService, cursor: str, reason: str
     ) -> None:
-        epoch = server.context.topics.line.epoch
+        epoch = server.context.topics.channel.epoch
         async with websocket(server.url) as socket:
             await socket.send(message_type="alert", cursor=cursor.replace("{epoch}", epoch))
             assert (await socket.receive())["data"]["event"] == "subscribed"

@@ -189,7 +189,7 @@ class Server(Process):
         )
 
 
-class Gateway(Process):
+class OpenAIClient(Process):
     """The fake upstream.
 
     Args:

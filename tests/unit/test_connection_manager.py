@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from streaming_api.config import StreamingConfig
 from streaming_api.connections import connection as connection_module
 from streaming_api.connections import manager as manager_module
-from streaming_api.connections.manager import ENDINGS, FAULTS, KINDS, ConnectionManager, Place
+from streaming_api.connections.manager import ENDINGS, FAULTS, KINDS, ConnectionManager, Slot
 from streaming_api.errors import Unavailable
 from streaming_api.telemetry.deliveries import Telemetry
 from streaming_api.telemetry.process import Process
@@ -32,7 +32,7 @@ class Beating(Shown):
         self.beats: list[float] = []
         self.stubborn = False
 
-    def beat(self, now: float) -> float:
+    def heartbeat(self, now: float) -> float:
         """Note it; the next is due in ten seconds."""
         self.beats.append(now)
         return now + 10
@@ -179,7 +179,7 @@ class TestAdmission:
         self, steps: list[tuple[str, str, str]]
     ) -> None:
         manager = house(max_connections=4, sse_max_connections=3, max_connections_per_ip=3)
-        here: list[tuple[Place, Beating]] = []
+        here: list[tuple[Slot, Beating]] = []
         for what, kind, address in steps:
             if what == "go":
                 if here:
@@ -249,23 +249,23 @@ class TestSignsOfLife:
         manager = house()
         connection = come(manager)
         connection.beats.clear()
-        await turns(manager.keep_beating, clock, *[1.0] * 25)
+        await turns(manager.keep_heartbeats, clock, *[1.0] * 25)
         assert [beat - 1000 for beat in connection.beats] == [10, 20]
 
     async def test_one_can_be_asked_for_earlier(self, clock: Clock) -> None:
         manager = house()
         connection = come(manager)
         connection.beats.clear()
-        manager.beat_at(connection, clock.now + 3)
-        await turns(manager.keep_beating, clock, *[1.0] * 5)
+        manager.heartbeat_at(connection, clock.now + 3)
+        await turns(manager.keep_heartbeats, clock, *[1.0] * 5)
         assert [beat - 1000 for beat in connection.beats] == [3]
 
     async def test_who_is_gone_has_none_and_leaves_nothing_behind(self, clock: Clock) -> None:
         manager = house()
         for _ in range(100):
             come(manager).connection_lost(None)
-        await turns(manager.keep_beating, clock, 11)
-        assert manager._beats == []
+        await turns(manager.keep_heartbeats, clock, 11)
+        assert manager._heartbeats == []
 
 
 class TestStalled:

@@ -84,22 +84,22 @@ async def test_a_token_leaves_nothing_for_the_garbage_collector(context: Context
 
 async def test_a_delivery_makes_two_calls_and_keeps_nothing(context: Context) -> None:
     """A write, and the question whether the kernel took it."""
-    line = context.topics.line
+    channel = context.topics.channel
     viewers = 1_000
     for _ in range(viewers):
         context.topics.watch(watching(context, framing.WEBSOCKET), ("status",), None)
-    stream = line.streams["status"]
+    stream = channel.streams["status"]
     data = (b'{"event":"changed"}',)
-    line.append(stream, data, urgent=True)
-    calls = counted(lambda: line.append(stream, data, urgent=True)) / viewers
+    channel.append(stream, data, urgent=True)
+    calls = counted(lambda: channel.append(stream, data, urgent=True)) / viewers
     assert calls <= 2.1 * GROWTH
 
     tracemalloc.start()
     try:
-        line.append(stream, data, urgent=True)
+        channel.append(stream, data, urgent=True)
         before = tracemalloc.get_traced_memory()[0]
         for _ in range(50):
-            line.append(stream, data, urgent=True)
+            channel.append(stream, data, urgent=True)
         kept = (tracemalloc.get_traced_memory()[0] - before) / 50
     finally:
         tracemalloc.stop()

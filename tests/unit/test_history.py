@@ -9,7 +9,7 @@ from typing import Any, Final
 import orjson
 import pytest
 
-from streaming_api.engine.stream import Line, Retention
+from streaming_api.engine.stream import Channel, Retention
 from streaming_api.topics.history import COARSE, MAX_SERIES, RECENT, SECONDS, History
 
 NOON: Final = 1_800_000_000.0
@@ -128,7 +128,7 @@ def test_marks_say_when_it_began_and_what_happened(history: History, clock: Cloc
 
 
 async def test_who_watches_is_told_what_changed(history: History, clock: Clock) -> None:
-    line = Line(
+    line = Channel(
         "0" * 16,
         call_later=asyncio.get_running_loop().call_later,
         flush_interval=0.0,

@@ -1,4 +1,4 @@
-"""Streams and their line: log, retention, merge, flush window. No socket, no real time."""
+"""Streams and their channel: log, retention, merge, flush window. No socket, no real time."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streaming_api.engine import stream as stream_module
-from streaming_api.engine.stream import CATCH_UP_BYTES, Line, Policy, Retention, Stream
+from streaming_api.engine.stream import CATCH_UP_BYTES, Channel, Policy, Retention, Stream
 from streaming_api.engine.viewer import Viewer
 from streaming_api.wire.framing import EVENTS, Framing
 from streaming_api.wire.messages import Message
-from tests.fakes.engine import AMPLE, Clock, Deliveries, Pipe, Shown, State, chat_stream, line
+from tests.fakes.engine import AMPLE, Clock, Deliveries, Pipe, Shown, State, channel, chat_stream
 
 WINDOW = 1.0
 """Seconds of a flush window, on a clock that stands still until told."""
@@ -30,8 +30,8 @@ def clock() -> Iterator[Clock]:
         yield clock
 
 
-def watch(on: Line, shown: Shown | None = None) -> Shown:
-    """Everything on a line, from its start."""
+def watch(on: Channel, shown: Shown | None = None) -> Shown:
+    """Everything on a channel, from its start."""
     shown = shown or Shown()
     Viewer(shown, on, frozenset(on.streams)).resume(0)
     return shown
@@ -47,7 +47,7 @@ def keep(*, messages: int = 10**6, size: int = 2**30, seconds: float = 10.0**6) 
 
 class TestNumbers:
     def test_a_chat_counts_from_one_without_holes(self) -> None:
-        on = line()
+        on = channel()
         chat = chat_stream(on)
         shown = watch(on)
         on.append(chat, [b"{}", b"{}"])
@@ -56,13 +56,13 @@ class TestNumbers:
         assert shown.numbers() == [1, 2, 3, 4]
 
     def test_streams_of_a_line_share_its_numbers(self) -> None:
-        on = line()
+        on = channel()
         metrics, alerts = State(on, "metrics", Policy.LATEST), State(on, "alerts", Policy.HISTORY)
         assert [metrics.change(), alerts.change(), metrics.change()] == [1, 2, 3]
         assert (metrics.stream.total, alerts.stream.total) == (2, 1)
 
     def test_only_the_last_message_is_the_last(self) -> None:
-        on = line()
+        on = channel()
         chat = chat_stream(on)
         on.append(chat, [b"{}"])
         on.end(chat, b"{}")
@@ -70,18 +70,18 @@ class TestNumbers:
         assert [message.final for message in chat.after(1, 2, 1)] == [True]
 
     def test_a_line_says_how_it_stands(self) -> None:
-        on = line()
+        on = channel()
         chat = chat_stream(on)
         watch(on)
         on.end(chat, b"{}")
-        assert repr(on) == "<Line 0123456789abcdef at 1, flushed 1, 0 live, 0 lagging, ended>"
+        assert repr(on) == "<Channel 0123456789abcdef at 1, flushed 1, 0 live, 0 lagging, ended>"
         assert "1 messages" in repr(chat)
 
 
 class TestFlushWindow:
     def test_inside_the_budget_each_message_goes_out_at_once(self, clock: Clock) -> None:
         told = Deliveries()
-        on = line(clock=clock, flush_interval=WINDOW, batch_size=3, delivered=told)
+        on = channel(clock=clock, flush_interval=WINDOW, batch_size=3, delivered=told)
         chat = chat_stream(on)
         watch(on)
         for _ in range(3):
@@ -90,7 +90,7 @@ class TestFlushWindow:
 
     def test_above_it_messages_wait_together_for_the_rest_of_the_window(self, clock: Clock) -> None:
         told = Deliveries()
-        on = line(clock=clock, flush_interval=WINDOW, batch_size=2, delivered=told)
+        on = channel(clock=clock, flush_interval=WINDOW, batch_size=2, delivered=told)
         chat = chat_stream(on)
         watch(on)
         on.append(chat, [b"{}"])
@@ -104,7 +104,7 @@ class TestFlushWindow:
 
     def test_at_human_speed_nothing_waits(self, clock: Clock) -> None:
         told = Deliveries()
-        on = line(clock=clock, flush_interval=WINDOW, batch_size=5, delivered=told)
+        on = channel(clock=clock, flush_interval=WINDOW, batch_size=5, delivered=told)
         chat = chat_stream(on)
         watch(on)
         for number in range(1, 30):
@@ -114,7 +114,7 @@ class TestFlushWindow:
 
     def test_what_is_urgent_never_waits_and_takes_what_waits_along(self, clock: Clock) -> None:
         told = Deliveries()
-        on = line(clock=clock, flush_interval=WINDOW, batch_size=1, delivered=told)
+        on = channel(clock=clock, flush_interval=WINDOW, batch_size=1, delivered=told)
         chat = chat_stream(on)
         watch(on)
         on.append(chat, [b"{}"])
@@ -127,7 +127,7 @@ class TestFlushWindow:
         assert len(told.batches) == 3, "a timer that comes too late writes nothing"
 
     def test_a_window_of_nothing_sends_each_message_by_itself(self, clock: Clock) -> None:
-        on = line(clock=clock, flush_interval=0, batch_size=1)
+        on = channel(clock=clock, flush_interval=0, batch_size=1)
         chat = chat_stream(on)
         for number in range(1, 10):
             on.append(chat, [b"{}"])
@@ -155,7 +155,7 @@ class TestFlushWindow:
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(stream_module, "time", clock)
-            on = line(
+            on = channel(
                 clock=clock, flush_interval=WINDOW, batch_size=batch_size, delivered=delivered
             )
             chat = chat_stream(on)
@@ -175,7 +175,7 @@ class TestFlushWindow:
 
 class TestRetention:
     def test_the_oldest_go_above_the_number_of_messages(self) -> None:
-        on = line()
+        on = channel()
         alerts = State(on, "alerts", Policy.HISTORY, keep(messages=3))
         for _ in range(5):
             alerts.change()
@@ -184,7 +184,7 @@ class TestRetention:
         assert numbers(alerts.stream.after(0, 5, CATCH_UP_BYTES)) == [3, 4, 5]
 
     def test_the_oldest_go_above_the_bytes(self) -> None:
-        on = line()
+        on = channel()
         alerts = State(on, "alerts", Policy.HISTORY, keep(size=3_000))
         for _ in range(10):
             alerts.change(pad=1_000)
@@ -192,7 +192,7 @@ class TestRetention:
         assert alerts.stream.size <= 3_000
 
     def test_a_message_larger_than_the_whole_retention_is_delivered_and_not_kept(self) -> None:
-        on = line()
+        on = channel()
         alerts = State(on, "alerts", Policy.HISTORY, keep(size=100))
         shown = watch(on)
         alerts.change(pad=1_000)
@@ -201,7 +201,7 @@ class TestRetention:
         assert alerts.stream.size == 0
 
     def test_a_topics_messages_age(self, clock: Clock) -> None:
-        on = line(clock=clock)
+        on = channel(clock=clock)
         alerts = State(on, "alerts", Policy.HISTORY, keep(seconds=10))
         alerts.change()
         clock.advance(6)
@@ -211,7 +211,7 @@ class TestRetention:
         assert (alerts.stream.evicted, len(alerts.stream)) == (1, 2)
 
     def test_an_answers_messages_do_not_age_while_it_runs(self, clock: Clock) -> None:
-        on = line(clock=clock)
+        on = channel(clock=clock)
         chat = chat_stream(on, keep(seconds=10))
         on.append(chat, [b"{}"])
         clock.advance(1_000)
@@ -219,7 +219,7 @@ class TestRetention:
         assert len(chat) == 2
 
     def test_one_streams_retention_is_nothing_to_another(self) -> None:
-        on = line()
+        on = channel()
         metrics = State(on, "metrics", Policy.LATEST, keep(messages=2))
         alerts = State(on, "alerts", Policy.HISTORY)
         alerts.change()
@@ -229,7 +229,7 @@ class TestRetention:
 
     def test_what_is_evicted_is_not_held_in_memory(self) -> None:
         """The front of the log is cut off now and then only; its messages go at once."""
-        on = line()
+        on = channel()
         alerts = State(on, "alerts", Policy.HISTORY, keep(messages=2))
         tracemalloc.start()
         try:
@@ -241,7 +241,7 @@ class TestRetention:
         assert held < 10 * 100_000
 
     def test_a_log_that_turns_over_for_ever_stays_as_small_as_it_is(self) -> None:
-        on = line()
+        on = channel()
         alerts = State(on, "alerts", Policy.HISTORY, keep(messages=10)).stream
         for _ in range(5_000):
             on.append(alerts, [b"{}"])
@@ -257,7 +257,7 @@ class TestRetention:
     def test_a_log_is_the_newest_that_fit_in_order(
         self, retention: Retention, sizes: list[int]
     ) -> None:
-        on = line()
+        on = channel()
         alerts = State(on, "alerts", Policy.HISTORY, retention).stream
         for size in sizes:
             on.append(alerts, [b'{"a":"%b"}' % (b"x" * size)])
@@ -272,14 +272,14 @@ class TestBackpressure:
     """A lossless stream keeps what its fastest viewer needs, and says that it is full."""
 
     def test_with_nobody_there_the_oldest_go(self) -> None:
-        on = line()
+        on = channel()
         chat = chat_stream(on, keep(messages=2))
         on.append(chat, [b"{}"] * 5)
         assert not on.full
         assert chat.evicted == 3
 
     def test_a_live_viewer_holds_nothing_up(self) -> None:
-        on = line()
+        on = channel()
         chat = chat_stream(on, keep(messages=2))
         shown = watch(on)
         for _ in range(5):
@@ -288,7 +288,7 @@ class TestBackpressure:
         assert shown.numbers() == [1, 2, 3, 4, 5]
 
     def test_an_only_viewer_never_falls_off_and_the_log_says_when_there_is_room(self) -> None:
-        on = line()
+        on = channel()
         chat = chat_stream(on, keep(messages=2))
         rooms: list[int] = []
         on.on_room = lambda: rooms.append(on.number)
@@ -305,7 +305,7 @@ class TestBackpressure:
         assert len(chat) == 2
 
     def test_when_the_slow_one_leaves_there_is_room(self) -> None:
-        on = line()
+        on = channel()
         chat = chat_stream(on, keep(messages=2))
         shown = watch(on, Shown(Pipe(room=0)))
         on.append(chat, [b"{}"] * 5)
@@ -318,7 +318,7 @@ class TestBackpressure:
         assert len(chat) == 2
 
     def test_one_slow_viewer_cannot_hold_back_another(self) -> None:
-        on = line()
+        on = channel()
         chat = chat_stream(on, keep(messages=2))
         slow, fast = watch(on, Shown(Pipe(room=0))), watch(on)
         for _ in range(9):
@@ -330,7 +330,7 @@ class TestBackpressure:
         assert slow.events("gap")[0]["to"] == 7
 
     def test_nor_can_it_when_both_lag(self) -> None:
-        on = line()
+        on = channel()
         chat = chat_stream(on, keep(messages=2))
         slow, fast = watch(on, Shown(Pipe(room=0))), watch(on, Shown(Pipe(room=0)))
         for _ in range(4):
@@ -345,7 +345,7 @@ class TestBackpressure:
     def test_what_waits_for_the_window_is_not_evicted_from_under_a_live_viewer(
         self, clock: Clock
     ) -> None:
-        on = line(clock=clock, flush_interval=WINDOW, batch_size=1)
+        on = channel(clock=clock, flush_interval=WINDOW, batch_size=1)
         chat = chat_stream(on, keep(messages=2))
         shown = watch(on)
         for _ in range(6):
@@ -360,7 +360,7 @@ class TestReading:
     def test_reading_is_strictly_after_the_cursor_and_up_to_what_was_flushed(
         self, clock: Clock
     ) -> None:
-        on = line(clock=clock, flush_interval=WINDOW, batch_size=2)
+        on = channel(clock=clock, flush_interval=WINDOW, batch_size=2)
         chat = chat_stream(on)
         for _ in range(4):
             on.append(chat, [b"{}"])
@@ -383,7 +383,7 @@ class TestReading:
     def test_streams_are_merged_in_order_and_nothing_falls_between_two_reads(
         self, appends: list[tuple[str, int]], watched: set[str], start: int
     ) -> None:
-        on = line()
+        on = channel()
         streams: dict[str, Stream] = {
             name: State(on, name, Policy.HISTORY).stream for name in ("metrics", "alerts", "status")
         }
@@ -399,7 +399,7 @@ class TestReading:
         assert found == expected
 
     def test_a_log_much_larger_than_a_read_comes_in_parts(self) -> None:
-        on = line()
+        on = channel()
         chat = chat_stream(on)
         on.append(chat, [b'{"a":"%b"}' % (b"x" * 20_000)] * 10)
         first = on.read(frozenset(on.streams), 0)
@@ -408,7 +408,7 @@ class TestReading:
 
 class TestWatching:
     def test_each_framing_is_made_once_for_all_its_viewers(self) -> None:
-        on = line()
+        on = channel()
         chat = chat_stream(on)
         shown = [watch(on) for _ in range(20)]
         framed: list[int] = []
@@ -425,7 +425,7 @@ class TestWatching:
         assert all(one.numbers() == [1, 2] for one in shown)
 
     def test_a_batch_is_one_write_a_viewer(self) -> None:
-        on = line()
+        on = channel()
         chat = chat_stream(on)
         shown = watch(on)
         on.append(chat, [b"{}"] * 7)
@@ -433,7 +433,7 @@ class TestWatching:
 
     def test_who_watches_one_topic_is_not_written_for_another(self) -> None:
         told = Deliveries()
-        on = line(delivered=told)
+        on = channel(delivered=told)
         metrics, alerts = State(on, "metrics", Policy.LATEST), State(on, "alerts", Policy.HISTORY)
         shown = Shown()
         Viewer(shown, on, frozenset({"alerts"})).resume(0)
@@ -444,7 +444,7 @@ class TestWatching:
         assert told.batches == [([2], 1)]
 
     def test_the_last_to_leave_is_noticed_and_only_the_last(self) -> None:
-        on = line()
+        on = channel()
         chat_stream(on)
         left: list[bool] = []
         on.on_unwatched = lambda: left.append(True)
@@ -458,14 +458,14 @@ class TestWatching:
         assert on.viewers() == []
 
     def test_groups_without_viewers_are_forgotten(self) -> None:
-        on = line()
+        on = channel()
         chat_stream(on)
         for _ in range(10):
             watch(on).leave_all()
-        assert on.groups == {}
+        assert on.audiences == {}
 
     def test_the_end_is_written_and_then_the_viewers_are_done(self) -> None:
-        on = line()
+        on = channel()
         chat = chat_stream(on)
         shown, slow = watch(on), watch(on, Shown(Pipe(room=0)))
         on.append(chat, [b"{}"])
@@ -480,7 +480,7 @@ class TestWatching:
 
 
 def test_states_are_made_once_for_all_who_join_before_the_next_change() -> None:
-    on = line()
+    on = channel()
     made: list[int] = []
 
     def snapshot() -> bytes:

@@ -14,7 +14,7 @@ from streaming_api.engine.viewer import Viewer
 from streaming_api.telemetry import deliveries as telemetry_module
 from streaming_api.telemetry.deliveries import BOUNDS, IN_TIME, WINDOW, Histogram, Telemetry
 from streaming_api.wire.messages import Encoder, Message
-from tests.fakes.engine import Clock, Pipe, Shown, chat_stream, line
+from tests.fakes.engine import Clock, Pipe, Shown, channel, chat_stream
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +37,7 @@ def unstick(slow: Viewer) -> None:
 
 
 def viewer(pipe: Pipe | None = None, since: float = 0.0) -> Viewer:
-    on = line()
+    on = channel()
     chat_stream(on)
     made = Viewer(Shown(pipe), on, frozenset(on.streams))
     made.since = since

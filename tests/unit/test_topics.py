@@ -20,7 +20,7 @@ from streaming_api.background import Background, Backoff, supervise
 from streaming_api.config import StreamingConfig
 from streaming_api.connections.connection import Connection
 from streaming_api.connections.manager import ConnectionManager
-from streaming_api.engine.stream import Line
+from streaming_api.engine.stream import Channel
 from streaming_api.errors import NotFound
 from streaming_api.sources.prometheus import QueryResult
 from streaming_api.sources.values import (
@@ -86,8 +86,8 @@ class Shown(Connection):
         return [message["data"] for message in self.messages()]
 
 
-def new_line(epoch: str = EPOCH) -> Line:
-    return Line(
+def new_channel(epoch: str = EPOCH) -> Channel:
+    return Channel(
         epoch,
         call_later=lambda delay, work: asyncio.get_running_loop().call_later(delay, work),
         flush_interval=0.0,
@@ -97,7 +97,7 @@ def new_line(epoch: str = EPOCH) -> Line:
 
 
 def topics_of(**settings: object) -> Topics:
-    return Topics(StreamingConfig(**settings), new_line())  # type: ignore[arg-type]
+    return Topics(StreamingConfig(**settings), new_channel())  # type: ignore[arg-type]
 
 
 def watch(topics: Topics, *names: str, cursor: str | None = None) -> Shown:
@@ -152,7 +152,7 @@ class TestMetrics:
         topics = topics_of()
         for _ in range(3):
             topics.metrics.update("process", {"memory": 1.0, "strange": math.nan})
-        assert topics.line.number == 1
+        assert topics.channel.number == 1
 
     def test_what_json_has_no_number_for_is_null(self) -> None:
         topics = topics_of()
@@ -305,7 +305,7 @@ class TestAlerts:
         topics = topics_of()
         for _ in range(2):
             topics.alerts.poll("prometheus", listed(alert(), alert(state="pending")))
-        assert topics.line.number == 1
+        assert topics.channel.number == 1
         assert [each["state"] for each in orjson.loads(topics.alerts.snapshot())["alerts"]] == [
             "firing"
         ]
@@ -369,7 +369,7 @@ class TestAlerts:
         assert alerts.webhook(huge[:1]) == 0, "their room is free again"
 
     async def test_a_transition_does_not_wait_for_the_flush_window(self) -> None:
-        line = Line(
+        line = Channel(
             EPOCH,
             call_later=lambda _delay, _work: None,
             flush_interval=3600,
@@ -442,7 +442,7 @@ class TestStatus:
         topics = topics_of(streaming_status_enabled=False)
         topics.status.set("gateway", "up")
         assert topics.states()["gateway"] == "up"
-        assert topics.line.number == 0
+        assert topics.channel.number == 0
 
 
 class TestRules:
@@ -502,7 +502,7 @@ class TestWatching:
     def test_who_has_seen_everything_is_shown_nothing_again(self) -> None:
         topics = topics_of()
         topics.status.set("gateway", "up")
-        again = watch(topics, "status", cursor=f"{EPOCH}:{topics.line.number}")
+        again = watch(topics, "status", cursor=f"{EPOCH}:{topics.channel.number}")
         assert again.messages() == []
         topics.status.set("gateway", "down")
         assert [data["component"] for data in again.data()] == ["gateway"]
@@ -680,7 +680,7 @@ class TestPolling:
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
         failures: Counter[str] = Counter()
-        topics = Topics(StreamingConfig(poll_interval=0.01), new_line(), failures)
+        topics = Topics(StreamingConfig(poll_interval=0.01), new_channel(), failures)
 
         def broken() -> Readings:
             message = "a bug"

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streaming_api.connections.connection import MOST_UNSENT
-from streaming_api.engine.stream import Line, Policy, Retention
+from streaming_api.engine.stream import Channel, Policy, Retention
 from streaming_api.engine.viewer import Viewer
 from streaming_api.wire import framing
 from streaming_api.wire.checksum import Checksum
@@ -24,32 +24,32 @@ from tests.fakes.engine import (
     Pipe,
     Shown,
     State,
+    channel,
     chat_stream,
     fold,
-    line,
 )
 
 TOPICS = {"metrics": Policy.LATEST, "alerts": Policy.HISTORY, "status": Policy.HISTORY}
 FEW = Retention(bytes=2**30, messages=3, seconds=10**6)
 
 
-def house(on: Line, retention: Retention = AMPLE) -> dict[str, State]:
-    """The three topics on their line."""
+def house(on: Channel, retention: Retention = AMPLE) -> dict[str, State]:
+    """The three topics on their channel."""
     return {name: State(on, name, policy, retention) for name, policy in TOPICS.items()}
 
 
-def view(on: Line, *names: str, shown: Shown | None = None) -> tuple[Viewer, Shown]:
+def view(on: Channel, *names: str, shown: Shown | None = None) -> tuple[Viewer, Shown]:
     shown = shown or Shown()
     return Viewer(shown, on, frozenset(names or on.streams)), shown
 
 
-def join(on: Line, *names: str, shown: Shown | None = None) -> Shown:
+def join(on: Channel, *names: str, shown: Shown | None = None) -> Shown:
     viewer, shown = view(on, *names, shown=shown)
     viewer.join()
     return shown
 
 
-def resume(on: Line, cursor: int, *names: str, shown: Shown | None = None) -> Shown:
+def resume(on: Channel, cursor: int, *names: str, shown: Shown | None = None) -> Shown:
     """As the topics do it: who has seen nothing joins."""
     viewer, shown = view(on, *names, shown=shown)
     if cursor:
@@ -61,7 +61,7 @@ def resume(on: Line, cursor: int, *names: str, shown: Shown | None = None) -> Sh
 
 class TestJoining:
     def test_who_joins_gets_a_snapshot_of_each_topic_then_what_comes(self) -> None:
-        on = line()
+        on = channel()
         topics = house(on)
         topics["metrics"].change()
         topics["alerts"].change()
@@ -76,7 +76,7 @@ class TestJoining:
 
     def test_what_waits_for_the_window_is_in_the_snapshot_and_does_not_come_again(self) -> None:
         clock = Clock()
-        on = line(clock=clock, flush_interval=10, batch_size=1)
+        on = channel(clock=clock, flush_interval=10, batch_size=1)
         topics = house(on)
         for _ in range(3):
             topics["metrics"].change()
@@ -89,7 +89,7 @@ class TestJoining:
 
     def test_a_client_cut_off_between_two_snapshots_misses_none(self) -> None:
         """Until the last one is shown its cursor is that of who has seen nothing."""
-        on = line()
+        on = channel()
         topics = house(on)
         topics["alerts"].change()
         shown = join(on)
@@ -99,13 +99,13 @@ class TestJoining:
         assert [message["sequence_id"] for message in shown.messages()] == [1, 1, 1]
 
     def test_a_snapshot_of_one_topic_is_where_its_client_is(self) -> None:
-        on = line()
+        on = channel()
         house(on)["metrics"].change()
         assert join(on, "metrics").messages()[0]["cursor"] == f"{EPOCH}:1"
 
     def test_a_cursor_that_is_not_flushed_yet_is_not_written_again(self) -> None:
         clock = Clock()
-        on = line(clock=clock, flush_interval=10, batch_size=1)
+        on = channel(clock=clock, flush_interval=10, batch_size=1)
         topics = house(on)
         topics["alerts"].change()
         topics["alerts"].change()
@@ -118,7 +118,7 @@ class TestJoining:
 
 class TestFallingBehind:
     def test_nothing_more_is_written_until_the_transport_drains(self) -> None:
-        on = line()
+        on = channel()
         topics = house(on)
         shown = resume(on, 0, "alerts", shown=Shown(Pipe(room=0)))
         for _ in range(9):
@@ -132,7 +132,7 @@ class TestFallingBehind:
     def test_every_viewer_of_a_paused_connection_has_what_the_flush_was_writing(self) -> None:
         """One batch, two topics, two viewers: the first one's write is one too many."""
         clock = Clock()
-        on = line(clock=clock, flush_interval=10, batch_size=1)
+        on = channel(clock=clock, flush_interval=10, batch_size=1)
         topics = house(on)
         shown = Shown()
         for name in ("metrics", "alerts"):
@@ -149,7 +149,7 @@ class TestFallingBehind:
         assert shown.sent() == (len(shown.messages()), sum(map(len, shown.pipe.written)))
 
     def test_the_others_do_not_notice(self) -> None:
-        on = line()
+        on = channel()
         chat = chat_stream(on)
         slow, fast = Shown(Pipe(room=0)), Shown()
         for shown in (slow, fast):
@@ -160,7 +160,7 @@ class TestFallingBehind:
 
     def test_catching_up_on_a_long_log_lets_others_have_the_event_loop(self) -> None:
         async def scenario() -> None:
-            on = line()
+            on = channel()
             chat = chat_stream(on)
             on.append(chat, [b'{"a":"%b"}' % (b"x" * 40_000)] * 40)
             viewer, shown = view(on)
@@ -174,7 +174,7 @@ class TestFallingBehind:
 
     def test_a_viewer_that_leaves_while_catching_up_is_written_no_more(self) -> None:
         async def scenario() -> None:
-            on = line()
+            on = channel()
             chat = chat_stream(on)
             on.append(chat, [b'{"a":"%b"}' % (b"x" * 40_000)] * 40)
             viewer, shown = view(on)
@@ -192,7 +192,7 @@ class TestFallingBehind:
 
 class TestOffTheLog:
     def test_latest_jumps_to_the_newest_state(self) -> None:
-        on = line()
+        on = channel()
         topics = house(on, FEW)
         shown = join(on, "metrics", shown=Shown(Pipe(room=0)))
         for _ in range(20):
@@ -203,7 +203,7 @@ class TestOffTheLog:
         assert fold(shown.messages(), "metrics") == topics["metrics"].changes
 
     def test_history_gets_a_gap_and_then_the_oldest_that_is_kept(self) -> None:
-        on = line()
+        on = channel()
         topics = house(on, FEW)
         shown = join(on, "alerts", shown=Shown(Pipe(room=0)))
         for _ in range(20):
@@ -213,7 +213,7 @@ class TestOffTheLog:
         assert shown.numbers()[1:] == [18, 19, 20]
 
     def test_lossless_gets_a_gap_and_is_closed(self) -> None:
-        on = line()
+        on = channel()
         chat = chat_stream(on, FEW)
         resume(on, 0)
         slow = resume(on, 0, shown=Shown(Pipe(room=0)))
@@ -227,7 +227,7 @@ class TestOffTheLog:
 
     def test_a_snapshot_amid_other_topics_leaves_the_cursor_where_they_are(self) -> None:
         """Cut off right behind it, the client comes back for the alerts it has not seen."""
-        on = line()
+        on = channel()
         topics = house(on)
         topics["metrics"].stream.retention = FEW
         topics["alerts"].change()
@@ -242,7 +242,7 @@ class TestOffTheLog:
 
     def test_the_same_gap_is_not_told_twice(self) -> None:
         """Eviction goes on while a viewer of several topics reads on."""
-        on = line()
+        on = channel()
         topics = house(on)
         topics["alerts"].stream.retention = FEW
         shown = join(on, shown=Shown(Pipe(room=0)))
@@ -266,15 +266,15 @@ class TestOffTheLog:
 class Client:
     """A client of the topics that stalls, is cut, and comes back with its last cursor."""
 
-    def __init__(self, on: Line, names: tuple[str, ...]) -> None:
-        self.line = on
+    def __init__(self, on: Channel, names: tuple[str, ...]) -> None:
+        self.channel = on
         self.names = names
         self.seen: list[Json] = []
         self.cursor = 0
         self.shown = self._connect()
 
     def _connect(self) -> Shown:
-        return resume(self.line, self.cursor, *self.names, shown=Shown(Pipe(room=0, high=200)))
+        return resume(self.channel, self.cursor, *self.names, shown=Shown(Pipe(room=0, high=200)))
 
     def take(self, count: int | None) -> None:
         """The network lets so many bytes more through."""
@@ -327,7 +327,7 @@ class TestAnyOrderOfThings:
     ) -> None:
         """With a long log, or one so short that it falls off: then a gap says what it misses."""
         clock = Clock()
-        on = line(clock=clock, flush_interval=1.0, batch_size=2)
+        on = channel(clock=clock, flush_interval=1.0, batch_size=2)
         topics = house(on, FEW if few else AMPLE)
         client = Client(on, tuple(sorted(names)))
         for what, how in steps:
@@ -381,7 +381,7 @@ class TestAnyOrderOfThings:
     ) -> None:
         """Its only viewer stalls and is cut; the producer stops while the log is full."""
         clock = Clock()
-        on = line(clock=clock, flush_interval=1.0, batch_size=2)
+        on = channel(clock=clock, flush_interval=1.0, batch_size=2)
         chat = chat_stream(on, retention)
         shown = Shown(Pipe(room=0, high=200))
         Viewer(shown, on, frozenset(on.streams)).resume(0)
@@ -425,7 +425,7 @@ class TestAnyOrderOfThings:
     ) -> None:
         """As on a WebSocket: one viewer a topic, one transport for all, paused by any."""
         clock = Clock()
-        on = line(clock=clock, flush_interval=1.0, batch_size=1)
+        on = channel(clock=clock, flush_interval=1.0, batch_size=1)
         topics = house(on)
         names = sorted(TOPICS)
         shown = Shown(Pipe(room=0, high=100))
@@ -447,7 +447,7 @@ class TestAnyOrderOfThings:
 class TestFigures:
     def test_a_connection_knows_what_it_was_sent_live_and_late(self) -> None:
         told = Deliveries()
-        on = line(delivered=told)
+        on = channel(delivered=told)
         chat = chat_stream(on)
         on.append(chat, [b"{}"] * 3)
         (viewer, shown), (other, _) = view(on), view(on)
@@ -460,7 +460,7 @@ class TestFigures:
         assert told.batches == [([4, 5], 2)]
 
     def test_a_viewer_says_how_it_stands(self) -> None:
-        on = line()
+        on = channel()
         chat_stream(on)
         viewer, shown = view(on)
         assert "lagging at 0" in repr(viewer)
@@ -481,7 +481,7 @@ class TestFigures:
             def add_checksum(self, written: Checksum) -> None:
                 self.checksum = self.checksum.join(written)
 
-        on = line()
+        on = channel()
         chat = chat_stream(on)
         on.append(chat, [b"{}"])
         live, interrupted, late = (Gzip(framing=framing.GZIP_EVENTS) for _ in range(3))
@@ -515,7 +515,7 @@ class TestNotices:
 
     @pytest.mark.parametrize("first", [None, 3])
     def test_a_gap_says_what_is_missing_as_far_as_it_is_known(self, first: int | None) -> None:
-        on = line()
+        on = channel()
         chat = chat_stream(on)
         viewer, shown = view(on)
         viewer.tell_gap(chat, "evicted", first, 7 if first else None)

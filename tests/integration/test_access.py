@@ -1,4 +1,4 @@
-"""Doors, on the real application: keys, scopes, tickets, pages, names, TLS, rates, proxies."""
+"""Policy, on the real application: keys, scopes, tickets, pages, names, TLS, rates, proxies."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ async def status(request: web.Request) -> web.Response:
             "state": "draining" if context.manager.draining else "serving",
             "started_at": datetime.fromtimestamp(context.started, UTC).isoformat(),
             "uptime_seconds": round(time.monotonic() - context.began, 3),
-            "access": "open" if context.doors.open else "keys",
+            "access": "open" if context.access.open else "keys",
             "capabilities": {
                 "chat": config.streaming_chat_enabled,
                 "metrics": config.streaming_metrics_enabled,
@@ -119,8 +119,8 @@ def _tls(context: Context) -> dict[str, object] | None:
 
 
 def _answers(context: Context) -> dict[str, object]:
-    running = len(context.chat.running)
-    return {"running": running - context.chat.queued, "queued": context.chat.queued}
+    running = len(context.answers.running)
+    return {"running": running - context.answers.queued, "queued": context.answers.queued}
 
 
 @scope("watch")
@@ -258,7 +258,7 @@ async def alertmanager_webhook(request: web.Request) -> web.Response:
 @scope(ANY)
 async def ticket(request: web.Request) -> web.Response:
     """POST /streaming/tickets: a one-use ticket for a client that cannot send headers."""
-    doors = request.app[CONTEXT].doors
+    access = request.app[CONTEXT].access
     return _json(
-        {"ticket": doors.issue_ticket(client_of(request)), "expires_in_seconds": 30}, status=201
+        {"ticket": access.issue_ticket(client_of(request)), "expires_in_seconds": 30}, status=201
     )

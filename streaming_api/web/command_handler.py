@@ -1,4 +1,4 @@
-"""Commander: what a WebSocket client's commands do. One look-up from command to function."""
+"""CommandHandler: what a WebSocket client's commands do. One look-up from command to function."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from streaming_api.wire.commands import Cancel, ChatRequest, Command, Resume, Su
 from streaming_api.wire.messages import notice
 
 if TYPE_CHECKING:
-    from streaming_api.answers.answers import Chat
-    from streaming_api.engine.stream import Line
+    from streaming_api.answers.answers import Answers
+    from streaming_api.engine.stream import Channel
     from streaming_api.engine.viewer import Viewer
     from streaming_api.ops.context import Context
     from streaming_api.web.websocket import WebSocket
 
 
-class Commander:
+class CommandHandler:
     """Runs the commands of the connections of one path.
 
     Args:
@@ -47,20 +47,20 @@ class Commander:
 
     # Answers
 
-    def _chat(self, socket: WebSocket) -> Chat:
-        chat = self._context.chat
+    def _chat(self, socket: WebSocket) -> Answers:
+        chat = self._context.answers
         chat.require()
         socket.client.require("chat")
         return chat
 
     def _start(self, socket: WebSocket, request: ChatRequest) -> None:
         answer = self._chat(socket).start(request, socket.client)
-        if _viewer_of(socket, answer.line) is None:
+        if _viewer_of(socket, answer.channel) is None:
             answer.watch(socket, 0)
 
     def _resume(self, socket: WebSocket, command: Resume) -> None:
         answer = self._chat(socket).find(socket.client.owner, command.request_id)
-        before = _viewer_of(socket, answer.line)
+        before = _viewer_of(socket, answer.channel)
         answer.watch(socket, command.after)
         if before is not None:
             before.leave()
@@ -90,5 +90,5 @@ class Commander:
                 viewer.leave()
 
 
-def _viewer_of(socket: WebSocket, line: Line) -> Viewer | None:
-    return next((viewer for viewer in socket.viewers if viewer.line is line), None)
+def _viewer_of(socket: WebSocket, channel: Channel) -> Viewer | None:
+    return next((viewer for viewer in socket.viewers if viewer.channel is channel), None)

@@ -1,4 +1,4 @@
-"""Doors: who comes in, from which pages and names, how often; every refusal says what to do."""
+"""Policy: who comes in, from which pages and names, how often; every refusal says what to do."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streaming_api.access import policy as doors_module
-from streaming_api.access.policy import SCOPES, TICKET_SECONDS, Bucket, Buckets, Client, Doors
+from streaming_api.access.policy import SCOPES, TICKET_SECONDS, Bucket, Buckets, Client, Policy
 from streaming_api.config import ApiKey, StreamingConfig
 from streaming_api.config.types import Scope
 from streaming_api.errors import Forbidden, TooMany, Unauthorized
@@ -20,7 +20,7 @@ from tests.fakes.engine import Clock
 
 @pytest.fixture
 def clock() -> Iterator[Clock]:
-    """The time that doors see."""
+    """The time that access see."""
     with pytest.MonkeyPatch.context() as patch:
         clock = Clock()
         patch.setattr(doors_module, "time", clock)
@@ -32,8 +32,8 @@ def key(name: str, secret: str, scope: Scope = "chat") -> ApiKey:
     return ApiKey(name=name, sha256=digest, scopes=frozenset({scope}))
 
 
-def doors(**settings: object) -> Doors:
-    return Doors(StreamingConfig(**settings))  # type: ignore[arg-type]
+def access(**settings: object) -> Policy:
+    return Policy(StreamingConfig(**settings))  # type: ignore[arg-type]
 
 
 class TestBucket:
@@ -88,7 +88,7 @@ class TestBucket:
 
 class TestOpenAccess:
     def test_without_keys_whoever_comes_may_do_everything(self) -> None:
-        open_doors = doors()
+        open_doors = access()
         assert open_doors.open
         client = open_doors.client(None, "10.0.0.1", "Bearer theirs")
         assert (client.owner, client.scopes) == ("", SCOPES)
@@ -96,7 +96,7 @@ class TestOpenAccess:
 
     def test_commands_are_counted_by_address(self, clock: Clock) -> None:
         assert clock.now
-        open_doors = doors(commands_per_second=1)
+        open_doors = access(commands_per_second=1)
         one, same, other = (
             open_doors.client(None, address) for address in ("10.0.0.1", "10.0.0.1", "10.0.0.2")
         )
@@ -111,7 +111,7 @@ class TestOpenAccess:
 class TestKeys:
     def test_a_key_is_known_by_its_secret(self) -> None:
         one, other = key("one", "s1"), key("other", "s2")
-        closed = doors(api_keys=[one, other])
+        closed = access(api_keys=[one, other])
         assert not closed.open
         assert closed.key_of("s1") == one
         assert closed.key_of("s2") == other
@@ -119,23 +119,23 @@ class TestKeys:
     @pytest.mark.parametrize("token", ["", "s3", "S1", "s1 ", "one", "\udcff", "x" * 100_000])
     def test_anything_else_is_not(self, token: str) -> None:
         with pytest.raises(Unauthorized, match="not known") as caught:
-            doors(api_keys=[key("one", "s1")]).key_of(token)
+            access(api_keys=[key("one", "s1")]).key_of(token)
         assert caught.value.code == "invalid_api_key"
 
     def test_a_hash_in_capitals_is_the_same_hash(self) -> None:
         digest = hashlib.sha256(b"s1").hexdigest().upper()
         given_so = ApiKey(name="one", sha256=digest, scopes=frozenset({"chat"}))
-        assert doors(api_keys=[given_so]).key_of("s1").name == "one"
+        assert access(api_keys=[given_so]).key_of("s1").name == "one"
 
     def test_a_client_has_its_keys_scopes_and_no_others(self) -> None:
-        closed = doors(api_keys=[key("one", "s1", "watch")])
+        closed = access(api_keys=[key("one", "s1", "watch")])
         client = closed.client(closed.key_of("s1"), "10.0.0.1", "Bearer s1")
         client.require("watch")
         with pytest.raises(Forbidden, match="lacks the scope chat"):
             client.require("chat")
 
     def test_a_key_of_ours_is_never_sent_to_the_gateway(self) -> None:
-        closed = doors(api_keys=[key("one", "s1")])
+        closed = access(api_keys=[key("one", "s1")])
         assert closed.client(closed.key_of("s1"), "10.0.0.1", "Bearer s1").authorization is None
 
     def test_no_secret_is_shown(self) -> None:
@@ -145,7 +145,7 @@ class TestKeys:
 
     def test_a_key_named_like_an_address_shares_no_bucket_with_it(self, clock: Clock) -> None:
         assert clock.now
-        closed = doors(api_keys=[key("ten", "s1")], commands_per_second=1)
+        closed = access(api_keys=[key("ten", "s1")], commands_per_second=1)
         assert closed.client(closed.key_of("s1"), "ten").commands is not (
             closed.client(None, "ten").commands
         )
@@ -153,7 +153,7 @@ class TestKeys:
 
 class TestTickets:
     def test_a_ticket_is_its_clients_key_once(self) -> None:
-        closed = doors(api_keys=[key("one", "s1"), key("other", "s2")])
+        closed = access(api_keys=[key("one", "s1"), key("other", "s2")])
         ticket = closed.issue_ticket(closed.client(closed.key_of("s2"), "10.0.0.1"))
         redeemed = closed.redeem(ticket)
         assert redeemed is not None
@@ -162,7 +162,7 @@ class TestTickets:
             closed.redeem(ticket)
 
     def test_a_ticket_is_good_for_half_a_minute(self, clock: Clock) -> None:
-        closed = doors(api_keys=[key("one", "s1")])
+        closed = access(api_keys=[key("one", "s1")])
         client = closed.client(closed.key_of("s1"), "10.0.0.1")
         in_time, late = closed.issue_ticket(client), closed.issue_ticket(client)
         clock.advance(TICKET_SECONDS)
@@ -174,11 +174,11 @@ class TestTickets:
     @pytest.mark.parametrize("ticket", ["", "x", "\udcff", "a" * 10_000])
     def test_a_made_up_ticket_is_none(self, ticket: str) -> None:
         with pytest.raises(Unauthorized) as caught:
-            doors(api_keys=[key("one", "s1")]).redeem(ticket)
+            access(api_keys=[key("one", "s1")]).redeem(ticket)
         assert caught.value.code == "invalid_ticket"
 
     def test_tickets_do_not_pile_up(self) -> None:
-        closed = doors(api_keys=[key("one", "s1")], commands_per_second=0)
+        closed = access(api_keys=[key("one", "s1")], commands_per_second=0)
         client = closed.client(closed.key_of("s1"), "10.0.0.1")
         for _ in range(doors_module._TICKETS + 5):
             last = closed.issue_ticket(client)
@@ -194,7 +194,7 @@ class TestHosts:
          "api.example.org", "API.Example.ORG:443", "api.example.org.:443"],
     )  # fmt: skip
     def test_what_no_rebinding_can_bring(self, host: str) -> None:
-        doors(allowed_hosts=["api.example.org"]).check_host(host)
+        access(allowed_hosts=["api.example.org"]).check_host(host)
 
     @pytest.mark.parametrize(
         "host",
@@ -205,7 +205,7 @@ class TestHosts:
     )  # fmt: skip
     def test_a_name_that_is_not_this_machines(self, host: str) -> None:
         with pytest.raises(Forbidden, match="allowed_hosts"):
-            doors(allowed_hosts=["api.example.org"]).check_host(host)
+            access(allowed_hosts=["api.example.org"]).check_host(host)
 
 
 class TestOrigins:
@@ -226,7 +226,7 @@ class TestOrigins:
         ],
     )
     def test_the_same_and_the_allowed(self, origin: str, host: str) -> None:
-        doors(allowed_origins=["https://partner.example"]).check_origin(origin, host)
+        access(allowed_origins=["https://partner.example"]).check_origin(origin, host)
 
     @pytest.mark.parametrize(
         ("origin", "host"),
@@ -252,12 +252,12 @@ class TestOrigins:
     )
     def test_any_other(self, origin: str, host: str) -> None:
         with pytest.raises(Forbidden, match="allowed_origins"):
-            doors(allowed_origins=["https://partner.example"]).check_origin(origin, host)
+            access(allowed_origins=["https://partner.example"]).check_origin(origin, host)
 
     @given(st.text(max_size=30), st.text(max_size=30))
     def test_hostile_text_is_refused_and_never_an_error(self, origin: str, host: str) -> None:
         with pytest.raises(Forbidden):
-            doors().check_origin("x" + origin, host)
+            access().check_origin("x" + origin, host)
 
 
 class TestAddresses:
@@ -282,10 +282,10 @@ class TestAddresses:
     def test_only_trusted_proxies_are_believed(
         self, peer: str, forwarded: list[str], address: str
     ) -> None:
-        assert doors(trusted_proxies=["10.0.0.0/8"]).address(peer, forwarded) == address
+        assert access(trusted_proxies=["10.0.0.0/8"]).address(peer, forwarded) == address
 
     def test_without_trusted_proxies_nobody_is(self) -> None:
-        assert doors().address("127.0.0.1", ["1.2.3.4"]) == "127.0.0.1"
+        assert access().address("127.0.0.1", ["1.2.3.4"]) == "127.0.0.1"
 
 
 class TestNetworks:
@@ -300,12 +300,12 @@ class TestNetworks:
         ],
     )
     def test_what_one_customer_has_counts_as_one(self, address: str, network: str) -> None:
-        assert doors().client(None, address).network == network
+        assert access().client(None, address).network == network
 
 
 class TestConnectionRate:
     def test_an_address_has_so_many_a_minute(self, clock: Clock) -> None:
-        busy = doors(connections_per_minute=60)
+        busy = access(connections_per_minute=60)
         client = busy.client(None, "10.0.0.1")
         for _ in range(10):
             busy.take_connection(client)
@@ -317,7 +317,7 @@ class TestConnectionRate:
         busy.take_connection(client)
 
     def test_no_limit_by_default(self) -> None:
-        idle = doors()
+        idle = access()
         client = idle.client(None, "10.0.0.1")
         for _ in range(1_000):
             idle.take_connection(client)
