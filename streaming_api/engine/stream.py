@@ -1,8 +1,8 @@
 """Streams and the number line they share: log, retention, viewers, flush window. Knows no sockets.
 
-A `Channel` is one number line: every message on it has a number, and a cursor is the last number seen.
-A chat answer is a channel with one stream; the topics are one line with three streams, so that one
-cursor serves any subset of them. The log *is* the outbox:
+A `Channel` is one number line: every message on it has a number, and a cursor is the last number
+seen. A chat answer is a channel with one stream; the topics are one channel with three streams, so
+that one cursor serves any subset of them. The log *is* the outbox:
 
 * a **live** viewer has been written everything up to ``channel.flushed``; its cursor is that number
   and costs nothing to keep. A flush frames the batch once per framing and does one write a viewer.
@@ -345,10 +345,10 @@ class Channel:
     def _write(self, part: list[Message], data: bytes, viewers: Writes) -> None:
         """The hot path: everything per viewer is one call of its transport's ``write``.
 
-        A viewer whose transport is over its high-water mark has left its audience (`lag`), so nothing
-        is asked of it here. One that goes over it during a flush leaves with its cursor at
-        ``flushed``, and so does every other viewer of its connection, in whatever audience: therefore
-        all who are due this batch are noted, and it is counted as theirs, before any is written.
+        A viewer whose transport is over its high-water mark has left its audience (`lag`), so
+        nothing is asked of it here. One that goes over it during a flush leaves with its cursor at
+        ``flushed``, and so does every other viewer of its connection, in whatever audience. So all
+        who are due this batch are noted, and it is counted as theirs, before any is written.
         """
         for _, write in viewers:
             write(data)

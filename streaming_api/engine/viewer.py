@@ -19,9 +19,9 @@ _READS_IN_A_ROW: Final = 4
 
 
 class Viewer:
-    """One connection's place on one line.
+    """One connection's place on one channel.
 
-    Live: in an audience of the channel, written by its flush, ``cursor`` is the channel's ``flushed``.
+    Live: in an audience of the channel and written by its flush; ``cursor`` is ``flushed``.
     Lagging: the connection is over its high-water mark, or new here; reads on from ``cursor``.
 
     Args:

@@ -20,9 +20,10 @@ def describe(context: Context) -> str:
 
 def _lines(context: Context) -> Iterator[str]:
     yield "what this process is doing"
-    yield f"  {context.manager!r}, {context.answers!r}, {context.answers.queue!r}, {context.upstream.name}"
+    answers = context.answers
+    yield f"  {context.manager!r}, {answers!r}, {answers.queue!r}, {context.upstream.name}"
     yield f"  topics: {context.topics.channel!r}"
-    for answer in context.answers.running[:_MOST]:
+    for answer in answers.running[:_MOST]:
         yield f"  answer: {answer!r} {answer.channel!r} {answer.stream!r}"
     for connection in tuple(context.manager.present())[:_MOST]:
         unsent, lag = connection.unsent, connection.lag
