@@ -295,7 +295,7 @@ class TestSwitchedOff:
     async def test_a_topic_is_404_and_not_among_all(
         self, start_server: StartServer, topic: str
     ) -> None:
-        server = await start_server(**{f"{topic}_enabled": False})
+        server = await start_server(**{f"streaming_{topic}_enabled": False})
         async with http() as client:
             reply = await client.get(server.url + SSE + topic)
         assert reply.status_code == 404
