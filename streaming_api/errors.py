@@ -15,6 +15,7 @@ ApiError
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 
@@ -137,10 +138,20 @@ class UpstreamError(ApiError):
         error_type: str | None = None,
         param: str | None = None,
         retry_after: float | None = None,
+        fields: Mapping[str, object] | None = None,
     ) -> None:
         super().__init__(message, code, param=param, retry_after=retry_after)
         self.status = status or 502
         self._error_type = error_type
+        self._fields = fields or {}
+
+    def body(self) -> dict[str, object]:
+        """OpenAI's error object; what the upstream put into its own stays as it is there."""
+        body = super().body()
+        if not self._fields:
+            return body
+        own = {**body, "code": None, "param": None, **self._fields}
+        return {**own, "message": self.message, "type": own["type"] or self.error_type}
 
     @property
     def error_type(self) -> str:

@@ -260,15 +260,20 @@ class StreamingConfig(APIConfigSchema):
         None,
         "the OpenAI-compatible gateway; unset for the embedded model",
         env="API_GATEWAY_ENDPOINT",
-        check=checks.endpoint,
+        check=checks.gateway,
     )
     gateway_api_key: str | None = setting(
         "monitoring.api_gateway_key",
         None,
-        "key for the gateway where the client brings none",
+        "key for the gateway, sent with every request to it",
         env="API_GATEWAY_KEY",
         secret=True,
         check=checks.header_token,
+    )
+    forward_authorization: bool = setting(
+        "monitoring.forward_authorization",
+        False,
+        "without api_keys, a client's own Authorization goes to the gateway before api_gateway_key",
     )
     metrics_server_endpoint: str | None = setting(
         "monitoring.metrics_server_endpoint",

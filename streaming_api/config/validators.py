@@ -32,6 +32,16 @@ def header_token(text: str) -> str:
 
 def endpoint(url: str) -> str:
     """An http or https URL with a host and without credentials, query or fragment."""
+    return _url(url, refused="blanks, query or fragment")
+
+
+def gateway(url: str) -> str:
+    """An http or https URL as `endpoint` takes it; a query goes with every request."""
+    address, mark, query = url.partition("?")
+    return _url(address, query, refused="blanks or fragment") + mark + query
+
+
+def _url(url: str, query: str = "", *, refused: str) -> str:
     needs = "a URL such as http://127.0.0.1:8000"
     try:
         parts = urlsplit(url)
@@ -45,8 +55,8 @@ def endpoint(url: str) -> str:
         raise Unfit(url, f"{needs} (http or https)")
     if not _is_host(parts.hostname or "") or port == 0:
         raise Unfit(url, f"{needs} with a host")
-    if parts.query or parts.fragment or not re.fullmatch(r"[!-~]+", url):
-        raise Unfit(url, f"{needs} without blanks, query or fragment")
+    if "?" in url or "#" in url + query or not re.fullmatch(r"[!-~]+", url + query):
+        raise Unfit(url, f"{needs} without {refused}")
     return url.rstrip("/")
 
 

@@ -16,7 +16,9 @@ from streaming_api.upstreams.answer import invalid
 from streaming_api.upstreams.connector import Connector
 from streaming_api.upstreams.http1 import Head, ResponseEnd, ResponseProtocol
 from streaming_api.upstreams.http_faults import broken, redirected, unstreamed, wrong_type
+from streaming_api.upstreams.inflate import ENCODINGS, Inflater
 from streaming_api.upstreams.reply_errors import UpstreamFault, error_of_reply, fault
+from streaming_api.upstreams.retry_after import retry_after
 
 MAX_ERROR_BODY: Final = 65_536  # bytes of a refusal's body that are read
 FIRST_REDIRECT: Final = 300
@@ -52,6 +54,7 @@ class Call:
         "_connector",
         "_done",
         "_head",
+        "_inflater",
         "_is_paused",
         "_max_body",
         "_on_chunks",
@@ -79,6 +82,7 @@ class Call:
         self._max_body = max_body
         self._head: Head | None = None
         self._collected: bytearray | None = None  # a body that is read whole; None for a stream
+        self._inflater: Inflater | None = None
         self._stream: ResponseProtocol | None = None
         self._done: asyncio.Future[None] | None = None
         self._is_paused = False
@@ -125,6 +129,10 @@ class Call:
         """Decide from status and headers how the body is to be read."""
         self._head = head
         encoding = head.headers.get("content-encoding", "identity").strip().lower()
+        if encoding in ENCODINGS:
+            limit = self._max_body if head.status < FIRST_REDIRECT else MAX_ERROR_BODY
+            self._inflater = Inflater(encoding, limit)
+            encoding = "identity"
         if head.status >= FIRST_REFUSAL:
             self._collected = bytearray()
         elif head.status >= FIRST_REDIRECT:
@@ -143,6 +151,8 @@ class Call:
         reader = self._reader
         if reader.over:
             return
+        if self._inflater is not None:
+            data = self._inflated(self._inflater, data)
         if self._collected is not None:
             self._collect(data)
             return
@@ -170,6 +180,18 @@ class Call:
 
     # Inside.
 
+    def _inflated(self, inflater: Inflater, data: bytes) -> bytes:
+        try:
+            inflated = inflater.feed(data)
+        except ValueError as exc:
+            if self._head is None or self._head.status < FIRST_REFUSAL:
+                self._fail(invalid(f"a body that is not compressed as it says ({exc})"))
+            return b""
+        if inflater.overflowed and self._head is not None and self._head.status < FIRST_REFUSAL:
+            self._fail(_too_large(self._max_body))
+            return b""
+        return inflated
+
     def _collect(self, data: bytes) -> None:
         collected, head = self._collected, self._head
         if collected is None or head is None:
@@ -179,9 +201,7 @@ class Call:
             if len(collected) >= MAX_ERROR_BODY:
                 self._fail(self._refusal(head))
         elif len(collected) > self._max_body:
-            self._fail(
-                fault("upstream_event_too_large", f"A reply is larger than {self._max_body} bytes.")
-            )
+            self._fail(_too_large(self._max_body))
 
     def _read_collected(self, body: bytes) -> None:
         if self._streamed:
@@ -195,13 +215,11 @@ class Call:
         self._finish()
 
     def _refusal(self, head: Head) -> UpstreamFault:
-        is_plain = head.headers.get("content-encoding", "identity").strip().lower() == "identity"
-        body = bytes(self._collected or b"") if is_plain else b""
+        encoding = head.headers.get("content-encoding", "identity").strip().lower()
+        is_legible = self._inflater is not None or encoding in ("", "identity")
+        body = bytes(self._collected or b"") if is_legible else b""
         error = error_of_reply(head.status, head.content_type, body)
-        seconds = head.headers.get("retry-after", "")
-        if seconds.isascii() and seconds.isdigit() and len(seconds) < 7:  # else a date, or nonsense
-            return attrs.evolve(error, retry_after=int(seconds))
-        return error
+        return attrs.evolve(error, retry_after=retry_after(head.headers))
 
     def _broke(self, exc: Exception) -> None:
         if self._done is not None and not self._done.done():
@@ -216,6 +234,10 @@ class Call:
             self._stream.abort()
         if self._done is not None and not self._done.done():
             self._done.set_result(None)
+
+
+def _too_large(limit: int) -> UpstreamFault:
+    return fault("upstream_event_too_large", f"A reply is larger than {limit} bytes.")
 
 
 def _is_json(content_type: str) -> bool:

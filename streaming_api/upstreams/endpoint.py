@@ -1,4 +1,8 @@
-"""Where an upstream is and how a request to it reads; bytes only, no sockets."""
+"""Where an upstream is and how a request to it reads; bytes only, no sockets.
+
+An address is taken as OpenAI's clients take it: what its path says, with ``/chat/completions``
+behind it; only an address without a path gets ``/v1`` first.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,8 @@ from urllib.parse import SplitResult, quote, urlsplit
 import attrs
 
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+_CALLS: Final = ("/chat/completions", "/completions", "/models")
+"""What people paste behind a base address."""
 _FORBIDDEN_IN_HEADER: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
@@ -18,19 +24,19 @@ class Endpoint:
 
     Attributes:
         host: name or address, an IPv6 address without brackets.
-        prefix: path in front of "/v1/...", "" or "/...".
+        base: path in front of "/chat/completions", "" or "/...".
         query: what comes after "?" in every request, "" for nothing.
     """
 
     is_tls: bool
     host: str
     port: int
-    prefix: str
+    base: str
     query: str
 
     @classmethod
     def parse(cls, base_url: str) -> Endpoint:
-        """Read `http://h:8000`, `http://h:8000/v1` or `https://h/some/prefix`.
+        """Read `http://h:8000`, `http://h:8000/v1` or `https://h/openai/v1/chat/completions`.
 
         Raises:
             ValueError: with a sentence that says what is wrong with the address.
@@ -40,12 +46,11 @@ class Endpoint:
             raise ValueError(f"{base_url!r} is not an http:// or https:// address with a host.")
         if url.username is not None:
             raise ValueError("An address must not hold a password; set the API key instead.")
-        path = url.path.rstrip("/")
         return cls(
             is_tls=url.scheme == "https",
             host=url.hostname,
             port=url.port or _DEFAULT_PORTS[url.scheme],
-            prefix=quote(path.removesuffix("/v1").rstrip("/"), safe="/%:@!$&'()*+,;=~"),
+            base=quote(_base(url.path), safe="/%:@!$&'()*+,;=~"),
             query=quote(url.query, safe="/%:@!$&'()*+,;=~?"),
         )
 
@@ -54,6 +59,10 @@ class Endpoint:
         """`host:port`, for people and for the Host header."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port}"
+
+    def address(self, path: str) -> str:
+        """Where a request for `path` goes, for people; without the query, which may be secret."""
+        return f"http{'s' if self.is_tls else ''}://{self.authority}{self.base}{path}"
 
     def request(
         self, method: str, path: str, *, accept: str, authorization: str | None, body: bytes = b""
@@ -65,7 +74,7 @@ class Endpoint:
         """
         query = f"?{self.query}" if self.query else ""
         lines = [
-            f"{method} {self.prefix}{path}{query} HTTP/1.1",
+            f"{method} {self.base}{path}{query} HTTP/1.1",
             f"Host: {self.authority}",
             f"Accept: {accept}",
             "Accept-Encoding: identity",
@@ -80,6 +89,17 @@ class Endpoint:
             lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
         head = "\r\n".join([*lines, "", ""])
         return head.encode("utf-8", "surrogateescape") + body
+
+
+def _base(path: str) -> str:
+    """The path of an address without what is put behind it; ``/v1`` where there is none."""
+    path = path.rstrip("/")
+    if not path:
+        return "/v1"
+    for call in _CALLS:
+        if path.endswith(call):
+            return path.removesuffix(call).rstrip("/")
+    return path
 
 
 def _split(base_url: str) -> SplitResult:

@@ -21,6 +21,7 @@ from streaming_api.upstreams.endpoint import Endpoint
 from streaming_api.upstreams.reply_errors import (
     UpstreamError,
     UpstreamFault,
+    at_address,
     error_of_object,
     fault,
 )
@@ -34,6 +35,8 @@ __all__ = [
     "UpstreamFault",
 ]
 
+CHAT_PATH: Final = "/chat/completions"
+MODELS_PATH: Final = "/models"
 MAX_MODELS_BODY: Final = 2 * 2**20  # bytes
 MODELS_TIMEOUT: Final = 10.0  # seconds
 
@@ -74,14 +77,16 @@ class OpenAIClient:
         *,
         api_key: str | None = None,
         connect_timeout: float = 10,
+        forward_authorization: bool = False,
         silence_timeout: float = 300,
         max_event_bytes: int = 16 * 2**20,
     ) -> None:
         """Open nothing yet.
 
         Args:
-            base_url: `http(s)://host[:port][/prefix][/v1]`.
-            api_key: sent as a bearer token where the client brought no Authorization of its own.
+            base_url: `http(s)://host[:port][/path]`, see `Endpoint`.
+            api_key: sent as a bearer token.
+            forward_authorization: a client's own Authorization goes first, before `api_key`.
             connect_timeout: seconds for name look-up, TCP and TLS together.
             silence_timeout: seconds without a byte after which an answer ends with an error.
             max_event_bytes: bound on one event, and on a whole answer that is not streamed.
@@ -93,12 +98,19 @@ class OpenAIClient:
         tls = ssl.create_default_context() if endpoint.is_tls else None
         self._connector = Connector(endpoint, tls, connect_timeout, silence_timeout)
         self._authorization = f"Bearer {api_key}" if api_key else None
+        self._forward_authorization = forward_authorization
         self._max_event_bytes = max_event_bytes
 
     @property
     def authority(self) -> str:
         """`host:port` of the upstream."""
         return self._connector.endpoint.authority
+
+    def credential(self, authorization: str | None) -> str | None:
+        """The Authorization that goes upstream for a client with this one of its own."""
+        if self._forward_authorization or self._authorization is None:
+            return authorization or self._authorization
+        return self._authorization
 
     def exchange(
         self,
@@ -116,7 +128,7 @@ class OpenAIClient:
             on_chunks: called once per read with the chunks that it completed, unchanged but for
                 line ends, which are spaces; or once with the whole `chat.completion`.
             stream: whether `body` asks for a stream.
-            authorization: the client's own header, forwarded in place of the configured key.
+            authorization: the client's own header; see `credential`.
             usage_asked: False withholds the chunk that holds nothing but usage.
 
         Raises:
@@ -124,9 +136,9 @@ class OpenAIClient:
         """
         request = self._connector.endpoint.request(
             "POST",
-            "/v1/chat/completions",
+            CHAT_PATH,
             accept="text/event-stream" if stream else "application/json",
-            authorization=authorization or self._authorization,
+            authorization=self.credential(authorization),
             body=body,
         )
         answer = AnswerReader(self._max_event_bytes, usage_asked=usage_asked)
@@ -138,7 +150,7 @@ class OpenAIClient:
             streamed=stream,
             max_body=self._max_event_bytes,
         )
-        return Exchange(call, answer)
+        return Exchange(call, answer, self._connector.endpoint.address(CHAT_PATH))
 
     async def models(self, authorization: str | None = None) -> ModelsReply:
         """Ask for the list of models.
@@ -149,9 +161,9 @@ class OpenAIClient:
         """
         request = self._connector.endpoint.request(
             "GET",
-            "/v1/models",
+            MODELS_PATH,
             accept="application/json",
-            authorization=authorization or self._authorization,
+            authorization=self.credential(authorization),
         )
         reader = _ModelsReader()
         call = Call(
@@ -169,7 +181,8 @@ class OpenAIClient:
             late = f"The upstream did not list its models within {MODELS_TIMEOUT:g} seconds."
             raise UpstreamError(fault("upstream_timeout", late)) from None
         if reader.error is not None:
-            raise UpstreamError(reader.error)
+            address = self._connector.endpoint.address(MODELS_PATH)
+            raise UpstreamError(at_address(reader.error, address))
         return ModelsReply(reader.models)
 
     async def close(self) -> None:
@@ -182,11 +195,12 @@ class OpenAIClient:
 class Exchange:
     """One question and its answer, on a connection of its own."""
 
-    __slots__ = ("_answer", "_call")
+    __slots__ = ("_address", "_answer", "_call")
 
-    def __init__(self, call: Call, answer: AnswerReader) -> None:
+    def __init__(self, call: Call, answer: AnswerReader, address: str) -> None:
         self._call = call
         self._answer = answer
+        self._address = address
 
     async def run(self) -> ExchangeResult:
         """Ask, push the answer to `on_chunks`, and say how it ended. Call it once.
@@ -197,6 +211,8 @@ class Exchange:
         """
         await self._call.run()
         answer = self._answer
+        if answer.error is not None:
+            answer.error = at_address(answer.error, self._address)
         return ExchangeResult(
             answer.finish_reason, answer.usage, answer.error, answer.content_chunks
         )

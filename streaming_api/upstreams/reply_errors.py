@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Final
 
@@ -12,6 +13,7 @@ import orjson
 
 MAX_MESSAGE: Final = 4_000  # characters of an upstream's own message that are passed on
 MAX_PAGE_TEXT: Final = 300  # characters of a page or plain text that are quoted
+MAX_FIELDS: Final = 16_384  # bytes of an upstream's error object that is passed on whole
 MAX_PAGE: Final = 16_384  # characters of a page that are looked at
 
 
@@ -26,6 +28,7 @@ class UpstreamFault:
         message: a sentence for a person; the upstream's own words where it had any.
         param: the offending parameter, if the upstream named one.
         retry_after: seconds after which trying again makes sense, if the upstream said so.
+        fields: the upstream's own error object as it was, `innererror` and all, for OpenAI's wire.
     """
 
     status: int | None
@@ -34,6 +37,7 @@ class UpstreamFault:
     message: str
     param: str | None = None
     retry_after: int | None = None
+    fields: Mapping[str, object] = attrs.field(factory=dict, repr=False)
 
 
 class UpstreamError(Exception):
@@ -52,6 +56,13 @@ def fault(code: str, message: str, *, status: int | None = None) -> UpstreamFaul
     return UpstreamFault(status=status, type="upstream_error", code=code, message=message)
 
 
+def at_address(error: UpstreamFault, address: str) -> UpstreamFault:
+    """Name the address that was asked where a refusal may mean that it is the wrong one."""
+    if error.status not in {404, 405}:
+        return error
+    return attrs.evolve(error, message=f"{error.message} (The address asked: {address})")
+
+
 def error_of_object(reply: object, status: int | None = None) -> UpstreamFault | None:
     """Read an error out of a decoded JSON reply, or return None where there is none.
 
@@ -62,7 +73,7 @@ def error_of_object(reply: object, status: int | None = None) -> UpstreamFault |
         return None
     error = reply.get("error")
     if isinstance(error, dict):
-        return _error_of_fields(error, status)
+        return attrs.evolve(_error_of_fields(error, status), fields=_bounded(error))
     if error:
         kind = _text(reply.get("error_type")) or "upstream_error"
         return UpstreamFault(status, kind, _text(reply.get("code")), _message(error))
@@ -99,6 +110,13 @@ def _error_of_fields(fields: dict[str, object], status: int | None) -> UpstreamF
         message=_message(words or fields),
         param=_text(fields.get("param")),
     )
+
+
+def _bounded(fields: dict[str, object]) -> dict[str, object]:
+    try:
+        return fields if len(orjson.dumps(fields)) <= MAX_FIELDS else {}
+    except orjson.JSONEncodeError:  # nested deeper than orjson writes
+        return {}
 
 
 def _text(value: object) -> str | None:

@@ -45,6 +45,7 @@ class Upstream:
             self._gateway = OpenAIClient(
                 config.api_gateway_endpoint,
                 api_key=config.gateway_api_key,
+                forward_authorization=config.forward_authorization,
                 silence_timeout=config.connection_timeout,
             )
         elif config.streaming_chat_enabled:

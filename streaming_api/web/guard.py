@@ -6,7 +6,7 @@ import base64
 import binascii
 import logging
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 import orjson
@@ -20,7 +20,10 @@ from streaming_api.errors import (
     BadRequest,
     Forbidden,
     NotFound,
+    TooLarge,
+    TooMany,
     Unauthorized,
+    Unavailable,
     UpgradeRequired,
 )
 from streaming_api.ops.context import CLIENT, CONTEXT
@@ -161,6 +164,13 @@ def error_response(error: ApiError) -> web.Response:
     return response
 
 
+_KINDS: Final[Mapping[int, type[ApiError]]] = {
+    kind.status: kind
+    for kind in (Unauthorized, Forbidden, NotFound, TooLarge, TooMany, Unavailable)
+}
+"""Which error of ours one of aiohttp's is; else the client's, or from 500 on the server's."""
+
+
 def _http_error(error: web.HTTPException) -> web.Response:
     """Errors of aiohttp itself (no such route, wrong method, body too large) in our shape."""
     told = {
@@ -168,7 +178,8 @@ def _http_error(error: web.HTTPException) -> web.Response:
         405: f"This path takes {', '.join(sorted(getattr(error, 'allowed_methods', ())))}.",
         413: "The body is too large.",
     }
-    wrapped = NotFound(told.get(error.status, error.reason), _code(error))
+    kind = _KINDS.get(error.status, ApiError if error.status >= 500 else BadRequest)
+    wrapped = kind(told.get(error.status, error.reason), _code(error))
     wrapped.status = error.status
     response = error_response(wrapped)
     if hdrs.ALLOW in error.headers:

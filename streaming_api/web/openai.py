@@ -171,6 +171,7 @@ def _error(error: reply_errors.UpstreamFault | None, finish_reason: str) -> Upst
         error_type=error.type,
         param=error.param,
         retry_after=error.retry_after,
+        fields=error.fields,
     )
 
 
@@ -182,7 +183,8 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     client = client_of(request)
     client.take_command()
     fields, text = await json_body(request)
-    fields.setdefault("stream", False)
+    if fields.get("stream") is None:
+        fields["stream"] = False
     if (key := request.headers.get("Idempotency-Key")) is not None:
         if "request_id" in fields:
             check_request_id(fields["request_id"])  # it loses, but nonsense it may not be

@@ -224,7 +224,9 @@ def chat_request(
         message = 'messages must be a list of objects like {"role": "user", "content": "Hello"}.'
         raise BadRequest(message, "invalid_value", param="messages")
     model = _model(fields)
-    stream = fields.get("stream", True)
+    stream = fields.get("stream")
+    if stream is None:  # OpenAI's parameters are nullable: null is what is not set
+        stream = True
     if not isinstance(stream, bool):
         raise BadRequest("stream must be true or false.", "invalid_value", param="stream")
     options = fields.get("stream_options") if stream else None

@@ -8,8 +8,10 @@ import json
 import socket
 import ssl
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+import zlib
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -19,6 +21,7 @@ from streaming_api.upstreams import http1
 from streaming_api.upstreams.connector import unreachable
 from streaming_api.upstreams.endpoint import Endpoint
 from streaming_api.upstreams.gateway import Exchange, ExchangeResult, OpenAIClient, UpstreamError
+from tests.fakes.script import Writer
 from tests.fakes.upstream import BEFORE_HEADERS, FakeUpstream, Gate, Script
 
 PATIENCE = 10.0
@@ -470,7 +473,7 @@ class TestAnHonestEnding:
             (b"SSH-2.0-OpenSSH_9.2\r\n", "upstream_invalid_response"),
             (b"HTTP/2 200\r\n\r\n", "upstream_invalid_response"),
             (b"HTTP/1.1 101 Sw\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n", None),
-            (OK + b"Content-Encoding: gzip\r\n\r\n\x1f\x8b", "upstream_invalid_response"),
+            (OK + b"Content-Encoding: br\r\n\r\n\x1f\x8b", "upstream_invalid_response"),
             (OK + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", "upstream_invalid_response"),
             (OK + b"Content-Length: 3\r\nContent-Length: 4\r\n\r\nabc", None),
             (b"HTTP/1.1 200 OK\r\n\r\n", "upstream_invalid_response"),
@@ -832,6 +835,105 @@ class TestLeaving:
         assert (len(asyncio.all_tasks()), open_sockets()) == (tasks, sockets)
 
 
+def packed(data: bytes, wbits: int) -> bytes:
+    """The data as zlib compresses it."""
+    compressor = zlib.compressobj(wbits=wbits)
+    return compressor.compress(data) + compressor.flush()
+
+
+def reply(
+    body: bytes, status: str = "200 OK", kind: str = "application/json", **more: str
+) -> bytes:
+    """A whole HTTP reply; of the names of headers, `_` is `-`."""
+    extra = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in more.items())
+    return (
+        f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\n{extra}"
+        f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    ).encode() + body
+
+
+def stream_of(tokens: int) -> bytes:
+    """An answer as an event stream."""
+    script = Writer(Script(), "m")
+    texts = [script.token(f"word{number} ") for number in range(tokens)]
+    return b"".join([*script.opening(), *texts, *script.closing(usage=True, tokens=tokens)])
+
+
+class TestACompressedReply:
+    """Asked for or not, it is inflated, and never beyond a bound."""
+
+    @pytest.mark.parametrize(
+        ("encoding", "wbits"), [("gzip", 31), ("X-GZIP", 31), ("deflate", 15), ("deflate", -15)]
+    )
+    async def test_is_read_whatever_it_is(
+        self, upstream: FakeUpstream, gateway: OpenAIClient, encoding: str, wbits: int
+    ) -> None:
+        """An error's words, a whole answer, a stream."""
+        error = packed(b'{"error":{"message":"No such engine"}}', wbits)
+        whole = packed(Writer(Script(tokens=2), "m").completion(), wbits)
+        stream = packed(stream_of(5), wbits)
+        named = {"Content_Encoding": encoding}
+        upstream.scripts["e"] = Script(wire=reply(error, "400 Bad Request", **named))
+        upstream.scripts["w"] = Script(wire=reply(whole, **named))
+        upstream.scripts["s"] = Script(wire=reply(stream, kind="text/event-stream", **named))
+        assert (await ask(gateway, "e")).message == "No such engine"
+        assert (await ask(gateway, "w", stream=False)).text == Script(tokens=2).text()
+        answer = await ask(gateway, "s")
+        assert answer.text == "word0 word1 word2 word3 word4 "
+        assert answer.ending is not None
+        assert answer.ending.error is None
+
+    @pytest.mark.parametrize("kind", ["text/event-stream", "application/json"])
+    async def test_that_is_a_bomb_is_not_inflated(self, upstream: FakeUpstream, kind: str) -> None:
+        """One MB of zeros is a kB on the wire."""
+        bomb = reply(packed(bytes(2**20), 31), kind=kind, Content_Encoding="gzip")
+        upstream.scripts["plain"] = Script(wire=bomb)
+        gateway = OpenAIClient(upstream.url, max_event_bytes=100_000)
+        answer = await ask(gateway, stream=kind != "application/json")
+        assert answer.code == "upstream_event_too_large"
+
+    async def test_that_is_none_is_an_honest_error(
+        self, upstream: FakeUpstream, gateway: OpenAIClient
+    ) -> None:
+        """The refusal's status is more than its words."""
+        upstream.scripts["e"] = Script(wire=reply(b"nonsense", "429 Slow", Content_Encoding="gzip"))
+        upstream.scripts["w"] = Script(wire=reply(b"nonsense", Content_Encoding="gzip"))
+        answer = await ask(gateway, "e")
+        assert answer.ending is not None
+        assert answer.ending.error is not None
+        assert answer.ending.error.status == 429
+        assert (await ask(gateway, "w", stream=False)).code == "upstream_invalid_response"
+
+
+class TestARefusal:
+    """What an upstream says beside its words."""
+
+    @pytest.mark.parametrize(
+        ("said", "seconds"),
+        [
+            ("7", 7),
+            ("1.5", 2),
+            ("Wed, 21 Oct 2015 07:28:30 GMT", 30),
+            ("Wednesday, 21-Oct-15 07:28:30 GMT", 30),
+            ("Wed, 21 Oct 2015 07:00:00 GMT", 0),
+            ("Wed, 21 Oct 2099 07:00:00 GMT", None),
+            ("soon", None),
+            ("-1", None),
+            ("9" * 400, None),
+        ],
+    )
+    async def test_tells_seconds_or_a_date_to_try_again(
+        self, upstream: FakeUpstream, gateway: OpenAIClient, said: str, seconds: int | None
+    ) -> None:
+        """A date counts from the upstream's own clock."""
+        wire = reply(b"{}", "429 Slow", Date="Wed, 21 Oct 2015 07:28:00 GMT", Retry_After=said)
+        upstream.scripts["plain"] = Script(wire=wire)
+        answer = await ask(gateway)
+        assert answer.ending is not None
+        assert answer.ending.error is not None
+        assert answer.ending.error.retry_after == seconds
+
+
 class TestConnecting:
     """Requests as the upstream sees them, and upstreams that are not there."""
 
@@ -842,14 +944,22 @@ class TestConnecting:
             ("/", "/v1/chat/completions"),
             ("/v1", "/v1/chat/completions"),
             ("/v1/", "/v1/chat/completions"),
-            ("/open/ai", "/open/ai/v1/chat/completions"),
+            ("/open/ai", "/open/ai/chat/completions"),
+            ("/v1beta/openai", "/v1beta/openai/chat/completions"),
+            ("/api/paas/v4/", "/api/paas/v4/chat/completions"),
+            ("/v1/chat/completions", "/v1/chat/completions"),
+            ("/v1/chat/completions/", "/v1/chat/completions"),
+            ("/chat/completions", "/chat/completions"),
+            ("/openai/v1/models", "/openai/v1/chat/completions"),
+            ("?api-version=3", "/v1/chat/completions?api-version=3"),
+            ("/dep?api-version=3", "/dep/chat/completions?api-version=3"),
             ("/open/ai/v1?api-version=3", "/open/ai/v1/chat/completions?api-version=3"),
         ],
     )
     async def test_the_path_of_the_address_is_kept(
         self, upstream: FakeUpstream, base: str, path: str
     ) -> None:
-        """With or without `/v1` at its end."""
+        """As OpenAI's clients take it; a bare host gets `/v1`, a pasted call is understood."""
         await ask(OpenAIClient(upstream.url + base))
         assert upstream.requests[0].path == path
 
@@ -866,18 +976,38 @@ class TestConnecting:
         assert seen.headers["content-type"] == "application/json"
         assert "authorization" not in seen.headers
 
-    async def test_the_clients_key_goes_before_the_configured_one(
-        self, upstream: FakeUpstream
+    @pytest.mark.parametrize(
+        ("settings", "sent"),
+        [
+            ({"api_key": "ours"}, ["Bearer ours", "Bearer ours"]),
+            (
+                {"api_key": "ours", "forward_authorization": True},
+                ["Bearer ours", "Bearer theirs"],
+            ),
+            ({}, [None, "Bearer theirs"]),
+        ],
+        ids=("configured", "forwarded", "none configured"),
+    )
+    async def test_the_configured_key_goes_before_the_clients(
+        self, upstream: FakeUpstream, settings: Mapping[str, Any], sent: list[str | None]
     ) -> None:
-        """A client's Authorization is forwarded; without one the configured key is used."""
-        gateway = OpenAIClient(upstream.url, api_key="ours")
+        """An SDK's dummy key must not win; `forward_authorization` turns it round."""
+        gateway = OpenAIClient(upstream.url, **settings)
         for authorization in (None, "Bearer theirs"):
             exchange = gateway.exchange(
                 request(), lambda _: None, stream=True, authorization=authorization
             )
             await exchange.run()
-        seen = [each.headers["authorization"] for each in upstream.requests]
-        assert seen == ["Bearer ours", "Bearer theirs"]
+        assert [each.headers.get("authorization") for each in upstream.requests] == sent
+
+    async def test_a_404_names_the_address_that_was_asked(self, upstream: FakeUpstream) -> None:
+        """So that a wrong base address is found; its query may hold a secret."""
+        gateway = OpenAIClient(upstream.url + "/wrong?key=secret")
+        answer = await ask(gateway)
+        assert f"{upstream.url}/wrong/chat/completions" in answer.message
+        assert "secret" not in answer.message
+        with pytest.raises(UpstreamError, match="/wrong/models"):
+            await gateway.models()
 
     async def test_a_header_cannot_be_smuggled_in(self, gateway: OpenAIClient) -> None:
         """Channel ends in a credential are refused before anything is sent."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator
 
@@ -325,3 +326,46 @@ class TestTheNextRequest:
             gate.open()
             rest = await tcp.rest()
         assert b"data: [DONE]\n\n\r\n0\r\n\r\nHTTP/1.1 200 OK" in rest
+
+
+class TestWhatIsPassedOn:
+    """Null parameters, and errors of the upstream as they are."""
+
+    async def test_null_means_not_set(
+        self, caller: httpx.AsyncClient, upstream: FakeUpstream
+    ) -> None:
+        """OpenAI's parameters are nullable, and typed clients send every one."""
+        nulls = dict.fromkeys(("stream", "model_id", "tools", "stream_options"))
+        reply = await caller.post(PATH, json=question() | nulls)
+        assert reply.status_code == 200
+        assert reply.json()["object"] == "chat.completion"
+        sent = upstream.generations[0].request.json()
+        assert sent["stream"] is False
+        assert sent["tools"] is None
+
+    @pytest.mark.parametrize("stream", [True, False])
+    async def test_an_upstreams_error_object(
+        self, caller: httpx.AsyncClient, upstream: FakeUpstream, *, stream: bool
+    ) -> None:
+        """`innererror`, a null `code` and a number stay what they are."""
+        error = {
+            "message": "Filtered", "type": None, "param": "prompt", "code": None, "status": 400,
+            "innererror": {"code": "ResponsibleAIPolicyViolation", "content_filter_result": {}},
+        }  # fmt: skip
+        body = json.dumps({"error": error}).encode()
+        head = f"HTTP/1.1 400 Bad\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+        upstream.scripts["refused"] = Script(wire=head.encode() + b"\r\n\r\n" + body)
+        reply = await caller.post(PATH, json=question(model="refused", stream=stream))
+        assert reply.status_code == 400
+        assert reply.json() == {"error": error | {"type": "upstream_error"}}
+
+    @pytest.mark.parametrize(
+        ("method", "path", "status", "kind"),
+        [("PUT", PATH, 405, "invalid_request_error"), ("GET", "/nothing", 404, "not_found_error")],
+    )
+    async def test_errors_of_http_have_a_type_of_their_own(
+        self, caller: httpx.AsyncClient, method: str, path: str, status: int, kind: str
+    ) -> None:
+        """A wrong method is no missing thing."""
+        reply = await caller.request(method, path)
+        assert (reply.status_code, reply.json()["error"]["type"]) == (status, kind)

@@ -210,6 +210,11 @@ class TestStart:
     def test_usage_is_asked_for_by_true_alone(self, options: object, asked: bool) -> None:  # noqa: FBT001
         assert request_of(chat(stream_options=options)).usage_asked is asked
 
+    def test_null_is_what_is_not_set(self) -> None:
+        """OpenAI's parameters are nullable, and typed clients send every one."""
+        request = request_of(chat(stream=None, model=None, stream_options=None))
+        assert (request.stream, request.model, request.usage_asked) == (True, None, False)
+
     def test_another_face_has_its_own_default(self) -> None:
         request = request_of(chat(), on_disconnect=OnDisconnect.CANCEL)
         assert request.on_disconnect is OnDisconnect.CANCEL
@@ -228,7 +233,6 @@ class TestStart:
             ({"model_id": []}, "invalid_value", "model_id"),
             ({"stream": "false"}, "invalid_value", "stream"),
             ({"stream": 1}, "invalid_value", "stream"),
-            ({"stream": None}, "invalid_value", "stream"),
             ({"request_id": ""}, "invalid_value", "request_id"),
             ({"request_id": None}, "invalid_value", "request_id"),
             ({"request_id": "a b"}, "invalid_value", "request_id"),

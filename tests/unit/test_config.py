@@ -218,7 +218,8 @@ class TestSettingsOfTheirOwnKind:
             "http://a b/",
             "http://a:99999",
             "http://a:0",
-            "http://a/?q",
+            "http://a/?q#f",
+            "http://a/?q q",
             "http://a/#f",
             "http://[::1",
             "",
@@ -238,6 +239,12 @@ class TestSettingsOfTheirOwnKind:
     def test_a_trailing_slash_of_a_url_is_dropped(self) -> None:
         config = StreamingConfig(api_gateway_endpoint="https://gateway.example:8443/base/")
         assert config.api_gateway_endpoint == "https://gateway.example:8443/base"
+
+    def test_a_gateways_query_is_kept_and_no_other_servers(self) -> None:
+        config = StreamingConfig(api_gateway_endpoint="http://gateway.example/base/?api-version=3")
+        assert config.api_gateway_endpoint == "http://gateway.example/base?api-version=3"
+        (problem,) = wrong(metrics_server_endpoint="http://prometheus.example/?q")
+        assert "query" in problem
 
     @pytest.mark.parametrize("origin", ["*", "null", "a.example", "https://a/", "https://u@a"])
     def test_what_is_no_origin_is_refused(self, origin: str) -> None:
