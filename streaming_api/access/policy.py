@@ -28,6 +28,8 @@ from streaming_api.errors import Forbidden, TooMany, Unauthorized
 SCOPES: Final = frozenset({"chat", "watch", "alerts", "admin"})
 TICKET_SECONDS: Final = 30.0
 _HOST: Final = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]*)?")
+COMMAND_BYTES: Final = 16 * 2**10
+"""Bytes of a command that cost as much as a command: to check, to read and to pass on."""
 _TICKETS: Final = 10_000
 _BUCKETS: Final = 10_000
 
@@ -42,17 +44,21 @@ class Bucket:
         self._burst = self._tokens = burst
         self._when = time.monotonic()
 
-    def take(self) -> float:
-        """Take one token. Returns 0, or the seconds until there is one."""
+    def take(self, count: float = 1) -> float:
+        """Take tokens. Returns 0, or the seconds until there are so many.
+
+        More than there can ever be at once are given to who finds the bucket full.
+        """
         if not self._rate:
             return 0.0
         now = time.monotonic()
         self._tokens = min(self._burst, self._tokens + (now - self._when) * self._rate)
         self._when = now
-        if self._tokens >= 1:
-            self._tokens -= 1
+        wanted = min(count, self._burst)
+        if self._tokens >= wanted:
+            self._tokens -= count
             return 0.0
-        return (1 - self._tokens) / self._rate
+        return (wanted - self._tokens) / self._rate
 
 
 class Buckets:
@@ -118,13 +124,16 @@ class Client:
             message = f"This key lacks the scope {scope}; ask the operator for one that has it."
             raise Forbidden(message, "missing_scope")
 
-    def take_command(self) -> None:
-        """Count one command.
+    def take_command(self, size: int = 0) -> None:
+        """Count one command, before anything is done for it.
+
+        Args:
+            size: its bytes; a large one counts as one for each started `COMMAND_BYTES`.
 
         Raises:
             TooMany: more than ``commands_per_second``.
         """
-        wait = self.commands.take()
+        wait = self.commands.take(max(1, -(-size // COMMAND_BYTES)))
         if wait:
             message = f"Too many commands; the next one is taken in {wait:.2f} s."
             raise TooMany(message, "too_many_commands", retry_after=wait)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
+from streaming_api.connections.turns import Turns
 from streaming_api.errors import ApiError, Forbidden, Unauthorized, Unavailable
 from streaming_api.telemetry.deliveries import Telemetry
 from streaming_api.telemetry.process import Process
@@ -104,6 +105,7 @@ class ConnectionManager:
 
     Attributes:
         http: makes what answers the next request on a connection whose response is complete.
+        turns: where connections go on reading that have used up their part of a turn of the loop.
     """
 
     def __init__(
@@ -120,6 +122,7 @@ class ConnectionManager:
         self.connections: dict[int, Connection] = {}
         self.draining = False
         self.http: Callable[[], asyncio.Protocol] | None = None
+        self.turns = Turns()
         self._slots: dict[int, Slot] = {}
         self._per_address: Counter[str] = Counter()
         self._next = 0

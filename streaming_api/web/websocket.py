@@ -18,7 +18,7 @@ from aiohttp.http import HttpVersion11
 
 from streaming_api.access.policy import Bucket
 from streaming_api.connections.connection import Connection
-from streaming_api.errors import ApiError, BadRequest, NotFound, UpgradeRequired
+from streaming_api.errors import ApiError, BadRequest, NotFound, TooMany, UpgradeRequired
 from streaming_api.ops.context import CONTEXT, client_of
 from streaming_api.web.command_handler import CommandHandler
 from streaming_api.web.guard import ANY, scope
@@ -62,6 +62,14 @@ _CLOSE_TIMEOUT: Final = 5.0
 """Seconds a client has to answer a close frame before its connection is dropped."""
 _LINGER: Final = 1.0
 """Seconds in which one who broke the protocol can read the close frame."""
+TURN_FRAMES: Final = 64
+"""Frames of one connection in one turn of the loop."""
+TURN_BYTES: Final = 64 * 2**10
+"""The same in bytes of payload, decompressed and to a frame."""
+CHOKED_BYTES: Final = 256 * 2**10
+"""Unsent bytes above which nothing more is read from a client who does not read either."""
+_FRAMES: Final = 8
+"""Frames a second for each command that a client may send: pieces, pings and pongs count."""
 SUBPROTOCOL: Final = "streaming-api.v1"
 
 
@@ -70,7 +78,10 @@ class WebSocket(Connection):
 
     kind: ClassVar[str] = "websocket"
 
-    __slots__ = ("_closing_since", "_commands", "_deaf", "_parser", "_pinged", "_pings")
+    __slots__ = (
+        "_choked", "_closing_since", "_commands", "_deaf", "_frames", "_parser", "_pinged",
+        "_pings", "_refusals", "_waiting",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -88,6 +99,11 @@ class WebSocket(Connection):
         self._parser = FrameParser(config.message_size_limit, deflate=deflate is not None)
         self._commands = command_handler
         self._pings = Bucket(config.pings_per_second, 2 * config.pings_per_second)
+        commands = config.commands_per_second
+        self._refusals = Bucket(commands, 2 * commands)
+        self._frames = Bucket(_FRAMES * commands, 2 * _FRAMES * commands)
+        self._waiting = False  # for its turn to read on
+        self._choked = False  # not read, because it does not read either
         self._pinged = False
         self._closing_since = 0.0
         self._deaf = False
@@ -96,15 +112,50 @@ class WebSocket(Connection):
 
     def data_received(self, data: bytes) -> None:
         """Frames, whole or in pieces."""
+        if self._waiting or self._choked:
+            self._parser.keep(data)
+        else:
+            self._read(data)
+
+    def _read(self, data: bytes) -> None:
+        """As much as fits in one turn of the loop; what is left has its turn later."""
         if self._deaf or (self.ending is not None and not self._closing_since):
             return
+        parser = self._parser
         try:
-            for received in self._parser.feed(data):
+            for received in parser.feed(data, TURN_FRAMES, TURN_BYTES):
                 self._received(received)
                 if self.transport.is_closing():
                     return
         except Violation as violation:
             self._close(_VIOLATIONS[violation.code], violation.code, violation.reason)
+            return
+        if self._frames.take(parser.frames):
+            self._close("policy", POLICY, "too many frames")
+            return
+        if self.unsent > CHOKED_BYTES:
+            self._choked = True
+        elif parser.unfinished or parser.inflated >= TURN_BYTES:
+            self._waiting = True
+            self.manager.turns.later(self._read_on)
+        if self._choked or self._waiting:
+            self.transport.pause_reading()
+
+    def _read_on(self) -> None:
+        self._waiting = False
+        if self.transport.is_closing():
+            return
+        self._read(b"")
+        if not (self._waiting or self._choked):
+            self.transport.resume_reading()
+
+    def resume_writing(self) -> None:
+        """Drained: the viewers read on, and what the client says is read again."""
+        super().resume_writing()
+        if self._choked:
+            self._choked = False
+            self._waiting = True
+            self.manager.turns.later(self._read_on)
 
     def _received(self, received: Received) -> None:
         self._pinged = False
@@ -123,18 +174,19 @@ class WebSocket(Connection):
             self.message(received)
 
     def message(self, received: Received) -> None:
-        """One whole message of the client; here it is a command."""
-        if received.opcode == framing.TEXT:
-            self._command(received.payload)
-        else:
-            self.tell(BadRequest("Send JSON in text frames, not binary.", "binary_frame"), {})
-
-    def _command(self, text: bytes) -> None:
+        """One whole message of the client; here it is a command, counted before it is read."""
         fields: dict[str, object] = {}
         try:
-            fields = parse_object(text)
-            self.client.take_command()
-            self._commands.run(self, parse_command(fields, text))
+            self.client.take_command(len(received.payload))
+            if received.opcode != framing.TEXT:
+                raise BadRequest("Send JSON in text frames, not binary.", "binary_frame")
+            fields = parse_object(received.payload)
+            self._commands.run(self, parse_command(fields, received.payload))
+        except TooMany as error:
+            if self._refusals.take():
+                self._close("policy", POLICY, "too many commands")
+            else:
+                self.tell(error, fields)
         except ApiError as error:
             self.tell(error, fields)
 
@@ -165,7 +217,7 @@ class WebSocket(Connection):
                 self.close("no_command")
                 return now + _CLOSE_TIMEOUT
             next_ping = min(next_ping, until)
-        if self._pinged:
+        if self._pinged and not (self._choked or self._waiting):  # else its pong is not read yet
             self.abort("ping_timeout")
         elif now - self.opened >= config.heartbeat_interval / 2:  # else it has just come
             self._pinged = True

@@ -29,6 +29,9 @@ _ACTIONS: Final = {
     ALERT: ("subscribe", "unsubscribe"),
     STATUS: ("subscribe", "unsubscribe"),
 }
+MOST_VALUES: Final = 250_000
+"""Colons, commas and opening brackets of one JSON text. As objects each value takes up to 100 bytes
+of memory: a text of 1 MB could take 24 MB, and 35 ms to read (docs/decisions/)."""
 _SURELY_SHALLOW: Final = 200
 """Brackets that no nesting of them makes too deep: orjson writes 254 levels."""
 TOPICS: Final = {METRICS: "metrics", ALERT: "alerts", STATUS: "status"}
@@ -115,8 +118,11 @@ def parse_object(text: bytes) -> dict[str, object]:
     """A JSON object.
 
     Raises:
-        BadRequest: not JSON, or JSON and no object.
+        BadRequest: not JSON, JSON and no object, or more than `MOST_VALUES`.
     """
+    if len(text) > MOST_VALUES and sum(map(text.count, (b",", b":", b"[", b"{"))) > MOST_VALUES:
+        message = f"This JSON holds too many values; {MOST_VALUES} commas and brackets are taken."
+        raise BadRequest(message, "too_many_values")
     try:
         value = orjson.loads(text)
     except orjson.JSONDecodeError as error:

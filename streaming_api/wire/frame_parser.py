@@ -8,6 +8,7 @@ limit, compressed or not.
 from __future__ import annotations
 
 import codecs
+import math
 import zlib
 from collections.abc import Iterator
 from typing import Final
@@ -20,6 +21,8 @@ _CONTINUATION: Final = 0x0
 _TAIL: Final = b"\x00\x00\xff\xff"
 _EMPTY_FRAGMENTS: Final = 1_000
 """Empty fragments a message may have: they carry nothing and cost the same."""
+_INFLATER: Final = 40 * 2**10
+"""Bytes that zlib holds for a message under way: its window, 32 KiB, and its tables (zlib.h)."""
 _AFTER_END: Final = 5
 """Bytes after a deflate stream that its sender ended: RFC 7692 section 7.2.3.5 and ``_TAIL``."""
 
@@ -59,11 +62,16 @@ class FrameParser:
         limit: bytes that one message may have; exactly so many are accepted.
         deflate: whether permessage-deflate was negotiated (client_no_context_takeover, so that no
             window is kept between messages).
+
+    Attributes:
+        frames: read by the last `feed`.
+        inflated: bytes of payload that the last `feed` has read, decompressed.
+        unfinished: whether the last `feed` had done its share before all was read.
     """
 
     __slots__ = (
         "_buffer", "_compressed", "_decoder", "_deflate", "_empty", "_inflater", "_limit",
-        "_message", "_opcode",
+        "_message", "_opcode", "frames", "inflated", "unfinished",
     )  # fmt: skip
 
     def __init__(self, limit: int, *, deflate: bool) -> None:
@@ -76,9 +84,29 @@ class FrameParser:
         self._empty = 0
         self._inflater: zlib._Decompress | None = None
         self._decoder: codecs.IncrementalDecoder | None = None
+        self.frames = 0
+        self.inflated = 0
+        self.unfinished = False
 
-    def feed(self, data: bytes) -> Iterator[Received]:
+    @property
+    def held(self) -> int:
+        """Bytes of memory that wait here for the rest of their frame or message."""
+        inflating = 0 if self._inflater is None else _INFLATER
+        return len(self._buffer) + len(self._message) + inflating
+
+    def keep(self, data: bytes) -> None:
+        """Take bytes for the next `feed`."""
+        self._buffer += data
+
+    def feed(
+        self, data: bytes, most_frames: float = math.inf, most_bytes: float = math.inf
+    ) -> Iterator[Received]:
         """What these bytes complete.
+
+        Args:
+            data: what has come.
+            most_frames: how many may be read before the rest is left for the next call.
+            most_bytes: how many bytes of payload, to a frame, decompressed.
 
         Raises:
             Violation: after what was whole before it has been yielded.
@@ -86,12 +114,18 @@ class FrameParser:
         buffer = self._buffer
         buffer += data
         start = 0
+        self.frames = self.inflated = 0
+        self.unfinished = False
         try:
             while (header := self._header(buffer, start)) is not None:
                 first, size, body = header
                 end = body + 4 + size
                 if len(buffer) < end:
                     break
+                if self.frames >= most_frames or self.inflated >= most_bytes:
+                    self.unfinished = True
+                    break
+                self.frames += 1
                 payload = _unmask(buffer[body + 4 : end], bytes(buffer[body : body + 4]))
                 start = end
                 received = self._frame(first, payload)
@@ -99,7 +133,7 @@ class FrameParser:
                     yield received
         finally:
             if start:
-                self._buffer = buffer[start:]  # a copy of the little that is left
+                del buffer[:start]  # which moves nothing
 
     def _header(self, buffer: bytearray, at: int) -> tuple[int, int, int] | None:
         """First byte, payload length and where the mask starts; None if there is more to come."""
@@ -157,6 +191,7 @@ class FrameParser:
         final = bool(first & 0x80)
         self._check_size(first, len(payload))
         plain = self._inflated(payload, final=final) if self._compressed else payload
+        self.inflated += len(plain)
         if not plain and not final:
             self._empty += 1
             if self._empty > _EMPTY_FRAGMENTS:

@@ -1,0 +1,43 @@
+"""Turns: whoever has used up its part of a turn of the event loop goes on here, one at a time.
+
+Everything else that the loop has to do comes in between, and as much time as the work took is left
+free after it: however many connections wait here, they get half of the process together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+
+
+class Turns:
+    """A queue of work that goes on, first come first served."""
+
+    __slots__ = ("_scheduled", "_waiting")
+
+    def __init__(self) -> None:
+        self._waiting: deque[Callable[[], None]] = deque()
+        self._scheduled = False
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def later(self, go_on: Callable[[], None]) -> None:
+        """Call ``go_on`` when its turn comes; it does one turn's worth of work."""
+        self._waiting.append(go_on)
+        if not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._next)
+
+    def _next(self) -> None:
+        begun = time.monotonic()
+        go_on = self._waiting.popleft()
+        try:
+            go_on()
+        finally:
+            self._scheduled = bool(self._waiting)
+            if self._waiting:
+                used = time.monotonic() - begun
+                asyncio.get_running_loop().call_later(used, self._next)

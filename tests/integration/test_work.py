@@ -1,0 +1,278 @@
+"""Work as a budget: what a client may cost in one turn of the loop, and in a second.
+
+The attackers send what cost most for its bytes: deflated commands, frames of one byte, nonsense.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import statistics
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Final
+
+import pytest
+
+from streaming_api.web.websocket import CHOKED_BYTES, TURN_BYTES, TURN_FRAMES, WebSocket
+from streaming_api.wire.commands import MOST_VALUES, parse_object
+from streaming_api.wire.frame_parser import POLICY, Received
+from tests.clients import UNIT, eventually, http, question, valid, websocket
+from tests.conftest import StartServer
+from tests.integration.test_hostile import DEFLATE, UPGRADE, deflated, frame, others
+from tests.integration.test_process import GRACE, serving
+from tests.raw import TEXT, Raw, raw
+
+SOCKETS: Final = 10
+"""Hostile ones at once."""
+PROMISED: Final = 0.1
+"""Seconds within which ``/health`` answers beside them, at the median."""
+
+
+def dense(size: int) -> bytes:
+    """A start of about so many bytes that is as many values as it can be."""
+    return b'{"message_type":"chat_completion","messages":[%b{}]}' % (b'{"a":1},' * (size // 8))
+
+
+def bombs(text: bytes) -> bytes:
+    """So many deflated ones of it as fit in 64 KiB."""
+    bomb = frame(deflated(text), bits=0x40)
+    return bomb * (64 * 1024 // len(bomb))
+
+
+TAKEN: Final = dense(8 * MOST_VALUES // 3 - 100)[:-2] + b'],"x":"%b"}' % (b"x" * 300_000)
+"""A command of a megabyte, as costly as one may be."""
+ATTACKS: Final = {
+    "deflated commands": bombs(TAKEN),
+    "deflated commands of more values": bombs(dense(1_000_000)),
+    "frames of one byte": frame(b"{") * 79_000,
+    "binary frames of one byte": frame(b"x", 0x2) * 79_000,
+    "fragments of one byte": frame(b"x", fin=False) + frame(b"x", 0, fin=False) * 79_000,
+    "commands": frame(b'{"message_type":"alert"}') * 4_000,
+}
+
+
+async def attack(url: str, data: bytes) -> None:
+    """Send it again and again, on a new connection whenever the server has had enough."""
+    head = UPGRADE + DEFLATE + "\r\n"
+    while True:
+        with suppress(OSError, AssertionError, TimeoutError):
+            async with raw(url) as tcp:
+                await tcp.send(head.encode())
+                await tcp.until(b"\r\n\r\n")
+                reading = asyncio.ensure_future(_read(tcp))
+                try:
+                    while not reading.done():
+                        await tcp.send(data)
+                finally:
+                    reading.cancel()
+                    with suppress(asyncio.CancelledError, OSError):
+                        await reading
+        await asyncio.sleep(0)
+
+
+async def _read(tcp: Raw) -> None:
+    with suppress(TimeoutError):
+        while await tcp.more():
+            tcp.received = b""
+
+
+async def pipeline(url: str) -> None:
+    """Cheap requests, more than are answered."""
+    data = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n" * 2_000
+    while True:
+        with suppress(OSError, TimeoutError):
+            async with raw(url) as tcp:
+                reading = asyncio.ensure_future(_read(tcp))
+                try:
+                    while not reading.done():
+                        await tcp.send(data)
+                finally:
+                    reading.cancel()
+                    with suppress(asyncio.CancelledError, OSError):
+                        await reading
+
+
+@asynccontextmanager
+async def attacked(begin: Callable[[], list[asyncio.Task[None]]]) -> AsyncIterator[None]:
+    tasks = begin()
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def health_median(url: str, seconds: float = 3.0) -> float:
+    took: list[float] = []
+    async with http(url, timeout=4 * UNIT) as client:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until or len(took) < 10:
+            begun = time.monotonic()
+            assert (await client.get("/health")).status_code == 200
+            took.append(time.monotonic() - begun)
+            await asyncio.sleep(0.02)
+    return statistics.median(took)
+
+
+@pytest.mark.parametrize("kind", [*ATTACKS, "pipelined requests"])
+async def test_health_answers_beside_hostile_sockets_and_sigterm_ends(kind: str) -> None:
+    async with serving() as (process, url):
+
+        def begin() -> list[asyncio.Task[None]]:
+            work = (
+                attack(url, ATTACKS[kind]) if kind in ATTACKS else pipeline(url)
+                for _ in range(SOCKETS)
+            )
+            return [asyncio.ensure_future(one) for one in work]
+
+        async with attacked(begin):
+            await asyncio.sleep(0)
+            assert await health_median(url) < PROMISED
+            process.send_signal(signal.SIGTERM)
+            async with asyncio.timeout(GRACE):
+                assert await process.wait() == 0
+
+
+class TestOneTurn:
+    async def test_reads_so_many_frames_and_the_rest_in_order_later(
+        self, start_server: StartServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        turns: list[int] = [0]
+        seen: list[bytes] = []
+        read, message = WebSocket._read, WebSocket.message
+
+        def counted(socket: WebSocket, data: bytes) -> None:
+            turns.append(0)
+            read(socket, data)
+
+        def noted(socket: WebSocket, received: Received) -> None:
+            turns[-1] += 1
+            seen.append(received.payload)
+            message(socket, received)
+
+        monkeypatch.setattr(WebSocket, "_read", counted)
+        monkeypatch.setattr(WebSocket, "message", noted)
+        server = await start_server()
+        sent = [b'{"n":%d}' % number for number in range(1_000)]
+        async with raw(server.url) as tcp:
+            await tcp.upgrade()
+            await tcp.send(b"".join(map(frame, sent)))
+            for _ in sent:
+                assert (await tcp.frame())[0] == TEXT
+        assert seen == sent
+        assert max(turns) == TURN_FRAMES
+
+    async def test_reads_so_many_inflated_bytes(
+        self, start_server: StartServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        turns: list[int] = [0]
+        read, message = WebSocket._read, WebSocket.message
+
+        def counted(socket: WebSocket, data: bytes) -> None:
+            turns.append(0)
+            read(socket, data)
+
+        def noted(socket: WebSocket, received: Received) -> None:
+            turns[-1] += len(received.payload)
+            message(socket, received)
+
+        monkeypatch.setattr(WebSocket, "_read", counted)
+        monkeypatch.setattr(WebSocket, "message", noted)
+        server = await start_server()
+        size = TURN_BYTES // 2 + 1
+        text = b'{"n":"%b"}' % (b"x" * (size - 8))
+        async with raw(server.url) as tcp:
+            await tcp.send((UPGRADE + DEFLATE + "\r\n").encode())
+            await tcp.until(b"\r\n\r\n")
+            await tcp.send(frame(deflated(text), bits=0x40) * 50)
+            for _ in range(50):
+                await tcp.frame()
+        assert sum(turns) == 50 * len(text)
+        assert max(turns) <= TURN_BYTES + len(text)
+
+
+class TestWhoGoesOn:
+    @pytest.mark.parametrize(
+        "piece",
+        [frame(b"{"), frame(b"x", 0x2), frame(b'{"message_type":"alert"}')],
+        ids=["nonsense", "binary", "commands"],
+    )
+    async def test_above_the_rate_is_told_so_and_then_closed(
+        self, start_server: StartServer, piece: bytes
+    ) -> None:
+        server = await start_server(commands_per_second=5)
+        async with others(server), raw(server.url) as tcp:
+            await tcp.upgrade()
+            await tcp.send(piece * 200)
+            messages, code = await tcp.messages_and_close()
+        codes = [m["data"]["error"]["code"] for m in messages if "error" in m["data"]]
+        assert codes.count("too_many_commands") >= 10
+        assert code == POLICY
+
+    async def test_in_pieces_is_closed(self, start_server: StartServer) -> None:
+        server = await start_server(commands_per_second=5)
+        async with others(server), raw(server.url) as tcp:
+            await tcp.upgrade()
+            await tcp.send(frame(b"x", fin=False) + frame(b"x", 0, fin=False) * 500)
+            assert (await tcp.messages_and_close())[1] == POLICY
+
+    async def test_large_commands_count_as_many(self, start_server: StartServer) -> None:
+        """Ten at once are allowed, and each of these costs seven."""
+        server = await start_server(commands_per_second=5)
+        text = json.dumps({"message_type": "alert", "x": "x" * 100_000}).encode()
+        async with raw(server.url) as tcp:
+            await tcp.upgrade()
+            await tcp.send_frame(text)
+            await tcp.send_frame(text)
+            while b"too_many_commands" not in (await tcp.frame())[1]:
+                pass
+
+    async def test_but_reads_nothing_is_not_read_either(self, start_server: StartServer) -> None:
+        server = await start_server(commands_per_second=0, max_connections=5)
+        async with raw(server.url, receive_buffer=4096) as tcp:
+            await tcp.upgrade()
+            (connection,) = server.connection_manager.present()
+            sending = asyncio.ensure_future(tcp.send(frame(b"{") * 100_000))
+            await eventually(lambda: connection.unsent > CHOKED_BYTES)
+            async with http(server.url) as client:
+                for _ in range(20):
+                    await client.get("/health")
+            assert connection.unsent < 2 * CHOKED_BYTES
+            for _ in range(100_000):  # and goes on when it does
+                opcode, payload = await tcp.frame()
+                assert (opcode, valid(payload)["data"]["error"]["code"]) == (TEXT, "invalid_json")
+            await sending
+
+
+class TestJSON:
+    async def test_of_too_many_values_is_refused_before_it_is_read(
+        self, start_server: StartServer
+    ) -> None:
+        server = await start_server()
+        text = dense(8 * MOST_VALUES // 2)
+        async with websocket(server.url) as socket:
+            await socket.connection.send(text.decode())
+            told = (await socket.receive())["data"]["error"]
+            assert told["code"] == "too_many_values"
+        async with http(server.url) as client:
+            reply = await client.post("/v1/chat/completions", content=text)
+        assert (reply.status_code, reply.json()["error"]["code"]) == (400, "too_many_values")
+
+    async def test_of_a_long_text_is_not(self, start_server: StartServer) -> None:
+        """A prompt of a megabyte, with the commas of prose."""
+        server = await start_server()
+        prose = "Between two commas, in prose, stand some thirty letters. " * 17_000
+        fields = question(messages=[{"role": "user", "content": prose}], action="cancel")
+        async with websocket(server.url) as socket:
+            await socket.send(message_type="chat_completion", **fields)
+            assert (await socket.receive())["data"]["error"]["param"] == "request_id"
+
+
+def test_the_attack_is_what_it_says() -> None:
+    assert 900_000 < len(TAKEN) < 2**20
+    assert parse_object(TAKEN)
+    assert all(len(bombs(text)) <= 64 * 1024 for text in (TAKEN, dense(1_000_000)))
