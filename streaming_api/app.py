@@ -17,6 +17,7 @@ from aiohttp import web
 
 from streaming_api.access.policy import Policy
 from streaming_api.answers.answers import Answers
+from streaming_api.answers.idempotency import LocalBindings, Retries
 from streaming_api.background import Background
 from streaming_api.config import StreamingConfig
 from streaming_api.connections.manager import ConnectionManager
@@ -75,10 +76,14 @@ def build(config: StreamingConfig) -> Context:
             delivered=telemetry.delivered,
         )
 
+    answers = Answers(config, upstream := Upstream(config), new_channel, telemetry)
+    bindings = LocalBindings()
     return Context(
         config=config,
         manager=manager,
-        answers=Answers(config, upstream := Upstream(config), new_channel, telemetry),
+        answers=answers,
+        bindings=bindings,
+        retries=Retries(answers, bindings, telemetry.keyed_requests),
         topics=Topics(
             config,
             new_channel(secrets.token_hex(8)),

@@ -7,6 +7,7 @@ ApiError
 ├── NotFound            404  no such stream, route or feature
 ├── Gone                410  the stream was there and is no longer retained
 ├── TooLarge            413  a message above message_size_limit
+├── Unprocessable       422  an Idempotency-Key of another question
 ├── UpgradeRequired     426  a plain request where a WebSocket is spoken
 ├── TooMany             429  a rate limit
 ├── Unavailable         503  a limit of the whole server, or draining
@@ -100,6 +101,13 @@ class TooLarge(ApiError):
     """More than ``message_size_limit`` bytes."""
 
     status = 413
+    type = "invalid_request_error"
+
+
+class Unprocessable(ApiError):
+    """An Idempotency-Key that stands for another question."""
+
+    status = 422
     type = "invalid_request_error"
 
 

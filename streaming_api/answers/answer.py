@@ -93,6 +93,13 @@ class Answer:
         """Whether the first chunk or the end is there."""
         return self._first is not None or self.outcome is not None
 
+    @property
+    def failed(self) -> bool:
+        """Whether it will not be whole: cancelled, abandoned, incomplete or an error."""
+        if self._stopped is not None:
+            return True
+        return self.outcome is not None and self.outcome.finish_reason in {"error", "incomplete"}
+
     def cancel(self, outcome: AnswerOutcome | None = None) -> None:
         """End it: the upstream's connection is closed at once. Harmless when it has ended."""
         if self.outcome is None and self._stopped is None:

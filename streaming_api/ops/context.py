@@ -12,6 +12,7 @@ from streaming_api.access.policy import Client
 if TYPE_CHECKING:
     from streaming_api.access.policy import Policy
     from streaming_api.answers.answers import Answers
+    from streaming_api.answers.idempotency import LocalBindings, Retries
     from streaming_api.config import StreamingConfig
     from streaming_api.connections.manager import ConnectionManager
     from streaming_api.telemetry.deliveries import Telemetry
@@ -26,6 +27,8 @@ class Context:
     """The parts of the house that handlers use.
 
     Attributes:
+        bindings: what Idempotency-Keys are bound to.
+        retries: starts answers that carry one.
         certificate: the TLS certificate in service; None where plain HTTP is spoken.
         started: wall-clock seconds since the epoch at start-up, for people.
         began: the same in monotonic seconds, for durations.
@@ -34,6 +37,8 @@ class Context:
     config: StreamingConfig
     manager: ConnectionManager
     answers: Answers
+    bindings: LocalBindings
+    retries: Retries
     topics: Topics
     access: Policy
     upstream: Upstream

@@ -17,6 +17,7 @@ from prometheus_client.core import (
     Metric,
 )
 
+from streaming_api.answers.idempotency import RESULTS
 from streaming_api.connections.manager import ENDINGS, KINDS, REFUSALS
 from streaming_api.telemetry.deliveries import BOUNDS
 
@@ -127,7 +128,18 @@ class Collector:
         )
         for outcome, count in context.telemetry.outcomes.items():
             ended.add_metric([outcome], count)
-        yield from (now, ended)
+        keyed = CounterMetricFamily(
+            "streaming_idempotent_requests",
+            "Requests with an Idempotency-Key, by what became of them.",
+            labels=["result"],
+        )
+        for result in RESULTS:
+            keyed.add_metric([result], context.telemetry.keyed_requests[result])
+        keys = GaugeMetricFamily(
+            "streaming_idempotency_keys", "Keys that are bound to an answer.",
+            value=len(context.bindings),
+        )  # fmt: skip
+        yield from (now, ended, keyed, keys)
         yield CounterMetricFamily(
             "streaming_chunks", "Chunks relayed from the upstream.", value=context.relayed()
         )

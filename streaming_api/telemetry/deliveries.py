@@ -106,6 +106,7 @@ class Telemetry:
         self.accepted: Counter[str] = Counter()
         self.endings: Counter[tuple[str, str]] = Counter()
         self.outcomes: Counter[str] = Counter(dict.fromkeys(OUTCOMES, 0))
+        self.keyed_requests: Counter[str] = Counter()
         self.chunks = 0
         self.background_failures: Counter[str] = Counter()
         self.loop_lag = 0.0

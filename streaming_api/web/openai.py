@@ -14,15 +14,15 @@ import orjson
 from aiohttp import web
 from aiohttp.http import HttpVersion11
 
-from streaming_api.errors import UpstreamError
+from streaming_api.errors import ApiError, Gone, UpstreamError
 from streaming_api.ops.context import CONTEXT, client_of
 from streaming_api.upstreams import reply_errors
 from streaming_api.web.body import json_body
 from streaming_api.web.guard import scope
-from streaming_api.web.sse import EventStream
+from streaming_api.web.sse import EventStream, idempotency_key
 from streaming_api.web.takeover import TAKEN, reserve_slot, take_over
 from streaming_api.wire import framing
-from streaming_api.wire.commands import OnDisconnect, chat_request, check_request_id
+from streaming_api.wire.commands import OnDisconnect, chat_request
 
 if TYPE_CHECKING:
     from streaming_api.answers.answer import Answer
@@ -72,6 +72,9 @@ class Completion(EventStream):
             and not self._headed
         ):
             self._reply_error(_error(outcome.error, outcome.finish_reason))
+        elif self._answer.stream.evicted and not self._headed:
+            message = "This answer is larger than what is kept of one (retention); ask again."
+            self._reply_error(Gone(message, "stream_evicted"))
         elif self._answer.request.stream:
             self._head()
             self._viewer.catch_up()
@@ -139,7 +142,7 @@ class Completion(EventStream):
             first = self._answer.stream.after(0, self._answer.channel.number, 1)[0]
             self._reply_whole(200, first.data)
 
-    def _reply_error(self, error: UpstreamError) -> None:
+    def _reply_error(self, error: ApiError) -> None:
         wait = "" if error.retry_after is None else f"Retry-After: {error.retry_after}\r\n"
         self._reply_whole(error.status, orjson.dumps({"error": error.body()}), wait)
 
@@ -182,16 +185,15 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     context.answers.require()
     client = client_of(request)
     client.take_command()
+    key = idempotency_key(request)
     fields, text = await json_body(request)
     if fields.get("stream") is None:
         fields["stream"] = False
-    if (key := request.headers.get("Idempotency-Key")) is not None:
-        if "request_id" in fields:
-            check_request_id(fields["request_id"])  # it loses, but nonsense it may not be
-        fields["request_id"] = key
-    asked = chat_request(fields, text, on_disconnect=OnDisconnect.CANCEL)
+    # Who marks a question for retries comes back for its answer.
+    leaving = OnDisconnect.CANCEL if key is None else OnDisconnect.GRACE
+    asked = chat_request(fields, text, on_disconnect=leaving)
     with reserve_slot(request, "sse") as slot:
-        answer = context.answers.start(asked, client)
+        answer = context.retries.start(key, asked, client)
         connection = Completion(request, answer)
         try:
             take_over(request, connection, slot)

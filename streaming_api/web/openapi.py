@@ -108,9 +108,10 @@ _ANSWERS: Final[Json] = {
         "post": operation(
             "Start an answer, or attach to it, and watch it",
             {200: _EVENTS},
-            *(400, 404, 413, *OPENING),
+            *(400, 404, 413, 422, *OPENING),
             tag="answers",
             scope="chat",
+            parameters=("Idempotency-Key",),
             body="ChatRequest",
         )
     },
@@ -150,7 +151,7 @@ _ANSWERS: Final[Json] = {
                 "4XX": reply(_UPSTREAM, json_of("Error")),
                 "5XX": reply(_UPSTREAM, json_of("Error")),
             },
-            *(400, 404, 413, 502, *OPENING),
+            *(400, 404, 410, 413, 422, 502, *OPENING),
             tag="OpenAI",
             scope="chat",
             parameters=("Idempotency-Key",),

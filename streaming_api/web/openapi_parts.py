@@ -27,6 +27,7 @@ _ERRORS: Final[Mapping[int, tuple[str, str, Json]]] = {
     404: ("NotFound", "No such stream, or a feature that is switched off here.", {}),
     410: ("Gone", "The answer has ended and is no longer kept.", {}),
     413: ("TooLarge", "The body is above websocket.message_size_limit.", {}),
+    422: ("Unprocessable", "The Idempotency-Key stands for another question.", {}),
     426: ("UpgradeRequired", "This path speaks WebSocket, version 13.", _UPGRADE),
     429: ("TooMany", "A limit of this client: too fast, or too much at once.", _RETRY_AFTER),
     500: ("Internal", "The server failed; the operator finds the reason in its log.", {}),
@@ -148,8 +149,9 @@ PARAMETERS: Final = {
     "Idempotency-Key": _parameter(
         "header",
         "Idempotency-Key",
-        "The answer's request_id; wins over the body's.",
-        ref("schemas", "RequestId"),
+        "The same for all attempts at one question: the answer is joined or replayed, and asked for"
+        " again if it failed. May be quoted.",
+        {"type": "string", "minLength": 1, "maxLength": 255},
     ),
     "file": _parameter(
         "path",

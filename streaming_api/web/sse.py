@@ -13,6 +13,7 @@ from aiohttp import hdrs, web
 from aiohttp.http import HttpVersion11
 from aiohttp_sse import EventSourceResponse
 
+from streaming_api.answers.idempotency import parse_key
 from streaming_api.connections.connection import Connection
 from streaming_api.errors import BadRequest, NotFound
 from streaming_api.ops.context import CONTEXT, client_of
@@ -227,9 +228,10 @@ async def start_answer(request: web.Request) -> web.StreamResponse:
     require_sse(context)
     client = client_of(request)
     client.take_command()
+    key = idempotency_key(request)
     asked = chat_request(*await json_body(request))
     with reserve_slot(request, "sse") as slot:
-        answer = context.answers.start(asked, client)
+        answer = context.retries.start(key, asked, client)
         return await _show(request, slot, answer, 0)
 
 
@@ -245,6 +247,11 @@ async def watch_answer(request: web.Request) -> web.StreamResponse:
         return web.Response(status=204)  # all seen: an EventSource stops here
     with reserve_slot(request, "sse") as slot:
         return await _show(request, slot, answer, after, fault)
+
+
+def idempotency_key(request: web.Request) -> str | None:
+    """What the client's retries of this request will carry, too."""
+    return parse_key(request.headers.getall("Idempotency-Key", []))
 
 
 async def _show(

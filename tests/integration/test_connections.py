@@ -307,7 +307,7 @@ class TestASlowClient:
             await fast.start("k-1")
             await eventually(lambda: server.context.answers.running)
             await slow.request(
-                "POST", "/v1/chat/completions", question(stream=True), "Idempotency-Key: k-1"
+                "POST", "/v1/chat/completions", question(stream=True, request_id="k-1")
             )
             await eventually(lambda: len(server.context.answers.running[0].channel.viewers()) == 2)
             gate.open()

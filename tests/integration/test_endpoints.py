@@ -315,8 +315,7 @@ async def test_many_faces_at_once_serve_one_answer(
         asked = asyncio.create_task(
             client.post(
                 "/v1/chat/completions",
-                json=question(stream=True),
-                headers={"Idempotency-Key": "r-1"},
+                json=question(stream=True, request_id="r-1"),
             )
         )
         async with events(server.url, "/streaming/sse/chat/r-1") as stream:

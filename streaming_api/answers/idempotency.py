@@ -1,0 +1,158 @@
+"""Idempotency keys: which answer a client's retries are about. Knows no HTTP.
+
+IETF draft-ietf-httpapi-idempotency-key-header. A key is bound to one question and its answer for as
+long as that answer runs well or is kept. One that failed, or that nobody waited for, binds nothing:
+a retry is there to ask again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import TYPE_CHECKING, Final, Protocol
+
+import attrs
+
+from streaming_api.access.fair_table import FairTable
+from streaming_api.errors import ApiError, BadRequest, Gone, NotFound, Unprocessable
+
+if TYPE_CHECKING:
+    from collections import Counter
+
+    from streaming_api.access.policy import Client
+    from streaming_api.answers.answer import Answer
+    from streaming_api.answers.answers import Answers
+    from streaming_api.wire.commands import ChatRequest
+
+LONGEST_KEY: Final = 255
+RESULTS: Final = ("new", "joined", "replayed", "mismatched")
+"""What becomes of requests that carry a key."""
+_MOST_KEYS: Final = 10_000
+_QUOTED: Final = re.compile(r'"((?:[^"\\]|\\["\\])*)"')
+
+
+@attrs.frozen
+class Binding:
+    """What a key stands for.
+
+    Attributes:
+        request_id: the answer.
+        digest: of the question.
+    """
+
+    request_id: str
+    digest: str
+
+
+class Bindings(Protocol):
+    """Where bindings are kept: the memory of this process, or a store that several share."""
+
+    def claim(self, name: str, binding: Binding, holder: str) -> Binding | None:
+        """Bind a key, unless it is bound: then what it is bound to, and nothing changes."""
+
+    def release(self, name: str, binding: Binding) -> None:
+        """Unbind a key, if this is what it is bound to."""
+
+
+class LocalBindings:
+    """Bindings in the memory of this process; the oldest go when there are too many."""
+
+    def __init__(self, most: int = _MOST_KEYS) -> None:
+        self._table: FairTable[Binding] = FairTable(most)
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def claim(self, name: str, binding: Binding, holder: str) -> Binding | None:
+        """See `Bindings`."""
+        bound = self._table.get(name)
+        if bound is None:
+            self._table.put(name, binding, holder)
+        return bound
+
+    def release(self, name: str, binding: Binding) -> None:
+        """See `Bindings`."""
+        if self._table.get(name) == binding:
+            self._table.pop(name)
+
+
+class Retries:
+    """Starts answers, so that a question with a key is asked once.
+
+    Args:
+        answers: all of them.
+        bindings: what keys are bound to.
+        results: counted here, by `RESULTS`.
+    """
+
+    def __init__(self, answers: Answers, bindings: Bindings, results: Counter[str]) -> None:
+        self._answers = answers
+        self._bindings = bindings
+        self._results = results
+
+    def start(self, key: str | None, request: ChatRequest, client: Client) -> Answer:
+        """The answer that the key is bound to; without a key, or if it is bound to none, a new one.
+
+        Raises:
+            Unprocessable: the key is bound to another question.
+            ApiError: as `Answers.start`.
+        """
+        if key is None:
+            return self._answers.start(request, client)
+        name = _name(key, client)
+        mine = Binding(request.request_id, _digest(request))
+        while (bound := self._bindings.claim(name, mine, client.name)) is not None:
+            answer = self._answer(bound, client)
+            if answer is None or answer.failed:
+                self._bindings.release(name, bound)
+                continue
+            if bound.digest != mine.digest:
+                self._results["mismatched"] += 1
+                message = "This Idempotency-Key was used with another body; use a new one."
+                raise Unprocessable(message, "idempotency_key_reused")
+            self._results["joined" if answer.outcome is None else "replayed"] += 1
+            return answer
+        try:
+            answer = self._answers.start(request, client)
+        except ApiError:
+            self._bindings.release(name, mine)
+            raise
+        self._results["new"] += 1
+        return answer
+
+    def _answer(self, bound: Binding, client: Client) -> Answer | None:
+        try:
+            return self._answers.find(client.owner, bound.request_id)
+        except (NotFound, Gone):
+            return None
+
+
+def parse_key(values: list[str]) -> str | None:
+    """The key in a header: a quoted string (RFC 9651, section 3.3.3), or as most SDKs send it.
+
+    Args:
+        values: of each header of the name; none: there is no key.
+
+    Raises:
+        BadRequest: it is none.
+    """
+    if not values:
+        return None
+    key = values[0].strip()
+    if quoted := _QUOTED.fullmatch(key):
+        key = re.sub(r"\\(.)", r"\1", quoted[1])
+    if len(set(values)) > 1 or not 1 <= len(key) <= LONGEST_KEY or not key.isprintable():
+        message = f"Idempotency-Key must be one of 1 to {LONGEST_KEY} printable characters."
+        raise BadRequest(message, "invalid_value", param="Idempotency-Key")
+    return key
+
+
+def _name(key: str, client: Client) -> str:
+    """The key of this client: with its credential, for which alone the gateway has answered."""
+    parts = (client.owner, client.authorization or "", key)
+    return hashlib.sha256("\0".join(parts).encode(errors="surrogateescape")).hexdigest()
+
+
+def _digest(request: ChatRequest) -> str:
+    """Of what the upstream is asked, ``stream`` among it: whole and streamed answers differ."""
+    return hashlib.sha256(request.body(request.model)).hexdigest()
