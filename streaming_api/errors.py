@@ -5,6 +5,7 @@ ApiError
 ├── Unauthorized        401  no credential, or a bad one
 ├── Forbidden           403  a foreign Origin or Host, a missing scope
 ├── NotFound            404  no such stream, route or feature
+├── MethodNotAllowed    405  the path is there, the method is not
 ├── Gone                410  the stream was there and is no longer retained
 ├── TooLarge            413  a message above message_size_limit
 ├── Unprocessable       422  an Idempotency-Key of another question
@@ -88,6 +89,21 @@ class NotFound(ApiError):
 
     status = 404
     type = "not_found_error"
+
+
+class MethodNotAllowed(ApiError):
+    """The path is there, this method is not.
+
+    Attributes:
+        allowed: the methods that are, as ``Allow`` lists them (RFC 9110 section 10.2.1).
+    """
+
+    status = 405
+    type = "invalid_request_error"
+
+    def __init__(self, message: str, *, allowed: str) -> None:
+        super().__init__(message, "method_not_allowed")
+        self.allowed = allowed
 
 
 class Gone(ApiError):

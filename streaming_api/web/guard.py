@@ -19,6 +19,7 @@ from streaming_api.errors import (
     ApiError,
     BadRequest,
     Forbidden,
+    MethodNotAllowed,
     NotFound,
     TooLarge,
     TooMany,
@@ -62,7 +63,11 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     except web.HTTPException as error:
         if error.status < 400:  # a redirect is an answer, not an error
             raise
-        response = _http_error(error)
+        response = _http_error(request, error)
+    except web.RequestPayloadError:
+        broken = BadRequest("The body is not what its headers say.", "invalid_http")
+        request.app[CONTEXT].manager.refused(broken)
+        response = error_response(broken)
     except (ConnectionError, TimeoutError):
         if request.transport is not None and not request.transport.is_closing():
             raise
@@ -71,8 +76,6 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         logger.exception("%s %s failed", request.method, printable(request.rel_url.raw_path))
         message = "The server failed; the operator finds the reason in its log."
         response = error_response(ApiError(message, "internal_error"))
-    if hdrs.UPGRADE in request.headers:
-        response.force_close()  # what follows was meant for another protocol: no request of ours
     return response
 
 
@@ -157,6 +160,8 @@ def error_response(error: ApiError) -> web.Response:
         response.headers[hdrs.CONNECTION] = "Upgrade, close"  # RFC 9110 section 7.8
         response.headers[hdrs.SEC_WEBSOCKET_VERSION] = "13"
         response.force_close()
+    if isinstance(error, MethodNotAllowed):
+        response.headers[hdrs.ALLOW] = error.allowed
     if isinstance(error, Unauthorized):
         response.headers[hdrs.WWW_AUTHENTICATE] = 'Bearer realm="streaming-api"'
     if isinstance(error, Unauthorized | Forbidden) or error.code in _CLOSING:
@@ -171,20 +176,21 @@ _KINDS: Final[Mapping[int, type[ApiError]]] = {
 """Which error of ours one of aiohttp's is; else the client's, or from 500 on the server's."""
 
 
-def _http_error(error: web.HTTPException) -> web.Response:
-    """Errors of aiohttp itself (no such route, wrong method, body too large) in our shape."""
+def _http_error(request: web.Request, error: web.HTTPException) -> web.Response:
+    """What aiohttp itself says (no such route, wrong method, body too large), in our shape."""
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        allowed = ", ".join(sorted({*error.allowed_methods, hdrs.METH_OPTIONS}))
+        if request.method == hdrs.METH_OPTIONS:
+            return web.Response(status=204, headers={hdrs.ALLOW: allowed})
+        return error_response(MethodNotAllowed(f"This path takes {allowed}.", allowed=allowed))
     told = {
         404: "There is nothing at this path; GET /streaming/openapi.json lists what there is.",
-        405: f"This path takes {', '.join(sorted(getattr(error, 'allowed_methods', ())))}.",
         413: "The body is too large.",
     }
     kind = _KINDS.get(error.status, ApiError if error.status >= 500 else BadRequest)
     wrapped = kind(told.get(error.status, error.reason), _code(error))
     wrapped.status = error.status
-    response = error_response(wrapped)
-    if hdrs.ALLOW in error.headers:
-        response.headers[hdrs.ALLOW] = error.headers[hdrs.ALLOW]
-    return response
+    return error_response(wrapped)
 
 
 def _code(error: web.HTTPException) -> str:

@@ -15,6 +15,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from streaming_api.errors import ApiError, BadRequest, Unavailable
 from streaming_api.web.guard import error_response
+from streaming_api.web.one_request import OneRequest
 
 if TYPE_CHECKING:
     import asyncio
@@ -41,7 +42,7 @@ _SHORT_REPLY: Final = (
 )
 
 
-class HttpProtocol(web.RequestHandler):
+class HttpProtocol(OneRequest):
     """One connection, from its accept until it ends or is taken over.
 
     Args:
@@ -64,6 +65,7 @@ class HttpProtocol(web.RequestHandler):
             access_log=None,  # type: ignore[arg-type]  # as run_app passes it: none is kept
         )
         self._connections = manager
+        self._start_reading()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Accepted."""

@@ -19,6 +19,7 @@ from streaming_api.errors import BadRequest, NotFound
 from streaming_api.ops.context import CONTEXT, client_of
 from streaming_api.web.body import json_body
 from streaming_api.web.guard import scope
+from streaming_api.web.one_request import MOST_BEHIND
 from streaming_api.web.takeover import TAKEN, hand_back, reserve_slot, take_over
 from streaming_api.wire import framing
 from streaming_api.wire.checksum import Checksum
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from streaming_api.engine.viewer import Viewer
     from streaming_api.ops.context import Context
 
-_MOST_TAIL: Final = 65_536
 _LAST_CHUNK: Final = b"0\r\n\r\n"
 _REFUSED: Final = re.compile(r"q=0(\.0*)?")
 _COMMENT: Final = b": keep-alive\n"
@@ -41,20 +41,21 @@ class EventStream(Connection):
 
     kind: ClassVar[str] = "sse"
 
-    __slots__ = ("_checksum", "_chunked", "_keep_alive", "_tail")
+    __slots__ = ("_behind", "_checksum", "_chunked", "_complete", "_keep_alive")
 
     def __init__(self, request: web.Request, kind: framing.Framing, *, chunked: bool) -> None:
         context = request.app[CONTEXT]
         super().__init__(context.manager, client_of(request), kind, request.rel_url.raw_path)
         self._chunked = chunked
         self._keep_alive = chunked and request.keep_alive
-        self._tail = b""  # of the client's next request, if it does not wait for the end
+        self._behind = b""  # the client's next request, if it does not wait for the end
+        self._complete = False  # the response, which may still have unsent bytes
         self._checksum = Checksum()  # of what a gzip stream holds so far
 
     def data_received(self, data: bytes) -> None:
         """A client of an event stream has nothing to say before its next request."""
-        self._tail += data
-        if len(self._tail) > _MOST_TAIL:
+        self._behind += data
+        if len(self._behind) > MOST_BEHIND:
             self.transport.pause_reading()
 
     @property
@@ -117,9 +118,25 @@ class EventStream(Connection):
         self._leave(ending)
 
     def _leave(self, ending: str) -> None:
-        """The response is complete: the next request may come, or the connection ends."""
-        keep = ending == "finished" and self._keep_alive
-        if not keep or not hand_back(self, self._tail):
+        """The response is complete: once it is sent the next request may come, or it closes."""
+        if ending != "finished" or not self._keep_alive:
+            self.transport.close()
+            return
+        self._complete = True
+        if self.unsent:
+            self.transport.set_write_buffer_limits(0)  # resume_writing, as soon as all is sent
+        else:
+            self._hand_back()
+
+    def resume_writing(self) -> None:
+        """The kernel has taken all that was unsent."""
+        if self._complete:
+            self._hand_back()
+        else:
+            super().resume_writing()
+
+    def _hand_back(self) -> None:
+        if not hand_back(self, self._behind):
             self.transport.close()
 
 
@@ -141,6 +158,12 @@ class _Opening(EventSourceResponse):
 
         To cancel it would leave request, response and task in a cycle for the garbage collector.
         """
+
+
+def _head_alone(request: web.Request) -> web.StreamResponse:
+    """The reply to a HEAD: the head of the event stream, which is not opened for it."""
+    gzip = _negotiate(request) is framing.GZIP_EVENTS
+    return _Opening(gzip=gzip, keep_alive=request.keep_alive)
 
 
 async def open_events(request: web.Request, slot: Slot) -> EventStream:
@@ -207,6 +230,8 @@ async def _topics(request: web.Request, names: tuple[str, ...]) -> web.StreamRes
         raise BadRequest(message, "invalid_value", param="topics")
     cursor = _cursor(request)
     require_sse(request.app[CONTEXT])
+    if request.method == hdrs.METH_HEAD:
+        return _head_alone(request)
     with reserve_slot(request, "sse") as slot:
         topics.watch(await open_events(request, slot), names, cursor)
     return TAKEN
@@ -245,6 +270,8 @@ async def watch_answer(request: web.Request) -> web.StreamResponse:
     after, fault = _after(request, answer)
     if answer.outcome is not None and after == answer.channel.number:
         return web.Response(status=204)  # all seen: an EventSource stops here
+    if request.method == hdrs.METH_HEAD:
+        return _head_alone(request)
     with reserve_slot(request, "sse") as slot:
         return await _show(request, slot, answer, after, fault)
 

@@ -7,30 +7,17 @@ would only cost memory and wake-ups. The hand-over uses two public attributes (`
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
-from streaming_api.errors import BadRequest
+from streaming_api.errors import BadRequest, MethodNotAllowed
 from streaming_api.ops.context import CONTEXT, client_of
 
 if TYPE_CHECKING:
     from streaming_api.connections.connection import Connection
     from streaming_api.connections.manager import Slot
-
-
-class _Tail:
-    """Takes what the client sent right behind its request."""
-
-    def __init__(self) -> None:
-        self.data = b""
-
-    def feed_data(self, data: bytes) -> tuple[bool, bytes]:
-        self.data += data
-        return False, b""
-
-    def feed_eof(self) -> None:
-        """Nothing to end here."""
+    from streaming_api.web.one_request import OneRequest
 
 
 def reserve_slot(request: web.Request, kind: str) -> Slot:
@@ -39,8 +26,11 @@ def reserve_slot(request: web.Request, kind: str) -> Slot:
     Raises:
         Unavailable: a limit is reached.
         TooMany: too many connections a minute from this address or key.
-        BadRequest: it has a body that nobody has read: it would pass for the next request.
+        BadRequest: it has a body, which no handler of a takeover without one reads.
+        MethodNotAllowed: a HEAD, whose reply has no body and so leaves nothing to take over.
     """
+    if request.method == hdrs.METH_HEAD:
+        raise MethodNotAllowed("This path takes GET.", allowed="GET")
     if request.can_read_body:
         raise BadRequest("This request takes no body.", "unexpected_body")
     context = request.app[CONTEXT]
@@ -63,18 +53,18 @@ class _Taken(web.StreamResponse):
 TAKEN: Final[web.StreamResponse] = _Taken()
 
 
-def hand_back(connection: Connection, tail: bytes) -> bool:
-    """Let aiohttp read the next request on a connection whose response is complete.
+def hand_back(connection: Connection, behind: bytes) -> bool:
+    """Let aiohttp read the next request on a connection whose response is sent, every byte of it.
 
     Args:
         connection: it is gone after this, its transport is not.
-        tail: what the client has sent already.
+        behind: what the client has sent already.
 
     Returns:
-        Whether it could: not while stopping, and not before the kernel has taken every byte.
+        Whether it could: not while stopping.
     """
     manager = connection.manager
-    if manager.http is None or manager.draining or connection.unsent:
+    if manager.http is None or manager.draining:
         return False
     transport = connection.transport
     handler = manager.http()
@@ -83,8 +73,8 @@ def hand_back(connection: Connection, tail: bytes) -> bool:
     connection.connection_lost(None)
     handler.connection_made(transport)
     transport.resume_reading()
-    if tail:
-        handler.data_received(tail)
+    if behind:
+        handler.data_received(behind)
     return True
 
 
@@ -106,8 +96,7 @@ def take_over(
     transport = protocol.transport
     if transport is None or transport.is_closing():
         raise ConnectionResetError
-    tail = _Tail()
-    protocol.set_parser(tail)  # type: ignore[arg-type]  # it only ever feeds it
+    behind = cast("OneRequest", protocol).take_behind()
     transport.set_protocol(connection)
     protocol.transport = None
     protocol.connection_lost(None)
@@ -116,5 +105,5 @@ def take_over(
         transport.write(opening)
     connection.manager.add(connection, slot)
     transport.resume_reading()
-    if tail.data:
-        connection.data_received(tail.data)
+    if behind:
+        connection.data_received(behind)

@@ -22,6 +22,7 @@ from streaming_api.errors import ApiError, BadRequest, NotFound, TooMany, Upgrad
 from streaming_api.ops.context import CONTEXT, client_of
 from streaming_api.web.command_handler import CommandHandler
 from streaming_api.web.guard import ANY, scope
+from streaming_api.web.one_request import listed
 from streaming_api.web.takeover import TAKEN, reserve_slot, take_over
 from streaming_api.wire import framing
 from streaming_api.wire.commands import message_type_of, parse_command, parse_object
@@ -314,9 +315,12 @@ def _handshake_key(request: web.Request) -> str:
         BadRequest: a handshake with something wrong.
     """
     headers = request.headers
-    connection = ",".join(headers.getall(hdrs.CONNECTION, ())).lower()
-    upgrade = headers.get(hdrs.UPGRADE, "").lower()
-    if upgrade != "websocket" or "upgrade" not in connection or request.version < HttpVersion11:
+    upgrade, connection = (
+        {token.lower() for token in listed(headers, name)}
+        for name in (hdrs.UPGRADE, hdrs.CONNECTION)
+    )
+    asked = "websocket" in upgrade and "upgrade" in connection
+    if not asked or request.version < HttpVersion11:
         message = "This path speaks WebSocket: connect with ws://; curl can use /streaming/sse."
         raise UpgradeRequired(message, "upgrade_required")
     if headers.get(hdrs.SEC_WEBSOCKET_VERSION) != "13":
@@ -340,8 +344,7 @@ def _switching_protocols(request: web.Request, key: str, deflate: Deflate | None
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade",
         b"Sec-WebSocket-Accept: " + accept,
     ]
-    offered = request.headers.get(hdrs.SEC_WEBSOCKET_PROTOCOL, "")
-    if SUBPROTOCOL in (protocol.strip() for protocol in offered.split(",")):
+    if SUBPROTOCOL in listed(request.headers, hdrs.SEC_WEBSOCKET_PROTOCOL):
         lines.append(b"Sec-WebSocket-Protocol: " + SUBPROTOCOL.encode())
     if deflate is not None:
         lines.append(b"Sec-WebSocket-Extensions: " + deflate.header.encode())

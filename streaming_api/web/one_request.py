@@ -1,0 +1,192 @@
+"""One request at a time: aiohttp's parser is fed to the last byte of a request and no further.
+
+The rule of a request's life on a connection: *each request gets exactly its own reply, in order, or
+the connection ends.* aiohttp's parser reads ahead: it may hold whole requests and half of one when
+a transport is taken over, and it drops what comes behind an ``Upgrade`` that it does not know. So
+it is shown one request; what comes behind stays here as bytes, up to a bound, until that request
+has been answered. Then the next one is shown, or who has taken the transport over gets the bytes.
+
+No framing is read here, for two readers of one request may differ (request smuggling): the parser
+says where it ends. A head, and a body in chunks, can only end at an empty line, so after each of
+those the parser is asked; a body of known length is counted.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING, Final
+
+from aiohttp import hdrs, web
+from aiohttp.http import RawRequestMessage
+from aiohttp.streams import EMPTY_PAYLOAD
+from aiohttp.web_protocol import RequestPayloadError
+from multidict import CIMultiDict, CIMultiDictProxy
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from aiohttp.streams import StreamReader
+
+MOST_BEHIND: Final = 65_536
+"""Bytes behind a request that are held until it is answered; above it the client has to wait."""
+_EMPTY_LINE: Final = b"\r\n\r\n"
+_EDGE: Final = len(_EMPTY_LINE) - 1
+
+
+class _Stage(enum.Enum):
+    """How much of a request the parser has been fed."""
+
+    HEAD = enum.auto()
+    LENGTH = enum.auto()
+    CHUNKS = enum.auto()
+    WHOLE = enum.auto()
+    OVER = enum.auto()  # and nothing else is read on this connection
+
+
+_READING: Final = frozenset({_Stage.HEAD, _Stage.LENGTH, _Stage.CHUNKS})
+
+
+class OneRequest(web.RequestHandler):
+    """aiohttp's protocol, shown one request at a time."""
+
+    __slots__ = ("_answered", "_behind", "_body", "_edge", "_last", "_missing", "_stage")
+
+    _body: StreamReader
+
+    def _start_reading(self) -> None:
+        """Wait for the first request."""
+        self._stage = _Stage.HEAD
+        self._missing = 0  # bytes of a body of known length
+        self._behind = b""  # what has come and is not fed
+        self._edge = b""  # the last bytes fed: an empty line may be cut anywhere
+        self._answered = False  # the request under way has its reply
+        self._last = False  # and there is no next one
+
+    # From the client
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of the client; none when aiohttp reads on, whose parser may hold some back."""
+        if not data:
+            self._feed(b"")
+        elif self._stage is _Stage.OVER:
+            return
+        self._behind += data
+        self._read()
+
+    def take_behind(self) -> bytes:
+        """What came behind the request, for whoever takes the transport over."""
+        behind, self._behind = self._behind, b""
+        self._stage = _Stage.OVER
+        return behind
+
+    def _read(self) -> None:
+        """Feed what belongs to the request under way."""
+        data, at = self._edge + self._behind, len(self._edge)
+        while at < len(data) and self._stage in _READING and not self._reading_paused:
+            if self._close or self._force_close:
+                self._stage = _Stage.OVER
+                break
+            if self._stage is _Stage.LENGTH:
+                end = min(len(data), at + self._missing)
+            else:
+                empty_line = data.find(_EMPTY_LINE, max(at - _EDGE, 0))
+                end = len(data) if empty_line < 0 else empty_line + len(_EMPTY_LINE)
+            self._feed(data[at:end])
+            at = end
+        delimited = self._stage in {_Stage.HEAD, _Stage.CHUNKS}
+        self._edge = data[max(at - _EDGE, 0) : at] if delimited else b""
+        self._behind = b"" if self._stage is _Stage.OVER else data[at:]
+        if len(self._behind) > MOST_BEHIND:
+            if not self._buffer_paused:
+                self._pause_reading_for_buffer()
+        elif self._buffer_paused:
+            self._resume_reading_for_buffer()
+
+    def _resume_reading_if_drained(self) -> None:
+        """Aiohttp asks when it takes a request up; `_read` knows when there is room."""
+
+    def _feed(self, piece: bytes) -> None:
+        """Feed a piece of one request, and ask the parser where that stands."""
+        count = self._request_count
+        super().data_received(piece)
+        parsed = self._request_count > count
+        if self._stage is _Stage.HEAD:
+            if parsed:
+                self._begun()
+        elif self._stage in _READING:
+            if self._stage is _Stage.LENGTH:
+                self._missing -= len(piece)
+            if parsed:  # an error in the body: it is no request, and has no reply of its own
+                self._messages.pop()
+                self._body.set_exception(RequestPayloadError("The body is no HTTP."))
+            if self._body.exception() is not None:
+                self._stage = _Stage.OVER
+            elif self._body.is_eof():
+                self._stage = _Stage.WHOLE
+                self._next()
+            if self._stage not in _READING:
+                self._body = EMPTY_PAYLOAD  # a body knows its protocol: one cycle less
+
+    def _begun(self) -> None:
+        """A head has been read, or cannot be."""
+        message, body = self._messages[-1]
+        if not isinstance(message, RawRequestMessage):  # an error: the last thing said here
+            self._stage = _Stage.OVER
+            return
+        message = _plain(message)
+        self._messages[-1] = (message, body)
+        self._answered = False
+        if body.is_eof():
+            self._stage = _Stage.WHOLE
+            return
+        self._body = body
+        if message.chunked:
+            self._stage = _Stage.CHUNKS
+        else:
+            self._missing = int(message.headers[hdrs.CONTENT_LENGTH])
+            self._stage = _Stage.LENGTH
+
+    # To the client
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Send the reply; then the next request may be read."""
+        resp, reset = await super().finish_response(request, resp, start_time)
+        if self._stage is _Stage.OVER:
+            if request.content.exception() is not None:
+                request.content.feed_eof()  # nobody waits for the rest of a broken body
+            self.close()
+        elif self.transport is not None:
+            self._answered = True
+            self._last = reset or not resp.keep_alive
+            self._next()
+            self._read()
+        return resp, reset
+
+    def _next(self) -> None:
+        """What follows a request that is whole and answered."""
+        if self._stage is _Stage.WHOLE and self._answered:
+            self._stage = _Stage.OVER if self._last else _Stage.HEAD
+
+
+def _plain(message: RawRequestMessage) -> RawRequestMessage:
+    """A request's head as handlers may read it.
+
+    Several lines of one name are one list (RFC 9110 section 5.3); of what is no list they make
+    nonsense, which is refused as such. And behind a request for another protocol nothing is taken
+    for a request: its reply closes the connection, unless it is the one that changes the protocol.
+    """
+    headers = message.headers
+    names = dict.fromkeys(headers)
+    if len(names) < len(headers):
+        joined = CIMultiDict((name, ", ".join(headers.getall(name))) for name in names)
+        message = message._replace(headers=CIMultiDictProxy(joined))
+    if message.upgrade or hdrs.UPGRADE in headers:
+        message = message._replace(should_close=True)
+    return message
+
+
+def listed(headers: Mapping[str, str], name: str) -> list[str]:
+    """The members of a list of tokens (RFC 9110 section 5.6.1)."""
+    return [member.strip() for member in headers.get(name, "").split(",")]
