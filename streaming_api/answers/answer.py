@@ -33,10 +33,12 @@ class AnswerOutcome:
     Attributes:
         finish_reason: the model's own, or ``cancelled``, ``abandoned``, ``incomplete``, ``error``.
         error: what went wrong, if something did.
+        done: the upstream itself said that this was all, whether or not it said why.
     """
 
     finish_reason: str
     error: UpstreamFault | None = None
+    done: bool = False
 
 
 class Answer:
@@ -45,6 +47,8 @@ class Answer:
     Attributes:
         outcome: how it ended; None as long as it runs.
         position: in the queue for an upstream connection; 0 when it has one.
+        repaired: chunks in which something was replaced that UTF-8 JSON cannot say; counted at its
+            end.
         on_begun: called once when the first chunk or the end is there.
         on_ended: called once when it has ended.
     """
@@ -58,6 +62,7 @@ class Answer:
         self.outcome: AnswerOutcome | None = None
         self.position = 0
         self.chunks = 0
+        self.repaired = 0
         self.on_begun: list[Callable[[], None]] = []
         self.on_ended: list[Callable[[], None]] = []
         self.started = time.monotonic()
@@ -166,6 +171,8 @@ class Answer:
 
     def _end(self, ending: ExchangeResult) -> None:
         self.outcome = outcome = self._stopped or _outcome(ending)
+        if self._exchange is not None:
+            self.repaired = self._exchange.repaired
         self._exchange = None  # what is kept of the answer is its log
         self.ended = now = time.monotonic()
         self.position = 0
@@ -292,8 +299,8 @@ def _outcome(ending: ExchangeResult) -> AnswerOutcome:
     if error is not None and error.code != "upstream_disconnected":
         return AnswerOutcome("error", error)
     if ending.finish_reason is None:
-        return AnswerOutcome("incomplete", error or _NO_REASON)
-    return AnswerOutcome(ending.finish_reason, error)
+        return AnswerOutcome("incomplete", error or _NO_REASON, done=ending.done)
+    return AnswerOutcome(ending.finish_reason, error, done=ending.done)
 
 
 def _usage(ending: ExchangeResult, chunks: int) -> tuple[dict[str, object] | None, str | None]:

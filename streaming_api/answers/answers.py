@@ -38,7 +38,7 @@ class Watcher(Protocol):
     def answer_begun(self, seconds: float) -> None:
         """The first chunk of an answer came after so many seconds."""
 
-    def answer_ended(self, outcome: str, chunks: int) -> None:
+    def answer_ended(self, outcome: str, chunks: int, repaired: int) -> None:
         """An answer has ended."""
 
 
@@ -152,7 +152,7 @@ class Answers:
         self._kept[answer.owner, answer.request_id] = answer
         self._kept_bytes += answer.stream.size + _WEIGHT
         assert answer.outcome is not None
-        self._watcher.answer_ended(answer.outcome.finish_reason, answer.chunks)
+        self._watcher.answer_ended(answer.outcome.finish_reason, answer.chunks, answer.repaired)
         self.evict()
 
     def evict(self) -> None:

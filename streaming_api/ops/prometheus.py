@@ -143,6 +143,12 @@ class Collector:
         yield CounterMetricFamily(
             "streaming_chunks", "Chunks relayed from the upstream.", value=context.relayed()
         )
+        yield CounterMetricFamily(
+            "streaming_chunks_repaired",
+            "Chunks and replies of the upstream in which something that UTF-8 JSON cannot say was "
+            "replaced, of answers that have ended.",
+            value=context.telemetry.repaired,
+        )
 
     def _health(self) -> Iterator[Metric]:
         context = self._context

@@ -108,6 +108,7 @@ class Telemetry:
         self.outcomes: Counter[str] = Counter(dict.fromkeys(OUTCOMES, 0))
         self.keyed_requests: Counter[str] = Counter()
         self.chunks = 0
+        self.repaired = 0
         self.background_failures: Counter[str] = Counter()
         self.loop_lag = 0.0
         self._rate: deque[tuple[float, int]] = deque(maxlen=120)
@@ -196,10 +197,11 @@ class Telemetry:
         """The first token of an answer came after so many seconds."""
         self._first_tokens.append((time.monotonic(), seconds))
 
-    def answer_ended(self, outcome: str, chunks: int) -> None:
-        """An answer has ended."""
+    def answer_ended(self, outcome: str, chunks: int, repaired: int = 0) -> None:
+        """An answer has ended; ``repaired`` of its chunks are not what the upstream sent."""
         self.outcomes[outcome if outcome in OUTCOMES else "other"] += 1
         self.chunks += chunks
+        self.repaired += repaired
 
     # What it comes to
 

@@ -1,7 +1,17 @@
 """Reads a chat answer out of response bytes: which chunks, which end; pure, no sockets.
 
-A chunk is checked here and passed on as the bytes that came: parsed once, encoded never. Most are
-not even parsed: within one answer, chunks of text differ in the text alone (`_learn`).
+One rule: what carries content is shown, what carries none never ends an answer, only an end is an
+end, and only an error object or bytes that cannot be read are faults.
+
+- *Shown*: a chunk with choices goes on as the bytes that came, whatever else is or is not in it.
+- *None*: an event without choices is noted where it has usage, and skipped.
+- *An end*: `[DONE]`; the end of a body that says where it ends; the end of the connection where the
+  body does not, unless finish reasons have proved empty before; and, for an answer that is cut, a
+  finish reason in a chunk of its own for every choice (`Choices.are_closed`).
+- *Faults*: an error object, an event of that name, an unnamed event that is not JSON.
+
+A chunk is checked here and passed on as it came: parsed once, encoded never. Most are not even
+parsed: within one answer, chunks of text differ in the text alone (`_learn`).
 """
 
 from __future__ import annotations
@@ -12,10 +22,10 @@ from typing import Any, Final
 
 import orjson
 
+from streaming_api.upstreams import completion, repair
+from streaming_api.upstreams.choices import Choices
 from streaming_api.upstreams.reply_errors import UpstreamFault, error_of_object, fault
 from streaming_api.upstreams.sse_parser import Event, EventParser, EventTooLargeError
-
-MAX_CHOICES: Final = 1_024  # OpenAI allows n = 128; the bound keeps what is held small
 
 LF: Final = 10
 
@@ -27,7 +37,7 @@ _LINE_ENDS_TO_SPACES: Final = bytes.maketrans(b"\r\n", b"  ")
 
 
 class InvalidAnswerError(Exception):
-    """The upstream sent something that is not an OpenAI answer; the text says what."""
+    """The upstream sent something that cannot be read; the text says what."""
 
 
 class AnswerReader:
@@ -35,49 +45,62 @@ class AnswerReader:
 
     Attributes:
         over: nothing that comes after this belongs to the answer.
-        error: why it ended, when that was a fault. A fault that comes after the finish reason of
-            every choice is not one: the answer was complete.
+        done: the upstream itself said that this was all: `[DONE]`, or one whole JSON object.
+        error: why it ended, when that was a fault. A fault that comes when the answer was complete
+            is none.
         usage: the newest `usage` object that the upstream reported.
-        content_chunks: chunks (or whole messages) that carried text, reasoning or tool calls.
+        content_chunks: chunks (or whole messages) that carried content.
+        repaired: chunks in which something was replaced (`repair.loads`).
     """
 
     __slots__ = (
+        "_as_chunks",
         "_choices",
         "_events",
-        "_finished",
         "_learn_at",
+        "_other",
         "_text_after",
         "_text_before",
         "_usage_asked",
         "content_chunks",
+        "done",
         "error",
         "over",
+        "repaired",
         "usage",
     )
 
-    def __init__(self, max_event_bytes: int, *, usage_asked: bool) -> None:
+    def __init__(self, max_event_bytes: int, *, usage_asked: bool, as_chunks: bool = False) -> None:
+        """Expect an answer.
+
+        Args:
+            max_event_bytes: bound on one event.
+            usage_asked: whether the client is to have a chunk that holds nothing but usage.
+            as_chunks: whether a whole answer is to come out as chunks.
+        """
         self._events = EventParser(max_event_bytes)
         self._usage_asked = usage_asked
-        self._choices: set[int] = set()
-        self._finished: dict[int, str] = {}
+        self._as_chunks = as_chunks
+        self._choices = Choices()
+        self._other = ""  # the beginning of the first event that was no chunk
         self._text_before = _NEVER
         self._text_after = b""
         self._learn_at = 0
         self.content_chunks = 0
+        self.done = False
         self.error: UpstreamFault | None = None
         self.over = False
+        self.repaired = 0
         self.usage: dict[str, object] | None = None
 
     @property
     def finish_reason(self) -> str | None:
-        """The first choice's, once every choice that was seen has one."""
-        if not self._finished or len(self._finished) < len(self._choices):
-            return None
-        return self._finished[min(self._finished)]
+        """The first choice's, once every choice that was seen has one; None after a fault."""
+        return None if self.error is not None else self._choices.reason
 
     def fail(self, error: UpstreamFault) -> None:
         """End the answer with `error`, unless it was complete already or has ended."""
-        if not self.over and self.finish_reason is None:
+        if not self.over and not self._choices.are_closed:
             self.error = error
         self.over = True
 
@@ -91,20 +114,55 @@ class AnswerReader:
             return chunks
         return self._take_events(events)
 
+    def read_end(self, *, delimited: bool) -> list[bytes]:
+        """Take the end of an event stream that HTTP calls complete; return what it completes.
+
+        Args:
+            delimited: whether the body said itself where it ends; else a connection was closed,
+                which is an end or a cut, as far as the upstream's finish reasons can be believed.
+        """
+        chunks = []
+        for event in self._events.finish():
+            with suppress(orjson.JSONDecodeError):  # half an event is none
+                if event[1].strip() != b"[DONE]":
+                    repair.loads(event[1])
+                chunks = self._take_events([event])
+        if self.over:
+            return chunks
+        if self._other and not self._choices.are_seen:
+            self.fail(invalid(f"no chunk of an answer, but {self._other}"))
+        elif self._choices.are_contradicted and not delimited:
+            self._choices = Choices()  # what was no end before is none now
+        self.over = True
+        return chunks
+
     def read_whole(self, body: bytes) -> list[bytes]:
-        """Take the whole body of an answer that is not streamed; return it as one line."""
+        """Take the whole body of an answer that is not streamed; return it as one line.
+
+        Where a stream was asked for, chunks that say the same.
+        """
         try:
-            answer = _loads(body)
-            wanted = (
+            answer, said = _loads(body)
+            if said is not body:
+                self.repaired += 1
+            choices = answer.get("choices")
+            is_answer = isinstance(choices, list) and (choices or not self._as_chunks)
+            if _is_error(answer) or not is_answer:
                 self._take_error(answer)
-                if answer.get("error")
-                else self._note_choices(answer, "message")
-            )
+                return []
+            if self._as_chunks:
+                chunks = completion.as_chunks(answer, usage_asked=self._usage_asked)
+            else:
+                chunks = [said.translate(_LINE_ENDS_TO_SPACES).strip()]
         except InvalidAnswerError as exc:
             self.fail(invalid(str(exc)))
             return []
-        self.over = True
-        return [] if not wanted else [body.translate(_LINE_ENDS_TO_SPACES).strip()]
+        except orjson.JSONEncodeError:
+            self.fail(invalid("a whole answer that cannot be said in chunks"))
+            return []
+        self._note_choices(answer)
+        self.over = self.done = True
+        return chunks
 
     def _take_events(self, events: list[Event]) -> list[bytes]:
         chunks: list[bytes] = []
@@ -119,30 +177,39 @@ class AnswerReader:
                 ):
                     self.content_chunks += 1
                     chunks.append(payload)
-                elif self._is_chunk(event_type, payload):
-                    chunks.append(payload.replace(b"\n", b" ") if LF in payload else payload)
+                elif chunk := self._chunk_of(event_type, payload):
+                    chunks.append(chunk.replace(b"\n", b" ") if LF in chunk else chunk)
                 if self.over:
                     break
         except InvalidAnswerError as exc:
             self.fail(invalid(str(exc)))
         return chunks
 
-    def _is_chunk(self, event_type: bytes, payload: bytes) -> bool:
-        """Note what an event says; whether it is a chunk that the client is to have."""
+    def _chunk_of(self, event_type: bytes, payload: bytes) -> bytes:
+        """Note what an event says; return the chunk that the client is to have, or nothing."""
         try:
-            chunk = orjson.loads(payload)
+            chunk, said = repair.loads(payload)
         except orjson.JSONDecodeError as exc:
-            return self._take_other_payload(event_type, payload, exc)
-        if chunk.__class__ is not dict:
-            raise InvalidAnswerError(f"an event that is not a JSON object: {_excerpt(payload)}")
-        if event_type and event_type != b"message":
-            return self._take_named_event(event_type, chunk)
-        if chunk.get("error"):
-            return self._take_error(chunk)
-        wanted = self._note_choices(chunk, "delta")
-        if wanted and self.content_chunks >= self._learn_at:
-            self._learn(payload, chunk)
-        return wanted
+            self._take_other_payload(event_type, payload, exc)
+            return b""
+        if said is not payload:
+            self.repaired += 1
+        if event_type == b"error":
+            self._take_error_event(chunk, payload)
+            return b""
+        if chunk == "[DONE]":
+            self.over = self.done = True
+            return b""
+        if isinstance(chunk, dict) and _is_error(chunk):
+            self._take_error(chunk)
+            return b""
+        if not isinstance(chunk, dict) or not self._note_choices(chunk):
+            if not isinstance(chunk, dict) or not chunk.get("usage"):
+                self._other = self._other or _excerpt(payload)
+            return b""
+        if self.content_chunks >= self._learn_at:
+            self._learn(said, chunk)
+        return said
 
     def _learn(self, payload: bytes, chunk: dict[str, Any]) -> None:
         """Remember what stands around a chunk's text, if another text is all that can come there.
@@ -152,11 +219,14 @@ class AnswerReader:
         """
         self._learn_at = self.content_chunks + RELEARN_AFTER
         self._text_before = _NEVER
-        found = _TEXT.search(payload)
-        if found is None or len(chunk["choices"]) != 1 or LF in payload:
+        if self._choices.have_reasons or isinstance(chunk.get("usage"), dict) or LF in payload:
             return
-        delta = chunk["choices"][0].get("delta")
-        if isinstance(chunk.get("usage"), dict) or self._finished or not isinstance(delta, dict):
+        found = _TEXT.search(payload)
+        choices = chunk["choices"]
+        if found is None or not isinstance(choices, list) or len(choices) != 1:
+            return
+        delta = choices[0].get("delta")
+        if not isinstance(delta, dict) or isinstance(choices[0].get("usage"), dict):
             return
         before = payload[: found.end()]
         after = payload[payload.index(b'"', found.end()) :]
@@ -165,69 +235,55 @@ class AnswerReader:
             if orjson.loads(b"%bx%b" % (before, after)) == chunk:
                 self._text_before, self._text_after = before, after
 
-    def _note_choices(self, answer: dict[str, object], part: str) -> bool:
+    def _note_choices(self, answer: dict[str, Any]) -> bool:
         """Note finish reasons, usage and content; whether the client is to have this one."""
-        usage = answer.get("usage")
-        if isinstance(usage, dict):
-            self.usage = usage
+        self._note_usage(answer)
         choices = answer.get("choices")
-        if not isinstance(choices, list):
-            return self._take_error(answer)
-        if not choices:
-            return self._usage_asked or usage is None
-        wanted = False
-        for choice in choices:
-            wanted |= self._note_choice(choice, part)
-        return wanted
+        if isinstance(choices, list):
+            said = [choice for choice in choices if isinstance(choice, dict)]
+            for choice in said:
+                self._note_usage(choice)  # some servers put it there
+                if self._choices.note(choice, begun=self.content_chunks > 0):
+                    self.content_chunks += 1
+            if self._choices.have_reasons:
+                self._text_before = _NEVER  # what comes now has to be looked at
+            if said:
+                return True
+            if not choices and answer.get("usage") is None:
+                return True  # an upstream's own remark, as Azure's first chunk
+        return self._usage_asked and isinstance(answer.get("usage"), dict)
 
-    def _note_choice(self, choice: object, part: str) -> bool:
-        if not isinstance(choice, dict):
-            raise InvalidAnswerError("a choice that is not an object")
-        index = choice.get("index", 0)
-        if index.__class__ is not int or index not in self._choices:
-            self._open_choice(index)
-        content = choice.get(part)
-        if isinstance(content, dict) and _carries_content(content):
-            if index in self._finished:
-                return False  # the choice is over: what still comes is not part of it
-            self.content_chunks += 1
-        reason = choice.get("finish_reason")
-        if reason is not None:
-            if not isinstance(reason, str):
-                raise InvalidAnswerError("a finish_reason that is not a string")
-            self._finished.setdefault(index, reason)
-            self._text_before = _NEVER
-        return True
+    def _note_usage(self, fields: dict[str, Any]) -> None:
+        usage = fields.get("usage")
+        if usage and isinstance(usage, dict):
+            self.usage = usage
 
-    def _open_choice(self, index: object) -> None:
-        if not isinstance(index, int) or not 0 <= index < MAX_CHOICES:
-            raise InvalidAnswerError("a choice whose index is not a small number")
-        self._choices.add(index)
-
-    def _take_other_payload(self, event_type: bytes, payload: bytes, exc: ValueError) -> bool:
-        """`[DONE]`, an empty life sign, an error in plain words, or nonsense."""
+    def _take_other_payload(self, event_type: bytes, payload: bytes, exc: ValueError) -> None:
+        """`[DONE]`, a sign of life, an error in plain words, or nonsense."""
         words = payload.strip()
         if words == b"[DONE]":
-            self.over = True
+            self.over = self.done = True
         elif event_type == b"error":
-            self.fail(fault("upstream_error_event", words.decode("utf-8", "replace")[:300]))
-        elif words:
+            self._take_error_event(words.decode("utf-8", "replace"), payload)
+        elif words and event_type in {b"", b"message"}:
             raise InvalidAnswerError(f"an event that is not JSON ({exc}): {_excerpt(payload)}")
-        return False
 
-    def _take_named_event(self, event_type: bytes, chunk: dict[str, object]) -> bool:
-        """`event: error` is an error; another name is read only if it holds a chunk."""
-        if event_type == b"error" or chunk.get("error"):
-            return self._take_error(chunk, is_error=True)
-        return "choices" in chunk and self._note_choices(chunk, "delta")
+    def _take_error_event(self, error: object, payload: bytes) -> None:
+        """`event: error`, whatever it holds."""
+        told = error_of_object(error) or error_of_object({"error": error})
+        if told is None or isinstance(error, str):
+            words = error if isinstance(error, str) else payload.decode("utf-8", "replace")
+            told = fault(
+                "upstream_error_event", words.strip()[:300] or "The upstream said so, and no more."
+            )
+        self.fail(told)
 
-    def _take_error(self, reply: dict[str, object], *, is_error: bool = False) -> bool:
+    def _take_error(self, reply: dict[str, object]) -> None:
         """Read an error out of what is not an answer."""
-        error = error_of_object(reply) or (error_of_object({"error": reply}) if is_error else None)
+        error = error_of_object(reply)
         if error is None:
             raise InvalidAnswerError("an object without a list of `choices`")
         self.fail(error)
-        return False
 
 
 def invalid(what: str) -> UpstreamFault:
@@ -242,14 +298,22 @@ def _too_large(limit: int) -> UpstreamFault:
     return fault("upstream_event_too_large", f"The upstream sent an event above {limit} bytes.")
 
 
-def _loads(body: bytes) -> dict[str, object]:
+def _loads(body: bytes) -> tuple[dict[str, Any], bytes]:
     try:
-        answer = orjson.loads(body)
+        answer, said = repair.loads(body)
     except orjson.JSONDecodeError as exc:
         raise InvalidAnswerError(f"a body that is not JSON ({exc}): {_excerpt(body)}") from exc
     if not isinstance(answer, dict):
         raise InvalidAnswerError(f"a body that is not a JSON object: {_excerpt(body)}")
-    return answer
+    return answer, said
+
+
+def _is_error(reply: dict[str, Any]) -> bool:
+    """Whether an object is an error, and not an answer with an empty place for one."""
+    error = reply.get("error")
+    if isinstance(error, dict):
+        return any(error.values())
+    return bool(error) or reply.get("object") == "error" or reply.keys() == {"detail"}
 
 
 def _is_text(inside: bytes) -> bool:
@@ -258,17 +322,6 @@ def _is_text(inside: bytes) -> bool:
         return bool(inside) and orjson.loads(b'"%b"' % inside) is not None
     except orjson.JSONDecodeError:
         return False
-
-
-def _carries_content(part: dict[str, object]) -> bool:
-    return bool(
-        part.get("content")
-        or part.get("reasoning_content")
-        or part.get("tool_calls")
-        or part.get("reasoning")
-        or part.get("refusal")
-        or part.get("function_call")
-    )
 
 
 def _excerpt(payload: bytes) -> str:

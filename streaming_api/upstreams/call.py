@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final, Protocol
 
 import attrs
+import orjson
 
+from streaming_api.upstreams import repair
 from streaming_api.upstreams.answer import invalid
 from streaming_api.upstreams.connector import Connector
 from streaming_api.upstreams.http1 import Head, ResponseEnd, ResponseProtocol
-from streaming_api.upstreams.http_faults import broken, redirected, unstreamed, wrong_type
+from streaming_api.upstreams.http_faults import broken, redirected, wrong_type
 from streaming_api.upstreams.inflate import ENCODINGS, Inflater
 from streaming_api.upstreams.reply_errors import UpstreamFault, error_of_reply, fault
 from streaming_api.upstreams.retry_after import retry_after
+from streaming_api.upstreams.sniffing import EVENT_STREAM, Body, body_of
 
 MAX_ERROR_BODY: Final = 65_536  # bytes of a refusal's body that are read
 FIRST_REDIRECT: Final = 300
@@ -31,13 +35,21 @@ class Reader(Protocol):
     Attributes:
         over: nothing that still comes matters.
         error: why it is over, if that is a fault.
+        repaired: how often something was replaced that UTF-8 JSON cannot say.
     """
 
     over: bool
     error: UpstreamFault | None
+    repaired: int
 
     def read(self, data: bytes) -> list[bytes]:
         """Take bytes of an event stream; return what is to be passed on."""
+
+    def read_end(self, *, delimited: bool) -> list[bytes]:
+        """Take the end of an event stream that was not cut; likewise.
+
+        ``delimited``: the body said itself where it ends.
+        """
 
     def read_whole(self, body: bytes) -> list[bytes]:
         """Take a complete JSON body; return what is to be passed on."""
@@ -50,6 +62,7 @@ class Call:
     """The receiver of one response; `run` returns when the reader has its end."""
 
     __slots__ = (
+        "_body",
         "_collected",
         "_connector",
         "_done",
@@ -81,6 +94,7 @@ class Call:
         self._streamed = streamed
         self._max_body = max_body
         self._head: Head | None = None
+        self._body = Body.UNKNOWN
         self._collected: bytearray | None = None  # a body that is read whole; None for a stream
         self._inflater: Inflater | None = None
         self._stream: ResponseProtocol | None = None
@@ -126,25 +140,21 @@ class Call:
     # What the connection calls.
 
     def head_received(self, head: Head) -> None:
-        """Decide from status and headers how the body is to be read."""
+        """Decide from status and headers whether the body is to be read."""
         self._head = head
         encoding = head.headers.get("content-encoding", "identity").strip().lower()
         if encoding in ENCODINGS:
             limit = self._max_body if head.status < FIRST_REDIRECT else MAX_ERROR_BODY
             self._inflater = Inflater(encoding, limit)
             encoding = "identity"
-        if head.status >= FIRST_REFUSAL:
-            self._collected = bytearray()
-        elif head.status >= FIRST_REDIRECT:
+        if FIRST_REDIRECT <= head.status < FIRST_REFUSAL:
             self._fail(redirected(head))
-        elif encoding not in ("", "identity"):
+        elif head.status < FIRST_REDIRECT and encoding not in ("", "identity"):
             self._fail(
                 invalid(f"a compressed reply ({encoding[:40]}) although it was asked not to")
             )
-        elif _is_json(head.content_type):
+        else:  # until its first bytes show that it is a stream
             self._collected = bytearray()
-        elif not self._streamed or head.content_type != "text/event-stream":
-            self._fail(wrong_type(head, "text/event-stream" if self._streamed else "JSON"))
 
     def body_received(self, data: bytes) -> None:
         """Pass on what one read has completed."""
@@ -154,8 +164,9 @@ class Call:
         if self._inflater is not None:
             data = self._inflated(self._inflater, data)
         if self._collected is not None:
-            self._collect(data)
-            return
+            data = self._collect(data)
+            if self._collected is not None:
+                return
         chunks = reader.read(data)
         if chunks:
             try:
@@ -173,10 +184,8 @@ class Call:
             self._fail(self._refusal(self._head))
         elif outcome is not ResponseEnd.COMPLETE:
             self._fail(broken(outcome, detail))
-        elif self._collected is not None:
-            self._read_collected(bytes(self._collected))
-        else:
-            self._finish()
+        elif self._head is not None:
+            self._read_end(self._head)
 
     # Inside.
 
@@ -192,23 +201,47 @@ class Call:
             return b""
         return inflated
 
-    def _collect(self, data: bytes) -> None:
+    def _collect(self, data: bytes) -> bytes:
+        """Keep what is read whole; return what a stream begins with, which is no longer kept."""
         collected, head = self._collected, self._head
         if collected is None or head is None:
-            return
+            return b""
         collected += data
         if head.status >= FIRST_REFUSAL:
             if len(collected) >= MAX_ERROR_BODY:
                 self._fail(self._refusal(head))
+        elif self._body is Body.UNKNOWN:
+            return self._look(collected, head)
         elif len(collected) > self._max_body:
             self._fail(_too_large(self._max_body))
+        return b""
 
-    def _read_collected(self, body: bytes) -> None:
-        if self._streamed:
-            self._fail(unstreamed(body))
+    def _look(self, collected: bytearray, head: Head) -> bytes:
+        """Tell from its first bytes what a body is, whatever its type says."""
+        self._body, collected[:] = body_of(bytes(collected), head.content_type)
+        if self._body is Body.EVENTS:
+            if self._streamed:
+                self._collected = None
+                return bytes(collected)
+            self._fail(invalid("an event stream where one whole JSON answer was asked for"))
+        elif self._body is Body.OTHER:
+            self._fail(wrong_type(head, "an event stream" if self._streamed else "JSON"))
+        elif len(collected) > self._max_body:  # a whole answer in one read
+            return self._collect(b"")
+        return b""
+
+    def _read_end(self, head: Head) -> None:
+        """The body has come to its end by HTTP's rules."""
+        reader, body = self._reader, self._collected
+        if body is not None and self._body is Body.UNKNOWN and head.content_type != EVENT_STREAM:
+            self._fail(wrong_type(head, "an event stream" if self._streamed else "JSON"))
             return
         try:
-            if chunks := self._reader.read_whole(body):
+            if body is not None and self._body is Body.JSON:
+                chunks = reader.read_whole(bytes(body))
+            else:
+                chunks = reader.read_end(delimited=head.is_delimited)
+            if chunks:
                 self._on_chunks(chunks)
         except Exception as exc:  # noqa: BLE001 - as above
             self._broke(exc)
@@ -218,6 +251,10 @@ class Call:
         encoding = head.headers.get("content-encoding", "identity").strip().lower()
         is_legible = self._inflater is not None or encoding in ("", "identity")
         body = bytes(self._collected or b"") if is_legible else b""
+        with suppress(orjson.JSONDecodeError):
+            _, said = repair.loads(body)
+            self._reader.repaired += said is not body
+            body = said
         error = error_of_reply(head.status, head.content_type, body)
         return attrs.evolve(error, retry_after=retry_after(head.headers))
 
@@ -238,7 +275,3 @@ class Call:
 
 def _too_large(limit: int) -> UpstreamFault:
     return fault("upstream_event_too_large", f"A reply is larger than {limit} bytes.")
-
-
-def _is_json(content_type: str) -> bool:
-    return content_type == "application/json" or content_type.endswith("+json")

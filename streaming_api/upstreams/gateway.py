@@ -59,6 +59,7 @@ class ExchangeResult:
     usage: dict[str, object] | None
     error: UpstreamFault | None
     content_chunks: int
+    done: bool = False
 
 
 @attrs.frozen
@@ -126,7 +127,8 @@ class OpenAIClient:
         Args:
             body: the JSON request, ready to send.
             on_chunks: called once per read with the chunks that it completed, unchanged but for
-                line ends, which are spaces; or once with the whole `chat.completion`.
+                line ends, which are spaces, and what UTF-8 JSON cannot say; or once with the whole
+                `chat.completion`.
             stream: whether `body` asks for a stream.
             authorization: the client's own header; see `credential`.
             usage_asked: False withholds the chunk that holds nothing but usage.
@@ -141,7 +143,7 @@ class OpenAIClient:
             authorization=self.credential(authorization),
             body=body,
         )
-        answer = AnswerReader(self._max_event_bytes, usage_asked=usage_asked)
+        answer = AnswerReader(self._max_event_bytes, usage_asked=usage_asked, as_chunks=stream)
         call = Call(
             self._connector,
             request,
@@ -214,8 +216,13 @@ class Exchange:
         if answer.error is not None:
             answer.error = at_address(answer.error, self._address)
         return ExchangeResult(
-            answer.finish_reason, answer.usage, answer.error, answer.content_chunks
+            answer.finish_reason, answer.usage, answer.error, answer.content_chunks, answer.done
         )
+
+    @property
+    def repaired(self) -> int:
+        """Chunks and replies in which something was replaced that UTF-8 JSON cannot say."""
+        return self._answer.repaired
 
     def pause_reading(self) -> None:
         """Read nothing more for now: TCP makes the upstream wait, and its silence is not counted.
@@ -235,11 +242,16 @@ class _ModelsReader:
     def __init__(self) -> None:
         self.over = False
         self.error: UpstreamFault | None = None
+        self.repaired = 0
         self.models: list[dict[str, object]] = []
 
     def read(self, data: bytes) -> list[bytes]:
         """Never called: the list of models is not streamed."""
         raise NotImplementedError(data)
+
+    def read_end(self, *, delimited: bool) -> list[bytes]:
+        """Never called, likewise."""
+        raise NotImplementedError(delimited)
 
     def read_whole(self, body: bytes) -> list[bytes]:
         try:

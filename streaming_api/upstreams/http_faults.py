@@ -5,11 +5,10 @@ from __future__ import annotations
 from urllib.parse import urlsplit
 
 import attrs
-import orjson
 
 from streaming_api.upstreams.answer import invalid
 from streaming_api.upstreams.http1 import Head, ResponseEnd
-from streaming_api.upstreams.reply_errors import UpstreamFault, error_of_object, fault
+from streaming_api.upstreams.reply_errors import UpstreamFault, fault
 
 
 def redirected(head: Head) -> UpstreamFault:
@@ -29,15 +28,6 @@ def wrong_type(head: Head, expected: str) -> UpstreamFault:
     return attrs.evolve(
         invalid(f"a reply of type {kind!r} where {expected} was expected"), status=head.status
     )
-
-
-def unstreamed(body: bytes) -> UpstreamFault:
-    """It answered a request for a stream with one JSON body, which may hold an error."""
-    try:
-        error = error_of_object(orjson.loads(body))
-    except orjson.JSONDecodeError:
-        error = None
-    return error or invalid("one whole JSON reply to a request for a stream")
 
 
 def broken(outcome: ResponseEnd, detail: str) -> UpstreamFault:

@@ -2,8 +2,9 @@
 
 The rules are those of the HTML standard, section 9.2.6 "Interpreting an event stream":
 lines end at CR, LF or CRLF and at nothing else (U+2028, U+0085 and VT are text); one space after
-the colon is dropped; an event ends at an empty line, and one that has not ended at the end of
-the stream is discarded; a byte order mark at the very start is dropped.
+the colon is dropped; an event ends at an empty line; a byte order mark at the very start is
+dropped. One that has not ended at the end of the stream is discarded there; here `finish` hands it
+out, for a caller who knows that the stream was not cut.
 
 Two paths give the same result. The fast one takes a read that holds whole events with LF ends,
 which is nearly every read of a live answer, and cuts it with `bytes.split`. The other one takes
@@ -12,6 +13,7 @@ everything else, line by line. Both are linear in the bytes fed, however these a
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Final
 
 BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
@@ -85,6 +87,15 @@ class EventParser:
         except EventTooLargeError as exc:
             exc.events = events
             raise
+        return events
+
+    def finish(self) -> list[Event]:
+        """Return the event that was begun, if there is one, as if an empty line had ended it."""
+        events: list[Event] = []
+        with suppress(EventTooLargeError):  # what was held is within the bound, and the sum is not
+            if self._unfinished:
+                self._end_line(self._first_line(), events)
+            self._end_event(events)
         return events
 
     def _whole_events(self, lines: list[bytes]) -> list[Event]:

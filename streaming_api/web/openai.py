@@ -2,7 +2,7 @@
 
 OpenAI API reference, "Create chat completion". An upstream's error before the first token is an
 HTTP error with its status; later, an ``error`` object in the stream. ``[DONE]`` follows only an
-answer that the model has ended itself.
+answer that the upstream has ended itself, with a finish reason or with ``[DONE]``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from streaming_api.wire import framing
 from streaming_api.wire.commands import OnDisconnect, chat_request
 
 if TYPE_CHECKING:
-    from streaming_api.answers.answer import Answer
+    from streaming_api.answers.answer import Answer, AnswerOutcome
     from streaming_api.engine.viewer import Viewer
 
 _FAILED: Final = frozenset({"cancelled", "abandoned", "incomplete", "error"})
@@ -68,7 +68,7 @@ class Completion(EventStream):
         if (
             outcome is not None
             and self._answer.chunks == 0
-            and outcome.finish_reason in _FAILED
+            and _has_failed(outcome)
             and not self._headed
         ):
             self._reply_error(_error(outcome.error, outcome.finish_reason))
@@ -113,7 +113,7 @@ class Completion(EventStream):
         """All of the stream is written; say how it ended."""
         outcome = self._answer.outcome
         assert outcome is not None
-        if outcome.finish_reason in _FAILED:
+        if _has_failed(outcome):
             self._tell_error(_error(outcome.error, outcome.finish_reason))
         else:
             super().comment(b"data: [DONE]\n\n")
@@ -136,7 +136,7 @@ class Completion(EventStream):
         """Not a stream: the whole completion, or the error instead of it."""
         outcome = self._answer.outcome
         assert outcome is not None
-        if outcome.finish_reason in _FAILED:
+        if _has_failed(outcome):
             self._reply_error(_error(outcome.error, outcome.finish_reason))
         else:
             first = self._answer.stream.after(0, self._answer.channel.number, 1)[0]
@@ -153,6 +153,11 @@ class Completion(EventStream):
         extra += f"Content-Length: {len(body)}\r\n"
         self.write(self._head_bytes(status, "application/json", extra) + body)
         self._leave("finished")
+
+
+def _has_failed(outcome: AnswerOutcome) -> bool:
+    """Whether a client that asked the upstream itself would be told of a fault, or cut."""
+    return outcome.finish_reason in _FAILED and not outcome.done
 
 
 def _reason(status: int) -> str:

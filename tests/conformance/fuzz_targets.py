@@ -23,12 +23,14 @@ from streaming_api.config import SETTINGS, ConfigError, effective, load, read_en
 from streaming_api.errors import ApiError
 from streaming_api.sources.alertmanager import WebhookError, parse_webhook
 from streaming_api.upstreams.answer import AnswerReader
+from streaming_api.upstreams.reply_errors import fault
 from streaming_api.upstreams.sse_parser import Event, EventParser, EventTooLargeError
 from streaming_api.wire.commands import ChatRequest, message_type_of, parse_command, parse_object
 from streaming_api.wire.deflate import negotiate
 from streaming_api.wire.frame_parser import FrameParser, Received, Violation
 from streaming_api.wire.framing import deflate
 from streaming_api.wire.messages import Encoder, notice, parse_cursor
+from tests.fakes import odd_answers
 
 LIMIT: Final = 4_096
 """Bytes of a message, or of an event, in these targets: small, so that it is met."""
@@ -96,6 +98,27 @@ def answer_reader(data: bytes) -> None:
     for chunk in unstreamed.read_whole(data):
         _check_splices(chunk)
     assert unstreamed.over
+
+
+def answers(data: bytes) -> None:
+    """A stream of odd events: no content lost, order kept, bytes unchanged, an honest end."""
+    events, end, usage_asked = odd_answers.stream_of(data)
+    expected = odd_answers.expected(events, end, usage_asked=usage_asked)
+    reader = AnswerReader(2**20, usage_asked=usage_asked)
+    shown: list[bytes] = []
+    for read in odd_answers.reads_of(odd_answers.wire_of(events, end), crc32(data)):
+        shown += reader.read(read)
+        if reader.over:
+            break
+    if not reader.over and end == "cut":
+        reader.fail(fault("upstream_disconnected", "It was cut."))
+    elif not reader.over:
+        shown += reader.read_end(delimited=end == "delimited")
+    usage = None if reader.usage is None else reader.usage["completion_tokens"]
+    assert reader.over
+    assert expected == odd_answers.Result(
+        shown, reader.finish_reason, usage, reader.error is not None, reader.done
+    )
 
 
 def _check_splices(chunk: bytes) -> None:
@@ -277,6 +300,12 @@ TARGETS: Final = (
         (b"data: " + _CHUNK + b"\n\ndata: [DONE]\n\n", b'data: {"error":{"message":"no"}}\n\n',
          b"data: " + _CHUNK.replace(b",", b",\ndata: ") + b"\n\n",
          _CHUNK.replace(b"delta", b"message").replace(b",", b",\r\n")),
+    ),
+    Target(
+        "answers",
+        answers,
+        tuple(bytes((byte,)) for byte in range(256)),
+        (b"\x00" + bytes(range(208)), b"\x1a\x01\x02\x81\xb0\xd0", b"\x02\x01\xa1"),
     ),
     Target(
         "commands",

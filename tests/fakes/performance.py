@@ -86,6 +86,8 @@ class Performance:
             return
         if script.wire is not None:
             await self._write_raw(script.wire)
+            if script.cut_after is not None:
+                self._cut()
             return
         if script.body is not None:
             await self._reply(script.body, script.content_type or "application/json")

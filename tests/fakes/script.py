@@ -81,7 +81,8 @@ class Script:
         status, headers, body: a reply that is no answer, if `body` is set. Any headers set are
             also added to an answer.
         content_type: of the reply, in place of the right one.
-        wire: the whole response, byte for byte; then the connection is left open.
+        wire: the whole response, byte for byte; then the connection is left open, or ends as `cut`
+            says if there is a `cut_after`.
         after: bytes sent when everything else was.
     """
 
@@ -314,10 +315,7 @@ NAMED: Final[dict[str, Script]] = {
     "multiline": Script(multiline=True),
     "separators": Script(tokens=("a\u2028b", "c\x85d", "e\x0bf", "🙂")),
     "huge-line": Script(tokens=("x" * 10_000_000,)),
-    "invalid-utf8": Script(
-        body=b'data: {"choices":[{"delta":{"content":"\xff"}}]}\n\n',
-        content_type="text/event-stream",
-    ),
+    "not-json": Script(body=b"data: nonsense\n\n", content_type="text/event-stream"),
     "html-502": Script(status=502, body=_PAGE, content_type="text/html"),
     "error-500": _refusal(500, "The model crashed.", "server_error", "crashed"),
     "unauthorized": _refusal(

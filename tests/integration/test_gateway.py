@@ -131,7 +131,7 @@ class TestAnAnswer:
             "completion_tokens": 500,
             "total_tokens": 507,
         }
-        assert answer.ending == ExchangeResult("stop", usage, None, 500)
+        assert answer.ending == ExchangeResult("stop", usage, None, 500, done=True)
         assert len(upstream.generations) == 1
 
     async def test_is_the_upstreams_bytes_unchanged(
@@ -250,16 +250,17 @@ class TestAnAnswer:
         assert answer.ending.error is None
         assert answer.text == Script().text()
 
-    async def test_holds_no_text_of_a_choice_after_its_finish_reason(
+    async def test_goes_on_after_a_finish_reason_where_content_does(
         self, upstream: FakeUpstream, gateway: OpenAIClient
     ) -> None:
-        """Usage still counts, and a fault after the finish is none of the answer's."""
+        """The reason was no end, so what cannot be read after that is a fault of the answer's."""
         late = b'data: {"choices":[{"index":0,"delta":{"content":"late"}}]}\n\ndata: nonsense\n\n'
         upstream.scripts["plain"] = Script(chunked=False, done=False, after=late)
         answer = await ask(gateway)
-        assert answer.text == Script().text()
+        assert answer.text == Script().text() + "late"
+        assert answer.code == "upstream_invalid_response"
         assert answer.ending is not None
-        assert (answer.ending.finish_reason, answer.ending.error) == ("stop", None)
+        assert answer.ending.finish_reason is None
         assert answer.ending.usage is not None
 
     async def test_does_not_wait_for_an_upstream_that_never_closes(
@@ -268,7 +269,7 @@ class TestAnAnswer:
         """The ending comes with `[DONE]`; the connection is closed soon after."""
         wire = OK + b"\r\ndata: [DONE]\n\n"
         upstream.scripts["plain"] = Script(wire=wire)
-        assert (await ask(gateway)).ending == ExchangeResult(None, None, None, 0)
+        assert (await ask(gateway)).ending == ExchangeResult(None, None, None, 0, done=True)
         generation = await upstream.generation()
         await generation.wait_closed(AT_ONCE)
 
@@ -476,10 +477,11 @@ class TestAnHonestEnding:
             (OK + b"Content-Encoding: br\r\n\r\n\x1f\x8b", "upstream_invalid_response"),
             (OK + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", "upstream_invalid_response"),
             (OK + b"Content-Length: 3\r\nContent-Length: 4\r\n\r\nabc", None),
-            (b"HTTP/1.1 200 OK\r\n\r\n", "upstream_invalid_response"),
+            (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", "upstream_invalid_response"),
+            (b"HTTP/1.1 200 OK\r\n\r\nhello", "upstream_invalid_response"),
             (b"HTTP/1.1 204 No\r\n\r\n", "upstream_invalid_response"),
         ],
-        ids=range(13),
+        ids=range(14),
     )
     async def test_what_is_not_an_answer_over_http_is_refused(
         self, upstream: FakeUpstream, gateway: OpenAIClient, wire: bytes, code: str | None
@@ -496,26 +498,14 @@ class TestAnHonestEnding:
         "payload",
         [
             b"nonsense",
-            b"[]",
-            b"1",
-            b"null",
-            b'"text"',
-            b"{}",
-            b'{"choices":{}}',
-            b'{"choices":[1]}',
-            b'{"choices":[{"index":[],"delta":{"content":"x"}}]}',
-            b'{"choices":[{"index":-1,"delta":{"content":"x"}}]}',
-            b'{"choices":[{"index":1000000,"delta":{"content":"x"}}]}',
-            b'{"choices":[{"index":0,"finish_reason":{}}]}',
-            b'{"choices":[{"index":0,"delta":{"content":NaN}}]}',
-            b'{"choices":[{"index":0,"delta":{"content":"\\ud800"}}]}',
-            b'{"choices":[{"index":0,"delta":{"content":"\xff"}}]}',
+            b'{"choices":[{"index":0,"delta":{"content":"x}}]}',
+            b'{"choices":[{"index":0,"delta":{"content":"\x01"}}]}',
             b"[" * 100_000,
             b'{"a":' * 100_000,
         ],
-        ids=range(17),
+        ids=range(5),
     )
-    async def test_what_is_not_a_chunk_ends_the_answer(
+    async def test_what_cannot_be_read_ends_the_answer(
         self,
         upstream: FakeUpstream,
         gateway: OpenAIClient,
@@ -575,7 +565,7 @@ class TestAnAnswerThatIsNotStreamed:
         assert [len(read) for read in answer.reads] == [1]
         assert b"\n" not in answer.chunks[0]
         assert answer.text == Script().text()
-        assert answer.ending == ExchangeResult("stop", USAGE, None, 1)
+        assert answer.ending == ExchangeResult("stop", USAGE, None, 1, done=True)
 
     async def test_ends_where_its_length_says(
         self, upstream: FakeUpstream, gateway: OpenAIClient

@@ -723,7 +723,7 @@ class TestUpstreams:
         ("model", "code"),
         [
             ("redirect", "upstream_redirect"),
-            ("invalid-utf8", "upstream_invalid_response"),
+            ("not-json", "upstream_invalid_response"),
             ("wrong-type", "upstream_invalid_response"),
             ("huge-line", None),
             ("too-long", "upstream_event_too_large"),

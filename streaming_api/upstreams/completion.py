@@ -1,0 +1,45 @@
+"""A whole `chat.completion` said in chunks, for a client that asked for a stream; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import orjson
+
+
+def as_chunks(answer: Mapping[str, object], *, usage_asked: bool) -> list[bytes]:
+    """The chunks that say the same, as OpenAI's clients read them.
+
+    One chunk with every choice's `message` as its `delta`, other fields as they are; and, where the
+    client asked for usage, one with that alone.
+
+    Args:
+        answer: its `choices` is a list.
+        usage_asked: whether the client asked for usage.
+
+    Raises:
+        orjson.JSONEncodeError: it is nested more deeply than can be written.
+    """
+    head = {name: value for name, value in answer.items() if name not in {"choices", "usage"}}
+    head["object"] = "chat.completion.chunk"
+    choices = answer.get("choices")
+    assert isinstance(choices, list)
+    chunks = [{**head, "choices": [_delta(c) for c in choices if isinstance(c, dict)]}]
+    if usage_asked and answer.get("usage") is not None:
+        chunks.append({**head, "choices": [], "usage": answer["usage"]})
+    return [orjson.dumps(chunk) for chunk in chunks]
+
+
+def _delta(choice: dict[str, object]) -> dict[str, object]:
+    said = {name: value for name, value in choice.items() if name != "message"}
+    message = choice.get("message")
+    if not isinstance(message, dict):
+        return {"delta": {}, **said}
+    delta = dict(message)
+    calls = delta.get("tool_calls")
+    if isinstance(calls, list):  # clients put the pieces of a call together by its index
+        delta["tool_calls"] = [
+            {"index": number, **call} if isinstance(call, dict) else call
+            for number, call in enumerate(calls)
+        ]
+    return {**said, "delta": delta}
