@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 
 import attrs
 
+from streaming_api.access.fair_table import FairTable
 from streaming_api.config import ApiKey, StreamingConfig
 from streaming_api.errors import Forbidden, TooMany, Unauthorized
 
@@ -91,6 +92,7 @@ class Client:
         address: its IP address; behind a trusted proxy, what the proxy says.
         commands: the bucket that its commands are taken from, shared by its connections.
         authorization: its ``Authorization`` for the gateway; None where it is a key of ours.
+        by_ticket: whether it has come in by a ticket.
     """
 
     owner: str
@@ -98,30 +100,27 @@ class Client:
     address: str
     commands: Bucket
     authorization: str | None = attrs.field(default=None, repr=False)
+    by_ticket: bool = False
 
     @property
     def network(self) -> str:
-        """What limits per address go by: the address, of IPv6 the /64 that one customer has."""
-        if ":" not in self.address:
-            return self.address
-        parsed = ipaddress.IPv6Address(self.address)
-        if parsed.ipv4_mapped is not None:
-            return str(parsed.ipv4_mapped)
-        return str(ipaddress.IPv6Network((parsed, 64), strict=False))
+        """What limits per address go by (`network_of`)."""
+        return network_of(self.address)
 
     @property
     def name(self) -> str:
-        """What its limits are counted under: its key, or without keys its address."""
-        return self.owner or self.address
+        """What its limits are counted under: its key, or without keys its network."""
+        return self.owner or self.network
 
-    def require(self, scope: str) -> None:
-        """Nothing, if the client has this scope.
+    def require(self, *scopes: str) -> None:
+        """Check that the client has one of these scopes.
 
         Raises:
-            Forbidden: it has not.
+            Forbidden: it has none.
         """
-        if scope not in self.scopes:
-            message = f"This key lacks the scope {scope}; ask the operator for one that has it."
+        if self.scopes.isdisjoint(scopes):
+            needed = " or ".join(scopes)
+            message = f"This key lacks the scope {needed}; ask the operator for one that has it."
             raise Forbidden(message, "missing_scope")
 
     def take_command(self, size: int = 0) -> None:
@@ -139,6 +138,17 @@ class Client:
             raise TooMany(message, "too_many_commands", retry_after=wait)
 
 
+@lru_cache(1024)
+def network_of(address: str) -> str:
+    """What limits per address go by: the address; of IPv6 the /64, which is one customer's."""
+    if ":" not in address:
+        return address
+    parsed = ipaddress.IPv6Address(address.partition("%")[0])  # without the zone (RFC 4007)
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    return str(ipaddress.IPv6Network((parsed, 64), strict=False))
+
+
 class Policy:
     """Checks whoever comes in.
 
@@ -151,7 +161,7 @@ class Policy:
         self._origins = frozenset(origin.rstrip("/").lower() for origin in config.allowed_origins)
         self._hosts = {"localhost", socket.gethostname().lower(), *config.allowed_hosts}
         self._proxies = [ipaddress.ip_network(network) for network in config.trusted_proxies]
-        self._tickets: OrderedDict[str, tuple[ApiKey | None, float]] = OrderedDict()
+        self._tickets: FairTable[tuple[ApiKey | None, float]] = FairTable(_TICKETS)
         self._commands = Buckets(config.commands_per_second, 2 * config.commands_per_second)
         per_minute = config.connections_per_minute
         self._connections = Buckets(per_minute / 60, max(per_minute / 6, 1))
@@ -163,12 +173,20 @@ class Policy:
 
     # Who
 
-    def client(self, key: ApiKey | None, address: str, authorization: str | None = None) -> Client:
+    def client(
+        self,
+        key: ApiKey | None,
+        address: str,
+        authorization: str | None = None,
+        *,
+        by_ticket: bool = False,
+    ) -> Client:
         """The client with this key (None: open access) at this address."""
         owner = key.name if key is not None else ""
         scopes = frozenset(key.scopes) if key is not None else SCOPES
-        bucket = self._commands.get(f"key {owner}" if owner else f"address {address}")
-        return Client(owner, scopes, address, bucket, authorization if self.open else None)
+        bucket = self._commands.get(f"key {owner}" if owner else f"address {network_of(address)}")
+        forwarded = authorization if self.open else None
+        return Client(owner, scopes, address, bucket, forwarded, by_ticket)
 
     def key_of(self, token: str) -> ApiKey:
         """The key that this is the secret of; compared in constant time, with every key.
@@ -189,14 +207,16 @@ class Policy:
         """A one-use ticket for what cannot send headers; good for TICKET_SECONDS.
 
         Raises:
+            Forbidden: it has come by a ticket itself, which would then be good for ever.
             TooMany: more than ``commands_per_second``.
         """
         client.take_command()
+        if client.by_ticket:
+            message = "A ticket buys no other; ask with the key."
+            raise Forbidden(message, "ticket_by_ticket")
         key = next((key for key in self._keys if key.name == client.owner), None)
         ticket = secrets.token_urlsafe(24)
-        self._tickets[ticket] = (key, time.monotonic() + TICKET_SECONDS)
-        if len(self._tickets) > _TICKETS:
-            self._tickets.popitem(last=False)
+        self._tickets.put(ticket, (key, time.monotonic() + TICKET_SECONDS), client.name)
         return ticket
 
     def redeem(self, ticket: str) -> ApiKey | None:
@@ -205,7 +225,7 @@ class Policy:
         Raises:
             Unauthorized: unknown, used or too old.
         """
-        key, until = self._tickets.pop(ticket, (None, 0.0))
+        key, until = self._tickets.pop(ticket) or (None, 0.0)
         if time.monotonic() > until:
             message = "This ticket is unknown, used or too old; get a new one."
             raise Unauthorized(message, "invalid_ticket")
@@ -224,8 +244,26 @@ class Policy:
             message = "This host name is not served here; see allowed_hosts."
             raise Forbidden(message, "host_not_allowed")
 
-    def check_origin(self, origin: str, host: str) -> None:
+    def scheme(self, peer: str, own: str, forwarded: str) -> str | None:
+        """What the browser speaks: ``https``, ``http``, or None where that is not known.
+
+        Args:
+            peer: who has connected.
+            own: what this server speaks.
+            forwarded: X-Forwarded-Proto, of which a trusted proxy has added the last word.
+        """
+        if forwarded and self._trusted(peer):
+            said = forwarded.rpartition(",")[2].strip().lower()
+            return said if said in {"http", "https"} else None
+        return "https" if own == "https" else None  # a proxy may speak TLS in front of us
+
+    def check_origin(self, origin: str, host: str, scheme: str | None = None) -> None:
         """Refuse other sites' pages; no Origin is no browser.
+
+        Args:
+            origin: of the page.
+            host: that the request was sent to.
+            scheme: that the browser speaks, where it is known.
 
         Raises:
             Forbidden: neither the same origin nor an allowed one.
@@ -237,7 +275,8 @@ class Policy:
             parts = urlsplit(asked)
             here = _authority(host.lower(), parts.scheme)
             there = _authority(parts.netloc, parts.scheme)
-            same = parts.scheme in {"http", "https"} and there == here
+            allowed = {"http", "https"} if scheme is None else {scheme}
+            same = parts.scheme in allowed and there == here
         except ValueError:
             same = False
         if not same:

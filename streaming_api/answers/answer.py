@@ -83,7 +83,7 @@ class Answer:
         self.watched = frozenset(self.channel.streams)
         self.channel.on_unwatched = self._unwatched
         self._task = asyncio.create_task(
-            self._run(client.authorization), name=f"chat {self.request_id}"
+            self._run(client.authorization), name="answer"
         )
         self._task.add_done_callback(self._ended_before_it_ran)
 
@@ -136,7 +136,7 @@ class Answer:
         except UpstreamError as failed:
             self._stopped = AnswerOutcome("error", failed.error)
         except Exception:
-            logger.exception("the answer %s failed", self.request_id)
+            logger.exception("an answer failed")
             self._stopped = AnswerOutcome("error", _OUR_BUG)
         self._end(ending)
 
@@ -195,11 +195,21 @@ class Answer:
             "total_ms": round((now - self.started) * 1000, 3),
             "chunks": self.chunks,
         }
+        self._log_end(outcome)
         self.chat.ended(self)
         self.channel.end(self.stream, orjson.dumps(data))
         self.channel.on_unwatched = self.channel.on_room = None  # else they would keep each other
         _tell(self.on_begun)
         _tell(self.on_ended)
+
+    def _log_end(self, outcome: AnswerOutcome) -> None:
+        """Write the one line of the log that names an answer; what it was about is not in it."""
+        begun = 0.0 if self._first is None else self._first - self.started
+        logger.info(
+            "answer %s of %s by %s ended: %s after %.3f s, %d chunks, the first after %.3f s",
+            self.request_id, self.owner or "no key", _printable(self.request.model or "no model"),
+            _reason(outcome), self.ended - self.started, self.chunks, begun,
+        )  # fmt: skip
 
     def _queued(self, position: int) -> None:
         if position != self.position:
@@ -310,6 +320,21 @@ def _usage(ending: ExchangeResult, chunks: int) -> tuple[dict[str, object] | Non
         return None, None
     produced = ending.content_chunks or chunks
     return {"completion_tokens": produced}, "estimated"
+
+
+def _reason(outcome: AnswerOutcome) -> str:
+    """How an answer ended, in words of the log: an upstream's message may quote the question."""
+    reason = _printable(outcome.finish_reason)
+    error = outcome.error
+    if error is None:
+        return reason
+    status = "" if error.status is None else f", status {error.status}"
+    return f"{reason} ({_printable(error.code or error.type)}{status})"
+
+
+def _printable(text: str) -> str:
+    """Text of a peer as the log may show it: one line, ASCII, bounded."""
+    return text[:100].encode("unicode_escape").decode()
 
 
 def error_body(error: UpstreamFault) -> dict[str, object]:

@@ -63,6 +63,12 @@ CLIENT = web.RequestKey("client", Client)
 """Where a request carries who sent it."""
 
 
+def route_of(request: web.Request) -> str:
+    """The path as the URL table has it, without the ids that stand in it."""
+    resource = request.match_info.route.resource
+    return "unknown" if resource is None else resource.canonical
+
+
 def client_of(request: web.Request) -> Client:
     """Who sent this request; the guard has put it there."""
     return request[CLIENT]

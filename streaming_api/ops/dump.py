@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
@@ -24,7 +25,9 @@ def _lines(context: Context) -> Iterator[str]:
     yield f"  {context.manager!r}, {answers!r}, {answers.queue!r}, {context.upstream.name}"
     yield f"  topics: {context.topics.channel!r}"
     for answer in answers.running[:_MOST]:
-        yield f"  answer: {answer!r} {answer.channel!r} {answer.stream!r}"
+        state = f"place {answer.position}" if answer.position else "runs"
+        viewers, age = len(answer.channel.viewers()), time.monotonic() - answer.started
+        yield f"  answer: {state}, {age:.1f} s, {answer.chunks} chunks, {viewers} viewers"
     for connection in tuple(context.manager.present())[:_MOST]:
         unsent, lag = connection.unsent, connection.lag
         yield f"  connection: {connection!r} {unsent} unsent bytes, {lag} messages behind"

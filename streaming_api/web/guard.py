@@ -14,7 +14,6 @@ from aiohttp import hdrs, web
 from aiohttp.http import HttpVersion10, HttpVersion11
 
 from streaming_api.access.policy import Client
-from streaming_api.connections.manager import printable
 from streaming_api.errors import (
     ApiError,
     BadRequest,
@@ -27,7 +26,7 @@ from streaming_api.errors import (
     Unavailable,
     UpgradeRequired,
 )
-from streaming_api.ops.context import CLIENT, CONTEXT
+from streaming_api.ops.context import CLIENT, CONTEXT, route_of
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +72,7 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
             raise
         return web.Response()  # never sent: the client has left, which is nothing to log
     except Exception:
-        logger.exception("%s %s failed", request.method, printable(request.rel_url.raw_path))
+        logger.exception("%s %s failed", request.method, route_of(request))
         message = "The server failed; the operator finds the reason in its log."
         response = error_response(ApiError(message, "internal_error"))
     return response
@@ -81,9 +80,9 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 def _client(request: web.Request) -> Client:
     access = request.app[CONTEXT].access
-    _check_origin(request)
     peer = request.transport.get_extra_info("peername") if request.transport is not None else None
     address = str(peer[0]) if peer else ""
+    _check_origin(request, address)
     if hdrs.X_FORWARDED_FOR in request.headers:
         hops = ",".join(request.headers.getall(hdrs.X_FORWARDED_FOR)).split(",")
         address = access.address(address, (hop.strip() for hop in hops))
@@ -96,7 +95,7 @@ def _client(request: web.Request) -> Client:
     return client
 
 
-def _check_origin(request: web.Request) -> None:
+def _check_origin(request: web.Request, peer: str) -> None:
     """Where the request was sent to, and which page sent it.
 
     Raises:
@@ -113,15 +112,18 @@ def _check_origin(request: web.Request) -> None:
     if not request.raw_path.startswith(("/", "*")):  # absolute: it counts, not Host (RFC 9112)
         host = request.url.raw_authority
         access.check_host(host)
-    for origin in headers.getall(hdrs.ORIGIN, ()):
-        access.check_origin(origin, host)
+    if hdrs.ORIGIN in headers:
+        forwarded = ",".join(headers.getall(hdrs.X_FORWARDED_PROTO, ()))
+        scheme = access.scheme(peer, request.scheme, forwarded)
+        for origin in headers.getall(hdrs.ORIGIN):
+            access.check_origin(origin, host, scheme)
 
 
 def _authenticated(request: web.Request, address: str) -> Client:
     access = request.app[CONTEXT].access
     ticket = request.query.get("ticket")
     if ticket is not None:
-        return access.client(access.redeem(ticket), address)
+        return access.client(access.redeem(ticket), address, by_ticket=True)
     token = bearer_of(request)
     if token is None:
         message = "An API key is required: Authorization: Bearer KEY (see the documentation)."

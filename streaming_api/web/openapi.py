@@ -200,10 +200,10 @@ _OPERATIONS: Final[Json] = {
     },
     "/streaming/connections": {
         "get": operation(
-            "Who is connected",
+            "Who is connected: rows for admin, counts alone (rows=0) for watch as well",
             {200: reply("Counts, limits and a row per connection", json_of("Connections"))},
             tag="operations",
-            scope="watch",
+            scope="",
         )
     },
     "/streaming/status": {

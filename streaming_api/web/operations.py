@@ -123,7 +123,7 @@ def _answers(context: Context) -> dict[str, object]:
     return {"running": running - context.answers.queued, "queued": context.answers.queued}
 
 
-@scope("watch")
+@scope(ANY)
 async def connections(request: web.Request) -> web.Response:
     """GET /streaming/connections: counts, limits; a row per connection for ``admin``.
 
@@ -133,6 +133,7 @@ async def connections(request: web.Request) -> web.Response:
     manager = context.manager
     counts = {kind: {"open": manager.open[kind], "limit": manager.limits[kind]} for kind in KINDS}
     if request.query.get("rows") == "0":
+        client_of(request).require("watch", "admin")
         return _json(counts)
     client_of(request).require("admin")
     return _json({**counts, "connections": _rows(context)})

@@ -16,7 +16,7 @@ from aiohttp_sse import EventSourceResponse
 from streaming_api.answers.idempotency import parse_key
 from streaming_api.connections.connection import Connection
 from streaming_api.errors import BadRequest, NotFound
-from streaming_api.ops.context import CONTEXT, client_of
+from streaming_api.ops.context import CONTEXT, client_of, route_of
 from streaming_api.web.body import json_body
 from streaming_api.web.guard import scope
 from streaming_api.web.one_request import MOST_BEHIND
@@ -45,7 +45,7 @@ class EventStream(Connection):
 
     def __init__(self, request: web.Request, kind: framing.Framing, *, chunked: bool) -> None:
         context = request.app[CONTEXT]
-        super().__init__(context.manager, client_of(request), kind, request.rel_url.raw_path)
+        super().__init__(context.manager, client_of(request), kind, route_of(request))
         self._chunked = chunked
         self._keep_alive = chunked and request.keep_alive
         self._behind = b""  # the client's next request, if it does not wait for the end

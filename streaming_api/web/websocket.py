@@ -19,7 +19,7 @@ from aiohttp.http import HttpVersion11
 from streaming_api.access.policy import Bucket
 from streaming_api.connections.connection import Connection
 from streaming_api.errors import ApiError, BadRequest, NotFound, TooMany, UpgradeRequired
-from streaming_api.ops.context import CONTEXT, client_of
+from streaming_api.ops.context import CONTEXT, client_of, route_of
 from streaming_api.web.command_handler import CommandHandler
 from streaming_api.web.guard import ANY, scope
 from streaming_api.web.one_request import listed
@@ -298,7 +298,7 @@ def handler(
                 deflate = negotiate(request.headers.get(hdrs.SEC_WEBSOCKET_EXTENSIONS, ""))
             command_handler = CommandHandler(context, chat_only=chat_only)
             connection = make(
-                context.manager, client, request.rel_url.raw_path, deflate, command_handler
+                context.manager, client, route_of(request), deflate, command_handler
             )
             answer = _switching_protocols(request, key, deflate)
             take_over(request, connection, slot, answer)

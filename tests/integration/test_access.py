@@ -21,6 +21,7 @@ from streaming_api.access import policy as doors_module
 from streaming_api.cli import main
 from streaming_api.config import ApiKey, load
 from streaming_api.config.types import Scope
+from streaming_api.ops.dump import describe
 from streaming_api.service import StreamingService
 from streaming_api.web import http_protocol
 from tests.certificates import make_certificate
@@ -218,6 +219,26 @@ class TestAKey:
         assert (good.status_code, good.json()["access"]) == (200, "keys")
 
 
+    async def test_with_admin_alone_shows_the_connections(self, start_server: StartServer) -> None:
+        scopes: tuple[tuple[Scope, ...], ...] = (("admin",), ("watch",), ("chat",))
+        keys = [
+            ApiKey(name=one[0], sha256=hashlib.sha256(one[0].encode()).hexdigest(),
+                   scopes=frozenset(one))
+            for one in scopes
+        ]  # fmt: skip
+        server = await start_server(api_keys=keys)
+        statuses = {
+            (name, rows): (await get(f"{server.url}/streaming/connections{rows}",
+                                     Authorization=f"Bearer {name}")).status_code
+            for name in ("admin", "watch", "chat") for rows in ("", "?rows=0")
+        }  # fmt: skip
+        assert statuses == {
+            ("admin", ""): 200, ("admin", "?rows=0"): 200,
+            ("watch", ""): 403, ("watch", "?rows=0"): 200,
+            ("chat", ""): 403, ("chat", "?rows=0"): 403,
+        }  # fmt: skip
+
+
 class TestNoKeys:
     async def test_are_said_to_be_none(self, server: StreamingService) -> None:
         assert (await get(f"{server.url}/streaming/status")).json()["access"] == "open"
@@ -346,6 +367,12 @@ class TestATicket:
             reply = await client.post(f"{guarded.url}/streaming/tickets")
         assert reply.status_code == 401
 
+    async def test_does_not_buy_another(self, guarded: StreamingService) -> None:
+        ticket = await new_ticket(guarded, "watcher")
+        async with http() as client:
+            reply = await client.post(f"{guarded.url}/streaming/tickets?ticket={ticket}")
+        assert (reply.status_code, code_of(reply)) == (403, "ticket_by_ticket")
+
     async def test_that_was_made_up_is_401(self, guarded: StreamingService) -> None:
         for made_up in ("", "x", "A" * 32, "%00"):
             assert await refused(guarded, f"/streaming/websocket?ticket={made_up}") == 401
@@ -397,6 +424,26 @@ class TestTheLog:
         for secret in (*secrets, "t0 t1"):
             assert secret not in text
 
+    async def test_names_an_answer_once_at_its_end(
+        self, guarded: StreamingService, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.INFO, "streaming_api")
+        for model, name in (("ten-tokens", "r-good"), ("error-500", "r-bad")):
+            path = "/streaming/sse/chat"
+            async with http(**bearer("chatter")) as client:
+                await client.post(guarded.url + path, json=question(model, request_id=name))
+                await client.get(f"{guarded.url}{path}/{name}")
+        await eventually(lambda: not guarded.connection_manager.connections)
+        logging.getLogger("streaming_api").warning("%s", describe(guarded.context))
+        good = [line for line in caplog.messages if "r-good" in line]
+        bad = [line for line in caplog.messages if "r-bad" in line]
+        assert len(good) == len(bad) == 1
+        assert good[0].startswith("answer r-good of chatter by ten-tokens ended: stop after ")
+        assert "error (" in bad[0]
+        assert "status 500" in bad[0]
+        paths = [line for line in caplog.messages if "/streaming/sse/chat" in line]
+        assert sum("/streaming/sse/chat/{request_id} of" in line for line in paths) == 2
+
     async def test_has_one_line_for_each_end_with_its_reason(
         self, server: StreamingService, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -405,7 +452,7 @@ class TestTheLog:
             await socket.start("r-1")
             await socket.answer()
         await eventually(lambda: not server.connection_manager.connections)
-        lines = [message for message in caplog.messages if " ended: " in message]
+        lines = [message for message in caplog.messages if message.startswith("websocket")]
         assert len(lines) == 1
         assert "websocket 1 /streaming/websocket of 127.0.0.1 ended: client after" in lines[0]
 

@@ -194,6 +194,18 @@ class TestARenewal:
             await handshake(server, rsa_only)
 
 
+async def test_a_page_of_its_own_host_without_tls_is_another_page(
+    start_server: StartServer, tmp_path: Path
+) -> None:
+    """Who controls the plain port of this host, or the line to it, is not this server."""
+    certificate, key = make_certificate(tmp_path)
+    server = await start_server(tls_certificate=certificate, tls_key=key)
+    async with http(server.url) as client:
+        for origin, status in ((server.url, 200), (server.url.replace("https", "http"), 403)):
+            reply = await client.get("/health", headers={"Origin": origin})
+            assert reply.status_code == status
+
+
 class TestTheDaysLeft:
     async def test_are_a_metric_a_warning_in_the_log_and_in_the_status(
         self, start_server: StartServer, tmp_path: Path, caplog: pytest.LogCaptureFixture

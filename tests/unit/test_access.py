@@ -151,6 +151,18 @@ class TestKeys:
         )
 
 
+    def test_the_addresses_of_one_ipv6_customer_share_one_bucket(self) -> None:
+        opened = access()
+        first, same, other = (
+            opened.client(None, address)
+            for address in ("2001:db8:0:1::1", "2001:db8:0:1:ffff::2", "2001:db8:0:2::1")
+        )
+        assert first.commands is same.commands
+        assert first.name == same.name
+        assert first.commands is not other.commands
+        assert first.name != other.name
+
+
 class TestTickets:
     def test_a_ticket_is_its_clients_key_once(self) -> None:
         closed = access(api_keys=[key("one", "s1"), key("other", "s2")])
@@ -184,6 +196,25 @@ class TestTickets:
             last = closed.issue_ticket(client)
         assert len(closed._tickets) == doors_module._TICKETS
         assert closed.redeem(last)
+
+
+    def test_the_tickets_of_one_key_do_not_push_out_anothers(self) -> None:
+        closed = access(api_keys=[key("one", "s1"), key("other", "s2")], commands_per_second=0)
+        few, many = (closed.client(closed.key_of(secret), "10.0.0.1") for secret in ("s1", "s2"))
+        first = closed.issue_ticket(few)
+        for _ in range(doors_module._TICKETS + 5):
+            closed.issue_ticket(many)
+        redeemed = closed.redeem(first)
+        assert redeemed is not None
+        assert redeemed.name == "one"
+
+    def test_a_ticket_buys_no_other(self) -> None:
+        closed = access(api_keys=[key("one", "s1")])
+        ticket = closed.issue_ticket(closed.client(closed.key_of("s1"), "10.0.0.1"))
+        by_ticket = closed.client(closed.redeem(ticket), "10.0.0.1", by_ticket=True)
+        with pytest.raises(Forbidden) as caught:
+            closed.issue_ticket(by_ticket)
+        assert caught.value.code == "ticket_by_ticket"
 
 
 class TestHosts:
@@ -253,6 +284,33 @@ class TestOrigins:
     def test_any_other(self, origin: str, host: str) -> None:
         with pytest.raises(Forbidden, match="allowed_origins"):
             access(allowed_origins=["https://partner.example"]).check_origin(origin, host)
+
+    @pytest.mark.parametrize(
+        ("own", "peer", "forwarded", "taken"),
+        [
+            ("http", "10.0.0.1", "", {"http", "https"}),  # somebody may speak TLS in front of us
+            ("https", "10.0.0.1", "", {"https"}),
+            ("https", "10.0.0.1", "http", {"https"}),  # not trusted: its word is nothing
+            ("http", "10.0.0.1", "https", {"http", "https"}),
+            ("http", "10.9.0.1", "https", {"https"}),
+            ("http", "10.9.0.1", "http", {"http"}),
+            ("https", "10.9.0.1", "http", {"http"}),
+            ("http", "10.9.0.1", "http, HTTPS", {"https"}),  # the last word is the proxy's
+            ("http", "::ffff:10.9.0.1", "https", {"https"}),
+            ("http", "10.9.0.1", "nonsense", {"http", "https"}),
+        ],
+    )
+    def test_a_page_that_came_another_way_is_another(
+        self, own: str, peer: str, forwarded: str, taken: set[str]
+    ) -> None:
+        policy = access(trusted_proxies=["10.9.0.0/16"])
+        found = policy.scheme(peer, own, forwarded)
+        for scheme in ("http", "https"):
+            if scheme in taken:
+                policy.check_origin(f"{scheme}://localhost", "localhost", found)
+            else:
+                with pytest.raises(Forbidden):
+                    policy.check_origin(f"{scheme}://localhost", "localhost", found)
 
     @given(st.text(max_size=30), st.text(max_size=30))
     def test_hostile_text_is_refused_and_never_an_error(self, origin: str, host: str) -> None:
