@@ -237,7 +237,7 @@ class AnswerReader:
 
     def _note_choices(self, answer: dict[str, Any]) -> bool:
         """Note finish reasons, usage and content; whether the client is to have this one."""
-        self._note_usage(answer)
+        has_usage = self._note_usage(answer)
         choices = answer.get("choices")
         if isinstance(choices, list):
             said = [choice for choice in choices if isinstance(choice, dict)]
@@ -251,12 +251,14 @@ class AnswerReader:
                 return True
             if not choices and answer.get("usage") is None:
                 return True  # an upstream's own remark, as Azure's first chunk
-        return self._usage_asked and isinstance(answer.get("usage"), dict)
+        return self._usage_asked and has_usage
 
-    def _note_usage(self, fields: dict[str, Any]) -> None:
+    def _note_usage(self, fields: dict[str, Any]) -> bool:
         usage = fields.get("usage")
-        if usage and isinstance(usage, dict):
-            self.usage = usage
+        if not usage or not isinstance(usage, dict):
+            return False
+        self.usage = usage
+        return True
 
     def _take_other_payload(self, event_type: bytes, payload: bytes, exc: ValueError) -> None:
         """`[DONE]`, a sign of life, an error in plain words, or nonsense."""

@@ -291,6 +291,7 @@ _REMARKS: Final = (
     _other(b'{"choices":[null,1]}'),
     _other(b'{"error":null,"choices":null}'),
     _other(b'{"error":{"message":"","code":null}}'),
+    _other(b'{"usage":{}}'),
     _silent(b"event: ping\ndata: still here\n\n"),
     _silent(b"event: heartbeat\ndata: 12:00:01\n\n"),
     _silent(b": comment\n\n"),
@@ -327,6 +328,6 @@ _REMARKS: Final = (
         shown=b'{"choices":[{"index":0,"text":"x"}]}',
         said=(Said(choice=0, content=True),),
     ),
-    *[_text(b"%d" % number) for number in range(7)],
+    *[_text(b"%d" % number) for number in range(6)],
     *[_text(b"%d" % number, reason="stop") for number in range(4)],
 )

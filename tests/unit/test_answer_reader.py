@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from streaming_api.upstreams.answer import AnswerReader
 from streaming_api.upstreams.reply_errors import error_of_object, error_of_reply, fault
+from tests.conformance import fuzz_targets
 
 FIELDS = ("choices", "delta", "message", "index", "finish_reason", "content", "usage", "error",
           "detail", "loc", "msg", "type", "code", "param", "object", "tool_calls")  # fmt: skip
@@ -200,3 +201,16 @@ def test_most_chunks_of_an_answer_are_not_parsed() -> None:
         answer.read(b"data: %b%d%b\n\n" % (before, number, after))
     assert answer._learn_at < 100
     assert answer.content_chunks == 100
+
+
+@pytest.mark.parametrize("end", range(3), ids=["delimited", "closed", "cut"])
+@pytest.mark.parametrize("odd", range(256))
+def test_any_odd_event_between_others_is_read_by_the_rule(odd: int, end: int) -> None:
+    """Alone, before text, after it, and behind a finish reason; `make conformance` mixes them."""
+    for events in ([odd], [odd, 0], [0, odd, 16], [0, 0xA0, odd], [odd, odd, 0xB0, odd]):
+        fuzz_targets.answers(bytes([end, *events]))
+
+
+@given(st.binary(max_size=40))
+def test_any_stream_of_events_is_read_by_the_rule(choice: bytes) -> None:
+    fuzz_targets.answers(choice)
