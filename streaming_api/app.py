@@ -73,7 +73,7 @@ def build(config: StreamingConfig) -> Context:
             call_later=lambda delay, work: asyncio.get_running_loop().call_later(delay, work),
             flush_interval=config.flush_interval / 1000,
             batch_size=config.batch_size,
-            delivered=telemetry.delivered,
+            observer=telemetry,
         )
 
     answers = Answers(config, upstream := Upstream(config), new_channel, telemetry)

@@ -79,6 +79,11 @@ class StreamingService:
         return _url(self.config, self.port)
 
     @property
+    def running(self) -> bool:
+        """Whether it serves now."""
+        return self._runner is not None
+
+    @property
     def context(self) -> Context:
         """The parts of the running application.
 
@@ -139,38 +144,6 @@ class StreamingService:
         traceback: TracebackType | None,
     ) -> None:
         await self.stop()
-
-    # Figures, by their documented calls
-
-    def get_websocket_performance(self) -> float:
-        """Percent of recent messages delivered to WebSocket viewers within 100 ms.
-
-        Without traffic of its own it measures: the application is started on a loopback port and
-        real clients are driven through it.
-        """
-        return self._figure("websocket")
-
-    def get_sse_performance(self) -> float:
-        """The same for SSE viewers."""
-        return self._figure("sse")
-
-    def get_connection_stability(self) -> float:
-        """Percent of recent connections that did not end by a fault."""
-        manager = None if self._runner is None else self.context.manager
-        percent = None if manager is None else manager.telemetry.stability()
-        if percent is not None:
-            return percent
-        from streaming_api import selftest  # noqa: PLC0415 (it drives this very class)
-
-        return selftest.measure(self.config).connection_stability
-
-    def _figure(self, kind: str) -> float:
-        percent = None if self._runner is None else self.context.telemetry.performance(kind)
-        if percent is not None:
-            return percent
-        from streaming_api import selftest  # noqa: PLC0415 (it drives this very class)
-
-        return selftest.measure(self.config).performance[kind]
 
 
 def _url(config: StreamingConfig, port: int) -> str:

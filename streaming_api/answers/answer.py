@@ -21,7 +21,7 @@ from streaming_api.wire.messages import CHAT, notice
 if TYPE_CHECKING:
     from streaming_api.access.policy import Client
     from streaming_api.answers.answers import Answers
-    from streaming_api.connections.connection import Connection
+    from streaming_api.engine.sink import Sink
 
 logger = logging.getLogger(__name__)
 
@@ -229,7 +229,7 @@ class Answer:
 
     # Audience
 
-    def watch(self, connection: Connection, after: int, fault: str | None = None) -> Viewer:
+    def watch(self, connection: Sink, after: int, fault: str | None = None) -> Viewer:
         """Show this answer on a connection, from strictly after a sequence_id.
 
         What is no longer retained is told first; an ``after`` that was never sent is told, too, and
@@ -248,7 +248,7 @@ class Answer:
             connection.send(self.queue_notice(), CHAT)
         return viewer
 
-    def attach(self, connection: Connection) -> Viewer:
+    def attach(self, connection: Sink) -> Viewer:
         """Count a connection among those who watch, before anything is shown on it."""
         if self._grace is not None:
             self._grace.cancel()

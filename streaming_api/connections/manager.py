@@ -315,21 +315,6 @@ class ConnectionManager:
         """The connections of now, safe to end while walking."""
         return tuple(self.connections.values())
 
-    # Figures
-
-    def get_connection_stability(self) -> float:
-        """Percent of the connections of the last 5 minutes that did not end by our fault.
-
-        With nothing to report, starts the application on a loopback port, drives real clients
-        through it and returns what they saw.
-        """
-        percent = self.telemetry.stability()
-        if percent is not None:
-            return percent
-        from streaming_api import selftest  # noqa: PLC0415 (measuring needs the whole application)
-
-        return selftest.measure(self.config).connection_stability
-
 
 def printable(text: str) -> str:
     """Text of a client as the log may show it: one line, ASCII, bounded."""

@@ -15,7 +15,7 @@ import enum
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
@@ -26,6 +26,7 @@ from streaming_api.wire.checksum import Checksum
 from streaming_api.wire.messages import Encoder, Message, parse_cursor
 
 if TYPE_CHECKING:
+    from streaming_api.engine.observer import DeliveryObserver, Writes
     from streaming_api.engine.viewer import Viewer
     from streaming_api.wire.framing import Framing
 
@@ -213,10 +214,6 @@ class Audience:
         return data
 
 
-Writes = tuple[tuple["Viewer", Callable[[bytes], None]], ...]
-"""The viewers that one flush has written to, each with its transport's ``write``."""
-
-
 class Channel:
     """One number line: the streams on it, who watches them, and when a batch goes out.
 
@@ -224,7 +221,7 @@ class Channel:
         epoch: names this channel in cursors; another epoch's cursor means nothing here.
         call_later: the event loop's.
         flush_interval: seconds; at most ``batch_size`` flushes in any such time.
-        delivered: told of each batch that live viewers were written.
+        observer: told of what viewers are written.
 
     Attributes:
         number: of the newest message; 0 before the first.
@@ -244,6 +241,7 @@ class Channel:
         "_recent",
         "_waiting",
         "audiences",
+        "delivered_late",
         "ended",
         "epoch",
         "flushed",
@@ -262,7 +260,7 @@ class Channel:
         call_later: Callable[[float, Callable[[], None]], object],
         flush_interval: float,
         batch_size: int,
-        delivered: Callable[[Sequence[Message], Writes], None],
+        observer: DeliveryObserver,
     ) -> None:
         self.epoch = epoch
         self.number = 0
@@ -279,7 +277,8 @@ class Channel:
         self._due = False  # a flush is scheduled
         self._flush_interval = flush_interval
         self._call_later = call_later
-        self._delivered = delivered
+        self._delivered = observer.delivered
+        self.delivered_late = observer.delivered_late
 
     def __repr__(self) -> str:
         live = sum(len(audience.viewers) for audience in self.audiences.values())

@@ -11,7 +11,7 @@ from streaming_api.wire.checksum import Checksum
 from streaming_api.wire.messages import Message, notice
 
 if TYPE_CHECKING:
-    from streaming_api.connections.connection import Connection
+    from streaming_api.engine.sink import Sink
 
 _NO_SUM: Final = Checksum()
 _READS_IN_A_ROW: Final = 4
@@ -48,7 +48,7 @@ class Viewer:
         "write",
     )  # fmt: skip
 
-    def __init__(self, connection: Connection, channel: Channel, watched: frozenset[str]) -> None:
+    def __init__(self, connection: Sink, channel: Channel, watched: frozenset[str]) -> None:
         self.connection = connection
         self.framing = connection.framing
         self.write = connection.transport.write
@@ -191,7 +191,7 @@ class Viewer:
         if self.framing.has_checksum:
             self.connection.add_plain(self.framing.plain(messages))
         self.connection.count(len(messages), len(data), time.monotonic())
-        self.connection.manager.telemetry.delivered_late(self, messages)
+        self.channel.delivered_late(self, messages)
 
     def _miss(self, stream: Stream, seen: int) -> bool:
         """What follows ``seen`` on the stream is gone. Returns whether this viewer may go on."""

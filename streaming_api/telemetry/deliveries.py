@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from streaming_api.engine.stream import Writes
+    from streaming_api.engine.observer import Writes
     from streaming_api.engine.viewer import Viewer
     from streaming_api.wire.messages import Message
 

@@ -19,7 +19,7 @@ from streaming_api.topics.status import SELF, Status
 
 if TYPE_CHECKING:
     from streaming_api.config import StreamingConfig
-    from streaming_api.connections.connection import Connection
+    from streaming_api.engine.sink import Sink
     from streaming_api.engine.stream import Channel
 
 _HISTORY_RETENTION: Final = Retention(bytes=2**20, messages=900, seconds=900.0)
@@ -102,7 +102,7 @@ class Topics:
             message = f"The topic {name} is switched off here (streaming.{name}_enabled)."
             raise NotFound(message, f"{name}_disabled")
 
-    def watch(self, connection: Connection, names: tuple[str, ...], cursor: str | None) -> Viewer:
+    def watch(self, connection: Sink, names: tuple[str, ...], cursor: str | None) -> Viewer:
         """Show topics on a connection: from strictly after a cursor, or from now with snapshots.
 
         A cursor that means nothing here is told as a gap of each topic, before the snapshots.

@@ -13,7 +13,9 @@ from streaming_api.access.policy import Bucket, Client
 from streaming_api.config import StreamingConfig
 from streaming_api.connections.connection import Connection
 from streaming_api.connections.manager import ConnectionManager
-from streaming_api.engine.stream import Channel, Policy, Retention, Stream, Writes
+from streaming_api.engine.observer import DeliveryObserver, Writes
+from streaming_api.engine.stream import Channel, Policy, Retention, Stream
+from streaming_api.engine.viewer import Viewer
 from streaming_api.wire.framing import EVENTS, Framing
 from streaming_api.wire.messages import Message
 
@@ -153,13 +155,16 @@ MANAGER: Final = ConnectionManager(StreamingConfig())
 
 
 class Deliveries:
-    """What a channel tells of each batch."""
+    """An observer that notes each batch that live viewers are written."""
 
     def __init__(self) -> None:
         self.batches: list[tuple[list[int], int]] = []
 
-    def __call__(self, batch: Sequence[Message], writes: Writes) -> None:
+    def delivered(self, batch: Sequence[Message], writes: Writes) -> None:
         self.batches.append(([message.number for message in batch], len(writes)))
+
+    def delivered_late(self, viewer: Viewer, messages: Sequence[Message]) -> None:
+        """Nothing: what comes out of the log is not asked about."""
 
 
 def channel(
@@ -168,7 +173,7 @@ def channel(
     clock: Clock | None = None,
     flush_interval: float = 0.0,
     batch_size: int = 1,
-    delivered: Callable[[Sequence[Message], Writes], None] = lambda _batch, _writes: None,
+    observer: DeliveryObserver | None = None,
 ) -> Channel:
     """A channel; without a clock it flushes each append at once."""
     return Channel(
@@ -176,7 +181,7 @@ def channel(
         call_later=(clock or Clock()).call_later,
         flush_interval=flush_interval,
         batch_size=batch_size,
-        delivered=delivered,
+        observer=observer or Deliveries(),
     )
 
 

@@ -19,6 +19,7 @@ from streaming_api.engine.stream import Channel
 from streaming_api.topics import Topics
 from tests.clients import Message, events, websocket
 from tests.conftest import StartServer
+from tests.fakes.engine import Deliveries
 from tests.fakes.prometheus import RealAlertmanager, RealPrometheus, free_port
 
 UNIT: Final = 0.05
@@ -38,7 +39,7 @@ async def running(**settings: object) -> AsyncIterator[Topics]:
         call_later=loop.call_later,
         flush_interval=config.flush_interval / 1000,
         batch_size=config.batch_size,
-        delivered=lambda _batch, _writes: None,
+        observer=Deliveries(),
     )
     topics = Topics(config, line)
     task = asyncio.create_task(topics.run())

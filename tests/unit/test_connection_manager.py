@@ -355,4 +355,4 @@ class TestFigures:
         come(manager).connection_lost(None)
         come(manager).abort("stalled")
         come(manager).connection_lost(ConnectionResetError())
-        assert manager.get_connection_stability() == pytest.approx(200 / 3)
+        assert manager.telemetry.stability() == pytest.approx(200 / 3)

@@ -11,6 +11,7 @@ import pytest
 
 from streaming_api.engine.stream import Channel, Retention
 from streaming_api.topics.history import COARSE, MAX_SERIES, RECENT, SECONDS, History
+from tests.fakes.engine import Deliveries
 
 NOON: Final = 1_800_000_000.0
 
@@ -133,7 +134,7 @@ async def test_who_watches_is_told_what_changed(history: History, clock: Clock) 
         call_later=asyncio.get_running_loop().call_later,
         flush_interval=0.0,
         batch_size=1,
-        delivered=lambda _batch, _writes: None,
+        observer=Deliveries(),
     )
     history.open(line, Retention(bytes=2**20, messages=100, seconds=100))
     history.sample({"a": 1, "b": None})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import pytest
@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streaming_api.engine import stream as stream_module
+from streaming_api.engine.observer import Writes
 from streaming_api.engine.stream import CATCH_UP_BYTES, Channel, Policy, Retention, Stream
 from streaming_api.engine.viewer import Viewer
 from streaming_api.wire.framing import EVENTS, Framing
@@ -81,7 +82,7 @@ class TestNumbers:
 class TestFlushWindow:
     def test_inside_the_budget_each_message_goes_out_at_once(self, clock: Clock) -> None:
         told = Deliveries()
-        on = channel(clock=clock, flush_interval=WINDOW, batch_size=3, delivered=told)
+        on = channel(clock=clock, flush_interval=WINDOW, batch_size=3, observer=told)
         chat = chat_stream(on)
         watch(on)
         for _ in range(3):
@@ -90,7 +91,7 @@ class TestFlushWindow:
 
     def test_above_it_messages_wait_together_for_the_rest_of_the_window(self, clock: Clock) -> None:
         told = Deliveries()
-        on = channel(clock=clock, flush_interval=WINDOW, batch_size=2, delivered=told)
+        on = channel(clock=clock, flush_interval=WINDOW, batch_size=2, observer=told)
         chat = chat_stream(on)
         watch(on)
         on.append(chat, [b"{}"])
@@ -104,7 +105,7 @@ class TestFlushWindow:
 
     def test_at_human_speed_nothing_waits(self, clock: Clock) -> None:
         told = Deliveries()
-        on = channel(clock=clock, flush_interval=WINDOW, batch_size=5, delivered=told)
+        on = channel(clock=clock, flush_interval=WINDOW, batch_size=5, observer=told)
         chat = chat_stream(on)
         watch(on)
         for number in range(1, 30):
@@ -114,7 +115,7 @@ class TestFlushWindow:
 
     def test_what_is_urgent_never_waits_and_takes_what_waits_along(self, clock: Clock) -> None:
         told = Deliveries()
-        on = channel(clock=clock, flush_interval=WINDOW, batch_size=1, delivered=told)
+        on = channel(clock=clock, flush_interval=WINDOW, batch_size=1, observer=told)
         chat = chat_stream(on)
         watch(on)
         on.append(chat, [b"{}"])
@@ -147,16 +148,16 @@ class TestFlushWindow:
         waits: list[float] = []
         urgent = False
 
-        def delivered(batch: object, _: object) -> None:
-            assert isinstance(batch, list)
-            waits.extend(clock.now - message.appended for message in batch)
-            if not urgent:
-                flushes.append(clock.now)
+        class Waits(Deliveries):
+            def delivered(self, batch: Sequence[Message], writes: Writes) -> None:  # noqa: ARG002
+                waits.extend(clock.now - message.appended for message in batch)
+                if not urgent:
+                    flushes.append(clock.now)
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(stream_module, "time", clock)
             on = channel(
-                clock=clock, flush_interval=WINDOW, batch_size=batch_size, delivered=delivered
+                clock=clock, flush_interval=WINDOW, batch_size=batch_size, observer=Waits()
             )
             chat = chat_stream(on)
             shown = watch(on)
@@ -433,7 +434,7 @@ class TestWatching:
 
     def test_who_watches_one_topic_is_not_written_for_another(self) -> None:
         told = Deliveries()
-        on = channel(delivered=told)
+        on = channel(observer=told)
         metrics, alerts = State(on, "metrics", Policy.LATEST), State(on, "alerts", Policy.HISTORY)
         shown = Shown()
         Viewer(shown, on, frozenset({"alerts"})).resume(0)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streaming_api.engine.stream import Writes
+from streaming_api.engine.observer import Writes
 from streaming_api.engine.viewer import Viewer
 from streaming_api.telemetry import deliveries as telemetry_module
 from streaming_api.telemetry.deliveries import BOUNDS, IN_TIME, WINDOW, Histogram, Telemetry

@@ -39,6 +39,7 @@ from streaming_api.topics.polling import keep_asking, patience
 from streaming_api.topics.rules import HOLD, Rules
 from streaming_api.wire.framing import EVENTS
 from streaming_api.wire.messages import timestamp
+from tests.fakes.engine import Deliveries
 
 EPOCH: Final = "0123456789abcdef"
 UNIT: Final = 0.05
@@ -92,7 +93,7 @@ def new_channel(epoch: str = EPOCH) -> Channel:
         call_later=lambda delay, work: asyncio.get_running_loop().call_later(delay, work),
         flush_interval=0.0,
         batch_size=1,
-        delivered=lambda _batch, _writes: None,
+        observer=Deliveries(),
     )
 
 
@@ -374,7 +375,7 @@ class TestAlerts:
             call_later=lambda _delay, _work: None,
             flush_interval=3600,
             batch_size=1,
-            delivered=lambda _batch, _writes: None,
+            observer=Deliveries(),
         )
         topics = Topics(StreamingConfig(), line)
         shown = watch(topics, "alerts", "metrics")

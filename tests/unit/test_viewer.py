@@ -447,7 +447,7 @@ class TestAnyOrderOfThings:
 class TestFigures:
     def test_a_connection_knows_what_it_was_sent_live_and_late(self) -> None:
         told = Deliveries()
-        on = channel(delivered=told)
+        on = channel(observer=told)
         chat = chat_stream(on)
         on.append(chat, [b"{}"] * 3)
         (viewer, shown), (other, _) = view(on), view(on)

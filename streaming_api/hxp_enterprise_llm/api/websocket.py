@@ -1,5 +1,5 @@
 """Re-exports the WebSocket service: the one service serves both; holds no logic."""
 
-from streaming_api.service import StreamingService as WebSocketService
+from streaming_api.documented import StreamingService as WebSocketService
 
 __all__ = ["WebSocketService"]

@@ -1,5 +1,5 @@
 """Re-exports the streaming orchestrator; holds no logic."""
 
-from streaming_api.service import StreamingService as StreamingOrchestrator
+from streaming_api.documented import StreamingService as StreamingOrchestrator
 
 __all__ = ["StreamingOrchestrator"]

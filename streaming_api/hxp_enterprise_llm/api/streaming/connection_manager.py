@@ -1,5 +1,5 @@
 """Re-exports the connection manager; holds no logic."""
 
-from streaming_api.connections.manager import ConnectionManager
+from streaming_api.documented import ConnectionManager
 
 __all__ = ["ConnectionManager"]

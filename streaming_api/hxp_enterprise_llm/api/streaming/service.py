@@ -1,5 +1,5 @@
 """Re-exports the streaming service; holds no logic."""
 
-from streaming_api.service import StreamingService
+from streaming_api.documented import StreamingService
 
 __all__ = ["StreamingService"]

@@ -1,0 +1,23 @@
+"""DeliveryObserver: who is told what viewers were written. A type: nothing inherits it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from streaming_api.engine.viewer import Viewer
+    from streaming_api.wire.messages import Message
+
+Writes = tuple[tuple["Viewer", Callable[[bytes], None]], ...]
+"""The viewers that one flush has written to, each with its transport's ``write``."""
+
+
+class DeliveryObserver(Protocol):
+    """Hears of deliveries, live ones and those out of the log."""
+
+    def delivered(self, batch: Sequence[Message], writes: Writes) -> None:
+        """Note that a flush has written a batch to live viewers."""
+
+    def delivered_late(self, viewer: Viewer, messages: Sequence[Message]) -> None:
+        """Note that a lagging viewer has been written messages out of the log."""
