@@ -21,7 +21,7 @@ from streaming_api.answers.idempotency import LocalBindings, Retries
 from streaming_api.background import Background
 from streaming_api.config import StreamingConfig
 from streaming_api.connections.manager import ConnectionManager
-from streaming_api.engine.stream import Channel
+from streaming_api.engine.channel import Channel
 from streaming_api.ops.context import CONTEXT, Context
 from streaming_api.ops.monitor import Monitor
 from streaming_api.ops.prometheus import publish

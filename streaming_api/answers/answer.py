@@ -72,14 +72,15 @@ class Answer:
         self._stopped: AnswerOutcome | None = None  # why we ended it ourselves
         self._grace: asyncio.TimerHandle | None = None
         self.channel = chat.new_channel(self.request_id)
-        self.stream = Stream(
-            self.channel,
+        stream = Stream(
+            self.request_id,
             f"chat/{self.request_id}",
             CHAT,
             Policy.LOSSLESS,
             chat.retention,
             request_id=self.request_id,
         )
+        self.stream = self.channel.add(stream)
         self.watched = frozenset(self.channel.streams)
         self.channel.on_unwatched = self._unwatched
         self._task = asyncio.create_task(

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 from streaming_api.answers.answer import SERVER_STOPPED, Answer, AnswerOutcome
 from streaming_api.answers.queue import AnswerQueue
 from streaming_api.config import StreamingConfig
-from streaming_api.engine.stream import Channel, Retention
+from streaming_api.engine.channel import Channel
+from streaming_api.engine.stream import Retention
 from streaming_api.errors import Gone, NotFound, TooMany, Unavailable
 from streaming_api.wire.commands import ChatRequest
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 if TYPE_CHECKING:
     from streaming_api.access.policy import Client
     from streaming_api.connections.manager import ConnectionManager
-    from streaming_api.engine.viewer import Viewer
+    from streaming_api.engine.sink import Watcher
     from streaming_api.wire.checksum import Checksum
     from streaming_api.wire.framing import Framing
 
@@ -65,7 +65,7 @@ class Connection(asyncio.Protocol):
         self.opened = self.received = time.monotonic()
         self.paused = False
         self.ending: str | None = None
-        self.viewers: set[Viewer] = set()
+        self.viewers: set[Watcher] = set()
         self.progress: tuple[int, float] = (0, self.opened)
         self._messages = 0
         self._bytes = 0
@@ -152,7 +152,7 @@ class Connection(asyncio.Protocol):
 
     # Ending
 
-    def finished(self, viewer: Viewer) -> None:
+    def finished(self, viewer: Watcher) -> None:
         """A viewer has been written the whole of a line that has ended."""
 
     def close(self, ending: str) -> None:

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from streaming_api.engine.viewer import Viewer
+    from streaming_api.engine.sink import Watcher
     from streaming_api.wire.messages import Message
 
-Writes = tuple[tuple["Viewer", Callable[[bytes], None]], ...]
+Writes = tuple[tuple["Watcher", Callable[[bytes], None]], ...]
 """The viewers that one flush has written to, each with its transport's ``write``."""
 
 
@@ -19,5 +19,5 @@ class DeliveryObserver(Protocol):
     def delivered(self, batch: Sequence[Message], writes: Writes) -> None:
         """Note that a flush has written a batch to live viewers."""
 
-    def delivered_late(self, viewer: Viewer, messages: Sequence[Message]) -> None:
+    def delivered_late(self, viewer: Watcher, messages: Sequence[Message]) -> None:
         """Note that a lagging viewer has been written messages out of the log."""

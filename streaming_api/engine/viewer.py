@@ -6,7 +6,8 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Final
 
-from streaming_api.engine.stream import Audience, Channel, Policy, Stream
+from streaming_api.engine.channel import Audience, Channel
+from streaming_api.engine.stream import Policy, Stream
 from streaming_api.wire.checksum import Checksum
 from streaming_api.wire.messages import Message, notice
 
@@ -212,7 +213,7 @@ class Viewer:
         return [stream for name, stream in self.channel.streams.items() if name in self.watched]
 
     def _show_snapshot(self, stream: Stream, cursor: int) -> None:
-        message = stream.state(cursor)
+        message = stream.state(self.channel.number, cursor)
         if message is not None:
             self._mark_shown(stream.name, message.number)
             self._write_late([message])

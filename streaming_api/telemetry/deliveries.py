@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from streaming_api.engine.observer import Writes
-    from streaming_api.engine.viewer import Viewer
+    from streaming_api.engine.sink import Watcher
     from streaming_api.wire.messages import Message
 
 WINDOW: Final = 300.0
@@ -115,7 +115,7 @@ class Telemetry:
         self._ended: deque[list[float]] = deque()  # when a slice began, endings, faults among them
         self._open = 0
         self._first_tokens: deque[tuple[float, float]] = deque(maxlen=_MOST_FIRST_TOKENS)
-        self._late: dict[Viewer, list[tuple[float, int]]] = {}
+        self._late: dict[Watcher, list[tuple[float, int]]] = {}
 
     # Deliveries
 
@@ -141,7 +141,7 @@ class Telemetry:
             for message in batch:
                 observe(now - message.appended, count, now)
 
-    def delivered_late(self, viewer: Viewer, messages: Sequence[Message]) -> None:
+    def delivered_late(self, viewer: Watcher, messages: Sequence[Message]) -> None:
         """A viewer has been written from the log; what is older was due when it came."""
         due = max(messages[0].appended, viewer.since)
         if viewer.connection.unsent:
@@ -153,7 +153,7 @@ class Telemetry:
         for message in messages:
             self.latency[kind].observe(now - max(message.appended, viewer.since), 1)
 
-    def _wait(self, viewer: Viewer, due: float, count: int) -> None:
+    def _wait(self, viewer: Watcher, due: float, count: int) -> None:
         waiting = self._late.setdefault(viewer, [])
         waiting.append((due, count))
         if len(waiting) > 64:  # a stuck viewer is late anyway: two numbers say it as well as many

@@ -19,8 +19,8 @@ from streaming_api.topics.status import SELF, Status
 
 if TYPE_CHECKING:
     from streaming_api.config import StreamingConfig
-    from streaming_api.engine.sink import Sink
-    from streaming_api.engine.stream import Channel
+    from streaming_api.engine.channel import Channel
+    from streaming_api.engine.sink import Sink, Watcher
 
 _HISTORY_RETENTION: Final = Retention(bytes=2**20, messages=900, seconds=900.0)
 """Who was away for longer is shown the snapshot."""
@@ -47,7 +47,7 @@ class Topics:
     ) -> None:
         self.channel = channel
         self.history = History()
-        self._history_line = history_line
+        self._history_channel = history_line
         self.metrics = Metrics()
         self.alerts = Alerts()
         self.status = Status()
@@ -79,8 +79,8 @@ class Topics:
         ):
             if enabled:
                 topic.open(self.channel, retention)
-        if config.streaming_metrics_enabled and self._history_line is not None:
-            self.history.open(self._history_line, _HISTORY_RETENTION)
+        if config.streaming_metrics_enabled and self._history_channel is not None:
+            self.history.open(self._history_channel, _HISTORY_RETENTION)
 
     # Watching
 
@@ -112,7 +112,7 @@ class Topics:
             names: that `require` has let pass.
             cursor: as the client has it; hostile text.
         """
-        channel = self.line_of(names[0])
+        channel = self.channel_of(names[0])
         viewer = Viewer(connection, channel, frozenset(names))
         number, fault = (0, None) if cursor is None else channel.locate(cursor)
         if number:  # who has seen nothing joins
@@ -124,15 +124,15 @@ class Topics:
         viewer.join()
         return viewer
 
-    def line_of(self, name: str) -> Channel:
-        """The number line that a topic is on."""
-        if name == self.history.name and self._history_line is not None:
-            return self._history_line
+    def channel_of(self, name: str) -> Channel:
+        """The channel that a topic is on."""
+        if name == self.history.name and self._history_channel is not None:
+            return self._history_channel
         return self.channel
 
-    def watched(self, viewer: Viewer) -> frozenset[str]:
+    def watched(self, viewer: Watcher) -> frozenset[str]:
         """The topics that a viewer watches; none if it watches an answer."""
-        is_ours = viewer.channel is self.channel or viewer.channel is self._history_line
+        is_ours = viewer.channel is self.channel or viewer.channel is self._history_channel
         return viewer.watched if is_ours else frozenset()
 
     def figures(self) -> dict[str, float | None]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import ClassVar
 
-from streaming_api.engine.stream import Channel, Policy, Retention, Stream
+from streaming_api.engine.channel import Channel
+from streaming_api.engine.stream import Policy, Retention, Stream
 
 Note = Callable[[str, str, str | None], None]
 """Takes note of an event: what happened, to whom, and the severity if it has one."""
@@ -26,6 +27,7 @@ class Topic:
     policy: ClassVar[Policy]
 
     def __init__(self) -> None:
+        self._channel: Channel | None = None
         self._stream: Stream | None = None
 
     def __repr__(self) -> str:
@@ -38,9 +40,16 @@ class Topic:
 
     def open(self, channel: Channel, retention: Retention) -> None:
         """Publish on this channel from now on."""
-        self._stream = Stream(
-            channel, self.name, self.message_type, self.policy, retention, snapshot=self.snapshot
+        self._channel = channel
+        stream = Stream(
+            channel.epoch,
+            self.name,
+            self.message_type,
+            self.policy,
+            retention,
+            snapshot=self.snapshot,
         )
+        self._stream = channel.add(stream)
 
     def snapshot(self) -> bytes:
         """The JSON of the whole state now."""
@@ -48,5 +57,5 @@ class Topic:
 
     def publish(self, *changes: bytes, urgent: bool = False) -> None:
         """Append changes, after the state has changed; `Stream.state` relies on that order."""
-        if self._stream is not None and changes:
-            self._stream.channel.append(self._stream, changes, urgent=urgent)
+        if self._stream is not None and self._channel is not None and changes:
+            self._channel.append(self._stream, changes, urgent=urgent)

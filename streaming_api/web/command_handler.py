@@ -10,8 +10,8 @@ from streaming_api.wire.messages import notice
 
 if TYPE_CHECKING:
     from streaming_api.answers.answers import Answers
-    from streaming_api.engine.stream import Channel
-    from streaming_api.engine.viewer import Viewer
+    from streaming_api.engine.channel import Channel
+    from streaming_api.engine.sink import Watcher
     from streaming_api.ops.context import Context
     from streaming_api.web.websocket import WebSocket
 
@@ -90,5 +90,5 @@ class CommandHandler:
                 viewer.leave()
 
 
-def _viewer_of(socket: WebSocket, channel: Channel) -> Viewer | None:
+def _viewer_of(socket: WebSocket, channel: Channel) -> Watcher | None:
     return next((viewer for viewer in socket.viewers if viewer.channel is channel), None)

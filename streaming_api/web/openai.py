@@ -26,7 +26,7 @@ from streaming_api.wire.commands import OnDisconnect, chat_request
 
 if TYPE_CHECKING:
     from streaming_api.answers.answer import Answer, AnswerOutcome
-    from streaming_api.engine.viewer import Viewer
+    from streaming_api.engine.sink import Watcher
 
 _FAILED: Final = frozenset({"cancelled", "abandoned", "incomplete", "error"})
 
@@ -46,7 +46,7 @@ class Completion(EventStream):
         super().__init__(request, kind, chunked=chunked)
         self._answer = answer
         self._headed = False
-        self._viewer: Viewer | None = None
+        self._viewer: Watcher | None = None
 
     def begin(self) -> None:
         """Watch the answer: now if it has begun, else when it does."""
@@ -109,7 +109,7 @@ class Completion(EventStream):
             self._head()
             super().comment(text)
 
-    def finished(self, viewer: Viewer) -> None:  # noqa: ARG002 (there is one)
+    def finished(self, viewer: Watcher) -> None:  # noqa: ARG002 (there is one)
         """All of the stream is written; say how it ended."""
         outcome = self._answer.outcome
         assert outcome is not None

@@ -28,7 +28,7 @@ from streaming_api.wire.commands import chat_request, check_request_id
 if TYPE_CHECKING:
     from streaming_api.answers.answer import Answer
     from streaming_api.connections.manager import Slot
-    from streaming_api.engine.viewer import Viewer
+    from streaming_api.engine.sink import Watcher
     from streaming_api.ops.context import Context
 
 _LAST_CHUNK: Final = b"0\r\n\r\n"
@@ -97,7 +97,7 @@ class EventStream(Connection):
         self.comment(_COMMENT)
         return now + interval
 
-    def finished(self, viewer: Viewer) -> None:  # noqa: ARG002 (there is one)
+    def finished(self, viewer: Watcher) -> None:  # noqa: ARG002 (there is one)
         """The answer has ended, and so does the response."""
         self.end("finished")
 
@@ -225,7 +225,7 @@ async def _topics(request: web.Request, names: tuple[str, ...]) -> web.StreamRes
     topics = request.app[CONTEXT].topics
     for name in names:
         topics.require(name)
-    if len({topics.line_of(name) for name in names}) > 1:
+    if len({topics.channel_of(name) for name in names}) > 1:
         message = "The history has a number line of its own; ask for it alone."
         raise BadRequest(message, "invalid_value", param="topics")
     cursor = _cursor(request)

@@ -41,7 +41,7 @@ from streaming_api.wire.messages import notice
 if TYPE_CHECKING:
     from streaming_api.access.policy import Client
     from streaming_api.connections.manager import ConnectionManager
-    from streaming_api.engine.viewer import Viewer
+    from streaming_api.engine.sink import Watcher
     from streaming_api.wire.frame_parser import Received
 
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -262,7 +262,7 @@ class WebSocket(Connection):
             self.write(framing.close_frame(code))
         self.transport.close()
 
-    def finished(self, viewer: Viewer) -> None:
+    def finished(self, viewer: Watcher) -> None:
         """An answer has ended; the socket stays for the next."""
 
     def eof_received(self) -> None:

@@ -13,9 +13,10 @@ from streaming_api.access.policy import Bucket, Client
 from streaming_api.config import StreamingConfig
 from streaming_api.connections.connection import Connection
 from streaming_api.connections.manager import ConnectionManager
+from streaming_api.engine.channel import Channel
 from streaming_api.engine.observer import DeliveryObserver, Writes
-from streaming_api.engine.stream import Channel, Policy, Retention, Stream
-from streaming_api.engine.viewer import Viewer
+from streaming_api.engine.sink import Watcher
+from streaming_api.engine.stream import Policy, Retention, Stream
 from streaming_api.wire.framing import EVENTS, Framing
 from streaming_api.wire.messages import Message
 
@@ -163,7 +164,7 @@ class Deliveries:
     def delivered(self, batch: Sequence[Message], writes: Writes) -> None:
         self.batches.append(([message.number for message in batch], len(writes)))
 
-    def delivered_late(self, viewer: Viewer, messages: Sequence[Message]) -> None:
+    def delivered_late(self, viewer: Watcher, messages: Sequence[Message]) -> None:
         """Nothing: what comes out of the log is not asked about."""
 
 
@@ -187,7 +188,9 @@ def channel(
 
 def chat_stream(on: Channel, retention: Retention = AMPLE) -> Stream:
     """A lossless stream, as an answer has."""
-    return Stream(on, "chat/r", "chat_completion", Policy.LOSSLESS, retention, request_id="r")
+    return on.add(
+        Stream(on.epoch, "chat/r", "chat_completion", Policy.LOSSLESS, retention, request_id="r")
+    )
 
 
 class State:
@@ -198,7 +201,9 @@ class State:
     ) -> None:
         message_type = {"metrics": "metrics_update", "alerts": "alert"}.get(name, "status_update")
         self.changes: list[int] = []
-        self.stream = Stream(on, name, message_type, policy, retention, snapshot=self.snapshot)
+        stream = Stream(on.epoch, name, message_type, policy, retention, snapshot=self.snapshot)
+        self.channel = on
+        self.stream = on.add(stream)
 
     def snapshot(self) -> bytes:
         """The whole state."""
@@ -206,10 +211,10 @@ class State:
 
     def change(self, pad: int = 0, *, urgent: bool = False) -> int:
         """One change more; its number."""
-        number = self.stream.channel.number + 1
+        number = self.channel.number + 1
         self.changes.append(number)
         data = {"event": "changed", "change": number, "pad": "x" * pad}
-        self.stream.channel.append(self.stream, (orjson.dumps(data),), urgent=urgent)
+        self.channel.append(self.stream, (orjson.dumps(data),), urgent=urgent)
         return number
 
 

@@ -15,7 +15,7 @@ import pytest
 from aiohttp import web
 
 from streaming_api.config import StreamingConfig
-from streaming_api.engine.stream import Channel
+from streaming_api.engine.channel import Channel
 from streaming_api.topics import Topics
 from tests.clients import Message, events, websocket
 from tests.conftest import StartServer

@@ -9,7 +9,8 @@ from typing import Any, Final
 import orjson
 import pytest
 
-from streaming_api.engine.stream import Channel, Retention
+from streaming_api.engine.channel import Channel
+from streaming_api.engine.stream import Retention
 from streaming_api.topics.history import COARSE, MAX_SERIES, RECENT, SECONDS, History
 from tests.fakes.engine import Deliveries
 

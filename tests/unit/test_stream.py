@@ -10,13 +10,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streaming_api.engine import stream as stream_module
+from streaming_api.engine import channel as stream_module
+from streaming_api.engine.channel import CATCH_UP_BYTES, Channel
 from streaming_api.engine.observer import Writes
-from streaming_api.engine.stream import CATCH_UP_BYTES, Channel, Policy, Retention, Stream
+from streaming_api.engine.stream import Policy, Retention, Stream
 from streaming_api.engine.viewer import Viewer
 from streaming_api.wire.framing import EVENTS, Framing
 from streaming_api.wire.messages import Message
-from tests.fakes.engine import AMPLE, Clock, Deliveries, Pipe, Shown, State, channel, chat_stream
+from tests.fakes.engine import (
+    AMPLE,
+    EPOCH,
+    Clock,
+    Deliveries,
+    Pipe,
+    Shown,
+    State,
+    channel,
+    chat_stream,
+)
 
 WINDOW = 1.0
 """Seconds of a flush window, on a clock that stands still until told."""
@@ -488,13 +499,15 @@ def test_states_are_made_once_for_all_who_join_before_the_next_change() -> None:
         made.append(on.number)
         return b"{}"
 
-    stream = Stream(on, "metrics", "metrics_update", Policy.LATEST, AMPLE, snapshot=snapshot)
+    stream = on.add(
+        Stream(EPOCH, "metrics", "metrics_update", Policy.LATEST, AMPLE, snapshot=snapshot)
+    )
     for _ in range(5):
-        stream.state(on.number)
-        stream.state(0)
+        stream.state(on.number, on.number)
+        stream.state(on.number, 0)
     assert made == [0]
     on.append(stream, [b"{}"])
-    states = [stream.state(cursor) for cursor in (1, 0, 1)]
+    states = [stream.state(on.number, cursor) for cursor in (1, 0, 1)]
     assert made == [0, 1]
     assert [state.number for state in states if state] == [1, 1, 1]
     assert all(a != b for a, b in pairwise(states))

@@ -20,7 +20,7 @@ from streaming_api.background import Background, Backoff, supervise
 from streaming_api.config import StreamingConfig
 from streaming_api.connections.connection import Connection
 from streaming_api.connections.manager import ConnectionManager
-from streaming_api.engine.stream import Channel
+from streaming_api.engine.channel import Channel
 from streaming_api.errors import NotFound
 from streaming_api.sources.prometheus import QueryResult
 from streaming_api.sources.values import (
@@ -431,7 +431,7 @@ class TestStatus:
         topics.tell_draining()
         assert shown.data()[-1]["status"]["state"] == "draining"
 
-    def test_a_hostile_reason_is_one_line_of_bounded_length(self) -> None:
+    def test_a_hostile_reason_is_one_channel_of_bounded_length(self) -> None:
         topics = topics_of()
         topics.status.set("gateway", "down", "a\r\nb\x1b[31m" + "x" * 10_000)
         reason = topics.components()["gateway"]["reason"]

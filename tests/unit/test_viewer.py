@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streaming_api.connections.connection import MOST_UNSENT
-from streaming_api.engine.stream import Channel, Policy, Retention
+from streaming_api.engine.channel import Channel
+from streaming_api.engine.stream import Policy, Retention
 from streaming_api.engine.viewer import Viewer
 from streaming_api.wire import framing
 from streaming_api.wire.checksum import Checksum

@@ -1,0 +1,316 @@
+"""Streams and the number line they share: log, retention, viewers, flush window. Knows no sockets.
+
+A `Channel` is one number line: every message on it has a number, and a cursor is the last number
+seen. A chat answer is a channel with one stream; the topics are one channel with three streams, so
+that one cursor serves any subset of them. The log *is* the outbox:
+
+* a **live** viewer has been written everything up to ``channel.flushed``; its cursor is that number
+  and costs nothing to keep. A flush frames the batch once per framing and does one write a viewer.
+* a **lagging** viewer has a cursor of its own and reads on from the log when its transport drains.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from operator import attrgetter
+from typing import TYPE_CHECKING, Final
+
+from streaming_api.engine.stream import Policy, Stream
+from streaming_api.wire.checksum import Checksum
+from streaming_api.wire.messages import Message, parse_cursor
+
+if TYPE_CHECKING:
+    from streaming_api.engine.observer import DeliveryObserver, Writes
+    from streaming_api.engine.sink import Watcher
+    from streaming_api.wire.framing import Framing
+
+CATCH_UP_BYTES: Final = 65_536
+"""How much of the log a lagging viewer is written at a time."""
+
+_number = attrgetter("number")
+
+
+class Audience:
+    """Live viewers who get the same bytes: one framing, one subset of the channel's streams.
+
+    What was sent is counted here, once for all of them; a viewer remembers where it joined.
+    """
+
+    __slots__ = ("bytes", "checksum", "framing", "last_write", "messages", "viewers", "watched")
+
+    def __init__(self, framing: Framing, watched: frozenset[str]) -> None:
+        self.framing = framing
+        self.watched = watched
+        self.viewers: dict[Watcher, Callable[[bytes], None]] = {}
+        self.messages = 0
+        self.bytes = 0
+        self.checksum = Checksum()  # of all that was sent here, if the framing has one
+        self.last_write = 0.0
+
+    def part(self, batch: list[Message]) -> list[Message]:
+        """What of a batch these viewers watch."""
+        return [message for message in batch if message.stream in self.watched]
+
+    def frame(self, part: list[Message], now: float) -> bytes:
+        """The bytes of a part, counted before any viewer is written: see `Channel._write`."""
+        framing = self.framing
+        data = framing.message(part[0]) if len(part) == 1 else framing.batch(part)
+        self.messages += len(part)
+        self.bytes += len(data)
+        self.last_write = now
+        if framing.has_checksum:
+            self.checksum = self.checksum.add(framing.plain(part))
+        return data
+
+
+class Channel:
+    """One number line: the streams on it, who watches them, and when a batch goes out.
+
+    Args:
+        epoch: names this channel in cursors; another epoch's cursor means nothing here.
+        call_later: the event loop's.
+        flush_interval: seconds; at most ``batch_size`` flushes in any such time.
+        observer: told of what viewers are written.
+
+    Attributes:
+        number: of the newest message; 0 before the first.
+        flushed: the newest number that live viewers have been written.
+        ended: whether the last message has been appended.
+        full: whether the log holds more than its retention, because its fastest viewer needs it.
+        on_room: called when a full log has room again.
+        on_unwatched: called when the last viewer has left.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_call_later",
+        "_delivered",
+        "_due",
+        "_flush_interval",
+        "_recent",
+        "_waiting",
+        "audiences",
+        "delivered_late",
+        "ended",
+        "epoch",
+        "flushed",
+        "full",
+        "lagging",
+        "number",
+        "on_room",
+        "on_unwatched",
+        "streams",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        epoch: str,
+        *,
+        call_later: Callable[[float, Callable[[], None]], object],
+        flush_interval: float,
+        batch_size: int,
+        observer: DeliveryObserver,
+    ) -> None:
+        self.epoch = epoch
+        self.number = 0
+        self.flushed = 0
+        self.ended = False
+        self.full = False
+        self.on_room: Callable[[], None] | None = None
+        self.on_unwatched: Callable[[], None] | None = None
+        self.streams: dict[str, Stream] = {}
+        self.audiences: dict[tuple[Framing, frozenset[str]], Audience] = {}
+        self.lagging: set[Watcher] = set()
+        self._waiting: list[Message] = []  # appended, not yet flushed
+        self._recent: deque[float] = deque(maxlen=batch_size)  # times of the last flushes
+        self._due = False  # a flush is scheduled
+        self._flush_interval = flush_interval
+        self._call_later = call_later
+        self._delivered = observer.delivered
+        self.delivered_late = observer.delivered_late
+
+    def __repr__(self) -> str:
+        live = sum(len(audience.viewers) for audience in self.audiences.values())
+        return (
+            f"<Channel {self.epoch} at {self.number}, flushed {self.flushed},"
+            f" {live} live, {len(self.lagging)} lagging{', ended' if self.ended else ''}>"
+        )
+
+    def add(self, stream: Stream) -> Stream:
+        """Carry this stream: its messages get their numbers here."""
+        self.streams[stream.name] = stream
+        return stream
+
+    # Producing
+
+    def append(self, stream: Stream, data: Iterable[bytes], *, urgent: bool = False) -> None:
+        """Put messages on a stream and flush as the window allows, or now if ``urgent``.
+
+        Args:
+            stream: one of this channel's.
+            data: the JSON of each message's ``data``, without CR or LF.
+            urgent: alerts and the end of an answer never wait.
+        """
+        now = time.monotonic()
+        messages = stream.extend(self.number + 1, data, now)
+        if not messages:
+            return
+        self.number = messages[-1].number
+        if self.ended:
+            messages[-1].final = True
+            stream.last = self.number
+        self._waiting += messages
+        if stream.overfull(now):
+            self._make_room(now)
+        if urgent:
+            self.flush(now)
+        elif not self._due:
+            recent = self._recent
+            wait = recent[0] + self._flush_interval - now if len(recent) == recent.maxlen else 0.0
+            if wait > 0:
+                self._due = True
+                self._call_later(wait, self._flush_due)
+            else:
+                self.flush(now)
+
+    def _flush_due(self) -> None:
+        self._due = False
+        self.flush()
+
+    def flush(self, now: float | None = None) -> None:
+        """Write what was appended since the last flush to every live viewer."""
+        batch = self._waiting
+        if not batch:
+            return
+        if now is None:
+            now = time.monotonic()
+        self._waiting = []
+        self._recent.append(now)
+        self.flushed = batch[-1].number
+        due = []
+        for audience in self.audiences.values():
+            part = batch if len(audience.watched) == len(self.streams) else audience.part(batch)
+            if part:
+                due.append((part, audience.frame(part, now), tuple(audience.viewers.items())))
+        for part, data, viewers in due:
+            self._write(part, data, viewers)
+        if self.full:
+            self._make_room(now)
+
+    def _write(self, part: list[Message], data: bytes, viewers: Writes) -> None:
+        """The hot path: everything per viewer is one call of its transport's ``write``.
+
+        A viewer whose transport is over its high-water mark has left its audience (`lag`), so
+        nothing is asked of it here. One that goes over it during a flush leaves with its cursor at
+        ``flushed``, and so does every other viewer of its connection, in whatever audience. So all
+        who are due this batch are noted, and it is counted as theirs, before any is written.
+        """
+        for _, write in viewers:
+            write(data)
+        self._delivered(part, viewers)
+        if self.ended:
+            for viewer, _ in viewers:
+                viewer.caught_up()
+
+    def end(self, stream: Stream, data: bytes) -> None:
+        """Append the last message; viewers leave when they have been written it."""
+        self.ended = True
+        self.append(stream, (data,), urgent=True)
+
+    # Retention and backpressure
+
+    def _make_room(self, now: float) -> None:
+        """Evict down to the retention; a lossless stream keeps what its fastest viewer needs."""
+        was_full = self.full
+        self.full = False
+        for stream in self.streams.values():
+            needed = self.fastest() + 1 if stream.policy is Policy.LOSSLESS else self.number + 1
+            if stream.evict(now, needed):
+                self.full = True
+        if was_full and not self.full and self.on_room is not None:
+            self.on_room()
+
+    def fastest(self) -> int:
+        """The number up to which the fastest viewer has been written; without any, the newest."""
+        if any(audience.viewers for audience in self.audiences.values()):
+            return self.flushed
+        return max((viewer.cursor for viewer in self.lagging), default=self.number)
+
+    def progressed(self) -> None:
+        """A viewer has moved on or left: a full log may have room again."""
+        if self.full:
+            self._make_room(time.monotonic())
+
+    # Watching
+
+    def locate(self, cursor: str) -> tuple[int, str | None]:
+        """The number that a client's cursor stands for; else 0, and why it means nothing here."""
+        parsed = parse_cursor(cursor)
+        if parsed is None:
+            return 0, "malformed"
+        epoch, number = parsed
+        if epoch != self.epoch:
+            return 0, "epoch"
+        if number > self.number:
+            return 0, "future"
+        return number, None
+
+    def viewers(self) -> list[Watcher]:
+        """Everybody who watches, live or lagging."""
+        live = [viewer for audience in self.audiences.values() for viewer in audience.viewers]
+        return live + list(self.lagging)
+
+    @property
+    def watched(self) -> bool:
+        """Whether anybody watches."""
+        return bool(self.lagging) or any(audience.viewers for audience in self.audiences.values())
+
+    def go_live(self, viewer: Watcher) -> Audience:
+        """A viewer that has been written everything up to ``flushed`` is written what comes."""
+        self.lagging.discard(viewer)
+        key = (viewer.framing, viewer.watched)
+        audience = self.audiences.get(key)
+        if audience is None:
+            audience = self.audiences[key] = Audience(*key)
+        audience.viewers[viewer] = viewer.write
+        return audience
+
+    def lag(self, viewer: Watcher) -> None:
+        """A viewer will read on from the log, from its cursor."""
+        self._leave_audience(viewer)
+        self.lagging.add(viewer)
+
+    def leave(self, viewer: Watcher) -> None:
+        """A viewer is gone."""
+        self._leave_audience(viewer)
+        self.lagging.discard(viewer)
+        self.progressed()
+        if self.on_unwatched is not None and not self.watched:
+            self.on_unwatched()
+
+    def _leave_audience(self, viewer: Watcher) -> None:
+        key = (viewer.framing, viewer.watched)
+        audience = self.audiences.get(key)
+        if audience is not None and viewer in audience.viewers:
+            del audience.viewers[viewer]
+            if not audience.viewers:
+                del self.audiences[key]
+
+    def read(self, watched: frozenset[str], cursor: int) -> list[Message]:
+        """What follows ``cursor`` on the log, in order, up to ``flushed``."""
+        found = [
+            stream.after(cursor, self.flushed, CATCH_UP_BYTES)
+            for name, stream in self.streams.items()
+            if name in watched
+        ]
+        if len(found) == 1:
+            return found[0]
+        merged = sorted((message for part in found for message in part), key=_number)
+        size = 0
+        for count, message in enumerate(merged):
+            size += len(message.payload)
+            if size >= CATCH_UP_BYTES:
+                return merged[: count + 1]
+        return merged
