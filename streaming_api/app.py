@@ -31,6 +31,7 @@ from streaming_api.tls import Certificate
 from streaming_api.topics import Topics
 from streaming_api.upstreams.upstream import Upstream
 from streaming_api.web import contract, openai, operations, page, sse, websocket
+from streaming_api.web.body import INCOMING, incoming
 from streaming_api.web.guard import guard
 from streaming_api.workers import plan
 
@@ -50,8 +51,9 @@ def make_app(config: StreamingConfig) -> web.Application:
         config: see `streaming_api.config`.
     """
     context = build(config)
-    app = web.Application(middlewares=[guard], client_max_size=config.message_size_limit)
+    app = web.Application(middlewares=[guard], client_max_size=config.body_size_limit)
     app[CONTEXT] = context
+    app[INCOMING] = incoming(config)
     app[BACKGROUND] = Background(context.telemetry.background_failures)
     aiohttp_jinja2.setup(app, loader=jinja2.FileSystemLoader(_templates()), autoescape=True)
     add_routes(app)

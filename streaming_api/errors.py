@@ -7,7 +7,7 @@ ApiError
 ├── NotFound            404  no such stream, route or feature
 ├── MethodNotAllowed    405  the path is there, the method is not
 ├── Gone                410  the stream was there and is no longer retained
-├── TooLarge            413  a message above message_size_limit
+├── TooLarge            413  a body above body_size_limit
 ├── Unprocessable       422  an Idempotency-Key of another question
 ├── UpgradeRequired     426  a plain request where a WebSocket is spoken
 ├── TooMany             429  a rate limit
@@ -114,7 +114,7 @@ class Gone(ApiError):
 
 
 class TooLarge(ApiError):
-    """More than ``message_size_limit`` bytes."""
+    """More than ``body_size_limit`` bytes."""
 
     status = 413
     type = "invalid_request_error"

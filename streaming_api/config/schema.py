@@ -44,6 +44,13 @@ class StreamingConfig(APIConfigSchema):
         "processes that share the port and are one service, over a Redis or Valkey",
         between=(1, 1_024),
     )
+    body_size_limit: int = setting(
+        "service.body_size_limit",
+        32 * 2**20,
+        "largest body of an HTTP request, inflated; images are sent in it",
+        unit="bytes",
+        between=BYTES,
+    )
     embedded_model: str = setting(
         "service.embedded_model",
         "auto",
@@ -73,7 +80,7 @@ class StreamingConfig(APIConfigSchema):
     message_size_limit: int = setting(
         "websocket.message_size_limit",
         2**20,
-        "largest message or request body accepted from a client",
+        "largest WebSocket message accepted from a client, inflated",
         env="WEBSOCKET_MESSAGE_SIZE_LIMIT",
         unit="bytes",
         between=BYTES,

@@ -3,41 +3,88 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from streaming_api.errors import BadRequest, TooLarge
+from aiohttp import web
+
+from streaming_api.config import StreamingConfig
+from streaming_api.errors import BadRequest, TooLarge, Unavailable
 from streaming_api.ops.context import CONTEXT
 from streaming_api.wire.commands import parse_object
-
-if TYPE_CHECKING:
-    from aiohttp import web
 
 BODY_SECONDS: Final = 12.0
 """A client that takes longer to send its body holds a connection for nothing. With the seconds that
 the rest of a body may linger (`streaming_api.web.http_protocol`) it is gone after 15 seconds."""
+BODY_RATE: Final = 128 * 2**10
+"""Bytes a second that a large body must come with, on average, beyond that."""
+_GIB: Final = 2**30
+
+
+class Incoming:
+    """The bytes of all bodies that are being received.
+
+    Args:
+        most: what they may be together.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.bytes = 0
+
+    def add(self, size: int) -> None:
+        """Make room for more of a body.
+
+        Raises:
+            Unavailable: there is none.
+        """
+        if self.bytes + size > self.most:
+            message = "Too many large requests are being sent; try again later."
+            raise Unavailable(message, "too_many_bodies", retry_after=5)
+        self.bytes += size
+
+
+INCOMING: Final = web.AppKey("incoming", Incoming)
+
+
+def incoming(config: StreamingConfig) -> Incoming:
+    """Room for an eighth of the memory, or for one body."""
+    return Incoming(max(int(config.memory_gb * _GIB) // 8, config.body_size_limit))
 
 
 async def raw_body(request: web.Request) -> bytes:
-    """The body.
+    """The body, inflated.
 
     Raises:
         BadRequest: it came too slowly.
-        TooLarge: more than ``message_size_limit`` bytes.
+        TooLarge: more than ``body_size_limit`` bytes.
+        Unavailable: too many large ones at once.
     """
     config = request.app[CONTEXT].config
-    limit = config.message_size_limit
+    bodies = request.app[INCOMING]
+    limit = config.body_size_limit
+    _check_size(request.content_length or 0, limit)
     received = bytearray()
+    begun = asyncio.get_running_loop().time()
     try:
-        async with asyncio.timeout(min(BODY_SECONDS, config.timeout)):
+        async with asyncio.timeout(min(BODY_SECONDS, config.timeout)) as deadline:
             async for piece in request.content.iter_any():
+                _check_size(len(received) + len(piece), limit)
+                bodies.add(len(piece))
                 received += piece
-                if len(received) > limit:
-                    message = f"The body may have {limit} bytes (websocket.message_size_limit)."
-                    raise TooLarge(message, "too_large")
+                seconds = min(BODY_SECONDS + len(received) / BODY_RATE, config.timeout)
+                deadline.reschedule(begun + seconds)
     except TimeoutError:
         message = "The body did not come in time."
         raise BadRequest(message, "slow_body") from None
+    finally:
+        bodies.bytes -= len(received)
     return bytes(received)
+
+
+def _check_size(size: int, limit: int) -> None:
+    if size > limit:
+        message = f"The body may have {limit} bytes (service.body_size_limit)."
+        raise TooLarge(message, "too_large")
 
 
 async def json_body(request: web.Request) -> tuple[dict[str, object], bytes]:
@@ -45,7 +92,7 @@ async def json_body(request: web.Request) -> tuple[dict[str, object], bytes]:
 
     Raises:
         BadRequest: not JSON, not an object, or too slow.
-        TooLarge: more than ``message_size_limit`` bytes.
+        TooLarge: more than ``body_size_limit`` bytes.
     """
     text = await raw_body(request)
     return parse_object(text), text

@@ -26,7 +26,7 @@ _ERRORS: Final[Mapping[int, tuple[str, str, Json]]] = {
     403: ("Forbidden", "A foreign Origin or Host, or a key without the scope.", {}),
     404: ("NotFound", "No such stream, or a feature that is switched off here.", {}),
     410: ("Gone", "The answer has ended and is no longer kept.", {}),
-    413: ("TooLarge", "The body is above websocket.message_size_limit.", {}),
+    413: ("TooLarge", "The body is above service.body_size_limit.", {}),
     422: ("Unprocessable", "The Idempotency-Key stands for another question.", {}),
     426: ("UpgradeRequired", "This path speaks WebSocket, version 13.", _UPGRADE),
     429: ("TooMany", "A limit of this client: too fast, or too much at once.", _RETRY_AFTER),

@@ -85,6 +85,7 @@ async def status(request: web.Request) -> web.Response:
                 "sse_max_connections": config.sse_max_connections,
                 "max_connections_per_ip": config.max_connections_per_ip,
                 "message_size_limit": config.message_size_limit,
+                "body_size_limit": config.body_size_limit,
                 "pool_size": config.pool_size,
                 "max_queued": config.max_queued,
                 "memory_gb": config.memory_gb,

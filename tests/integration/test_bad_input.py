@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import AsyncIterator
 
@@ -9,7 +10,8 @@ import httpx
 import pytest
 
 from streaming_api.service import StreamingService
-from tests.clients import Socket, content, http, question, valid, websocket
+from streaming_api.web.body import INCOMING
+from tests.clients import Socket, content, eventually, http, question, valid, websocket
 from tests.conftest import StartServer
 from tests.fakes.upstream import FakeUpstream, Script
 from tests.raw import CLOSE, TEXT, raw
@@ -318,17 +320,56 @@ class TestABody:
             error = reply.json()["error"]
             assert (error["code"], error["param"]) == (code, param)
 
+    @pytest.mark.parametrize("encoding", ["identity", "gzip"])
     @pytest.mark.parametrize("path", POSTS)
-    async def test_may_have_exactly_a_mebibyte(
+    async def test_may_have_exactly_its_limit_whatever_a_websocket_message_may_have(
+        self, start_server: StartServer, path: str, upstream: FakeUpstream, encoding: str
+    ) -> None:
+        server = await start_server(
+            api_gateway_endpoint=upstream.url, body_size_limit=2 * MIB, message_size_limit=MIB
+        )
+        for size, status in ((2 * MIB, 200), (2 * MIB + 1, 413)):
+            body = _filled(size).encode()
+            content = gzip.compress(body) if encoding == "gzip" else body
+            async with http(server.url) as client:
+                reply = await client.post(
+                    path, content=content, headers={"Content-Encoding": encoding}
+                )
+            assert reply.status_code == status
+            assert len(upstream.generations) == 1
+        error = reply.json()["error"]
+        assert error["code"] == "too_large"
+        assert f"{2 * MIB} bytes (service.body_size_limit)" in error["message"]
+
+    @pytest.mark.parametrize("path", POSTS)
+    async def test_with_an_image_of_ten_megabytes_is_asked(
         self, client: httpx.AsyncClient, path: str, upstream: FakeUpstream
     ) -> None:
-        reply = await client.post(path, content=_filled(MIB).encode())
-        assert reply.status_code == 200
-        assert len(upstream.generations) == 1
-        reply = await client.post(path, content=_filled(MIB + 1).encode())
-        assert reply.status_code == 413
-        assert reply.json()["error"]["code"] == "too_large"
-        assert len(upstream.generations) == 1
+        url = "data:image/png;base64," + "A" * 10_000_000
+        part = {"type": "image_url", "image_url": {"url": url}}
+        body = {"model": "fake", "messages": [{"role": "user", "content": [part]}]}
+        assert (await client.post(path, json=body)).status_code == 200
+        assert upstream.generations[0].request.json()["messages"] == body["messages"]
+
+    async def test_that_is_one_of_too_many_large_ones_is_told_to_come_again(
+        self, start_server: StartServer, upstream: FakeUpstream
+    ) -> None:
+        server = await start_server(
+            api_gateway_endpoint=upstream.url, memory_gb=0.125, body_size_limit=12 * MIB
+        )
+        head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
+        head += b"Content-Length: %d\r\n\r\n" % (11 * MIB)
+        assert server._runner is not None
+        bodies = server._runner.app[INCOMING]
+        async with raw(server.url) as first, raw(server.url) as second:
+            await first.send(head + b" " * (10 * MIB))
+            await eventually(lambda: bodies.bytes == 10 * MIB)
+            await second.send(head + b" " * (10 * MIB))
+            refusal = await second.rest()
+            assert refusal.startswith(b"HTTP/1.1 503 ")
+            assert b"too_many_bodies" in refusal
+            first.reset()
+            await eventually(lambda: bodies.bytes == 0)
 
     async def test_with_a_bad_request_id_in_the_path_is_told(
         self, client: httpx.AsyncClient

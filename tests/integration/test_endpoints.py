@@ -267,7 +267,7 @@ class TestErrors:
             ("GET", "/static/../app.py", 404),
             ("GET", "/static/%2e%2e/app.py", 404),
             ("DELETE", "/streaming/chat/nobody", 404),
-            ("GET", "/streaming/alerts", 405),
+            ("PUT", "/streaming/alerts", 405),
             ("POST", "/health", 405),
             ("PUT", "/v1/chat/completions", 405),
             ("GET", "/streaming/websocket", 426),

@@ -398,7 +398,8 @@ class TestRequests:
             )
             assert (await dribbled(tcp, b" ")).startswith(b"HTTP/1.1 200 ")
 
-    async def test_that_are_gzip_bombs_are_413(self, server: StreamingService) -> None:
+    async def test_that_are_gzip_bombs_are_413(self, start_server: StartServer) -> None:
+        server = await start_server(body_size_limit=MIB)
         bomb = gzip.compress(b" " * (64 * MIB), 9)
         async with others(server), httpx.AsyncClient(trust_env=False, timeout=10) as client:
             before = memory(server)

@@ -416,7 +416,7 @@ REQUESTS: Final = [
     (201, "POST", "/streaming/tickets", None, {}),
     (200, "POST", "/streaming/alerts", None, {"json": {"version": "4", "alerts": [ALERT]}}),
     (400, "POST", "/streaming/alerts", None, {"data": b"["}),
-    (413, "POST", "/streaming/alerts", None, {"data": io.BytesIO(bytes(2**21))}),
+    (413, "POST", "/streaming/alerts", None, {"data": io.BytesIO(bytes(2**25 + 1))}),
     (200, "POST", "/v1/chat/completions", None, {"json": ASKED}),
     (200, "POST", "/v1/chat/completions", None, {"json": ASKED | {"stream": True}}),
     (400, "POST", "/v1/chat/completions", None, {"json": {}}),
