@@ -30,7 +30,7 @@ from streaming_api.telemetry.process import Process
 from streaming_api.tls import Certificate
 from streaming_api.topics import Topics
 from streaming_api.upstreams.upstream import Upstream
-from streaming_api.web import contract, openai, operations, page, sse, websocket
+from streaming_api.web import contract, openai, operations, page, responses, sse, websocket
 from streaming_api.web.body import INCOMING, incoming
 from streaming_api.web.guard import guard
 from streaming_api.workers import plan
@@ -122,6 +122,11 @@ def add_routes(app: web.Application) -> None:
     router.add_delete("/streaming/chat/{request_id}", sse.cancel_answer)
     router.add_post("/v1/chat/completions", openai.chat_completions)
     router.add_get("/v1/models", openai.models)
+    router.add_post("/v1/responses", responses.create)
+    router.add_get("/v1/responses/{id}", responses.retrieve)
+    router.add_delete("/v1/responses/{id}", responses.delete)
+    router.add_post("/v1/responses/{id}/cancel", responses.cancel)
+    router.add_get("/v1/responses/{id}/input_items", responses.input_items)
     router.add_post("/streaming/alerts", operations.alertmanager_webhook)
     router.add_get("/streaming/alerts", operations.alerts)
     router.add_post("/streaming/tickets", operations.ticket)

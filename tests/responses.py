@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import enum
 import inspect
+import json
 from typing import Any, Final
 
 import openresponses_types.types as specification
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import BaseModel, TypeAdapter
+
+from streaming_api.faces.translator import END, Translator, end_of
 
 Json = dict[str, Any]
 
@@ -55,3 +58,9 @@ def valid_response(response: Json) -> Json:
 def types(events: list[Json]) -> list[str]:
     """Their types, without what all have in common."""
     return [str(event["type"]).removeprefix("response.") for event in events]
+
+
+def heard(face: Translator, data: bytes) -> list[bytes]:
+    """What a translator says to one message of an answer."""
+    fields = json.loads(data)
+    return face.end(end_of(fields)) if fields.get("object") == END else face.read(fields)

@@ -51,6 +51,7 @@ class Answer:
             end.
         on_begun: called once when the first chunk or the end is there.
         on_ended: called once when it has ended.
+        faces: its streams in the words of other wires (`streaming_api.faces`), by their names.
     """
 
     def __init__(self, chat: Answers, request: ChatRequest, client: Client) -> None:
@@ -65,6 +66,7 @@ class Answer:
         self.repaired = 0
         self.on_begun: list[Callable[[], None]] = []
         self.on_ended: list[Callable[[], None]] = []
+        self.faces: dict[str, object] = {}
         self.started = time.monotonic()
         self.ended = 0.0
         self._first: float | None = None
@@ -83,9 +85,7 @@ class Answer:
         self.stream = self.channel.add(stream)
         self.watched = frozenset(self.channel.streams)
         self.channel.on_unwatched = self._unwatched
-        self._task = asyncio.create_task(
-            self._run(client.authorization), name="answer"
-        )
+        self._task = asyncio.create_task(self._run(client.authorization), name="answer")
         self._task.add_done_callback(self._ended_before_it_ran)
 
     def __repr__(self) -> str:
@@ -249,14 +249,18 @@ class Answer:
             connection.send(self.queue_notice(), CHAT)
         return viewer
 
-    def attach(self, connection: Sink) -> Viewer:
+    def attach(self, connection: Sink, after: int = 0) -> Viewer:
         """Count a connection among those who watch, before anything is shown on it."""
+        self.returned()
+        viewer = Viewer(connection, self.channel, self.watched)
+        viewer.attach(after)
+        return viewer
+
+    def returned(self) -> None:
+        """Somebody watches again: the answer is not abandoned."""
         if self._grace is not None:
             self._grace.cancel()
             self._grace = None
-        viewer = Viewer(connection, self.channel, self.watched)
-        viewer.attach(0)
-        return viewer
 
     def settle(self) -> None:
         """If nobody watches, what ``on_disconnect`` says happens."""

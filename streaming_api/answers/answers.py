@@ -156,6 +156,13 @@ class Answers:
         self._watcher.answer_ended(answer.outcome.finish_reason, answer.chunks, answer.repaired)
         self.evict()
 
+    def forget(self, answer: Answer) -> None:
+        """Keep an answer no longer than it runs; one that has ended is gone at once."""
+        key = (answer.owner, answer.request_id)
+        if self._kept.pop(key, None) is not None:
+            self._kept_bytes -= answer.stream.size + _WEIGHT
+            del self._answers[key]
+
     def evict(self) -> None:
         """Forget answers whose time is over."""
         before = time.monotonic() - self.retention.seconds

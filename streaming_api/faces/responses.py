@@ -168,6 +168,7 @@ _STATUS: Final = {
     "content_filter": "incomplete",
     "incomplete": "incomplete",
     "cancelled": "cancelled",
+    "abandoned": "cancelled",
     "error": "failed",
 }
 """The status that an end stands for; every other one is the model's own, and whole."""

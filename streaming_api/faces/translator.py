@@ -18,7 +18,13 @@ _NOTHING: Final[Mapping[str, object]] = {}
 
 
 class Translator(Protocol):
-    """One answer in one wire's words."""
+    """One answer in one wire's words.
+
+    Attributes:
+        size: characters of text that it holds, for what it has to say in the end.
+    """
+
+    size: int
 
     def opening(self) -> list[bytes]:
         """Return the events that come before any chunk."""
@@ -35,7 +41,7 @@ class End:
     """How an answer ended.
 
     Attributes:
-        finish_reason: the model's own, or ``cancelled``, ``incomplete``, ``error``.
+        finish_reason: the model's own, or ``cancelled``, ``abandoned``, ``incomplete``, ``error``.
         usage: tokens as the upstream reported them; None if it did not.
         error: OpenAI's error object, if something went wrong.
         seconds: from the request to the end.
@@ -50,22 +56,12 @@ class End:
     def whole(self) -> bool:
         """Whether the model has said all that it wanted to say."""
         return self.finish_reason not in {
-            "length", "content_filter", "cancelled", "incomplete", "error",
+            "length", "content_filter", "cancelled", "abandoned", "incomplete", "error",
         }  # fmt: skip
 
 
-def translate(translator: Translator, data: bytes) -> list[bytes]:
-    """Return the events that one message of an answer's stream makes.
-
-    Args:
-        translator: has been given every message before this one.
-        data: a chunk, a whole completion, or the end.
-    """
-    fields: dict[str, object] = orjson.loads(data)
-    return translator.end(_end(fields)) if fields.get("object") == END else translator.read(fields)
-
-
-def _end(fields: Mapping[str, object]) -> End:
+def end_of(fields: Mapping[str, object]) -> End:
+    """Return how an answer ended, as its last message has it."""
     reason = fields.get("finish_reason")
     reported = fields.get("usage_source") == "reported"
     error = fields.get("error")

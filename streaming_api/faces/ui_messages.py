@@ -55,7 +55,7 @@ class UiMessageTranslator:
         """Return the events that end the message."""
         self._close_part()
         self._close_calls(whole=end.whole)
-        if end.finish_reason == "cancelled":
+        if end.finish_reason in {"cancelled", "abandoned"}:
             self._say({"type": "abort"})
             return self._taken()
         if end.finish_reason in {"error", "incomplete"}:

@@ -131,8 +131,10 @@ class Telemetry:
                 self._wait(viewer, first, len(batch))
         if not count:
             return
-        now = time.monotonic()
         kind = writes[0][0].connection.kind
+        if kind not in _KINDS:
+            return  # to nobody: a derived stream has read it
+        now = time.monotonic()
         self.deliveries[kind] += count * len(batch)
         observe = self.latency[kind].observe
         if batch[-1].appended == first:

@@ -8,7 +8,7 @@ answer that the upstream has ended itself, with a finish reason or with ``[DONE]
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 import orjson
 from aiohttp import web
@@ -27,8 +27,9 @@ from streaming_api.wire.commands import OnDisconnect, chat_request
 if TYPE_CHECKING:
     from streaming_api.answers.answer import Answer, AnswerOutcome
     from streaming_api.engine.sink import Watcher
+    from streaming_api.engine.viewer import Viewer
 
-_FAILED: Final = frozenset({"cancelled", "abandoned", "incomplete", "error"})
+FAILED: Final = frozenset({"cancelled", "abandoned", "incomplete", "error"})
 
 
 class Completion(EventStream):
@@ -38,19 +39,38 @@ class Completion(EventStream):
     error can still be an HTTP error, while a client that leaves is noticed at once.
     """
 
-    __slots__ = ("_answer", "_headed", "_viewer")
+    FRAMINGS: ClassVar = (framing.OPENAI, framing.CHUNKED_OPENAI)
+    """For a body that ends with the connection, and for one in chunks."""
+    HEAD: ClassVar = ""
+    """More lines of the head."""
 
-    def __init__(self, request: web.Request, answer: Answer) -> None:
+    __slots__ = ("_after", "_answer", "_headed", "_viewer")
+
+    def __init__(self, request: web.Request, answer: Answer, after: int = 0) -> None:
         chunked = request.version >= HttpVersion11
-        kind = framing.CHUNKED_OPENAI if chunked else framing.OPENAI
-        super().__init__(request, kind, chunked=chunked)
+        super().__init__(request, self.FRAMINGS[chunked], chunked=chunked)
         self._answer = answer
+        self._after = after
         self._headed = False
         self._viewer: Watcher | None = None
 
+    @property
+    def streamed(self) -> bool:
+        """Whether the client is sent events, and not one object."""
+        return self._answer.request.stream
+
+    @property
+    def missing(self) -> bool:
+        """Whether some of what the client is to have is no longer kept."""
+        return self._answer.stream.evicted > self._after
+
+    def attach(self) -> Viewer:
+        """Begin to watch, from where the client was."""
+        return self._answer.attach(self, self._after)
+
     def begin(self) -> None:
         """Watch the answer: now if it has begun, else when it does."""
-        self._viewer = self._answer.attach(self)
+        self._viewer = self.attach()
         if self._answer.begun:
             self._begun()
         else:
@@ -71,16 +91,14 @@ class Completion(EventStream):
             and _has_failed(outcome)
             and not self._headed
         ):
-            self._reply_error(_error(outcome.error, outcome.finish_reason))
-        elif self._answer.stream.evicted and not self._headed:
+            self.reply_error(error_of(outcome.error, outcome.finish_reason))
+        elif self.missing and not self._headed:
             message = "This answer is larger than what is kept of one (retention); ask again."
-            self._reply_error(Gone(message, "stream_evicted"))
-        elif self._answer.request.stream:
+            self.reply_error(Gone(message, "stream_evicted"))
+        elif self.streamed:
             self._head()
             self._viewer.catch_up()
-        elif outcome is not None:
-            self._reply_outcome()
-        else:
+        elif not self.reply_whole():
             self._answer.on_ended.append(self._begun)
 
     def _head(self) -> None:
@@ -92,7 +110,7 @@ class Completion(EventStream):
     def _head_bytes(self, status: int, content_type: str, extra: str) -> bytes:
         return (
             f"HTTP/1.1 {status} {_reason(status)}\r\n"
-            f"Content-Type: {content_type}\r\n{extra}"
+            f"Content-Type: {content_type}\r\n{self.HEAD}{extra}"
             "Cache-Control: no-cache\r\nX-Accel-Buffering: no\r\n"
             f"Connection: {'keep-alive' if self.keep_alive else 'close'}\r\n"
             f"X-Request-Id: {self._answer.request_id}\r\n\r\n"
@@ -105,7 +123,7 @@ class Completion(EventStream):
 
     def comment(self, text: bytes) -> None:
         """Silence before the first token: the head goes out with a sign of life."""
-        if self._answer.request.stream:
+        if self.streamed:
             self._head()
             super().comment(text)
 
@@ -114,12 +132,17 @@ class Completion(EventStream):
         outcome = self._answer.outcome
         assert outcome is not None
         if _has_failed(outcome):
-            self._tell_error(_error(outcome.error, outcome.finish_reason))
+            self.tell_error(error_of(outcome.error, outcome.finish_reason))
         else:
             super().comment(b"data: [DONE]\n\n")
-        super().end("finished")
+        self.end_body("finished")
 
-    def _tell_error(self, error: UpstreamError) -> None:
+    def end_body(self, ending: str) -> None:
+        """End the response; all that it has to say is said."""
+        super().end(ending)
+
+    def tell_error(self, error: ApiError) -> None:
+        """Say in the stream what went wrong."""
         super().comment(b"data: %b\n\n" % orjson.dumps({"error": error.body()}))
 
     def end(self, ending: str) -> None:
@@ -127,26 +150,30 @@ class Completion(EventStream):
         if self.ending is not None:
             return
         if self._headed:
-            self._tell_error(_error(None, "incomplete"))
-            super().end(ending)
+            self.tell_error(error_of(None, "incomplete"))
+            self.end_body(ending)
         else:
-            self._reply_error(_error(None, "incomplete"))
+            self.reply_error(error_of(None, "incomplete"))
 
-    def _reply_outcome(self) -> None:
-        """Not a stream: the whole completion, or the error instead of it."""
+    def reply_whole(self) -> bool:
+        """Send the whole completion, or the error instead of it, if it has ended."""
         outcome = self._answer.outcome
-        assert outcome is not None
+        if outcome is None:
+            return False
         if _has_failed(outcome):
-            self._reply_error(_error(outcome.error, outcome.finish_reason))
+            self.reply_error(error_of(outcome.error, outcome.finish_reason))
         else:
             first = self._answer.stream.after(0, self._answer.channel.number, 1)[0]
-            self._reply_whole(200, first.data)
+            self.reply(200, first.data)
+        return True
 
-    def _reply_error(self, error: ApiError) -> None:
+    def reply_error(self, error: ApiError) -> None:
+        """Send an error instead of the answer."""
         wait = "" if error.retry_after is None else f"Retry-After: {error.retry_after}\r\n"
-        self._reply_whole(error.status, orjson.dumps({"error": error.body()}), wait)
+        self.reply(error.status, orjson.dumps({"error": error.body()}), wait)
 
-    def _reply_whole(self, status: int, body: bytes, extra: str = "") -> None:
+    def reply(self, status: int, body: bytes, extra: str = "") -> None:
+        """Send one JSON object, which is the whole response."""
         self._headed = True
         self.ending = "finished"
         self.leave_all()
@@ -157,7 +184,7 @@ class Completion(EventStream):
 
 def _has_failed(outcome: AnswerOutcome) -> bool:
     """Whether a client that asked the upstream itself would be told of a fault, or cut."""
-    return outcome.finish_reason in _FAILED and not outcome.done
+    return outcome.finish_reason in FAILED and not outcome.done
 
 
 def _reason(status: int) -> str:
@@ -167,7 +194,8 @@ def _reason(status: int) -> str:
         return "Upstream Status"
 
 
-def _error(error: reply_errors.UpstreamFault | None, finish_reason: str) -> UpstreamError:
+def error_of(error: reply_errors.UpstreamFault | None, finish_reason: str) -> UpstreamError:
+    """Return what a client is told of an answer that has failed."""
     if error is None:
         message = f"The answer was ended: {finish_reason}."
         return UpstreamError(message, finish_reason, status=503)
@@ -217,7 +245,7 @@ async def models(request: web.Request) -> web.Response:
     try:
         listed = await context.upstream.models(client_of(request).authorization)
     except reply_errors.UpstreamError as failed:
-        raise _error(failed.error, "error") from None
+        raise error_of(failed.error, "error") from None
     return web.Response(
         body=orjson.dumps({"object": "list", "data": listed}), content_type="application/json"
     )

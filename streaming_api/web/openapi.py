@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from streaming_api.web.openapi_faces import FACES
 from streaming_api.web.openapi_parts import (
     OPENING,
     PARAMETERS,
@@ -299,7 +300,7 @@ def openapi(version: str, schemas: Json) -> Json:
         "openapi": "3.1.0",
         "info": {"title": "streaming-api", "version": version, "description": _DESCRIPTION},
         "servers": [{"url": "/"}],
-        "paths": {**_STREAMS, **_ANSWERS, **_OPERATIONS, **_REST},
+        "paths": {**_STREAMS, **_ANSWERS, **FACES, **_OPERATIONS, **_REST},
         "components": {
             "schemas": schemas,
             "parameters": PARAMETERS,

@@ -153,6 +153,19 @@ PARAMETERS: Final = {
         " again if it failed. May be quoted.",
         {"type": "string", "minLength": 1, "maxLength": 255},
     ),
+    "id": _parameter("path", "id", "The response", {"type": "string", "pattern": "^resp_"}),
+    "stream": _parameter("query", "stream", "Whether its events are wanted", {"type": "boolean"}),
+    "starting_after": _parameter(
+        "query",
+        "starting_after",
+        "With stream: the sequence_number of the last event seen.",
+        {"type": "integer", "minimum": 0},
+    ),
+    "limit": _parameter(
+        "query", "limit", "Items a page", {"type": "integer", "minimum": 1, "maximum": 100}
+    ),
+    "order": _parameter("query", "order", "desc if absent", {"enum": ["asc", "desc"]}),
+    "after_item": _parameter("query", "after", "The last item seen", {"type": "string"}),
     "file": _parameter(
         "path",
         "file",

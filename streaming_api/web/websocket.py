@@ -297,9 +297,7 @@ def handler(
             if context.config.compression_enabled and context.config.websocket_compression:
                 deflate = negotiate(request.headers.get(hdrs.SEC_WEBSOCKET_EXTENSIONS, ""))
             command_handler = CommandHandler(context, chat_only=chat_only)
-            connection = make(
-                context.manager, client, route_of(request), deflate, command_handler
-            )
+            connection = make(context.manager, client, route_of(request), deflate, command_handler)
             answer = _switching_protocols(request, key, deflate)
             take_over(request, connection, slot, answer)
         return TAKEN

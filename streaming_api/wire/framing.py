@@ -191,13 +191,22 @@ def gzip_end(checksum: int, size: int) -> bytes:
     return b"\x03\x00" + checksum.to_bytes(4, "little") + (size % 2**32).to_bytes(4, "little")
 
 
+_NAME: Final = len(b"event: chat_completion\n")
+
+
 class _OpenAI(Framing):
-    """OpenAI's own wire: the upstream's chunk alone; notices are comments, the end is not shown."""
+    """OpenAI's own wire: the upstream's chunk alone; notices are comments, the end is not shown.
+
+    An event has the id that any other has; SDKs pass it over.
+    """
 
     __slots__ = ()
 
     def message(self, message: Message) -> bytes:
-        return b"" if message.final else b"data: %b\n\n" % message.data
+        if message.final:
+            return b""
+        event_id = message.event_head[_NAME:]
+        return b"%b%d\ndata: %b\n\n" % (event_id, message.number, message.data)
 
     def notice(self, payload: bytes, message_type: str) -> bytes:  # noqa: ARG002 (OpenAI has none)
         return b": %b\n" % payload

@@ -10,7 +10,7 @@ import itertools
 import json
 import random
 from collections.abc import Iterator
-from typing import Final, Literal
+from typing import Final, Literal, cast
 
 import attrs
 
@@ -62,6 +62,8 @@ class Script:
         role: a first chunk with the role and no content, as OpenAI sends it.
         reasoning: numbered `reasoning_content` tokens, "r0 ", ..., before the text.
         tool_call: name of a function that is called, in pieces, after the text.
+        deltas: further pieces of the first choice before the text, as JSON: refusals, calls.
+        logprobs: a log probability beside every token.
         finish_reason: None for an answer that just stops.
         done: whether `[DONE]` is sent.
         usage: whether a chunk of usage is sent; None for "if the request asked for it".
@@ -94,6 +96,8 @@ class Script:
     role: bool = True
     reasoning: int = 0
     tool_call: str | None = None
+    deltas: tuple[str, ...] = ()
+    logprobs: bool = False
     finish_reason: str | None = "stop"
     done: bool = True
     usage: bool | None = None
@@ -159,6 +163,7 @@ class Writer:
         events += [
             self.delta({"reasoning_content": f"r{number} "}) for number in range(script.reasoning)
         ]
+        events += [self.delta(json.loads(delta)) for delta in script.deltas]
         return events
 
     def token(self, text: str) -> bytes:
@@ -188,7 +193,15 @@ class Writer:
         self, delta: dict[str, object], *, index: int = 0, finish_reason: str | None = None
     ) -> bytes:
         """Return the event of a chunk with one choice."""
-        choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+        logprobs = None
+        if self.script.logprobs and delta.get("content"):
+            logprobs = {"content": [_logprob(str(delta["content"]))], "refusal": None}
+        choice = {
+            "index": index,
+            "delta": delta,
+            "logprobs": logprobs,
+            "finish_reason": finish_reason,
+        }
         return self.chunk({"choices": [choice]})
 
     def chunk(self, fields: dict[str, object]) -> bytes:
@@ -225,6 +238,8 @@ class Writer:
         message: dict[str, object] = {"role": "assistant", "content": text}
         if script.reasoning:
             message["reasoning_content"] = "".join(f"r{n} " for n in range(script.reasoning))
+        for delta in script.deltas:
+            _merge(message, json.loads(delta))
         choices = [
             {"index": index, "message": message, "finish_reason": script.finish_reason}
             for index in range(script.choices)
@@ -245,6 +260,42 @@ class Writer:
             return self.delta({"tool_calls": [call]})
 
         return [piece(name=name, arguments=""), piece(arguments='{"a":'), piece(arguments="1}")]
+
+
+def _logprob(token: str) -> dict[str, object]:
+    told = {"token": token, "logprob": -0.25, "bytes": list(token.encode())}
+    return {**told, "top_logprobs": [told]}
+
+
+def _merge(message: dict[str, object], delta: dict[str, object]) -> None:
+    """Put the pieces of calls and texts together, as a whole answer has them."""
+    for name, value in delta.items():
+        if name != "tool_calls":
+            message[name] = f"{message.get(name) or ''}{value}"
+            continue
+        calls = cast("list[dict[str, object]]", message.setdefault("tool_calls", []))
+        for piece in cast("list[dict[str, object]]", value):
+            index = cast("int", piece["index"])
+            if index == len(calls):
+                calls.append({"type": "function", "function": {"name": "", "arguments": ""}})
+            function = cast("dict[str, str]", calls[index]["function"])
+            for part, text in cast("dict[str, str]", piece["function"]).items():
+                function[part] += text
+            calls[index] |= {"id": piece["id"]} if "id" in piece else {}
+            message["content"] = message["content"] or None
+
+
+def call_pieces(index: int, name: str, arguments: str, size: int = 4) -> tuple[str, ...]:
+    """Return a function call as the deltas that OpenAI would send."""
+    head = {
+        "index": index,
+        "id": f"call_{index}",
+        "type": "function",
+        "function": {"name": name, "arguments": ""},
+    }
+    cuts = [arguments[start : start + size] for start in range(0, len(arguments), size)]
+    pieces = [head, *({"index": index, "function": {"arguments": cut}} for cut in cuts)]
+    return tuple(json.dumps({"tool_calls": [piece]}) for piece in pieces)
 
 
 def usage_of(tokens: int) -> dict[str, object]:
@@ -297,6 +348,17 @@ NAMED: Final[dict[str, Script]] = {
     "flood": Script(endless=True),
     "reasoning": Script(reasoning=3),
     "tool-calls": Script(tokens=0, tool_call="add", finish_reason="tool_calls"),
+    "parallel-calls": Script(
+        tokens=0,
+        deltas=(
+            *call_pieces(0, "add", '{"a": 1, "b": 2}'),
+            *call_pieces(1, "sub", '{"a": 3, "b": 1}'),
+        ),
+        finish_reason="tool_calls",
+    ),
+    "refusal": Script(tokens=0, deltas=('{"refusal": "I can"}', '{"refusal": "not."}')),
+    "logprobs": Script(logprobs=True),
+    "structured": Script(tokens=('{"city": ', '"Paris", ', '"size": 2}')),
     "two-choices": Script(choices=2),
     "no-finish-reason": Script(finish_reason=None),
     "no-done": Script(done=False),

@@ -218,7 +218,6 @@ class TestAKey:
         good = await get(url, Authorization="Bearer sk-from-a-file")
         assert (good.status_code, good.json()["access"]) == (200, "keys")
 
-
     async def test_with_admin_alone_shows_the_connections(self, start_server: StartServer) -> None:
         scopes: tuple[tuple[Scope, ...], ...] = (("admin",), ("watch",), ("chat",))
         keys = [

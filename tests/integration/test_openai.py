@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import AsyncIterator
 
@@ -121,7 +122,8 @@ class TestTheWire:
         assert reply.headers["x-request-id"]
         events = reply.text.split("\n\n")
         assert events[-2:] == ["data: [DONE]", ""]
-        assert all(event.startswith("data: {") for event in events[:-2])
+        for number, event in enumerate(events[:-2], start=1):
+            assert event.startswith(f"id: {reply.headers['x-request-id']}:{number}\ndata: {{")
         assert len(events) == len(list(upstream.default.texts())) + 4  # role, finish, done, ""
 
     @pytest.mark.parametrize("options", ["", ', "stream_options": {"x": 1e2}'])
@@ -254,12 +256,12 @@ class TestTheWire:
         async with raw(server.url) as tcp:
             await tcp.request("POST", f"{PATH}", question(stream=True))
             chunked = await tcp.rest()
-        body = question(stream=True)
         async with raw(server.url) as tcp:
-            await tcp.send(_http_1_0(PATH, body))
+            await tcp.send(_http_1_0(PATH, question(stream=True)))
             plain = await tcp.rest()
         assert b"chunked" not in plain.partition(b"\r\n\r\n")[0]
-        assert plain.partition(b"\r\n\r\n")[2] == dechunked(chunked.partition(b"\r\n\r\n")[2])
+        body = dechunked(chunked.partition(b"\r\n\r\n")[2])
+        assert _without_ids(plain.partition(b"\r\n\r\n")[2]) == _without_ids(body)
 
     @pytest.mark.parametrize(
         ("body", "param"),
@@ -362,3 +364,8 @@ class TestWhatIsPassedOn:
         """A wrong method is no missing thing."""
         reply = await caller.request(method, path)
         assert (reply.status_code, reply.json()["error"]["type"]) == (status, kind)
+
+
+def _without_ids(events: bytes) -> bytes:
+    """An event stream without the ids, which name its answer."""
+    return re.sub(rb"(?m)^id: .*\n", b"", events)

@@ -150,7 +150,6 @@ class TestKeys:
             closed.client(None, "ten").commands
         )
 
-
     def test_the_addresses_of_one_ipv6_customer_share_one_bucket(self) -> None:
         opened = access()
         first, same, other = (
@@ -196,7 +195,6 @@ class TestTickets:
             last = closed.issue_ticket(client)
         assert len(closed._tickets) == doors_module._TICKETS
         assert closed.redeem(last)
-
 
     def test_the_tickets_of_one_key_do_not_push_out_anothers(self) -> None:
         closed = access(api_keys=[key("one", "s1"), key("other", "s2")], commands_per_second=0)

@@ -228,8 +228,11 @@ class TestGzip:
 
 
 class TestOpenAI:
-    def test_a_chunk_is_the_upstreams_own_data_alone(self) -> None:
-        assert OPENAI.message(message("a")) == b'data: {"text":"a"}\n\n'
+    def test_a_chunk_is_the_upstreams_own_data_and_an_id_that_sdks_pass_over(self) -> None:
+        said = message("a")
+        told = OPENAI.message(said)
+        assert told.endswith(b'data: {"text":"a"}\n\n')
+        assert told.partition(b"\n")[0] == said.event_head.partition(b"\n")[2] + b"%d" % said.number
 
     def test_our_end_message_is_not_shown(self) -> None:
         end = message("bye")

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from streaming_api.faces.response_request import asked_for, response_fields
 from streaming_api.faces.responses import ResponseTranslator
-from streaming_api.faces.translator import END, translate
-from tests.responses import types, valid_event
+from streaming_api.faces.translator import END
+from tests.responses import heard, types, valid_event
 
 Json = dict[str, Any]
 
@@ -52,7 +52,7 @@ def told(*chunks: bytes, **body: object) -> list[Json]:
     face = translator(**body)
     events = face.opening()
     for chunk in chunks:
-        events += translate(face, chunk)
+        events += heard(face, chunk)
     found = [valid_event(orjson.loads(event)) for event in events]
     assert [event["sequence_number"] for event in found] == list(range(len(found)))
     return found

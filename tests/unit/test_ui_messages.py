@@ -8,9 +8,10 @@ import orjson
 import pytest
 
 from streaming_api.errors import BadRequest
-from streaming_api.faces.translator import END, translate
+from streaming_api.faces.translator import END
 from streaming_api.faces.ui_messages import UiMessageTranslator
 from streaming_api.faces.ui_request import chat_fields, chat_id
+from tests.responses import heard
 
 Json = dict[str, Any]
 OPENING = [{"type": "start", "messageId": "r1"}, {"type": "start-step"}]
@@ -30,7 +31,7 @@ def told(*chunks: bytes, finish_reason: str = "stop", error: Json | None = None)
     events = face.opening()
     ending = orjson.dumps({"object": END, "finish_reason": finish_reason, "error": error})
     for chunk in (*chunks, ending):
-        events += translate(face, chunk)
+        events += heard(face, chunk)
     found = [orjson.loads(event) for event in events]
     assert found[:2] == OPENING
     return found[2:]

@@ -1,0 +1,270 @@
+"""Derived stream: an answer's stream once more, in another wire's words.
+
+A derived stream is a viewer of the answer and a channel of its own. What it reads, its translator
+turns into events; those are numbered, kept, flushed and replayed by the engine as everything else
+is. When its own log is full it stops reading, and so, if nobody else is faster, does the answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+import orjson
+
+from streaming_api.answers.answer import AnswerOutcome
+from streaming_api.engine.stream import Policy, Stream
+from streaming_api.engine.viewer import Viewer
+from streaming_api.errors import BadRequest, Gone
+from streaming_api.faces.framing import LINES
+from streaming_api.faces.translator import END, Translator, end_of
+from streaming_api.upstreams.reply_errors import UpstreamFault
+from streaming_api.wire.commands import OnDisconnect
+from streaming_api.wire.messages import CHAT
+
+if TYPE_CHECKING:
+    from streaming_api.answers.answer import Answer
+    from streaming_api.engine.sink import Sink, Watcher
+    from streaming_api.wire.checksum import Checksum
+    from streaming_api.wire.framing import Framing
+    from streaming_api.wire.messages import Message
+
+_TOO_LARGE: Final = UpstreamFault(
+    status=None,
+    type="server_error",
+    code="answer_too_large",
+    message="The answer is larger than is kept of one (retention.chat_retention_bytes).",
+)
+
+
+class Derived:
+    """An answer in another wire's words.
+
+    Args:
+        answer: what is translated; it holds this, and not the other way round.
+        face: the name of the wire.
+        translator: has read nothing yet.
+
+    Attributes:
+        ended: whether the last event is there.
+        lost: whether messages of the answer were dropped before they could be translated.
+        seen: whether somebody has been written everything.
+        on_ended: called once when the last event is there.
+    """
+
+    def __init__(
+        self,
+        answer: Answer,
+        face: str,
+        translator: Translator,
+    ) -> None:
+        self.request_id = answer.request_id
+        self.translator = translator
+        self.ended = False
+        self.lost = False
+        self.seen = False
+        self.on_ended: list[Callable[[], None]] = []
+        self._answer: Answer = weakref.proxy(answer)
+        self._most = answer.stream.retention.bytes
+        self._tap = _Tap(self)
+        self._reader: _Reader | None = None
+        self._cursor = 0
+        self.channel = answer.chat.new_channel(answer.request_id)
+        stream = Stream(
+            answer.request_id,
+            f"{face}/{answer.request_id}",
+            CHAT,
+            Policy.LOSSLESS,
+            answer.stream.retention,
+            request_id=answer.request_id,
+        )
+        self.stream = self.channel.add(stream)
+        self._watched = frozenset(self.channel.streams)
+        self.channel.on_unwatched = self._unwatched
+        self.channel.on_room = self._tap.resume_writing
+        self.channel.append(self.stream, translator.opening())
+        answer.faces[face] = self
+        answer.on_ended.append(self._read_on)
+        self._read_on()
+
+    def __repr__(self) -> str:
+        state = "lost" if self.lost else "ended" if self.ended else "runs"
+        return f"<Derived {self.stream.name} {state} at {self.channel.number}>"
+
+    # Its audience
+
+    def check(self, after: int) -> None:
+        """Check that it can be shown from strictly after an event.
+
+        Args:
+            after: the number of the last event that the client has.
+
+        Raises:
+            Gone: what follows is no longer kept.
+            BadRequest: no event has that number yet.
+        """
+        if self.lost or self.stream.evicted > after:
+            message = "What follows that event is no longer kept; ask again."
+            raise Gone(message, "stream_evicted")
+        if after > self.channel.number:
+            message = f"There is no event {after - 1} yet; the newest is {self.channel.number - 1}."
+            raise BadRequest(message, "invalid_value", param="starting_after")
+
+    def attach(self, connection: Sink, after: int = 0, framing: Framing | None = None) -> Viewer:
+        """Count a connection among those who watch, before anything is shown on it.
+
+        Args:
+            connection: what it is shown on.
+            after: the number of the last event that the client has.
+            framing: another than the connection's.
+        """
+        viewer = Viewer(connection, self.channel, self._watched)
+        if framing is not None:
+            viewer.framing = framing
+        viewer.attach(after)
+        self._read_on()
+        return viewer
+
+    def settle(self) -> None:
+        """If nobody watches, what ``on_disconnect`` says happens."""
+        if not self.channel.watched:
+            self._unwatched()
+
+    def _unwatched(self) -> None:
+        """Leave the answer, and so let it see that nobody watches; one that finishes is read on."""
+        if self._reader is not None and self._answer.request.on_disconnect is not _FINISH:
+            self._cursor = self._reader.cursor
+            self._reader.leave()
+            self._reader = None
+
+    # Reading the answer
+
+    def _read_on(self) -> None:
+        """Watch the answer from where the translator stands."""
+        if self._reader is None and not self.ended and not self.lost:
+            self._answer.returned()
+            self._reader = _Reader(self._tap, self._answer.channel, self._answer.watched)
+            self._reader.resume(self._cursor)
+
+    def feed(self, data: bytes) -> None:
+        """Translate messages of the answer, one a line."""
+        events: list[bytes] = []
+        for line in data.split(b"\n")[:-1]:
+            fields = orjson.loads(line)
+            if fields.get("object") == END:
+                self._end([*events, *self.translator.end(end_of(fields))])
+                return
+            events += self.translator.read(fields)
+        if events:
+            self.channel.append(self.stream, events)
+        if self.channel.full:
+            self._tap.pause_writing()
+        if self.translator.size > self._most:
+            self._answer.cancel(AnswerOutcome("error", _TOO_LARGE))
+
+    def _end(self, events: list[bytes]) -> None:
+        self.ended = True
+        *others, last = events
+        self.channel.append(self.stream, others)
+        self.channel.end(self.stream, last)
+        self.channel.on_unwatched = self.channel.on_room = None
+        told, self.on_ended = self.on_ended, []
+        for tell in told:
+            tell()
+
+    def lose(self) -> None:
+        """The answer has moved on without this: who watches is told, as if they were too slow."""
+        self.lost = True
+        self._reader = None
+        for viewer in self.channel.viewers():
+            viewer.connection.too_slow()
+
+    async def until_ended(self, seconds: float) -> None:
+        """Wait for the last event, but not for ever."""
+        if self.ended:
+            return
+        arrived = asyncio.Event()
+        self.on_ended.append(arrived.set)
+        async with asyncio.timeout(seconds):
+            await arrived.wait()
+
+
+_FINISH: Final = OnDisconnect.FINISH
+
+
+class _Tap:
+    """What the answer takes for a viewer's connection: the way into a derived stream."""
+
+    kind: Final = "derived"
+
+    def __init__(self, derived: Derived) -> None:
+        self._derived: Derived = weakref.proxy(derived)
+        self.framing = LINES
+        self.transport: asyncio.Transport = _Input(derived.feed)
+        self.paused = False
+        self.viewers: set[Watcher] = set()
+        self.unsent: Final = 0
+
+    def pause_writing(self) -> None:
+        """Read no more: the derived stream is full."""
+        self.paused = True
+        for viewer in self.viewers:
+            viewer.fall_behind()
+
+    def resume_writing(self) -> None:
+        """Read on."""
+        self.paused = False
+        for viewer in tuple(self.viewers):
+            viewer.catch_up()
+
+    def too_slow(self) -> None:
+        """The answer's log has moved on."""
+        self._derived.lose()
+
+    def send(self, payload: bytes, message_type: str) -> None:
+        """Drop a notice: it is for one client, and a derived stream is none."""
+
+    def count(self, messages: int, size: int, when: float) -> None:
+        """Count nothing: nobody has been sent anything yet."""
+
+    def add_plain(self, plain: bytes) -> None:
+        """Nothing is compressed here."""
+
+    def add_checksum(self, written: Checksum) -> None:
+        """Nothing is compressed here."""
+
+    def finished(self, viewer: Watcher) -> None:
+        """The translator has read the end."""
+
+
+class _Input(asyncio.Transport):
+    """The end of a tap: it takes everything at once."""
+
+    def __init__(self, feed: Callable[[bytes], None]) -> None:
+        super().__init__()
+        self._feed = weakref.WeakMethod(feed)
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Pass on what the answer has said."""
+        feed = self._feed()
+        if feed is not None:
+            feed(bytes(data))
+
+    def get_write_buffer_size(self) -> int:
+        """Nothing ever waits here."""
+        return 0
+
+    def is_closing(self) -> bool:
+        """It never does."""
+        return False
+
+
+class _Reader(Viewer):
+    """A derived stream as a viewer of its answer; what it reads is no delivery to anybody."""
+
+    __slots__ = ()
+
+    def _write_late(self, messages: list[Message]) -> None:
+        self.write(self.framing.batch(messages))

@@ -1,0 +1,226 @@
+"""The Responses API over HTTP (OpenAI; Open Responses): create, retrieve, cancel, delete."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar, Final
+
+import orjson
+from aiohttp import web
+
+from streaming_api.errors import ApiError, BadRequest
+from streaming_api.faces import framing
+from streaming_api.faces.fields import invalid
+from streaming_api.faces.kept_responses import Responses, ResponseStream, starting_after
+from streaming_api.ops.context import CONTEXT, client_of
+from streaming_api.web.body import json_body
+from streaming_api.web.guard import scope
+from streaming_api.web.openai import Completion
+from streaming_api.web.sse import idempotency_key
+from streaming_api.web.takeover import TAKEN, reserve_slot, take_over
+
+if TYPE_CHECKING:
+    from streaming_api.answers.answer import Answer
+    from streaming_api.connections.manager import Slot
+    from streaming_api.engine.sink import Watcher
+    from streaming_api.engine.viewer import Viewer
+
+CANCEL_SECONDS: Final = 5.0
+"""What a cancelled answer gets to end."""
+
+
+class ResponseReply(Completion):
+    """One client of a response: the events, or the whole object."""
+
+    FRAMINGS: ClassVar = (framing.RESPONSES, framing.CHUNKED_RESPONSES)
+
+    __slots__ = ("_response", "_streamed")
+
+    def __init__(
+        self,
+        request: web.Request,
+        answer: Answer,
+        response: ResponseStream,
+        after: int = 0,
+        *,
+        streamed: bool,
+    ) -> None:
+        super().__init__(request, answer, after)
+        self._response = response
+        self._streamed = streamed
+
+    @property
+    def streamed(self) -> bool:
+        """Whether the client is sent events, and not one object."""
+        return self._streamed
+
+    @property
+    def missing(self) -> bool:
+        """Whether some of what the client is to have is no longer kept."""
+        if self._response.lost:
+            return True
+        return self._streamed and self._response.stream.evicted > self._after
+
+    def attach(self) -> Viewer:
+        """Begin to watch, from where the client was."""
+        return self._response.attach(self, self._after)
+
+    def begin_at_once(self) -> None:
+        """Watch without waiting for the first token: the client is ready to come back."""
+        self._viewer = self.attach()
+        self._head()
+        self._viewer.catch_up()
+
+    def reply_whole(self) -> bool:
+        """Send the response object, if it has ended."""
+        if not self._response.ended:
+            self._response.on_ended.append(self._begun)
+            return True
+        self.reply(200, orjson.dumps(self._response.response))
+        return True
+
+    def finished(self, viewer: Watcher) -> None:  # noqa: ARG002 (there is one)
+        """The last event, which says how it ended, is written."""
+        self._response.seen = True
+        self.end_body("finished")
+
+    def tell_error(self, error: ApiError) -> None:
+        """Say why the events stop before the last one."""
+        event = error_event(error, self._response.channel.number)
+        self.comment(b"event: error\ndata: %b\n\n" % event)
+
+
+def error_event(error: ApiError, sequence_number: int) -> bytes:
+    """Return the ``error`` event of a stream that breaks off, as both standards have it."""
+    body = error.body()
+    return orjson.dumps(
+        {
+            "type": "error",
+            "sequence_number": sequence_number,
+            "code": body["code"],
+            "message": body["message"],
+            "param": body["param"],
+            "error": body,
+        }
+    )
+
+
+def responses_of(request: web.Request) -> Responses:
+    """Return the responses of this server.
+
+    Raises:
+        NotFound: chat is switched off.
+    """
+    context = request.app[CONTEXT]
+    context.answers.require()
+    return Responses(context.answers)
+
+
+@scope("chat")
+async def create(request: web.Request) -> web.StreamResponse:
+    """POST /v1/responses: whole, streamed, or in the background."""
+    context = request.app[CONTEXT]
+    responses = responses_of(request)
+    client = client_of(request)
+    client.take_command()
+    begin = partial(context.retries.start, idempotency_key(request))
+    body, _ = await json_body(request)
+    if body.get("background") is True and body.get("stream") is not True:
+        _, response = responses.start(body, client, begin)
+        return _json(response.response)
+    with reserve_slot(request, "sse") as slot:
+        answer, response = responses.start(body, client, begin)
+        streamed = body.get("stream") is True
+        return _show(
+            request, slot, ResponseReply(request, answer, response, streamed=streamed), response
+        )
+
+
+@scope("chat")
+async def retrieve(request: web.Request) -> web.StreamResponse:
+    """GET /v1/responses/{id}: the object as of now, or (``?stream=true``) the events."""
+    answer, response = responses_of(request).find(client_of(request), request.match_info["id"])
+    if request.query.get("stream", "false").lower() not in {"true", "1"}:
+        return _json(response.response)
+    after = starting_after(request.query.get("starting_after"))
+    response.check(after)
+    with reserve_slot(request, "sse") as slot:
+        connection = ResponseReply(request, answer, response, after, streamed=True)
+        return _show(request, slot, connection, response, at_once=True)
+
+
+def _show(
+    request: web.Request,
+    slot: Slot,
+    connection: ResponseReply,
+    response: ResponseStream,
+    *,
+    at_once: bool = False,
+) -> web.StreamResponse:
+    try:
+        take_over(request, connection, slot)
+    except BaseException:
+        response.settle()  # the client left while its response was being opened
+        raise
+    if at_once or (connection.streamed and response.asked.background):
+        connection.begin_at_once()
+    else:
+        connection.begin()
+    return TAKEN
+
+
+@scope("chat")
+async def cancel(request: web.Request) -> web.Response:
+    """POST /v1/responses/{id}/cancel: idempotent; the response as it ended."""
+    answer, response = responses_of(request).find(client_of(request), request.match_info["id"])
+    answer.cancel()
+    await response.until_ended(CANCEL_SECONDS)
+    return _json(response.response)
+
+
+@scope("chat")
+async def delete(request: web.Request) -> web.Response:
+    """DELETE /v1/responses/{id}: it is cancelled if it runs, and kept no longer."""
+    responses = responses_of(request)
+    response_id = request.match_info["id"]
+    answer, _ = responses.find(client_of(request), response_id)
+    responses.delete(answer)
+    return _json({"id": response_id, "object": "response", "deleted": True})
+
+
+@scope("chat")
+async def input_items(request: web.Request) -> web.Response:
+    """GET /v1/responses/{id}/input_items: the conversation that was answered, by pages."""
+    _, response = responses_of(request).find(client_of(request), request.match_info["id"])
+    items = list(response.asked.items)
+    order = request.query.get("order", "desc")
+    if order not in {"asc", "desc"}:
+        raise invalid("order", "asc or desc")
+    if order == "desc":
+        items.reverse()
+    if (after := request.query.get("after")) is not None:
+        places = [place for place, item in enumerate(items) if item["id"] == after]
+        if not places:
+            raise invalid("after", "the id of an item")
+        items = items[places[0] + 1 :]
+    page = items[: _limit(request)]
+    return _json(
+        {
+            "object": "list",
+            "data": page,
+            "first_id": page[0]["id"] if page else None,
+            "last_id": page[-1]["id"] if page else None,
+            "has_more": len(page) < len(items),
+        }
+    )
+
+
+def _limit(request: web.Request) -> int:
+    given = request.query.get("limit", "20")
+    if not given.isascii() or not given.isdigit() or not 1 <= int(given[:4]) <= 100:
+        raise BadRequest("limit must be a number from 1 to 100.", "invalid_value", param="limit")
+    return int(given)
+
+
+def _json(value: object) -> web.Response:
+    return web.Response(body=orjson.dumps(value), content_type="application/json")
