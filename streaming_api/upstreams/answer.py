@@ -3,7 +3,8 @@
 One rule: what carries content is shown, what carries none never ends an answer, only an end is an
 end, and only an error object or bytes that cannot be read are faults.
 
-- *Shown*: a chunk with choices goes on as the bytes that came, whatever else is or is not in it.
+- *Shown*: a chunk with choices goes on as the bytes that came, whatever else is or is not in it;
+  one whole answer, as chunks that say the same.
 - *None*: an event without choices is noted where it has usage, and skipped.
 - *An end*: `[DONE]`; the end of a body that says where it ends; the end of the connection where the
   body does not, unless finish reasons have proved empty before; and, for an answer that is cut, a
@@ -177,39 +178,48 @@ class AnswerReader:
                 ):
                     self.content_chunks += 1
                     chunks.append(payload)
-                elif chunk := self._chunk_of(event_type, payload):
-                    chunks.append(chunk.replace(b"\n", b" ") if LF in chunk else chunk)
+                else:
+                    chunks += self._chunks_of(event_type, payload)
                 if self.over:
                     break
         except InvalidAnswerError as exc:
             self.fail(invalid(str(exc)))
         return chunks
 
-    def _chunk_of(self, event_type: bytes, payload: bytes) -> bytes:
-        """Note what an event says; return the chunk that the client is to have, or nothing."""
+    def _chunks_of(self, event_type: bytes, payload: bytes) -> list[bytes]:
+        """Note what an event says; return the chunks that the client is to have of it."""
         try:
-            chunk, said = repair.loads(payload)
+            event, said = repair.loads(payload)
         except orjson.JSONDecodeError as exc:
             self._take_other_payload(event_type, payload, exc)
-            return b""
+            return []
         if said is not payload:
             self.repaired += 1
         if event_type == b"error":
-            self._take_error_event(chunk, payload)
-            return b""
-        if chunk == "[DONE]":
+            self._take_error_event(event, payload)
+        elif event == "[DONE]":
             self.over = self.done = True
-            return b""
-        if isinstance(chunk, dict) and _is_error(chunk):
-            self._take_error(chunk)
-            return b""
-        if not isinstance(chunk, dict) or not self._note_choices(chunk):
-            if not isinstance(chunk, dict) or not chunk.get("usage"):
-                self._other = self._other or _excerpt(payload)
-            return b""
+        elif isinstance(event, dict) and _is_error(event):
+            self._take_error(event)
+        elif isinstance(event, dict):
+            return self._take_object(event, said)
+        else:
+            self._other = self._other or _excerpt(payload)
+        return []
+
+    def _take_object(self, chunk: dict[str, Any], said: bytes) -> list[bytes]:
+        """A chunk goes on as it is; a whole answer is said in chunks, if its text was not yet."""
+        had_content = self.content_chunks > 0
+        if not self._note_choices(chunk):
+            if not chunk.get("usage"):
+                self._other = self._other or _excerpt(said)
+            return []
         if self.content_chunks >= self._learn_at:
             self._learn(said, chunk)
-        return said
+        if not had_content and completion.is_whole(chunk):
+            with suppress(orjson.JSONEncodeError):
+                return completion.as_chunks(chunk, usage_asked=self._usage_asked)
+        return [said.replace(b"\n", b" ") if LF in said else said]
 
     def _learn(self, payload: bytes, chunk: dict[str, Any]) -> None:
         """Remember what stands around a chunk's text, if another text is all that can come there.

@@ -12,6 +12,8 @@ MAX_CHOICES: Final = 1_024  # OpenAI allows n = 128; the bound keeps what is hel
 
 _LABELS: Final = frozenset({"role", "type", "id"})
 """What only says what kind of thing something is."""
+_PARTS: Final = ("delta", "message", "text")
+"""Where a choice has its content: the first of them that it has."""
 _NO_REASON: Final = frozenset({"", "null", "none", "undefined"})
 """Strings that stand for null, however they are written."""
 
@@ -73,7 +75,8 @@ class Choices:
         if not isinstance(index, int) or not 0 <= index < MAX_CHOICES:
             index = 0
         self._seen.add(index)
-        part = choice.get("delta") or choice.get("message") or choice.get("text")
+        names = (name for name in _PARTS if choice.get(name) is not None)
+        part = choice.get(next(names, "delta"))
         content = carries_content(part)
         if content and index in self._reasons:
             self.are_contradicted = True

@@ -7,6 +7,19 @@ from collections.abc import Mapping
 import orjson
 
 
+def is_whole(answer: Mapping[str, object]) -> bool:
+    """Whether this is no chunk: it says so, and some choice has a message and no delta."""
+    choices = answer.get("choices")
+    return (
+        answer.get("object") == "chat.completion"
+        and isinstance(choices, list)
+        and any(
+            isinstance(choice, dict) and choice.get("message") and choice.get("delta") is None
+            for choice in choices
+        )
+    )
+
+
 def as_chunks(answer: Mapping[str, object], *, usage_asked: bool) -> list[bytes]:
     """The chunks that say the same, as OpenAI's clients read them.
 
@@ -31,10 +44,9 @@ def as_chunks(answer: Mapping[str, object], *, usage_asked: bool) -> list[bytes]
 
 
 def _delta(choice: dict[str, object]) -> dict[str, object]:
-    said = {name: value for name, value in choice.items() if name != "message"}
     message = choice.get("message")
-    if not isinstance(message, dict):
-        return {"delta": {}, **said}
+    if choice.get("delta") is not None or not isinstance(message, dict):
+        return {"delta": {}, **choice}
     delta = dict(message)
     calls = delta.get("tool_calls")
     if isinstance(calls, list):  # clients put the pieces of a call together by its index
@@ -42,4 +54,4 @@ def _delta(choice: dict[str, object]) -> dict[str, object]:
             {"index": number, **call} if isinstance(call, dict) else call
             for number, call in enumerate(calls)
         ]
-    return {**said, "delta": delta}
+    return {name: value for name, value in choice.items() if name != "message"} | {"delta": delta}

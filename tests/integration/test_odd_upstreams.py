@@ -256,6 +256,19 @@ async def test_a_whole_answer_to_a_request_for_a_stream_is_shown_in_chunks(
     assert answer.chunks[-1]["usage"] == USAGE
 
 
+async def test_a_whole_answer_as_an_event_is_shown_in_chunks_unless_its_text_was(
+    server: StreamingService, upstream: FakeUpstream
+) -> None:
+    """Some servers say it once at the end, when all of it has been streamed."""
+    for before in (b"", text("a", "b")):
+        upstream.default = body(before + event(WHOLE) + DONE)
+        seen = await on_our_wire(server)
+        assert (shown(seen), seen[-1]["data"]["finish_reason"]) == ("ab", "stop")
+        answer = await on_openais(server, stream_options={"include_usage": True})
+        assert (answer.text, answer.is_done) == ("ab", True)
+        assert answer.chunks[-1]["usage"] == USAGE
+
+
 @pytest.mark.parametrize("content_type", ["application/json", "text/plain", "text/event-stream"])
 async def test_a_whole_error_to_a_request_for_a_stream_is_that_error(
     server: StreamingService, upstream: FakeUpstream, content_type: str
