@@ -127,6 +127,7 @@ class Answer:
                     stream=self.request.stream,
                     authorization=None if self.chat.upstream.model else authorization,
                     usage_asked=self.request.usage_asked,
+                    fallback=self.chat.fallback(self.request),
                 )
                 ending = await self._exchange.run()
             finally:

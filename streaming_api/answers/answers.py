@@ -21,6 +21,7 @@ from streaming_api.wire.commands import ChatRequest
 
 if TYPE_CHECKING:
     from streaming_api.access.policy import Client
+    from streaming_api.upstreams.stream_usage import Fallback
     from streaming_api.upstreams.upstream import Upstream
 
 _KEPT_BYTES: Final = 64 * 2**20
@@ -188,7 +189,15 @@ class Answers:
 
     def body(self, request: ChatRequest) -> bytes:
         """What is sent upstream."""
-        return request.body(self.substitute(request) or request.model)
+        model = self.substitute(request) or request.model
+        return request.body(model, ask_usage=self.upstream.usage.is_asked(model))
+
+    def fallback(self, request: ChatRequest) -> Fallback | None:
+        """What is asked where the upstream refuses the ``stream_options`` that we added."""
+        if not request.usage_added:
+            return None
+        model = self.substitute(request) or request.model
+        return self.upstream.usage.fallback(model, lambda: request.body(model, ask_usage=False))
 
     async def drain(self, seconds: float) -> None:
         """Give running answers so long to end, then end them as incomplete."""

@@ -93,7 +93,7 @@ class Setting:
         if value is None:
             return None
         if self.choices:
-            value = next((word for word in self.choices if word == value.upper()), None)
+            value = next((word for word in self.choices if word.upper() == value.upper()), None)
             if value is None:
                 raise Unfit(raw, self.needs)
         if (self.least is not None and value < self.least) or (

@@ -282,6 +282,12 @@ class StreamingConfig(APIConfigSchema):
         False,
         "without api_keys, a client's own Authorization goes to the gateway before api_gateway_key",
     )
+    stream_usage: str = setting(
+        "monitoring.stream_usage",
+        "auto",
+        "streams are asked for their usage (stream_options); auto: not where that is refused",
+        choices=("auto", "always", "never"),
+    )
     metrics_server_endpoint: str | None = setting(
         "monitoring.metrics_server_endpoint",
         None,

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 _SETTLE: Final = 0.05
 """Seconds between two looks at bytes that the kernel had not taken."""
 _ASK: Final = 5.0
-"""Seconds between two questions to an upstream that is up; one that is not is asked each second."""
+"""Seconds between two questions to an upstream that is up, unless answers raise a doubt."""
+_PAUSE: Final = 1.0
+"""Seconds between two questions at least: an upstream that is not up is asked so often."""
 
 
 class Monitor:
@@ -116,7 +118,9 @@ class Monitor:
                 self._context.topics.add_exposition(f"{upstream.model.url}/metrics", key)
             health = await upstream.health()
             self._tell(health)
-            await asyncio.sleep(_ASK if health.state == "up" else 1)
+            await asyncio.sleep(_PAUSE)
+            if health.state == "up":
+                await upstream.doubted(_ASK - _PAUSE)
 
     def _tell(self, health: Health) -> None:
         detail = ", ".join(health.models) or None

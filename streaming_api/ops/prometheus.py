@@ -141,6 +141,11 @@ class Collector:
         )  # fmt: skip
         yield from (now, ended, keyed, keys)
         yield CounterMetricFamily(
+            "streaming_stream_options_refused",
+            "Questions asked again because the upstream refused stream_options.",
+            value=context.upstream.usage.refusals,
+        )
+        yield CounterMetricFamily(
             "streaming_chunks", "Chunks relayed from the upstream.", value=context.relayed()
         )
         yield CounterMetricFamily(

@@ -125,6 +125,16 @@ class Call:
             raise
         stream.linger()
 
+    @property
+    def status(self) -> int | None:
+        """The reply's HTTP status; None before there is one."""
+        return None if self._head is None else self._head.status
+
+    @property
+    def body(self) -> bytes:
+        """What came of a body that is read whole, such as a refusal's."""
+        return bytes(self._collected or b"")
+
     def pause_reading(self) -> None:
         """Stop reading from the socket, so that the upstream has to wait."""
         self._is_paused = True

@@ -12,19 +12,20 @@ from collections.abc import Callable
 from typing import Final
 
 import attrs
-import orjson
 
-from streaming_api.upstreams.answer import AnswerReader, invalid
+from streaming_api.upstreams.answer import AnswerReader
 from streaming_api.upstreams.call import Call
 from streaming_api.upstreams.connector import Connector
 from streaming_api.upstreams.endpoint import Endpoint
+from streaming_api.upstreams.model_list import ModelsReader
 from streaming_api.upstreams.reply_errors import (
     UpstreamError,
     UpstreamFault,
     at_address,
-    error_of_object,
     fault,
 )
+from streaming_api.upstreams.signs import Signs
+from streaming_api.upstreams.stream_usage import Fallback, is_refused, names_stream_options
 
 __all__ = [
     "Exchange",
@@ -81,6 +82,7 @@ class OpenAIClient:
         forward_authorization: bool = False,
         silence_timeout: float = 300,
         max_event_bytes: int = 16 * 2**20,
+        signs: Signs | None = None,
     ) -> None:
         """Open nothing yet.
 
@@ -91,6 +93,7 @@ class OpenAIClient:
             connect_timeout: seconds for name look-up, TCP and TLS together.
             silence_timeout: seconds without a byte after which an answer ends with an error.
             max_event_bytes: bound on one event, and on a whole answer that is not streamed.
+            signs: told how answers went.
 
         Raises:
             ValueError: `base_url` is no such address.
@@ -101,6 +104,7 @@ class OpenAIClient:
         self._authorization = f"Bearer {api_key}" if api_key else None
         self._forward_authorization = forward_authorization
         self._max_event_bytes = max_event_bytes
+        self.signs = signs or Signs()
 
     @property
     def authority(self) -> str:
@@ -121,6 +125,7 @@ class OpenAIClient:
         stream: bool,
         authorization: str | None = None,
         usage_asked: bool = True,
+        fallback: Fallback | None = None,
     ) -> Exchange:
         """Prepare one answer; `Exchange.run` asks for it.
 
@@ -132,27 +137,26 @@ class OpenAIClient:
             stream: whether `body` asks for a stream.
             authorization: the client's own header; see `credential`.
             usage_asked: False withholds the chunk that holds nothing but usage.
+            fallback: asked instead where the upstream refuses `stream_options`.
 
         Raises:
             ValueError: `authorization` holds control characters.
         """
-        request = self._connector.endpoint.request(
-            "POST",
-            CHAT_PATH,
-            accept="text/event-stream" if stream else "application/json",
-            authorization=self.credential(authorization),
-            body=body,
-        )
-        answer = AnswerReader(self._max_event_bytes, usage_asked=usage_asked, as_chunks=stream)
-        call = Call(
-            self._connector,
-            request,
-            answer,
-            on_chunks,
-            streamed=stream,
-            max_body=self._max_event_bytes,
-        )
-        return Exchange(call, answer, self._connector.endpoint.address(CHAT_PATH))
+        accept = "text/event-stream" if stream else "application/json"
+        endpoint, credential = self._connector.endpoint, self.credential(authorization)
+
+        def question(body: bytes) -> tuple[Call, AnswerReader]:
+            request = endpoint.request(
+                "POST", CHAT_PATH, accept=accept, authorization=credential, body=body
+            )
+            answer = AnswerReader(self._max_event_bytes, usage_asked=usage_asked, as_chunks=stream)
+            limit = self._max_event_bytes
+            call = Call(
+                self._connector, request, answer, on_chunks, streamed=stream, max_body=limit
+            )
+            return call, answer
+
+        return Exchange(question, body, fallback, endpoint.address(CHAT_PATH), self.signs)
 
     async def models(self, authorization: str | None = None) -> ModelsReply:
         """Ask for the list of models.
@@ -167,7 +171,7 @@ class OpenAIClient:
             accept="application/json",
             authorization=self.credential(authorization),
         )
-        reader = _ModelsReader()
+        reader = ModelsReader()
         call = Call(
             self._connector,
             request,
@@ -183,8 +187,11 @@ class OpenAIClient:
             late = f"The upstream did not list its models within {MODELS_TIMEOUT:g} seconds."
             raise UpstreamError(fault("upstream_timeout", late)) from None
         if reader.error is not None:
+            error = reader.error
+            if error.status is None:
+                error = attrs.evolve(error, status=call.status)
             address = self._connector.endpoint.address(MODELS_PATH)
-            raise UpstreamError(at_address(reader.error, address))
+            raise UpstreamError(at_address(error, address))
         return ModelsReply(reader.models)
 
     async def close(self) -> None:
@@ -197,12 +204,21 @@ class OpenAIClient:
 class Exchange:
     """One question and its answer, on a connection of its own."""
 
-    __slots__ = ("_address", "_answer", "_call")
+    __slots__ = ("_address", "_answer", "_call", "_fallback", "_question", "_signs")
 
-    def __init__(self, call: Call, answer: AnswerReader, address: str) -> None:
-        self._call = call
-        self._answer = answer
+    def __init__(
+        self,
+        question: Callable[[bytes], tuple[Call, AnswerReader]],
+        body: bytes,
+        fallback: Fallback | None,
+        address: str,
+        signs: Signs,
+    ) -> None:
+        self._question = question
+        self._call, self._answer = question(body)
+        self._fallback = fallback
         self._address = address
+        self._signs = signs
 
     async def run(self) -> ExchangeResult:
         """Ask, push the answer to `on_chunks`, and say how it ended. Call it once.
@@ -211,10 +227,15 @@ class Exchange:
         Cancelling aborts the upstream's connection at once: before the first byte, and while
         connecting, too.
         """
-        await self._call.run()
+        await self._ask()
+        fallback = self._fallback
+        if fallback is not None and self._is_refused and names_stream_options(self._call.body):
+            fallback.refused()
+            self._call, self._answer = self._question(fallback.body())
+            await self._ask()
+            if self._is_refused:
+                fallback.in_vain()
         answer = self._answer
-        if answer.error is not None:
-            answer.error = at_address(answer.error, self._address)
         return ExchangeResult(
             answer.finish_reason, answer.usage, answer.error, answer.content_chunks, answer.done
         )
@@ -223,6 +244,20 @@ class Exchange:
     def repaired(self) -> int:
         """Chunks and replies in which something was replaced that UTF-8 JSON cannot say."""
         return self._answer.repaired
+
+    @property
+    def _is_refused(self) -> bool:
+        return self._answer.error is not None and is_refused(self._call.status)
+
+    async def _ask(self) -> None:
+        answer = self._answer
+        self._signs.began(answer)
+        try:
+            await self._call.run()
+            if answer.error is not None:
+                answer.error = at_address(answer.error, self._address)
+        finally:
+            self._signs.ended(answer)
 
     def pause_reading(self) -> None:
         """Read nothing more for now: TCP makes the upstream wait, and its silence is not counted.
@@ -234,39 +269,3 @@ class Exchange:
     def resume_reading(self) -> None:
         """Undo `pause_reading`; harmless without it."""
         self._call.resume_reading()
-
-
-class _ModelsReader:
-    """Reads `{"object": "list", "data": [{"id": ...}, ...]}`."""
-
-    def __init__(self) -> None:
-        self.over = False
-        self.error: UpstreamFault | None = None
-        self.repaired = 0
-        self.models: list[dict[str, object]] = []
-
-    def read(self, data: bytes) -> list[bytes]:
-        """Never called: the list of models is not streamed."""
-        raise NotImplementedError(data)
-
-    def read_end(self, *, delimited: bool) -> list[bytes]:
-        """Never called, likewise."""
-        raise NotImplementedError(delimited)
-
-    def read_whole(self, body: bytes) -> list[bytes]:
-        try:
-            reply = orjson.loads(body)
-        except orjson.JSONDecodeError as exc:
-            self.fail(invalid(f"a list of models that is not JSON ({exc})"))
-            return []
-        models = reply.get("data") if isinstance(reply, dict) else None
-        if isinstance(models, list) and all(isinstance(model, dict) for model in models):
-            self.models = models
-            self.over = True
-        else:
-            self.fail(error_of_object(reply) or invalid("no list of models"))
-        return []
-
-    def fail(self, error: UpstreamFault) -> None:
-        self.error = error
-        self.over = True

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 import attrs
 
 from streaming_api.upstreams.embedded import EmbeddedModel
 from streaming_api.upstreams.gateway import OpenAIClient
+from streaming_api.upstreams.model_list import ModelList
 from streaming_api.upstreams.reply_errors import UpstreamError, UpstreamFault
+from streaming_api.upstreams.signs import Signs
+from streaming_api.upstreams.stream_usage import StreamUsage
 
 if TYPE_CHECKING:
     from streaming_api.config import StreamingConfig
@@ -35,10 +41,15 @@ class Upstream:
 
     Attributes:
         model: the embedded model; None when a gateway is configured.
+        usage: which models refuse to be asked for the usage of their streams.
     """
 
     def __init__(self, config: StreamingConfig) -> None:
+        self.usage = StreamUsage(config.stream_usage)
         self._silence = config.connection_timeout
+        self._doubt = asyncio.Event()
+        self._signs = Signs(self._doubted)
+        self._list = ModelList(self._ask_models)
         self._gateway: OpenAIClient | None = None
         self.model: EmbeddedModel | None = None
         if config.api_gateway_endpoint is not None:
@@ -47,6 +58,7 @@ class Upstream:
                 api_key=config.gateway_api_key,
                 forward_authorization=config.forward_authorization,
                 silence_timeout=config.connection_timeout,
+                signs=self._signs,
             )
         elif config.streaming_chat_enabled:
             self.model = EmbeddedModel(
@@ -72,7 +84,10 @@ class Upstream:
                 reason = self.model.reason or "There is no model here."
                 raise UpstreamError(UpstreamFault(503, "upstream_error", "no_model", reason))
             self._gateway = OpenAIClient(
-                self.model.url, api_key=self.model.api_key, silence_timeout=self._silence
+                self.model.url,
+                api_key=self.model.api_key,
+                silence_timeout=self._silence,
+                signs=self._signs,
             )
         if self._gateway is None:
             reason = "No upstream is configured (monitoring.api_gateway_endpoint)."
@@ -93,20 +108,45 @@ class Upstream:
         """
         gateway = await self.ready()
         forwarded = authorization if self.model is None else None
-        return (await gateway.models(forwarded)).models
+        credential = gateway.credential(forwarded)
+        return await self._list.get(credential if credential == forwarded else None)
+
+    async def _ask_models(self, credential: str | None) -> list[dict[str, object]]:
+        gateway = await self.ready()
+        return (await gateway.models(credential)).models
 
     async def health(self) -> Health:
-        """How it is now; asks the gateway for its models."""
+        """How it is now; asks the gateway for its models.
+
+        Any answer below 500, and 501, says that it is up; the answers themselves say so best.
+        """
         if self.model is not None and self.model.state != "ready":
             state = "down" if self.model.state == "failed" else self.model.state
             return Health(state, self.model.reason)
+        signs = self._signs
         try:
             listed = await self.models()
         except UpstreamError as failed:
-            if failed.error.status in {401, 403, 404}:  # it answers; it lists nothing without a key
-                return Health("up")
-            return Health("down", failed.error.message)
-        return Health("up", None, tuple(str(model.get("id")) for model in listed))
+            error = failed.error
+            signs.listed(error)
+            if not _is_an_answer(error.status) and not signs.outweigh_the_list:
+                return Health("down", error.message)
+            if error.status in {401, 403}:  # it lists nothing without a key: nothing is amiss
+                return Health("up", signs.complaint)
+            return Health("up", signs.complaint or f"It lists no models: {error.message}")
+        signs.listed(None)
+        return Health("up", signs.complaint, tuple(str(model["id"]) for model in listed))
+
+    async def doubted(self, seconds: float) -> None:
+        """Wait for so long, or until answers give a reason to look again how it is."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._doubt.wait()
+        self._doubt.clear()
+
+    def _doubted(self) -> None:
+        self._list.forget()
+        self._doubt.set()
 
     async def start(self) -> None:
         """Begin to load the embedded model, if that is what answers."""
@@ -115,7 +155,12 @@ class Upstream:
 
     async def stop(self) -> None:
         """Let go of it."""
+        await self._list.close()
         if self._gateway is not None:
             await self._gateway.close()
         if self.model is not None:
             await self.model.stop()
+
+
+def _is_an_answer(status: int | None) -> bool:
+    return status is not None and (status < 500 or status == HTTPStatus.NOT_IMPLEMENTED)

@@ -56,7 +56,8 @@ class ChatRequest:
         model: as asked for; None leaves it to the upstream.
         parameters: OpenAI's, ``messages`` among them: a JSON object for the upstream, each
             member as the client wrote it.
-        stream_options: of a streamed answer, as the client wrote them, without ``include_usage``.
+        stream_options: of a streamed answer, as the client wrote them, without ``include_usage``;
+            None where it wrote null, which leaves them out.
         usage_asked: whether the client itself asked for a chunk with the usage.
     """
 
@@ -64,18 +65,31 @@ class ChatRequest:
     model: str | None
     parameters: bytes
     stream: bool = True
-    stream_options: bytes = json_text.EMPTY
+    stream_options: bytes | None = json_text.EMPTY
     on_disconnect: OnDisconnect = OnDisconnect.GRACE
     usage_asked: bool = False
 
-    def body(self, model: str | None) -> bytes:
-        """What the upstream is asked: the parameters, the model's name, the usage of a stream."""
+    @property
+    def usage_added(self) -> bool:
+        """Whether it is not the client who wants ``stream_options``."""
+        return self.stream and self.stream_options is not None and not self.usage_asked
+
+    def body(self, model: str | None, *, ask_usage: bool = True) -> bytes:
+        """What the upstream is asked: the parameters, the model's name, the usage of a stream.
+
+        Args:
+            model: the name to ask for; None to leave it to the upstream.
+            ask_usage: whether a stream is asked for its usage though the client did not ask.
+        """
         ours: dict[str, object] = {"stream": self.stream}
         if model is not None:
             ours["model"] = model
-        if self.stream:
-            usage = b'{"include_usage":true}'
-            ours["stream_options"] = orjson.Fragment(json_text.joined(self.stream_options, usage))
+        options = self.stream_options
+        if self.stream and options is not None:
+            if ask_usage or self.usage_asked:
+                options = json_text.joined(options, b'{"include_usage":true}')
+            if options != json_text.EMPTY:
+                ours["stream_options"] = orjson.Fragment(options)
         return json_text.joined(self.parameters, orjson.dumps(ours))
 
 
@@ -242,7 +256,9 @@ def chat_request(
         model=model,
         parameters=json_text.without(text, _OURS | {"stream_options"} if stream else _OURS),
         stream=stream,
-        stream_options=json_text.without(written or json_text.EMPTY, {"include_usage"}),
+        stream_options=None
+        if stream and "stream_options" in fields and options is None
+        else json_text.without(written or json_text.EMPTY, {"include_usage"}),
         on_disconnect=_on_disconnect(fields, on_disconnect),
         usage_asked=isinstance(options, dict) and options.get("include_usage") is True,
     )

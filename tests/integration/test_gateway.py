@@ -1094,7 +1094,7 @@ class TestModels:
     @pytest.mark.parametrize(
         ("reply", "code"),
         [
-            (b'[{"id":"x"}]', "upstream_invalid_response"),
+            (b'{"data":{"id":"x"}}', "upstream_invalid_response"),
             (b'{"data":[1]}', "upstream_invalid_response"),
             (b"nonsense", "upstream_invalid_response"),
             (b'{"error":{"message":"m","code":"c"}}', "c"),

@@ -1,0 +1,90 @@
+"""Signs: what answers say about how an upstream is; they say it best. Pure."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+from streaming_api.upstreams.answer import AnswerReader
+from streaming_api.upstreams.reply_errors import UpstreamFault
+
+RECENT: Final = 60.0
+"""Seconds for which an answer says that the upstream is up."""
+UNREACHABLE: Final = "upstream_unreachable"
+_WRONG_ADDRESS: Final = frozenset({404, 405})
+
+
+class Signs:
+    """What the newest answers were like.
+
+    Args:
+        doubted: called when something has changed for which to look again.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        doubted: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._doubted = doubted
+        self._clock = clock
+        self._running: set[AnswerReader] = set()
+        self._answered: float | None = None
+        self._fault: UpstreamFault | None = None
+        self._list_fault: UpstreamFault | None = None
+        self._unlisted: tuple[int | None, str | None] | None = None
+
+    def began(self, answer: AnswerReader) -> None:
+        """An answer was asked for."""
+        self._running.add(answer)
+
+    def ended(self, answer: AnswerReader) -> None:
+        """It has ended, or was given up."""
+        self._running.discard(answer)
+        error = answer.error
+        if answer.content_chunks or (error is None and answer.finish_reason is not None):
+            was_doubtful = self._fault is not None or self._list_fault is not None
+            self._answered, self._fault = self._clock(), None
+            self._unlisted = _kind(self._list_fault)
+            if was_doubtful:
+                self._doubted()
+        elif error is not None:
+            self._fault = error
+            if error.code == UNREACHABLE or error.status in _WRONG_ADDRESS:
+                self._doubted()
+
+    def listed(self, fault: UpstreamFault | None) -> None:
+        """The list of models was asked for: its fault, or None."""
+        self._list_fault = fault
+
+    @property
+    def complaint(self) -> str | None:
+        """What the newest answer failed of, where that says that something is set up wrongly."""
+        fault = self._fault
+        if fault is None or fault.status is None:
+            return None
+        if fault.status in _WRONG_ADDRESS or fault.status >= 500:
+            return f"The newest answer failed: {fault.message}"
+        return None
+
+    @property
+    def outweigh_the_list(self) -> bool:
+        """Whether answers say that the upstream is up, although its list of models fails.
+
+        They do as long as one comes or has just come; and a list that failed in the same way
+        when one came says nothing at all.
+        """
+        fault = self._list_fault
+        if fault is not None and fault.code == UNREACHABLE:
+            return False
+        if any(answer.content_chunks for answer in self._running):
+            return True
+        if self._answered is None or self._fault is not None:
+            return False
+        return self._clock() - self._answered < RECENT or _kind(fault) == self._unlisted
+
+
+def _kind(fault: UpstreamFault | None) -> tuple[int | None, str | None] | None:
+    return None if fault is None else (fault.status, fault.code)
