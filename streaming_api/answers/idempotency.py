@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import uuid
 from typing import TYPE_CHECKING, Final, Protocol
 
 import attrs
@@ -99,10 +100,13 @@ class Retries:
         """
         if key is None:
             return self._answers.start(request, client)
+        named = self._find(request.request_id, client)
+        if named is not None and named.failed:  # its own id must not bring the failure back
+            request = attrs.evolve(request, request_id=uuid.uuid4().hex)
         name = _name(key, client)
         mine = Binding(request.request_id, _digest(request))
         while (bound := self._bindings.claim(name, mine, client.name)) is not None:
-            answer = self._answer(bound, client)
+            answer = self._find(bound.request_id, client)
             if answer is None or answer.failed:
                 self._bindings.release(name, bound)
                 continue
@@ -120,9 +124,9 @@ class Retries:
         self._results["new"] += 1
         return answer
 
-    def _answer(self, bound: Binding, client: Client) -> Answer | None:
+    def _find(self, request_id: str, client: Client) -> Answer | None:
         try:
-            return self._answers.find(client.owner, bound.request_id)
+            return self._answers.find(client.owner, request_id)
         except (NotFound, Gone):
             return None
 

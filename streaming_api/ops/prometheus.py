@@ -136,7 +136,7 @@ class Collector:
         for result in RESULTS:
             keyed.add_metric([result], context.telemetry.keyed_requests[result])
         keys = GaugeMetricFamily(
-            "streaming_idempotency_keys", "Keys that are bound to an answer.",
+            "streaming_idempotency_keys", "Idempotency-Keys that are remembered.",
             value=len(context.bindings),
         )  # fmt: skip
         yield from (now, ended, keyed, keys)

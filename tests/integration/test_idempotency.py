@@ -79,6 +79,16 @@ class TestARetry:
         assert "error" not in second.text
         assert len(upstream.generations) == 2
 
+    async def test_of_one_that_failed_asks_again_under_a_request_id_of_its_own_too(
+        self, server: StreamingService, upstream: FakeUpstream
+    ) -> None:
+        upstream.scripts["moody"] = upstream.scripts["error-500"]
+        assert (await ask(server, model="moody", request_id="r-1")).status_code == 500
+        del upstream.scripts["moody"]
+        assert (await ask(server, model="moody", request_id="r-1")).status_code == 200
+        assert (await ask(server, model="moody", request_id="r-1")).status_code == 200
+        assert len(upstream.generations) == 2
+
     async def test_by_the_sdk_itself_reaches_the_upstream(
         self, server: StreamingService, upstream: FakeUpstream
     ) -> None:
