@@ -99,7 +99,7 @@ def delta_of(chunk: Mapping[str, object]) -> Delta:
     """Return what a chunk (or a whole completion) adds to the first choice."""
     for choice in _list(chunk.get("choices")):
         fields = mapping(choice)
-        if fields.get("index", 0) == 0:
+        if not fields.get("index"):  # some servers leave it out, or null
             said = mapping(fields.get("delta") or fields.get("message"))
             return Delta(
                 reasoning=_text(said.get("reasoning_content")) or _text(said.get("reasoning")),

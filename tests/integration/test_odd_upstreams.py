@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Literal
 
 import attrs
 import httpx
@@ -44,11 +44,11 @@ def body(data: bytes, content_type: str = "text/event-stream") -> Script:
     return Script(body=data, content_type=content_type)
 
 
-def cut(data: bytes) -> Script:
+def cut(data: bytes, how: Literal["fin", "rst"] = "fin") -> Script:
     """A response that is cut: its length promises more."""
     head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
     head += b"Content-Length: %d\r\nConnection: close\r\n\r\n" % (len(data) + 9)
-    return Script(wire=head + data, cut_after=0)
+    return Script(wire=head + data, cut_after=0, cut=how)
 
 
 @attrs.define
@@ -155,11 +155,12 @@ CUT: Final[dict[str, bytes]] = {
 }
 
 
+@pytest.mark.parametrize("how", ["fin", "rst"])
 @pytest.mark.parametrize("name", CUT)
 async def test_a_cut_is_never_told_as_complete(
-    server: StreamingService, upstream: FakeUpstream, name: str
+    server: StreamingService, upstream: FakeUpstream, name: str, how: Literal["fin", "rst"]
 ) -> None:
-    upstream.default = cut(CUT[name])
+    upstream.default = cut(CUT[name], how)
     seen = await on_our_wire(server)
     assert shown(seen) == "ab"
     assert seen[-1]["data"]["finish_reason"] == "incomplete"
@@ -327,4 +328,5 @@ async def test_odd_bytes_are_passed_on_as_they_came(
     )
     upstream.default = body(b"".join(map(event, odd)) + DONE)
     reply = await post(server, stream=True)
-    assert reply.content == b"".join(map(event, odd)) + DONE
+    shown = [line[6:] for line in reply.content.split(b"\n") if line.startswith(b"data: ")]
+    assert shown == [*odd, b"[DONE]"]

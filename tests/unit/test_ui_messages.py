@@ -187,3 +187,9 @@ class TestRequests:
     def test_a_chat_has_an_id(self, body: Json) -> None:
         with pytest.raises(BadRequest):
             chat_id(body)
+
+
+@pytest.mark.parametrize("choice", [{"index": None}, {}, {"index": 0}])
+def test_a_choice_without_a_number_is_the_first(choice: Json) -> None:
+    chunk = orjson.dumps({"choices": [choice | {"delta": {"content": "a"}}]})
+    assert "a" in [event.get("delta") for event in told(chunk)]
