@@ -581,3 +581,25 @@ class TestManySockets:
         assert len(upstream.generations) == 50
         await eventually(lambda: upstream.connections == 0)
         await eventually(lambda: server.connection_manager.open["websocket"] == 0)
+
+
+async def test_numbers_reach_the_upstream_as_they_were_written(
+    server: StreamingService, upstream: FakeUpstream
+) -> None:
+    parameters = '"messages": [{"role":"user","content":"Hi"}],"seed":36893488147419103232,"n":1.0'
+    async with websocket(server.url) as socket:
+        text = f'{{"message_type":"chat_completion","model":"fake",{parameters},"request_id":"r"}}'
+        await socket.connection.send(text)
+        await socket.answer()
+    assert upstream.generations[0].request.body.decode().startswith(f"{{{parameters},")
+
+
+async def test_a_known_request_id_attaches_whatever_else_is_said(
+    server: StreamingService, upstream: FakeUpstream
+) -> None:
+    async with websocket(server.url) as socket:
+        await socket.start("r-1")
+        first = await socket.answer()
+        await socket.start("r-1", model="ten-tokens", temperature=2)
+        assert content(await socket.answer()) == content(first)
+    assert len(upstream.generations) == 1

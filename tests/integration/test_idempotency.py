@@ -15,7 +15,7 @@ from streaming_api.answers import idempotency
 from streaming_api.config import ApiKey
 from streaming_api.errors import BadRequest
 from streaming_api.service import StreamingService
-from tests.clients import eventually, http, question
+from tests.clients import events, eventually, http, question, websocket
 from tests.conftest import StartServer
 from tests.fakes.upstream import FakeUpstream, Gate, Script
 
@@ -223,6 +223,26 @@ class TestAnAnswerThatIsNotKeptWhole:
         await eventually(lambda: not server.context.answers.running)
         second = await ask(server, key=keys[1], stream=stream, **same)
         assert (second.status_code, second.json()["error"]["code"]) == (410, "stream_evicted")
+
+
+    async def test_is_a_gap_and_its_end_on_our_own_wire(
+        self, start_server: StartServer, upstream: FakeUpstream
+    ) -> None:
+        server = await start_server(api_gateway_endpoint=upstream.url, chat_retention_bytes=1000)
+        upstream.default = Script(tokens=300)
+        first = await ask(server, request_id="r-1")
+        assert first.json()["object"] == "chat.completion"
+        await eventually(lambda: not server.context.answers.running)
+        async with events(server.url, "/streaming/sse/chat/r-1") as stream:
+            over_sse = await stream.rest()
+        async with websocket(server.url) as socket:
+            await socket.start("r-1", stream=False)
+            over_websocket = await socket.answer()
+        for seen in (over_sse, over_websocket):
+            gap, end = (message["data"] for message in seen)
+            assert (gap["event"], gap["reason"], gap["from"]) == ("gap", "evicted", 1)
+            assert end["object"] == "chat.completion.end"
+        assert len(upstream.generations) == 1
 
 
 class TestAKey:
