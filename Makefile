@@ -4,13 +4,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 # No -q: whoever waits for a download sees its progress.
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+# The versions that were tested; `make constraints` looks for newer ones.
+INSTALL := $(PIP) install --constraint constraints.txt
 STAMPS := $(VENV)/.stamps
-PROJECT := setup.cfg pyproject.toml
+PROJECT := setup.cfg pyproject.toml constraints.txt
 ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install run test lint bench conformance soak wheel clean
+.PHONY: help install run test coverage lint format constraints bench conformance soak wheel clean
 
 help: ## list the targets
 	@echo "Targets (ARGS='...' is passed on, PYTHON=... chooses the interpreter):"
@@ -24,9 +26,24 @@ run: $(STAMPS)/install embedded ## install, with a small language model, and ser
 test: $(STAMPS)/test embedded ## run all tests
 	$(BIN)/python -m pytest $(ARGS)
 
-lint: $(STAMPS)/lint $(STAMPS)/test ## check style and types
+coverage: $(STAMPS)/test embedded ## run all tests and say which lines and branches they reach
+	$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
+
+lint: $(STAMPS)/lint $(STAMPS)/test ## check style, types and the direction of imports
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/mypy
+
+format: $(STAMPS)/lint ## put every file into the one format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+constraints: $(STAMPS)/venv ## look for newer versions of everything that is installed
+	rm -rf .constraints-venv && $(PYTHON) -m venv .constraints-venv
+	.constraints-venv/bin/python -m pip --disable-pip-version-check install '.[workers,test,lint]' "$$(grep -o 'xllamacpp==.*' setup.cfg)"
+	{ sed -n '/^#/p' constraints.txt; .constraints-venv/bin/python -m pip freeze | grep '^[A-Za-z0-9_.-]*==' | grep -v '^streaming-api=='; } > .constraints.new
+	mv .constraints.new constraints.txt && rm -rf .constraints-venv build
 
 bench: $(STAMPS)/test ## measure beside what people would use instead; at most 10 minutes
 	$(BIN)/python -m tests.bench $(ARGS)
@@ -44,7 +61,7 @@ wheel: $(STAMPS)/venv ## build dist/*.whl
 
 clean: ## remove what all of this made
 	rm -rf $(VENV) .bench-venv .conformance build dist *.egg-info
-	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 $(STAMPS)/venv:
@@ -58,15 +75,15 @@ $(STAMPS)/venv:
 	@mkdir -p $(STAMPS) && touch $@
 
 $(STAMPS)/install: $(PROJECT) | $(STAMPS)/venv
-	$(PIP) install --editable '.[workers]'
+	$(INSTALL) --editable '.[workers]'
 	@touch $@
 
 $(STAMPS)/test: $(PROJECT) | $(STAMPS)/venv
-	$(PIP) install --editable '.[test,workers]'
+	$(INSTALL) --editable '.[test,workers]'
 	@touch $@ $(STAMPS)/install
 
 $(STAMPS)/lint: $(PROJECT) | $(STAMPS)/venv
-	$(PIP) install --editable '.[lint]'
+	$(INSTALL) --editable '.[lint]'
 	@touch $@ $(STAMPS)/install
 
 # The server runs without the model too, so this never fails: it says what is missing.

@@ -8,17 +8,45 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, ClassVar, Final
+from collections.abc import Callable
+from typing import TYPE_CHECKING, ClassVar, Final, Protocol
 
 if TYPE_CHECKING:
     from streaming_api.access.policy import Client
-    from streaming_api.connections.manager import ConnectionManager
+    from streaming_api.config import StreamingConfig
+    from streaming_api.connections.turns import Turns
     from streaming_api.engine.sink import Watcher
+    from streaming_api.errors import ApiError
     from streaming_api.wire.checksum import Checksum
     from streaming_api.wire.framing import Framing
 
 MOST_UNSENT: Final = 16 * 2**20
 """Unsent bytes above which a client that asks on and on, and reads nothing, is dropped."""
+
+
+class Registry(Protocol):
+    """What a connection needs of whoever keeps all of them: `ConnectionManager`. A type.
+
+    Attributes:
+        config: the limits.
+        draining: whether this server stops.
+        http: makes what answers the next request on a connection whose response is complete.
+        turns: where connections go on reading that have used up their part of a turn of the loop.
+    """
+
+    config: StreamingConfig
+    draining: bool
+    http: Callable[[], asyncio.Protocol] | None
+    turns: Turns
+
+    def heartbeat_at(self, connection: Connection, due: float) -> None:
+        """Ask a connection for its heartbeat once more, at this time."""
+
+    def refused(self, error: ApiError) -> None:
+        """Count an error, if it is a refusal."""
+
+    def removed(self, connection: Connection) -> None:
+        """Note that a connection's transport is gone."""
 
 
 class Connection(asyncio.Protocol):
@@ -28,7 +56,7 @@ class Connection(asyncio.Protocol):
         kind: ``websocket`` or ``sse``.
         paused: whether the transport holds more than ``buffer_size`` unsent bytes.
         progress: bytes that the kernel had taken when the stall sweep last saw more, and when.
-        ending: why it ends, once it does: a word of ``connection_manager.ENDINGS``.
+        ending: why it ends, once it does: a word of `streaming_api.connections.manager.ENDINGS`.
     """
 
     kind: ClassVar[str]
@@ -54,9 +82,7 @@ class Connection(asyncio.Protocol):
 
     transport: asyncio.Transport
 
-    def __init__(
-        self, manager: ConnectionManager, client: Client, framing: Framing, path: str
-    ) -> None:
+    def __init__(self, manager: Registry, client: Client, framing: Framing, path: str) -> None:
         self.manager = manager
         self.client = client
         self.framing = framing

@@ -10,10 +10,10 @@ from streaming_api.wire.messages import notice
 
 if TYPE_CHECKING:
     from streaming_api.answers.answers import Answers
+    from streaming_api.connections.connection import Connection
     from streaming_api.engine.channel import Channel
     from streaming_api.engine.sink import Watcher
     from streaming_api.ops.context import Context
-    from streaming_api.web.websocket import WebSocket
 
 
 class CommandHandler:
@@ -27,7 +27,7 @@ class CommandHandler:
         self._context = context
         self._chat_only = chat_only
 
-    def run(self, socket: WebSocket, command: Command) -> None:
+    def run(self, connection: Connection, command: Command) -> None:
         """Do what the command says.
 
         Raises:
@@ -35,60 +35,70 @@ class CommandHandler:
         """
         match command:
             case ChatRequest():
-                self._start(socket, command)
+                self._start(connection, command)
             case Cancel():
-                self._chat(socket).find(socket.client.owner, command.request_id).cancel()
+                self._chat(connection).find(connection.client.owner, command.request_id).cancel()
             case Resume():
-                self._resume(socket, command)
+                self._resume(connection, command)
             case Subscribe():
-                self._subscribe(socket, command)
+                self._subscribe(connection, command)
             case Unsubscribe():
-                self._unsubscribe(socket, command)
+                self._unsubscribe(connection, command)
 
     # Answers
 
-    def _chat(self, socket: WebSocket) -> Answers:
+    def _chat(self, connection: Connection) -> Answers:
         chat = self._context.answers
         chat.require()
-        socket.client.require("chat")
+        connection.client.require("chat")
         return chat
 
-    def _start(self, socket: WebSocket, request: ChatRequest) -> None:
-        answer = self._chat(socket).start(request, socket.client)
-        if _viewer_of(socket, answer.channel) is None:
-            answer.watch(socket, 0)
+    def _start(self, connection: Connection, request: ChatRequest) -> None:
+        answer = self._chat(connection).start(request, connection.client)
+        if _viewer_of(connection, answer.channel) is None:
+            answer.watch(connection, 0)
 
-    def _resume(self, socket: WebSocket, command: Resume) -> None:
-        answer = self._chat(socket).find(socket.client.owner, command.request_id)
-        before = _viewer_of(socket, answer.channel)
-        answer.watch(socket, command.after)
+    def _resume(self, connection: Connection, command: Resume) -> None:
+        answer = self._chat(connection).find(connection.client.owner, command.request_id)
+        before = _viewer_of(connection, answer.channel)
+        answer.watch(connection, command.after)
         if before is not None:
             before.leave()
 
     # Topics
 
-    def _subscribe(self, socket: WebSocket, command: Subscribe) -> None:
+    def _subscribe(self, connection: Connection, command: Subscribe) -> None:
         if self._chat_only:
-            message = "This path is for answers; subscribe on /streaming/websocket."
+            message = "This path is for answers; subscribe on /streaming/webconnection."
             raise BadRequest(message, "chat_only", param="message_type")
-        socket.client.require("watch")
+        connection.client.require("watch")
         topics = self._context.topics
         topics.require(command.topic)
         told = {"event": "subscribed", "topic": command.topic}
-        socket.send(notice(command.message_type, told, stream=command.topic), command.message_type)
-        self._leave_topic(socket, command.topic)
-        topics.watch(socket, (command.topic,), command.cursor)
+        connection.send(
+            notice(command.message_type, told, stream=command.topic), command.message_type
+        )
+        self._leave_topic(connection, command.topic)
+        topics.watch(connection, (command.topic,), command.cursor)
 
-    def _unsubscribe(self, socket: WebSocket, command: Unsubscribe) -> None:
-        self._leave_topic(socket, command.topic)
+    def _unsubscribe(self, connection: Connection, command: Unsubscribe) -> None:
+        self._leave_topic(connection, command.topic)
         told = {"event": "unsubscribed", "topic": command.topic}
-        socket.send(notice(command.message_type, told, stream=command.topic), command.message_type)
+        connection.send(
+            notice(command.message_type, told, stream=command.topic), command.message_type
+        )
 
-    def _leave_topic(self, socket: WebSocket, topic: str) -> None:
-        for viewer in tuple(socket.viewers):
+    def _leave_topic(self, connection: Connection, topic: str) -> None:
+        for viewer in tuple(connection.viewers):
             if topic in self._context.topics.watched(viewer):
                 viewer.leave()
 
 
-def _viewer_of(socket: WebSocket, channel: Channel) -> Watcher | None:
-    return next((viewer for viewer in socket.viewers if viewer.channel is channel), None)
+def _notify(connection: Connection, command: Subscribe | Unsubscribe, event: str) -> None:
+    data = {"event": event, "topic": command.topic}
+    told = notice(command.message_type, data, stream=command.topic)
+    connection.send(told, command.message_type)
+
+
+def _viewer_of(connection: Connection, channel: Channel) -> Watcher | None:
+    return next((viewer for viewer in connection.viewers if viewer.channel is channel), None)

@@ -103,7 +103,7 @@ def take_over(
     connection.transport = transport
     if opening:
         transport.write(opening)
-    connection.manager.add(connection, slot)
+    request.app[CONTEXT].manager.add(connection, slot)
     transport.resume_reading()
     if behind:
         connection.data_received(behind)
