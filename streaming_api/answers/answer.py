@@ -6,21 +6,23 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import attrs
 import orjson
 
-from streaming_api.engine.stream import Policy, Stream
+from streaming_api.engine.stream import Policy, Retention, Stream
 from streaming_api.engine.viewer import Viewer
 from streaming_api.upstreams.gateway import Exchange, ExchangeResult
 from streaming_api.upstreams.reply_errors import UpstreamError, UpstreamFault
-from streaming_api.wire.commands import ChatRequest, OnDisconnect
+from streaming_api.wire.commands import OnDisconnect
 from streaming_api.wire.messages import CHAT, notice
 
 if TYPE_CHECKING:
     from streaming_api.access.policy import Client
-    from streaming_api.answers.answers import Answers
+    from streaming_api.answers.queue import AnswerQueue
+    from streaming_api.answers.request import UpstreamRequest
+    from streaming_api.engine.channel import Channel
     from streaming_api.engine.sink import Sink
 
 logger = logging.getLogger(__name__)
@@ -41,10 +43,30 @@ class AnswerOutcome:
     done: bool = False
 
 
+class AnswerObserver(Protocol):
+    """Hears how answers come along. A type: nothing inherits it."""
+
+    def begun(self, seconds: float) -> None:
+        """Note that the first chunk came after so many seconds."""
+
+    def ended(self, answer: Answer) -> None:
+        """Note that an answer has ended."""
+
+
 class Answer:
     """One answer: its stream, and the task that fills it from the upstream.
 
+    Args:
+        asked: what the upstream is asked.
+        client: who asks.
+        channel: a new one, of its own.
+        queue: where it waits for an upstream connection.
+        retention: of its stream.
+        resume_grace: seconds that it goes on without a viewer, where that is asked for.
+        observer: told of its beginning and its end.
+
     Attributes:
+        task: fills the stream.
         outcome: how it ended; None as long as it runs.
         position: in the queue for an upstream connection; 0 when it has one.
         repaired: chunks in which something was replaced that UTF-8 JSON cannot say; counted at its
@@ -54,10 +76,19 @@ class Answer:
         faces: its streams in the words of other wires (`streaming_api.faces`), by their names.
     """
 
-    def __init__(self, chat: Answers, request: ChatRequest, client: Client) -> None:
-        self.chat = chat
-        self.request = request
-        self.request_id = request.request_id
+    def __init__(
+        self,
+        asked: UpstreamRequest,
+        client: Client,
+        *,
+        channel: Channel,
+        queue: AnswerQueue,
+        retention: Retention,
+        resume_grace: float,
+        observer: AnswerObserver,
+    ) -> None:
+        self.request = asked.request
+        self.request_id = asked.request.request_id
         self.owner = client.owner
         self.asked_by = client.name
         self.outcome: AnswerOutcome | None = None
@@ -73,20 +104,24 @@ class Answer:
         self._exchange: Exchange | None = None
         self._stopped: AnswerOutcome | None = None  # why we ended it ourselves
         self._grace: asyncio.TimerHandle | None = None
-        self.channel = chat.new_channel(self.request_id)
+        self._asked = asked
+        self._queue = queue
+        self._resume_grace = resume_grace
+        self._observer = observer
+        self.channel = channel
         stream = Stream(
             self.request_id,
             f"chat/{self.request_id}",
             CHAT,
             Policy.LOSSLESS,
-            chat.retention,
+            retention,
             request_id=self.request_id,
         )
         self.stream = self.channel.add(stream)
         self.watched = frozenset(self.channel.streams)
         self.channel.on_unwatched = self._unwatched
-        self._task = asyncio.create_task(self._run(client.authorization), name="answer")
-        self._task.add_done_callback(self._ended_before_it_ran)
+        self.task = asyncio.create_task(self._run(client.authorization), name="answer")
+        self.task.add_done_callback(self._ended_before_it_ran)
 
     def __repr__(self) -> str:
         state = (
@@ -110,28 +145,21 @@ class Answer:
         """End it: the upstream's connection is closed at once. Harmless when it has ended."""
         if self.outcome is None and self._stopped is None:
             self._stopped = outcome or AnswerOutcome("cancelled")
-            self._task.cancel()
+            self.task.cancel()
 
     # Filling the stream
 
     async def _run(self, authorization: str | None) -> None:
         ending = _NOTHING
         try:
-            await self.chat.queue.acquire(self._queued)
+            await self._queue.acquire(self._queued)
             try:
                 self._queued(0)
-                gateway = await self.chat.upstream.ready()
-                self._exchange = gateway.exchange(
-                    self.chat.body(self.request),
-                    self._chunks,
-                    stream=self.request.stream,
-                    authorization=None if self.chat.upstream.model else authorization,
-                    usage_asked=self.request.usage_asked,
-                    fallback=self.chat.fallback(self.request),
-                )
+                upstream = await self._asked.upstream.ready()
+                self._exchange = self._asked.exchange(upstream, self._chunks, authorization)
                 ending = await self._exchange.run()
             finally:
-                self.chat.queue.release()
+                self._queue.release()
         except asyncio.CancelledError:
             if self._stopped is None:
                 self._stopped = AnswerOutcome("incomplete", SERVER_STOPPED)
@@ -150,7 +178,7 @@ class Answer:
         """The hot path: what one read of the upstream brought goes on the stream as it is."""
         if self._first is None:
             self._first = time.monotonic()
-            self.chat.begun(self._first - self.started)
+            self._observer.begun(self._first - self.started)
             chunks = self._mark_substitution(chunks)
             self.chunks = len(chunks)
             self.channel.append(self.stream, chunks)
@@ -164,7 +192,7 @@ class Answer:
 
     def _mark_substitution(self, chunks: list[bytes]) -> list[bytes]:
         """The first chunk says so when another model answers than the one that was asked for."""
-        substitute = self.chat.substitute(self.request)
+        substitute = self._asked.substitute
         if substitute is None or not chunks:
             return chunks
         told = orjson.dumps({"requested": self.request.model, "model": substitute})
@@ -189,7 +217,7 @@ class Answer:
         }
         if outcome.error is not None:
             data["error"] = error_body(outcome.error)
-        if (substitute := self.chat.substitute(self.request)) is not None:
+        if (substitute := self._asked.substitute) is not None:
             data["model_substituted"] = {"requested": self.request.model, "model": substitute}
         first = None if self._first is None else round((self._first - self.started) * 1000, 3)
         data["timing"] = {
@@ -198,7 +226,7 @@ class Answer:
             "chunks": self.chunks,
         }
         self._log_end(outcome)
-        self.chat.ended(self)
+        self._observer.ended(self)
         self.channel.end(self.stream, orjson.dumps(data))
         self.channel.on_unwatched = self.channel.on_room = None  # else they would keep each other
         _tell(self.on_begun)
@@ -275,7 +303,7 @@ class Answer:
             self.cancel()
         elif self.request.on_disconnect is OnDisconnect.GRACE and self._grace is None:
             loop = asyncio.get_running_loop()
-            self._grace = loop.call_later(self.chat.resume_grace, self._abandon)
+            self._grace = loop.call_later(self._resume_grace, self._abandon)
 
     def _abandon(self) -> None:
         """Nobody has come back in time."""

@@ -1,4 +1,4 @@
-"""Chat: all answers, those that run and those that are kept; started, found, evicted, drained.
+"""Answers: those that run and those that are kept; started, found, evicted, drained.
 
 An answer is known by who started it and its ``request_id``: somebody else's is simply not there.
 """
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from streaming_api.answers.answer import SERVER_STOPPED, Answer, AnswerOutcome
 from streaming_api.answers.queue import AnswerQueue
+from streaming_api.answers.request import UpstreamRequest
 from streaming_api.config import StreamingConfig
 from streaming_api.engine.channel import Channel
 from streaming_api.engine.stream import Retention
@@ -21,7 +22,6 @@ from streaming_api.wire.commands import ChatRequest
 
 if TYPE_CHECKING:
     from streaming_api.access.policy import Client
-    from streaming_api.upstreams.stream_usage import Fallback
     from streaming_api.upstreams.upstream import Upstream
 
 _KEPT_BYTES: Final = 64 * 2**20
@@ -61,8 +61,8 @@ class Answers:
     ) -> None:
         self.upstream = upstream
         self.queue = AnswerQueue(config.pool_size, config.max_queued)
-        self.new_channel = new_channel
-        self.resume_grace = config.resume_grace
+        self._new_channel = new_channel
+        self._resume_grace = config.resume_grace
         self.retention = Retention(
             bytes=config.chat_retention_bytes,
             messages=config.chat_retention_messages,
@@ -124,7 +124,15 @@ class Answers:
                 message = f"{mine} answers are running for this key; wait for one to end."
                 raise TooMany(message, "too_many_answers", retry_after=1)
         self._evicted.pop(key, None)
-        answer = self._answers[key] = Answer(self, request, client)
+        answer = self._answers[key] = Answer(
+            UpstreamRequest(self.upstream, request),
+            client,
+            channel=self._new_channel(request.request_id),
+            queue=self.queue,
+            retention=self.retention,
+            resume_grace=self._resume_grace,
+            observer=self,
+        )
         return answer
 
     def find(self, owner: str, request_id: str) -> Answer:
@@ -183,26 +191,10 @@ class Answers:
             await asyncio.sleep(_EVICTION_SECONDS)
             self.evict()
 
-    def substitute(self, request: ChatRequest) -> str | None:
-        """The model that answers instead of the one that was asked for; None if that one does."""
-        return self.upstream.substitute(request.model)
-
-    def body(self, request: ChatRequest) -> bytes:
-        """What is sent upstream."""
-        model = self.substitute(request) or request.model
-        return request.body(model, ask_usage=self.upstream.usage.is_asked(model))
-
-    def fallback(self, request: ChatRequest) -> Fallback | None:
-        """What is asked where the upstream refuses the ``stream_options`` that we added."""
-        if not request.usage_added:
-            return None
-        model = self.substitute(request) or request.model
-        return self.upstream.usage.fallback(model, lambda: request.body(model, ask_usage=False))
-
     async def drain(self, seconds: float) -> None:
         """Give running answers so long to end, then end them as incomplete."""
         self.draining = True
-        tasks = [answer._task for answer in self.running]  # noqa: SLF001 (its own registry)
+        tasks = [answer.task for answer in self.running]
         if tasks:
             await asyncio.wait(tasks, timeout=seconds)
         for answer in self.running:

@@ -89,6 +89,7 @@ class Channel:
         "_delivered",
         "_due",
         "_flush_interval",
+        "_observer",
         "_recent",
         "_waiting",
         "audiences",
@@ -128,6 +129,7 @@ class Channel:
         self._due = False  # a flush is scheduled
         self._flush_interval = flush_interval
         self._call_later = call_later
+        self._observer = observer
         self._delivered = observer.delivered
         self.delivered_late = observer.delivered_late
 
@@ -136,6 +138,16 @@ class Channel:
         return (
             f"<Channel {self.epoch} at {self.number}, flushed {self.flushed},"
             f" {live} live, {len(self.lagging)} lagging{', ended' if self.ended else ''}>"
+        )
+
+    def sibling(self) -> Channel:
+        """Make an empty channel of the same epoch, flush window and observer."""
+        return Channel(
+            self.epoch,
+            call_later=self._call_later,
+            flush_interval=self._flush_interval,
+            batch_size=self._recent.maxlen or 1,
+            observer=self._observer,
         )
 
     def add(self, stream: Stream) -> Stream:

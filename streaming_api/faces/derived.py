@@ -71,7 +71,7 @@ class Derived:
         self._tap = _Tap(self)
         self._reader: _Reader | None = None
         self._cursor = 0
-        self.channel = answer.chat.new_channel(answer.request_id)
+        self.channel = answer.channel.sibling()
         stream = Stream(
             answer.request_id,
             f"{face}/{answer.request_id}",

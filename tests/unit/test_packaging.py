@@ -101,8 +101,10 @@ def test_the_model_is_pinned_by_hash_and_no_dependency() -> None:
 
 def test_make_alone_lists_every_target() -> None:
     listed = run("make", "--no-print-directory", cwd=ROOT)
-    targets = " ".join(re.findall(r"^  make (\w+) +\S", listed, re.MULTILINE))
-    assert targets == "help install run test lint bench conformance soak wheel clean"
+    targets = re.findall(r"^  make (\w+) +\S", listed, re.MULTILINE)
+    phony = re.search(r"^\.PHONY: (help .*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert phony is not None
+    assert targets == phony[1].split()
 
 
 # systemd
