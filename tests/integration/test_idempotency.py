@@ -224,7 +224,6 @@ class TestAnAnswerThatIsNotKeptWhole:
         second = await ask(server, key=keys[1], stream=stream, **same)
         assert (second.status_code, second.json()["error"]["code"]) == (410, "stream_evicted")
 
-
     async def test_is_a_gap_and_its_end_on_our_own_wire(
         self, start_server: StartServer, upstream: FakeUpstream
     ) -> None:
