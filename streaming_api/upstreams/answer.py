@@ -9,7 +9,8 @@ end, and only an error object or bytes that cannot be read are faults.
 - *An end*: `[DONE]`; the end of a body that says where it ends; the end of the connection where the
   body does not, unless finish reasons have proved empty before; and, for an answer that is cut, a
   finish reason in a chunk of its own for every choice (`Choices.are_closed`).
-- *Faults*: an error object, an event of that name, an unnamed event that is not JSON.
+- *Faults*: an error object, an event of that name, an event that is not JSON (under another name it
+  is a sign of life, unless it begins an object).
 
 A chunk is checked here and passed on as it came: parsed once, encoded never. Most are not even
 parsed: within one answer, chunks of text differ in the text alone (`_learn`).
@@ -277,7 +278,7 @@ class AnswerReader:
             self.over = self.done = True
         elif event_type == b"error":
             self._take_error_event(words.decode("utf-8", "replace"), payload)
-        elif words and event_type in {b"", b"message"}:
+        elif words.startswith(b"{") or (words and event_type in {b"", b"message"}):
             raise InvalidAnswerError(f"an event that is not JSON ({exc}): {_excerpt(payload)}")
 
     def _take_error_event(self, error: object, payload: bytes) -> None:

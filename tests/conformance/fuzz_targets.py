@@ -306,7 +306,7 @@ TARGETS: Final = (
         answers,
         tuple(bytes((byte,)) for byte in range(256)),
         (b"\x00" + bytes(range(208)), b"\x1a\x01\x02\x81\xb0\xd0", b"\x02\x01\xa1",
-         b"\x01\xfc\xfd", b"\x00\xea", b"\x10\xea", b"\x00\xea\xe1"),
+         b"\x01\xfc\xfd", b"\x00\xeb", b"\x10\xeb", b"\x00\xeb\xe2"),
     ),
     Target(
         "commands",

@@ -281,6 +281,7 @@ _REMARKS: Final = (
     Event(wire=b"data: nonsense\n\n", kind="fault"),
     Event(wire=b'data: {"object":"error","message":"old"}\n\n', kind="fault"),
     Event(wire=b'data: {"choices":[{"delta":{"content":"half}]}\n\n', kind="fault"),
+    Event(wire=b'event: chunk\ndata: {"choices":[{"delta":{"content":"half}]}\n\n', kind="fault"),
     _other(b"null"),
     _other(b"{}"),
     _other(b"[]"),
@@ -328,6 +329,6 @@ _REMARKS: Final = (
         shown=b'{"choices":[{"index":0,"text":"x"}]}',
         said=(Said(choice=0, content=True),),
     ),
-    *[_text(b"%d" % number) for number in range(6)],
+    *[_text(b"%d" % number) for number in range(5)],
     *[_text(b"%d" % number, reason="stop") for number in range(4)],
 )
