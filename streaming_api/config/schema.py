@@ -309,6 +309,13 @@ class StreamingConfig(APIConfigSchema):
         env="ALERTMANAGER_ENDPOINT",
         check=checks.endpoint,
     )
+    webhook_size_limit: int = setting(
+        "monitoring.webhook_size_limit",
+        16 * 2**20,
+        "largest body of Alertmanager's webhook, inflated; an alert storm is sent in one",
+        unit="bytes",
+        between=BYTES,
+    )
     poll_interval: float = setting(
         "monitoring.poll_interval",
         1.0,

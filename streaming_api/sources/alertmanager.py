@@ -26,6 +26,11 @@ from streaming_api.sources.values import (
 MAX_PROBLEMS = 20
 """Problems of one webhook that are spelt out."""
 
+MAX_GROUP = 500
+"""Characters of a group's key that tell it from others."""
+
+MAX_TRUNCATED = 2**31
+
 _WHAT = "Alertmanager's API version 2"
 _ALL = "active=true&silenced=true&inhibited=true&unprocessed=true"
 
@@ -42,6 +47,25 @@ class WebhookError(ValueError):
         more = [f"and {left_out} more"] if left_out > 0 else []
         self.problems = tuple(problems[:MAX_PROBLEMS] + more)
         super().__init__("; ".join(self.problems))
+
+
+@attrs.frozen
+class Webhook:
+    """What one webhook tells of.
+
+    Attributes:
+        alerts: those that can be read.
+        group: the group that they are of, as text that identifies it.
+        truncated: alerts of the group that Alertmanager itself left out (its `max_alerts`).
+        problems: what is wrong with those that cannot be read, each with its path.
+        unread: how many those are.
+    """
+
+    alerts: tuple[Alert, ...]
+    group: str = ""
+    truncated: int = 0
+    problems: tuple[str, ...] = ()
+    unread: int = 0
 
 
 class Alertmanager:
@@ -83,13 +107,14 @@ class Alertmanager:
         return AlertList(tuple(filter(None, alerts)), max(0, len(answer) - MAX_ALERTS))
 
 
-def parse_webhook(body: bytes) -> list[Alert]:
-    """Return the alerts of a webhook of version 4, unknown fields ignored.
+def parse_webhook(body: bytes) -> Webhook:
+    """Return what a webhook of version 4 tells of, unknown fields ignored.
 
-    Their number is bounded only by the size of the body, which the caller limits.
+    Alertmanager never sends again what was refused: an alert that cannot be read loses nothing but
+    itself. Their number is bounded only by the size of the body, which the caller limits.
 
     Raises:
-        WebhookError: It is not one; lists everything that is wrong.
+        WebhookError: It is not one, or nothing of it can be read; lists everything that is wrong.
     """
     try:
         payload: object = orjson.loads(body)
@@ -107,13 +132,22 @@ def parse_webhook(body: bytes) -> list[Alert]:
         items = []
     address = payload.get("externalURL")
     manager_url = address if isinstance(address, str) else None
-    alerts = [
+    is_one = not problems
+    read = [
         _alert(item, f"alerts[{index}]", problems, "webhook", manager_url)
         for index, item in enumerate(items)
     ]
-    if problems:
+    alerts = tuple(alert for alert in read if alert is not None)
+    if problems and not (is_one and alerts):
         raise WebhookError(problems)
-    return [alert for alert in alerts if alert is not None]
+    truncated = payload.get("truncatedAlerts")
+    return Webhook(
+        alerts,
+        one_line(str(payload.get("groupKey")), MAX_GROUP),
+        truncated if isinstance(truncated, int) and 0 < truncated < MAX_TRUNCATED else 0,
+        tuple(problems[:MAX_PROBLEMS]),
+        len(read) - len(alerts),
+    )
 
 
 class _Fields:
@@ -171,7 +205,7 @@ def _alert(
     before = len(problems)
     fields = _Fields(item, path, problems)
     labels = fields.texts("labels")
-    annotations = fields.texts("annotations")
+    annotations = {} if item.get("annotations") is None else fields.texts("annotations")
     generator_url = fields.text("generatorURL")
     fingerprint = fields.text("fingerprint")
     starts_at = fields.time("startsAt")

@@ -21,7 +21,8 @@ from streaming_api.sources.values import Family, SourceError, clip, make_sample,
 MAX_BYTES = 8 * 2**20
 
 MAX_LINE = 16 * 2**10
-"""Characters of one line: some steps of the parser grow with the square of a line's length."""
+"""Characters of one line: some steps of the parser grow with the square of a line's length. Longer
+ones are skipped, for Prometheus takes them and the others are as good as ever."""
 
 IN_THREAD_ABOVE = 4 * 2**10
 """Bytes above which parsing leaves the event loop: it costs about 0.3 ms per KiB."""
@@ -51,6 +52,11 @@ _PARSER_ERRORS = (
 
 _BARE_COUNTER = re.compile(r"^#[ \t]+TYPE[ \t]+(\S+)(?<!_total)[ \t]+counter[ \t]*$", re.MULTILINE)
 
+_SAMPLE = re.compile(r"^([A-Za-z_:][A-Za-z0-9_:]*)[ {]", re.MULTILINE)
+"""A sample's name. In OpenMetrics a counter's ends in `_total`; Prometheus takes others, too."""
+
+_TYPE = re.compile(r"#[ \t]+TYPE[ \t]+(\S+)")
+
 _Parser = Callable[[Iterable[str]], Iterable[Metric]]
 _PARSE_TEXT = cast("_Parser", parse_text)
 _PARSE_OPENMETRICS = cast("_Parser", parse_openmetrics)
@@ -79,8 +85,11 @@ class Exposition:
         self._headers = {"Accept": _ACCEPT, **(headers or {})}
         self._timeout = timeout
 
-    async def fetch(self) -> list[Family]:
+    async def fetch(self, skipped: list[int] | None = None) -> list[Family]:
         """Scrape once.
+
+        Args:
+            skipped: Gets the numbers of the lines that were too long to be read.
 
         Raises:
             SourceError: No answer, or not an exposition.
@@ -93,8 +102,8 @@ class Exposition:
             seconds=self._timeout,
         )
         if len(reply.body) <= IN_THREAD_ABOVE:
-            return parse(reply)
-        return await asyncio.to_thread(parse, reply)
+            return parse(reply, skipped)
+        return await asyncio.to_thread(parse, reply, skipped)
 
 
 def with_path(url: str) -> str:
@@ -106,8 +115,12 @@ def with_path(url: str) -> str:
         return url
 
 
-def parse(reply: Reply) -> list[Family]:
+def parse(reply: Reply, skipped: list[int] | None = None) -> list[Family]:
     """Return the families of an exposition.
+
+    Args:
+        reply: What was scraped.
+        skipped: Gets the numbers of the lines that were too long to be read.
 
     Raises:
         SourceError: It is not one; says what it is instead, or which line is wrong.
@@ -119,9 +132,10 @@ def parse(reply: Reply) -> list[Family]:
         text = reply.body.decode()
     except UnicodeDecodeError as error:
         raise _not_exposition(reply, f"is not UTF-8 at byte {error.start}") from None
-    lines = _Lines(text)
+    lines = _Lines(text, [] if skipped is None else skipped)
     try:
         if reply.content_type == _OPENMETRICS:
+            lines.untyped = set(_BARE_COUNTER.findall(text)) & set(_SAMPLE.findall(text))
             return [_family(metric) for metric in _PARSE_OPENMETRICS(lines)]
         bare = set(_BARE_COUNTER.findall(text))
         return [_family(metric, bare) for metric in _PARSE_TEXT(lines)]
@@ -134,8 +148,10 @@ def parse(reply: Reply) -> list[Family]:
 class _Lines:
     """Hands lines to the parser, within limits, and knows which one it has reached."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, skipped: list[int]) -> None:
         self._text = text
+        self._skipped = skipped
+        self.untyped: set[str] = set()
         self.number = 0
         self.line = ""
 
@@ -146,9 +162,6 @@ class _Lines:
         for line in io.StringIO(self._text):
             self.line = line
             self.number += 1
-            if len(line) > MAX_LINE:
-                message = f"longer than {MAX_LINE} characters"
-                raise ValueError(message)
             now = time.monotonic()
             if now > deadline:
                 message = f"reached only after {PARSE_SECONDS:g} s of parsing"
@@ -156,7 +169,12 @@ class _Lines:
             if now > slice_end:
                 time.sleep(0)
                 slice_end = time.monotonic() + SLICE_SECONDS
-            yield line
+            if len(line) > MAX_LINE:
+                self._skipped.append(self.number)
+            elif self.untyped and (kind := _TYPE.match(line)) and kind[1] in self.untyped:
+                yield f"# TYPE {kind[1]} unknown\n"
+            else:
+                yield line
 
 
 def _family(metric: Metric, bare: Container[str] = ()) -> Family:

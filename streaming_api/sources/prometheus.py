@@ -41,17 +41,27 @@ MAX_ALERTS = 1000
 AT_ONCE = 4
 """Queries under way at one time, over all callers."""
 
-T = TypeVar("T")
+MAX_WARNINGS = 3
+"""Warnings of one answer that are told, and notes likewise."""
+
+T = TypeVar("T", "QueryResult", AlertList)
 
 _WHAT = "Prometheus' HTTP API"
 
 
 @attrs.frozen
 class QueryResult:
-    """What one query gave; `dropped` more samples were left out because there were too many."""
+    """What one query gave.
+
+    Attributes:
+        samples: The values.
+        dropped: How many more were left out because there were too many.
+        warnings: What the server says about it, such as that it is only a part.
+    """
 
     samples: tuple[Sample, ...]
     dropped: int = 0
+    warnings: tuple[str, ...] = ()
 
 
 class Prometheus:
@@ -138,11 +148,23 @@ def _decode(reply: Reply, parse: Callable[[object], T]) -> T:
     """Return what `parse` makes of the answer's `data`; its ValueError says what is wrong."""
     answer = parse_json(reply, _WHAT)
     try:
-        return parse(_data(answer))
+        return attrs.evolve(parse(_data(answer)), warnings=_warnings(answer))
     except ValueError as error:
         why = one_line(str(error), 200)
         reason = f"{reply.url} served JSON that is not {_WHAT}'s ({why}): check what is there."
         raise SourceError(reason, "format") from None
+
+
+def _warnings(answer: object) -> tuple[str, ...]:
+    """Return the `warnings` (a partial answer) and `infos` beside the data."""
+    if not isinstance(answer, dict):
+        return ()
+    told: list[str] = []
+    for name in ("warnings", "infos"):
+        words = answer.get(name)
+        if isinstance(words, list):
+            told += [one_line(text) for text in words[:MAX_WARNINGS] if isinstance(text, str)]
+    return tuple(told)
 
 
 def _data(answer: object) -> object:

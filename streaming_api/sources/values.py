@@ -119,10 +119,17 @@ class Alert:
 
 @attrs.frozen
 class AlertList:
-    """The alerts of one poll; `dropped` more were left out because there were too many."""
+    """The alerts of one poll.
+
+    Attributes:
+        alerts: Those that were listed.
+        dropped: How many more were left out because there were too many.
+        warnings: What the server says about the list, such as that it is only a part.
+    """
 
     alerts: tuple[Alert, ...]
     dropped: int = 0
+    warnings: tuple[str, ...] = ()
 
 
 def make_alert(

@@ -8,8 +8,8 @@ whether it is silenced or inhibited, and its words are shown.
 How an alert ends depends on who told of it:
 
 * A **poll** (`prometheus`, `alertmanager`, `streaming-api`) always lists everything: what is no
-  longer listed is resolved. Unless the list was cut short: then what is missing may only have been
-  left out, and a wrong "resolved" is worse than a late one.
+  longer listed is resolved. Unless the list was cut short, or its server warns that it is partial:
+  then what is missing may only have been left out, and a wrong "resolved" is worse than a late one.
 * The **webhook** tells of an alert when its group changes and again each ``repeat_interval`` (4
   hours unless configured), and never says when a firing one will end: Alertmanager blanks
   ``endsAt`` until it is over. "Resolved" comes reliably, because Alertmanager repeats what was not
@@ -118,6 +118,7 @@ class Alerts(Topic):
         self._sources: dict[AlertSource, _Alerts] = {}
         self._told: dict[str, _Told] = {}
         self._clock = clock
+        self._left_out: dict[str, int] = {}  # by the webhook's group
         self.noted: Note = ignore
 
     def poll(self, source: AlertSource, listed: AlertList) -> int:
@@ -132,7 +133,7 @@ class Alerts(Topic):
         first: dict[str, Alert] = {}
         for alert in listed.alerts:
             first.setdefault(alert.fingerprint, alert)
-        if not listed.dropped:
+        if not listed.dropped and not listed.warnings:
             for kept in tuple(self._of(source).kept.values()):
                 if kept.alert.fingerprint not in first:
                     self._resolve(source, _over(kept.alert), changes)
@@ -140,8 +141,13 @@ class Alerts(Topic):
             self._take(source, alert, changes)
         return self._tell(source, changes)
 
-    def webhook(self, alerts: Iterable[Alert]) -> int:
+    def webhook(self, alerts: Iterable[Alert], group: str = "", missing: int = 0) -> int:
         """Take what Alertmanager's webhook tells of; the rest stays as it is.
+
+        Args:
+            alerts: of one group.
+            group: which one that is.
+            missing: alerts of the group that did not come, or could not be read.
 
         Returns:
             How many alerts were refused because there is no room for them.
@@ -149,7 +155,18 @@ class Alerts(Topic):
         changes = _Changes()
         for alert in alerts:
             self._take("webhook", alert, changes)
-        return self._tell("webhook", changes)
+        refused = self._tell("webhook", changes)
+        self._left_out.pop(group, None)
+        if missing + refused:
+            self._left_out[group] = missing + refused
+            if len(self._left_out) > MAX_ALERTS:
+                del self._left_out[next(iter(self._left_out))]
+        return refused
+
+    @property
+    def left_out(self) -> int:
+        """Alerts of the webhook's groups that are not shown, by what each was last told with."""
+        return sum(self._left_out.values())
 
     def expire(self) -> None:
         """Resolve what the webhook has not repeated for `WEBHOOK_KEPT`."""
@@ -161,9 +178,10 @@ class Alerts(Topic):
         self._tell("webhook", changes)
 
     def snapshot(self) -> bytes:
-        """``{event, alerts}``."""
+        """``{event, alerts}``, and ``left_out`` if alerts of the webhook are not among them."""
         alerts = b",".join(told.payload() for told in self._told.values())
-        return b'{"event":"snapshot","alerts":[%b]}' % alerts
+        more = b',"left_out":{"webhook":%d}' % self.left_out if self._left_out else b""
+        return b'{"event":"snapshot","alerts":[%b]%b}' % (alerts, more)
 
     def counts(self) -> dict[str, int]:
         """How many fire and how many are pending, without those that are silenced or inhibited."""

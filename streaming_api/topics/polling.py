@@ -15,7 +15,7 @@ import attrs
 
 from streaming_api.background import LONGEST_PAUSE, Backoff
 from streaming_api.sources.alertmanager import Alertmanager
-from streaming_api.sources.exposition import Exposition
+from streaming_api.sources.exposition import MAX_LINE, Exposition
 from streaming_api.sources.fetch import TIMEOUT
 from streaming_api.sources.prometheus import Prometheus
 from streaming_api.sources.values import SourceError
@@ -139,6 +139,7 @@ class PrometheusPoll:
                 part.faults.append((name, result))
                 continue
             part.answered = True
+            part.left_out += [f"{name}: {warning}" for warning in result.warnings]
             self._values[name] = query_values(name, result)
             if result.dropped:
                 part.left_out.append(
@@ -159,6 +160,7 @@ class PrometheusPoll:
             part.faults.append(("alerts", fault))
             return part
         part.answered = True
+        part.left_out += [f"alerts: {warning}" for warning in listed.warnings]
         part.left_out += _alerts_left_out(self._alerts.poll("prometheus", listed) + listed.dropped)
         return part
 
@@ -187,14 +189,22 @@ class ExpositionPoll:
 
     async def ask(self) -> str | None:
         """Scrape it; thousands of series are named in slices, between which others run."""
-        samples = [sample for family in await self._source.fetch() for sample in family.samples]
+        skipped: list[int] = []
+        families = await self._source.fetch(skipped)
+        samples = [sample for family in families for sample in family.samples]
         kept = samples[:MAX_SERIES]
         values: dict[str, float | None] = {}
         for start in range(0, len(kept), _SLICE):
             values |= sample_values(kept[start : start + _SLICE])
             await asyncio.sleep(0)
         self._metrics.update("exposition", values)
-        return " ".join(_series_left_out(len(samples) - len(kept))) or None
+        told = _series_left_out(len(samples) - len(kept))
+        if skipped:
+            told.append(
+                f"{len(skipped)} lines are left out, the first of them line {skipped[0]}:"
+                f" they have more than {MAX_LINE} characters."
+            )
+        return " ".join(told) or None
 
 
 class AlertmanagerPoll:

@@ -51,24 +51,31 @@ def incoming(config: StreamingConfig) -> Incoming:
     return Incoming(max(int(config.memory_gb * _GIB) // 8, config.body_size_limit))
 
 
-async def raw_body(request: web.Request) -> bytes:
+async def raw_body(
+    request: web.Request, setting: str = "service.body_size_limit", limit: int | None = None
+) -> bytes:
     """The body, inflated.
+
+    Args:
+        request: whose.
+        setting: which one limits it.
+        limit: its value, in bytes; None for that of ``body_size_limit``.
 
     Raises:
         BadRequest: it came too slowly.
-        TooLarge: more than ``body_size_limit`` bytes.
+        TooLarge: more bytes than the limit.
         Unavailable: too many large ones at once.
     """
     config = request.app[CONTEXT].config
     bodies = request.app[INCOMING]
-    limit = config.body_size_limit
-    _check_size(request.content_length or 0, limit)
+    limit = config.body_size_limit if limit is None else limit
+    _check_size(request.content_length or 0, limit, setting)
     received = bytearray()
     begun = asyncio.get_running_loop().time()
     try:
         async with asyncio.timeout(min(BODY_SECONDS, config.timeout)) as deadline:
             async for piece in request.content.iter_any():
-                _check_size(len(received) + len(piece), limit)
+                _check_size(len(received) + len(piece), limit, setting)
                 bodies.add(len(piece))
                 received += piece
                 seconds = min(BODY_SECONDS + len(received) / BODY_RATE, config.timeout)
@@ -81,9 +88,9 @@ async def raw_body(request: web.Request) -> bytes:
     return bytes(received)
 
 
-def _check_size(size: int, limit: int) -> None:
+def _check_size(size: int, limit: int, setting: str) -> None:
     if size > limit:
-        message = f"The body may have {limit} bytes (service.body_size_limit)."
+        message = f"The body may have {limit} bytes ({setting})."
         raise TooLarge(message, "too_large")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from datetime import UTC, datetime
@@ -15,7 +16,7 @@ from streaming_api import __version__
 from streaming_api.connections.manager import KINDS
 from streaming_api.errors import BadRequest, NotFound
 from streaming_api.ops.context import CONTEXT, client_of
-from streaming_api.sources.alertmanager import WebhookError, parse_webhook
+from streaming_api.sources.alertmanager import Webhook, WebhookError, parse_webhook
 from streaming_api.web.body import raw_body
 from streaming_api.web.guard import ANY, scope
 from streaming_api.wire.messages import timestamp
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 _TARGETS: Final = {"websocket": 95, "sse": 90}
 _STABILITY_TARGET: Final = 99
+_AT_ONCE: Final = 64 * 2**10
+"""Bytes of a webhook above which it is not read in the event loop."""
+_STORMS: Final = asyncio.Semaphore(1)
 _NO_TRAFFIC: Final = "nothing has been delivered in the last 5 minutes"
 
 
@@ -249,12 +253,43 @@ async def alertmanager_webhook(request: web.Request) -> web.Response:
     if not context.config.streaming_alerts_enabled:
         message = "Alerts are switched off here (streaming.alerts_enabled)."
         raise NotFound(message, "alerts_disabled")
+    limit = context.config.webhook_size_limit
+    body = await raw_body(request, "monitoring.webhook_size_limit", limit)
     try:
-        alerts = parse_webhook(await raw_body(request))
+        told = await _read_webhook(body)
     except WebhookError as error:
         raise BadRequest(str(error), "invalid_webhook") from None
-    context.topics.alerts.webhook(alerts)
-    return _json({"accepted": len(alerts)})
+    missing = told.truncated + told.unread
+    refused = context.topics.alerts.webhook(told.alerts, told.group, missing)
+    _tell_left_out(context, told)
+    reply: dict[str, object] = {"accepted": len(told.alerts)}
+    if missing + refused:
+        reply["left_out"] = missing + refused
+    if told.problems:
+        reply["problems"] = told.problems
+    return _json(reply)
+
+
+async def _read_webhook(body: bytes) -> Webhook:
+    """A storm is read beside the event loop, one after the other: it takes many times its size."""
+    if len(body) <= _AT_ONCE:
+        return parse_webhook(body)
+    async with _STORMS:
+        return await asyncio.to_thread(parse_webhook, body)
+
+
+def _tell_left_out(context: Context, told: Webhook) -> None:
+    """The status says what of the webhook's alerts is not shown, as long as that is so."""
+    status = context.topics.status
+    count = context.topics.alerts.left_out
+    if count:
+        reason = f"{count} alerts are left out: Alertmanager cut them (truncatedAlerts), "
+        reason += "or there is no room for them, or they cannot be read."
+        if told.problems:
+            reason += f" The newest: {told.problems[0]}."
+        status.set("webhook", "up", reason)
+    elif "webhook" in status.states():
+        status.set("webhook", "up")
 
 
 @scope(ANY)

@@ -229,7 +229,7 @@ def extensions(data: bytes) -> None:
 def webhook(data: bytes) -> None:
     """A webhook that is taken can be sent on; one that is not says what is wrong."""
     try:
-        alerts = parse_webhook(data)
+        alerts = parse_webhook(data).alerts
     except WebhookError as error:
         _check_said(error.problems)
         return

@@ -214,6 +214,33 @@ class TestTheWebhook:
             seen = [await stream.receive() for _ in range(2)]
         assert {message["data"]["alert"]["source"] for message in seen} == {"webhook"}
 
+    async def test_takes_what_there_is_of_a_storm_and_says_what_is_missing(
+        self, start_server: StartServer
+    ) -> None:
+        """Above the limit of a command, and more than are kept; the rest is told."""
+        server = await start_server(message_size_limit=2**20)
+        storm = webhook(*(f"a{number}" for number in range(1_100)))
+        for alert in storm["alerts"]:
+            alert["annotations"]["description"] = "d" * 800
+        async with http(server.url) as client:
+            reply = await client.post("/streaming/alerts", json=storm | {"truncatedAlerts": 17})
+            assert (reply.status_code, reply.json()) == (200, {"accepted": 1_100, "left_out": 117})
+            shown = (await client.get("/streaming/alerts")).json()
+            assert (len(shown["alerts"]), shown["left_out"]) == (1_000, {"webhook": 117})
+            status = (await client.get("/streaming/status")).json()["components"]["webhook"]
+            assert status["state"] == "up"
+            assert "117 alerts are left out" in status["reason"]
+            assert (await client.post("/streaming/alerts", json=webhook())).status_code == 200
+            status = (await client.get("/streaming/status")).json()["components"]["webhook"]
+            assert status["reason"] is None
+
+    async def test_has_a_limit_of_its_own(self, start_server: StartServer) -> None:
+        server = await start_server(webhook_size_limit=1_000)
+        async with http(server.url) as client:
+            reply = await client.post("/streaming/alerts", json=webhook("a" * 1_000))
+        assert reply.status_code == 413
+        assert "monitoring.webhook_size_limit" in reply.json()["error"]["message"]
+
     @pytest.mark.parametrize(
         "body", [b"", b"[]", b"{}", b'{"version":"3","alerts":[]}', b'{"version":"4"}', b"\xff"]
     )

@@ -146,7 +146,7 @@ class TestRealPrometheus:
             client = Alertmanager(manager.url, session)
             listed = await until(client.alerts, lambda answer: bool(answer.alerts))
             async with asyncio.timeout(PATIENCE):
-                pushed = parse_webhook(await received.get())
+                pushed = parse_webhook(await received.get()).alerts
             asked = await Prometheus(server.url, session).alerts()
         assert [alert.state for alert in listed.alerts] == ["firing"]
         assert [alert.source for alert in listed.alerts] == ["alertmanager"]
@@ -265,13 +265,13 @@ async def ask(
     kind: str, url: str, session: aiohttp.ClientSession, seconds: float = 10 * UNIT
 ) -> SourceError:
     """Ask a source of this kind at the URL and return how it fails; fail when it does not."""
-    asking: Callable[[], Awaitable[object]] = {
+    calls: dict[str, Callable[[], Awaitable[object]]] = {
         "prometheus": Prometheus(url, session, timeout=seconds).alerts,
         "alertmanager": Alertmanager(url, session, timeout=seconds).alerts,
         "exposition": Exposition(url, session, timeout=seconds).fetch,
-    }[kind]
+    }
     with pytest.raises(SourceError) as caught:
-        await asking()
+        await calls[kind]()
     assert "\n" not in caught.value.reason
     assert len(caught.value.reason) < 1000
     return caught.value
@@ -719,9 +719,9 @@ class TestScrapes:
     ) -> None:
         threads: list[int] = []
 
-        def noted(reply: Reply) -> list[Family]:
+        def noted(reply: Reply, skipped: list[int] | None) -> list[Family]:
             threads.append(threading.get_ident())
-            return parse(reply)
+            return parse(reply, skipped)
 
         monkeypatch.setattr(exposition, "parse", noted)
         lines = b"".join(b'm{n="%d"} 1\n' % n for n in range(count))
@@ -730,6 +730,20 @@ class TestScrapes:
             families = await Exposition(url, session).fetch()
         assert sum(len(family.samples) for family in families) == count
         assert (threads != [threading.get_ident()]) == beside
+
+    async def test_what_prometheus_says_beside_an_answer_is_kept(
+        self, session: aiohttp.ClientSession
+    ) -> None:
+        """Warnings say that it is only a part."""
+        answer = (
+            b'{"status":"success","data":{"resultType":"vector","result":[],"alerts":[]},'
+            b'"warnings":["store gateway timed out",7],"infos":["an info"]}'
+        )
+        said = ("store gateway timed out", "an info")
+        async with answering(http(answer)) as url:
+            server = Prometheus(url, session)
+            assert await server.query({"a": "up"}) == {"a": QueryResult((), 0, said)}
+            assert await server.alerts() == AlertList((), 0, said)
 
     async def test_json_may_be_as_large_as_its_limit(self, session: aiohttp.ClientSession) -> None:
         shape = b"[]".ljust(MAX_JSON_BYTES)

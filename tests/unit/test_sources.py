@@ -198,7 +198,7 @@ def body(*alerts: object, **changes: object) -> bytes:
 
 class TestWebhook:
     def test_a_firing_alert_is_read(self) -> None:
-        [alert] = parse_webhook(body(webhook(alsoNew=1)))
+        [alert] = parse_webhook(body(webhook(alsoNew=1))).alerts
         assert alert == values.Alert(
             fingerprint="0123456789abcdef",
             labels={"alertname": "Down", "instance": "a:1"},
@@ -212,32 +212,49 @@ class TestWebhook:
 
     def test_a_resolved_alert_says_when_it_ended(self) -> None:
         ended = webhook(status="resolved", endsAt="2026-01-31T13:00:00+01:00")
-        [alert] = parse_webhook(body(ended))
+        [alert] = parse_webhook(body(ended)).alerts
         assert (alert.state, alert.ends_at) == ("resolved", "2026-01-31T12:00:00.000Z")
 
     def test_fingerprint_and_generator_url_may_be_missing(self) -> None:
         alert = webhook()
         del alert["fingerprint"], alert["generatorURL"]
-        [read] = parse_webhook(body(alert))
+        [read] = parse_webhook(body(alert)).alerts
         assert read.fingerprint == fingerprint_of({"alertname": "Down", "instance": "a:1"})
         assert read.generator_url is None
 
     def test_no_alerts_are_no_problem(self) -> None:
-        assert parse_webhook(body()) == []
+        assert parse_webhook(body()).alerts == ()
 
     def test_everything_that_is_wrong_is_said_at_once(self) -> None:
         broken = webhook(status="burning", labels={"a": 1}, startsAt="soon")
-        del broken["annotations"]
+        broken["annotations"] = "none"
         with pytest.raises(WebhookError) as caught:
             parse_webhook(body(webhook(), broken, "text", version="3"))
         assert [problem.partition(",")[0] for problem in caught.value.problems] == [
             "version: is '3'",
             "alerts[1].labels: is wrong",
-            "alerts[1].annotations: is missing",
+            "alerts[1].annotations: is wrong",
             "alerts[1].startsAt: is wrong",
             "alerts[1].status: is wrong",
             "alerts[2]: should be an object",
         ]
+
+    def test_annotations_may_be_missing_or_null(self) -> None:
+        """Go's nil map is null."""
+        bare = webhook()
+        del bare["annotations"]
+        read = parse_webhook(body(bare, webhook(annotations=None))).alerts
+        assert [alert.annotations for alert in read] == [{}, {}]
+
+    def test_one_that_cannot_be_read_loses_nothing_but_itself(self) -> None:
+        """Alertmanager never sends again what was refused."""
+        told = parse_webhook(body(webhook(), webhook(startsAt="soon"), 7, truncatedAlerts=17))
+        assert (len(told.alerts), told.unread, told.truncated) == (1, 2, 17)
+        assert told.problems[1] == "alerts[2]: should be an object"
+
+    @pytest.mark.parametrize("count", [None, -1, "17", 2**80, 1.5])
+    def test_nonsense_is_not_counted_as_truncated(self, count: object) -> None:
+        assert parse_webhook(body(webhook(), truncatedAlerts=count)).truncated == 0
 
     def test_a_resolved_alert_needs_its_end(self) -> None:
         broken = webhook(status="resolved")
@@ -289,7 +306,7 @@ class TestWebhook:
     )
     def test_no_alert_raises_anything_but_the_one_error(self, changes: dict[str, object]) -> None:
         try:
-            alerts = parse_webhook(body(webhook(**changes)))
+            alerts = parse_webhook(body(webhook(**changes))).alerts
         except WebhookError:
             return
         assert len(alerts) == 1
@@ -343,6 +360,23 @@ class TestExposition:
         ]
         assert (tokens.type, tokens.samples[0].value) == ("unknown", 12.5)
 
+    @pytest.mark.parametrize("kind", ["text/plain", "application/openmetrics-text"])
+    def test_a_line_that_is_too_long_costs_no_other(self, kind: str) -> None:
+        text = f'# TYPE a gauge\na 1\na{{x="{"y" * MAX_LINE}"}} 2\n# TYPE b gauge\nb 3\n# EOF\n'
+        skipped: list[int] = []
+        read = parse(Reply("http://h/metrics", kind, text.encode()), skipped)
+        assert [(f.name, [s.value for s in f.samples]) for f in read] == [("a", [1]), ("b", [3])]
+        assert skipped == [3]
+
+    def test_a_counter_of_openmetrics_may_lack_its_suffix(self) -> None:
+        """Prometheus takes it, too."""
+        text = "# TYPE c counter\nc 5\n# TYPE d counter\nd_total 6\n# EOF\n"
+        read = scraped(text, "application/openmetrics-text")
+        assert [(f.type, f.samples[0].name, f.samples[0].value) for f in read] == [
+            ("unknown", "c", 5),
+            ("counter", "d_total", 6),
+        ]
+
     def test_openmetrics_is_read(self) -> None:
         size, work = scraped(OPENMETRICS, "application/openmetrics-text")
         assert size == Family(
@@ -375,7 +409,6 @@ class TestExposition:
             ("m{a=1} 1\n", "text/plain", "wrong at line 1"),
             ("# TYPE m weird\nm 1\n", "text/plain", "weird"),
             ("m 1" + "0" * 400, "text/plain", "wrong at line 1"),
-            ("m " + "x" * 2 * MAX_LINE, "text/plain", f"longer than {MAX_LINE}"),
             ("m 1\n", "application/openmetrics-text", "Missing # EOF"),
         ],
     )

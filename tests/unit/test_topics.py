@@ -831,3 +831,30 @@ class TestBackground:
         assert "background work does not end: stubborn" in caplog.text
         release.set()
         await until(lambda: repr(background) == "<Background nothing>")
+
+
+class TestWhatIsLeftOut:
+    def test_of_the_webhook_is_counted_by_group_until_it_is_told_again(self) -> None:
+        alerts = Alerts()
+        alerts.webhook([alert(source="webhook")], "a", 17)
+        alerts.webhook([], "b", 3)
+        assert alerts.left_out == 20
+        assert orjson.loads(alerts.snapshot())["left_out"] == {"webhook": 20}
+        alerts.webhook([], "a", 0)
+        alerts.webhook([], "b")
+        assert "left_out" not in orjson.loads(alerts.snapshot())
+
+    def test_of_groups_is_bounded(self) -> None:
+        alerts = Alerts()
+        for number in range(5_000):
+            alerts.webhook([], f"g{number}", 1)
+        assert alerts.left_out <= 1_000
+
+    def test_of_a_partial_list_is_not_resolved(self) -> None:
+        """The server warns that a part of it did not answer."""
+        alerts = Alerts()
+        alerts.poll("prometheus", listed(alert()))
+        alerts.poll("prometheus", AlertList((), 0, ("store gateway timed out",)))
+        assert len(orjson.loads(alerts.snapshot())["alerts"]) == 1
+        alerts.poll("prometheus", listed())
+        assert not orjson.loads(alerts.snapshot())["alerts"]
