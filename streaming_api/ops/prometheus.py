@@ -131,7 +131,7 @@ class Collector:
         keyed = CounterMetricFamily(
             "streaming_idempotent_requests",
             "Requests with an Idempotency-Key, by what became of them.",
-            labels=["result"],
+            labels=["outcome"],
         )
         for result in RESULTS:
             keyed.add_metric([result], context.telemetry.keyed_requests[result])

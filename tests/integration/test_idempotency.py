@@ -287,6 +287,6 @@ class TestAKey:
         await ask(server)
         async with http(server.url) as client:
             text = (await client.get("/metrics")).text
-        assert 'streaming_idempotent_requests_total{result="new"} 1.0' in text
-        assert 'streaming_idempotent_requests_total{result="mismatched"} 0.0' in text
+        assert 'streaming_idempotent_requests_total{outcome="new"} 1.0' in text
+        assert 'streaming_idempotent_requests_total{outcome="mismatched"} 0.0' in text
         assert "streaming_idempotency_keys 1.0" in text
