@@ -30,7 +30,16 @@ from streaming_api.telemetry.process import Process
 from streaming_api.tls import Certificate
 from streaming_api.topics import Topics
 from streaming_api.upstreams.upstream import Upstream
-from streaming_api.web import contract, openai, operations, page, responses, sse, websocket
+from streaming_api.web import (
+    contract,
+    headers,
+    openai,
+    operations,
+    page,
+    responses,
+    sse,
+    websocket,
+)
 from streaming_api.web.body import INCOMING, incoming
 from streaming_api.web.guard import guard
 from streaming_api.workers import plan
@@ -57,6 +66,7 @@ def make_app(config: StreamingConfig) -> web.Application:
     app[BACKGROUND] = Background(context.telemetry.background_failures)
     aiohttp_jinja2.setup(app, loader=jinja2.FileSystemLoader(_templates()), autoescape=True)
     add_routes(app)
+    app.on_response_prepare.append(headers.add_headers)
     app.on_response_prepare.append(page.add_headers)
     app.cleanup_ctx.append(_running)
     app.on_shutdown.append(_drain)

@@ -257,6 +257,15 @@ class Policy:
             return said if said in {"http", "https"} else None
         return "https" if own == "https" else None  # a proxy may speak TLS in front of us
 
+    @property
+    def has_origins(self) -> bool:
+        """Whether pages of other origins are allowed at all."""
+        return bool(self._origins)
+
+    def is_allowed_origin(self, origin: str) -> bool:
+        """Whether this is one of ``allowed_origins``."""
+        return origin.lower() in self._origins
+
     def check_origin(self, origin: str, host: str, scheme: str | None = None) -> None:
         """Refuse other sites' pages; no Origin is no browser.
 
@@ -268,9 +277,9 @@ class Policy:
         Raises:
             Forbidden: neither the same origin nor an allowed one.
         """
-        asked = origin.lower()
-        if asked in self._origins:
+        if self.is_allowed_origin(origin):
             return
+        asked = origin.lower()
         try:
             parts = urlsplit(asked)
             here = _authority(host.lower(), parts.scheme)

@@ -27,6 +27,7 @@ from streaming_api.errors import (
     UpgradeRequired,
 )
 from streaming_api.ops.context import CLIENT, CONTEXT, route_of
+from streaming_api.web.headers import preflight
 
 logger = logging.getLogger(__name__)
 
@@ -183,7 +184,7 @@ def _http_error(request: web.Request, error: web.HTTPException) -> web.Response:
     if isinstance(error, web.HTTPMethodNotAllowed):
         allowed = ", ".join(sorted({*error.allowed_methods, hdrs.METH_OPTIONS}))
         if request.method == hdrs.METH_OPTIONS:
-            return web.Response(status=204, headers={hdrs.ALLOW: allowed})
+            return web.Response(status=204, headers=preflight(request, allowed))
         return error_response(MethodNotAllowed(f"This path takes {allowed}.", allowed=allowed))
     told = {
         404: "There is nothing at this path; GET /streaming/openapi.json lists what there is.",

@@ -15,6 +15,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from streaming_api.errors import ApiError, BadRequest, Unavailable
 from streaming_api.web.guard import error_response
+from streaming_api.web.headers import COMMON
 from streaming_api.web.one_request import OneRequest
 
 if TYPE_CHECKING:
@@ -38,7 +39,12 @@ _SHORT: Final = orjson.dumps(
 )
 _SHORT_REPLY: Final = (
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\n"
-    b"Retry-After: 5\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(_SHORT), _SHORT)
+    b"Retry-After: 5\r\nConnection: close\r\n%bContent-Length: %d\r\n\r\n%b"
+    % (
+        b"".join(f"{name}: {value}\r\n".encode() for name, value in COMMON.items()),
+        len(_SHORT),
+        _SHORT,
+    )
 )
 
 
@@ -88,9 +94,12 @@ class HttpProtocol(OneRequest):
     ) -> web.StreamResponse:
         """The reply to what never became a request; the connection ends with it."""
         if not isinstance(exc, HttpProcessingError):
-            return super().handle_error(request, status, exc, message)
-        self._connections.refused(_NOT_HTTP)
-        return _closing(_NOT_HTTP)
+            response = super().handle_error(request, status, exc, message)
+        else:
+            self._connections.refused(_NOT_HTTP)
+            response = _closing(_NOT_HTTP)
+        response.headers.update(COMMON)
+        return response
 
 
 def _closing(error: ApiError) -> web.Response:

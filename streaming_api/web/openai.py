@@ -19,6 +19,7 @@ from streaming_api.ops.context import CONTEXT, client_of
 from streaming_api.upstreams import reply_errors
 from streaming_api.web.body import json_body
 from streaming_api.web.guard import scope
+from streaming_api.web.headers import head_lines
 from streaming_api.web.sse import EventStream, idempotency_key
 from streaming_api.web.takeover import TAKEN, reserve_slot, take_over
 from streaming_api.wire import framing
@@ -44,13 +45,14 @@ class Completion(EventStream):
     HEAD: ClassVar = ""
     """More lines of the head."""
 
-    __slots__ = ("_after", "_answer", "_headed", "_viewer")
+    __slots__ = ("_after", "_answer", "_common", "_headed", "_viewer")
 
     def __init__(self, request: web.Request, answer: Answer, after: int = 0) -> None:
         chunked = request.version >= HttpVersion11
         super().__init__(request, self.FRAMINGS[chunked], chunked=chunked)
         self._answer = answer
         self._after = after
+        self._common = head_lines(request)
         self._headed = False
         self._viewer: Watcher | None = None
 
@@ -110,7 +112,7 @@ class Completion(EventStream):
     def _head_bytes(self, status: int, content_type: str, extra: str) -> bytes:
         return (
             f"HTTP/1.1 {status} {_reason(status)}\r\n"
-            f"Content-Type: {content_type}\r\n{self.HEAD}{extra}"
+            f"Content-Type: {content_type}\r\n{self.HEAD}{extra}{self._common}"
             "Cache-Control: no-cache\r\nX-Accel-Buffering: no\r\n"
             f"Connection: {'keep-alive' if self.keep_alive else 'close'}\r\n"
             f"X-Request-Id: {self._answer.request_id}\r\n\r\n"

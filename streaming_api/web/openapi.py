@@ -27,7 +27,7 @@ LLM answers, metrics, alerts and status, streamed. The messages on event streams
 the schema Message, and the WebSocket by AsyncAPI at /streaming/asyncapi.json.
 
 Where GET is described, HEAD is answered, too. Another method gets 405 with Allow, another path 404,
-both with an Error; what is not HTTP/1.1 gets 400 in plain text and the connection is closed. Keys
+both with an Error; what is not HTTP/1.1 gets 400 and the connection is closed. Keys
 are asked for only where the operator has configured some: without, whoever reaches the port has
 every scope."""
 

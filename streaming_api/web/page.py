@@ -40,10 +40,7 @@ async def static(request: web.Request) -> web.FileResponse:
 
 
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
-    """What a browser is told with every response that aiohttp sends."""
-    response.headers["Server"] = "streaming-api"
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    response.headers["Referrer-Policy"] = "no-referrer"
+    """What a browser is told about the page and its files."""
     if response.content_type == "text/html":
         response.headers["Content-Security-Policy"] = POLICY
         response.headers["Cache-Control"] = "no-cache"

@@ -1,0 +1,64 @@
+"""Headers of every response: what a browser is told, and CORS for the pages of allowed origins.
+
+CORS is the Fetch standard's: a page of an origin in ``allowed_origins`` may read every response,
+errors included, without credentials of the browser's (cookies); it sends its key itself. To the
+pages of other origins nothing is said, and the guard refuses them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from aiohttp import hdrs
+
+from streaming_api.ops.context import CONTEXT
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+COMMON: Final[dict[str, str]] = {
+    hdrs.SERVER: "streaming-api",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+"""Of every response, also to what is no HTTP."""
+_EXPOSED: Final = "X-Request-Id, Retry-After, Location, ETag, Allow, WWW-Authenticate"
+_PREFLIGHT: Final[dict[str, str]] = {
+    # "*" stands for every header but this one (Fetch standard, section 3.3.4).
+    hdrs.ACCESS_CONTROL_ALLOW_HEADERS: "*, Authorization",
+    hdrs.ACCESS_CONTROL_MAX_AGE: "600",
+}
+
+
+def headers_for(request: web.Request) -> dict[str, str]:
+    """The headers that a response to this request has, whatever it is."""
+    access = request.app[CONTEXT].access
+    if not access.has_origins:
+        return COMMON
+    headers = {**COMMON, hdrs.VARY: hdrs.ORIGIN}
+    origin = request.headers.get(hdrs.ORIGIN)
+    if origin is not None and access.is_allowed_origin(origin):
+        headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin
+        headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = _EXPOSED
+    return headers
+
+
+def head_lines(request: web.Request) -> str:
+    """The same as lines of a head that we write ourselves."""
+    return "".join(f"{name}: {value}\r\n" for name, value in headers_for(request).items())
+
+
+def preflight(request: web.Request, allowed: str) -> dict[str, str]:
+    """What the reply to OPTIONS says besides; ``allowed``: the methods of the path."""
+    headers: dict[str, str] = {hdrs.ALLOW: allowed}
+    if hdrs.ACCESS_CONTROL_REQUEST_METHOD in request.headers:
+        headers |= {hdrs.ACCESS_CONTROL_ALLOW_METHODS: allowed, **_PREFLIGHT}
+    return headers
+
+
+async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """Add them to a response that aiohttp sends."""
+    varies = response.headers.get(hdrs.VARY)
+    response.headers.update(headers_for(request))
+    if varies is not None and response.headers[hdrs.VARY] != varies:
+        response.headers[hdrs.VARY] = f"{varies}, {response.headers[hdrs.VARY]}"
