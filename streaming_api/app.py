@@ -22,6 +22,7 @@ from streaming_api.background import Background
 from streaming_api.config import StreamingConfig
 from streaming_api.connections.manager import ConnectionManager
 from streaming_api.engine.channel import Channel
+from streaming_api.faces.ui_chats import UiChats
 from streaming_api.ops.context import CONTEXT, Context
 from streaming_api.ops.monitor import Monitor
 from streaming_api.ops.prometheus import publish
@@ -37,7 +38,9 @@ from streaming_api.web import (
     operations,
     page,
     responses,
+    responses_socket,
     sse,
+    ui_chat,
     websocket,
 )
 from streaming_api.web.body import INCOMING, incoming
@@ -63,6 +66,7 @@ def make_app(config: StreamingConfig) -> web.Application:
     app = web.Application(middlewares=[guard], client_max_size=config.body_size_limit)
     app[CONTEXT] = context
     app[INCOMING] = incoming(config)
+    app[ui_chat.UI_CHATS] = UiChats()
     app[BACKGROUND] = Background(context.telemetry.background_failures)
     aiohttp_jinja2.setup(app, loader=jinja2.FileSystemLoader(_templates()), autoescape=True)
     add_routes(app)
@@ -130,13 +134,21 @@ def add_routes(app: web.Application) -> None:
     router.add_post("/streaming/sse/chat", sse.start_answer)
     router.add_get("/streaming/sse/chat/{request_id}", sse.watch_answer)
     router.add_delete("/streaming/chat/{request_id}", sse.cancel_answer)
-    router.add_post("/v1/chat/completions", openai.chat_completions)
-    router.add_get("/v1/models", openai.models)
+    for prefix in ("/v1", ""):
+        router.add_post(f"{prefix}/chat/completions", openai.chat_completions)
+        router.add_get(f"{prefix}/models", openai.models)
+    router.add_get("/v1/chat/completions/{request_id}", openai.watch_completion)
+    router.add_delete("/v1/chat/completions/{request_id}", openai.delete_completion)
+    router.add_get("/v1/models/{model:.+}", openai.model)
     router.add_post("/v1/responses", responses.create)
+    router.add_get("/v1/responses", responses_socket.socket, allow_head=False)
     router.add_get("/v1/responses/{id}", responses.retrieve)
     router.add_delete("/v1/responses/{id}", responses.delete)
     router.add_post("/v1/responses/{id}/cancel", responses.cancel)
     router.add_get("/v1/responses/{id}/input_items", responses.input_items)
+    router.add_post("/api/chat", ui_chat.start)
+    router.add_get("/api/chat/{id}/stream", ui_chat.resume)
+    router.add_delete("/api/chat/{id}", ui_chat.stop)
     router.add_post("/streaming/alerts", operations.alertmanager_webhook)
     router.add_get("/streaming/alerts", operations.alerts)
     router.add_post("/streaming/tickets", operations.ticket)

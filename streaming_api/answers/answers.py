@@ -165,6 +165,14 @@ class Answers:
         self._watcher.answer_ended(answer.outcome.finish_reason, answer.chunks, answer.repaired)
         self.evict()
 
+    def delete(self, answer: Answer) -> None:
+        """End an answer if it runs, and keep it no longer."""
+        answer.cancel()
+        if answer.outcome is None:
+            answer.on_ended.append(lambda: self.forget(answer))
+        else:
+            self.forget(answer)
+
     def forget(self, answer: Answer) -> None:
         """Keep an answer no longer than it runs; one that has ended is gone at once."""
         key = (answer.owner, answer.request_id)

@@ -130,14 +130,6 @@ class Responses:
             raise _unknown(response_id)
         return answer, response
 
-    def delete(self, answer: Answer) -> None:
-        """End a response, and keep it no longer."""
-        answer.cancel()
-        if answer.outcome is None:
-            answer.on_ended.append(lambda: self._answers.forget(answer))
-        else:
-            self._answers.forget(answer)
-
     def _earlier(
         self, body: Fields, client: Client, remembered: ResponseStream | None
     ) -> tuple[Fields, ...]:

@@ -34,6 +34,19 @@ def chat_id(fields: Fields) -> str:
     return found
 
 
+def message_id(fields: Fields) -> str | None:
+    """Return the id of the assistant's message that the answer goes on with, if it does.
+
+    A page that has run the calls of a message sends it as the last one, and adds what comes to it.
+    """
+    messages = fields.get("messages")
+    last = messages[-1] if isinstance(messages, list) and messages else None
+    if not isinstance(last, Mapping) or last.get("role") != "assistant":
+        return None
+    found = last.get("id")
+    return found if isinstance(found, str) else None
+
+
 def chat_fields(fields: Fields) -> dict[str, object]:
     """Return the fields of the request for chat completions.
 

@@ -187,13 +187,27 @@ def _http_error(request: web.Request, error: web.HTTPException) -> web.Response:
             return web.Response(status=204, headers=preflight(request, allowed))
         return error_response(MethodNotAllowed(f"This path takes {allowed}.", allowed=allowed))
     told = {
-        404: "There is nothing at this path; GET /streaming/openapi.json lists what there is.",
+        404: _nothing_here(request),
         413: "The body is too large.",
     }
     kind = _KINDS.get(error.status, ApiError if error.status >= 500 else BadRequest)
     wrapped = kind(told.get(error.status, error.reason), _code(error))
     wrapped.status = error.status
     return error_response(wrapped)
+
+
+def _nothing_here(request: web.Request) -> str:
+    """What a client is told at a path that is not served; an OpenAI client, what is."""
+    if not request.path.startswith("/v1/"):
+        return "There is nothing at this path; GET /streaming/openapi.json lists what there is."
+    served = sorted(
+        f"{route.method} {route.resource.canonical}"
+        for route in request.app.router.routes()
+        if route.resource is not None
+        and route.resource.canonical.startswith("/v1/")
+        and route.method != hdrs.METH_HEAD
+    )
+    return f"There is nothing at this path. Of OpenAI's API there is: {', '.join(served)}."
 
 
 def _code(error: web.HTTPException) -> str:

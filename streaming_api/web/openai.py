@@ -7,20 +7,21 @@ answer that the upstream has ended itself, with a finish reason or with ``[DONE]
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, ClassVar, Final
 
 import orjson
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.http import HttpVersion11
 
-from streaming_api.errors import ApiError, Gone, UpstreamError
+from streaming_api.errors import ApiError, BadRequest, Gone, NotFound, UpstreamError
 from streaming_api.ops.context import CONTEXT, client_of
 from streaming_api.upstreams import reply_errors
 from streaming_api.web.body import json_body
 from streaming_api.web.guard import scope
 from streaming_api.web.headers import head_lines
-from streaming_api.web.sse import EventStream, idempotency_key
+from streaming_api.web.sse import EventStream, idempotency_key, last_seen
 from streaming_api.web.takeover import TAKEN, reserve_slot, take_over
 from streaming_api.wire import framing
 from streaming_api.wire.commands import OnDisconnect, chat_request
@@ -213,6 +214,14 @@ def error_of(error: reply_errors.UpstreamFault | None, finish_reason: str) -> Up
     )
 
 
+def head_alone(extra: Mapping[str, str] | None = None) -> web.StreamResponse:
+    """Return the reply to a HEAD for a stream, which is not opened for it."""
+    response = web.StreamResponse(headers=extra)
+    response.content_type = "text/event-stream"
+    response.headers[hdrs.CACHE_CONTROL] = "no-cache"
+    return response
+
+
 @scope("chat")
 async def chat_completions(request: web.Request) -> web.StreamResponse:
     """POST /v1/chat/completions, ``stream`` true or false (default)."""
@@ -240,14 +249,64 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
 
 
 @scope("chat")
+async def watch_completion(request: web.Request) -> web.StreamResponse:
+    """GET /v1/chat/completions/{request_id}: go on after ``Last-Event-ID`` or ``?after=``."""
+    context = request.app[CONTEXT]
+    context.answers.require()
+    answer = context.answers.find(client_of(request).owner, request.match_info["request_id"])
+    after, fault = last_seen(request, answer)
+    if fault is not None or after > answer.channel.number:
+        message = "No event of this answer has that id; leave it out to get all of them."
+        raise BadRequest(message, "invalid_value", param=hdrs.LAST_EVENT_ID)
+    if answer.outcome is not None and answer.request.stream and after == answer.channel.number:
+        return web.Response(status=204)
+    if answer.stream.evicted > after:
+        message = "What follows that event is no longer kept; ask again."
+        raise Gone(message, "stream_evicted")
+    if request.method == hdrs.METH_HEAD:
+        return head_alone()
+    with reserve_slot(request, "sse") as slot:
+        connection = Completion(request, answer, after)
+        take_over(request, connection, slot)
+        connection.begin()
+    return TAKEN
+
+
+@scope("chat")
+async def delete_completion(request: web.Request) -> web.Response:
+    """DELETE /v1/chat/completions/{request_id}: cancel, and keep it no longer."""
+    context = request.app[CONTEXT]
+    context.answers.require()
+    request_id = request.match_info["request_id"]
+    context.answers.delete(context.answers.find(client_of(request).owner, request_id))
+    return _json({"id": request_id, "object": "chat.completion.deleted", "deleted": True})
+
+
+@scope("chat")
 async def models(request: web.Request) -> web.Response:
     """GET /v1/models: the upstream's list."""
+    return _json({"object": "list", "data": await _models(request)})
+
+
+@scope("chat")
+async def model(request: web.Request) -> web.Response:
+    """GET /v1/models/{model}: one of the upstream's list."""
+    name = request.match_info["model"]
+    for found in await _models(request):
+        if found.get("id") == name:
+            return _json(found)
+    message = f"The model '{name[:200]}' does not exist; GET /v1/models lists those that do."
+    raise NotFound(message, "model_not_found", param="model")
+
+
+async def _models(request: web.Request) -> list[dict[str, object]]:
     context = request.app[CONTEXT]
     context.answers.require()
     try:
-        listed = await context.upstream.models(client_of(request).authorization)
+        return await context.upstream.models(client_of(request).authorization)
     except reply_errors.UpstreamError as failed:
         raise error_of(failed.error, "error") from None
-    return web.Response(
-        body=orjson.dumps({"object": "list", "data": listed}), content_type="application/json"
-    )
+
+
+def _json(value: object) -> web.Response:
+    return web.Response(body=orjson.dumps(value), content_type="application/json")

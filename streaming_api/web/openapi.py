@@ -31,8 +31,6 @@ both with an Error; what is not HTTP/1.1 gets 400 and the connection is closed. 
 are asked for only where the operator has configured some: without, whoever reaches the port has
 every scope."""
 
-_UPSTREAM: Final = "The model server's own refusal, with its own status and words."
-
 _EVENTS: Final = reply(
     "Server-Sent Events, each as its schema says. First a retry: line; a comment after silence. An"
     " answer's stream ends with its end message, a topic's goes on.",
@@ -134,42 +132,6 @@ _ANSWERS: Final[Json] = {
             tag="answers",
             scope="chat",
             parameters=("request_id",),
-        )
-    },
-    "/v1/chat/completions": {
-        "post": operation(
-            "OpenAI's chat completions",
-            {
-                200: reply(
-                    "The whole answer, or its chunks as OpenAI sends them, [DONE] after an answer"
-                    " that the model has ended itself, an error object after any other.",
-                    {
-                        **json_of("Completion"),
-                        "text/event-stream": {"schema": ref("schemas", "CompletionEvent")},
-                    },
-                    {"X-Request-Id": {"required": True, "schema": ref("schemas", "RequestId")}},
-                ),
-                "4XX": reply(_UPSTREAM, json_of("Error")),
-                "5XX": reply(_UPSTREAM, json_of("Error")),
-            },
-            *(400, 404, 410, 413, 422, 502, *OPENING),
-            tag="OpenAI",
-            scope="chat",
-            parameters=("Idempotency-Key",),
-            body="ChatRequest",
-        )
-    },
-    "/v1/models": {
-        "get": operation(
-            "The model server's models",
-            {
-                200: reply("OpenAI's list", json_of("Models")),
-                "4XX": reply(_UPSTREAM, json_of("Error")),
-                "5XX": reply(_UPSTREAM, json_of("Error")),
-            },
-            *(404, 502, 503),
-            tag="OpenAI",
-            scope="chat",
         )
     },
 }

@@ -100,6 +100,9 @@ def operation(
     return made
 
 
+_REFUSAL: Final = reply("The model server's own refusal, as it is", json_of("Error"))
+UPSTREAM: Final[Mapping[int | str, Json]] = {"4XX": _REFUSAL, "5XX": _REFUSAL}
+
 # Shared components
 
 
@@ -153,12 +156,17 @@ PARAMETERS: Final = {
         " again if it failed. May be quoted.",
         {"type": "string", "minLength": 1, "maxLength": 255},
     ),
+    "model": _parameter("path", "model", "Its name, which may have slashes", {"type": "string"}),
+    "chat": _parameter("path", "id", "The id of the chat", {"type": "string"}),
     "id": _parameter("path", "id", "The response", {"type": "string", "pattern": "^resp_"}),
+    "response_id": _parameter(
+        "query", "response_id", "Go on with this response", {"type": "string", "pattern": "^resp_"}
+    ),
     "stream": _parameter("query", "stream", "Whether its events are wanted", {"type": "boolean"}),
     "starting_after": _parameter(
         "query",
         "starting_after",
-        "With stream: the sequence_number of the last event seen.",
+        "The sequence_number of the last event seen.",
         {"type": "integer", "minimum": 0},
     ),
     "limit": _parameter(

@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Final
 
 import orjson
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from streaming_api.errors import ApiError, BadRequest
 from streaming_api.faces import framing
@@ -15,7 +15,7 @@ from streaming_api.faces.kept_responses import Responses, ResponseStream, starti
 from streaming_api.ops.context import CONTEXT, client_of
 from streaming_api.web.body import json_body
 from streaming_api.web.guard import scope
-from streaming_api.web.openai import Completion
+from streaming_api.web.openai import Completion, head_alone
 from streaming_api.web.sse import idempotency_key
 from streaming_api.web.takeover import TAKEN, reserve_slot, take_over
 
@@ -144,6 +144,8 @@ async def retrieve(request: web.Request) -> web.StreamResponse:
         return _json(response.response)
     after = starting_after(request.query.get("starting_after"))
     response.check(after)
+    if request.method == hdrs.METH_HEAD:
+        return head_alone()
     with reserve_slot(request, "sse") as slot:
         connection = ResponseReply(request, answer, response, after, streamed=True)
         return _show(request, slot, connection, response, at_once=True)
@@ -181,10 +183,9 @@ async def cancel(request: web.Request) -> web.Response:
 @scope("chat")
 async def delete(request: web.Request) -> web.Response:
     """DELETE /v1/responses/{id}: it is cancelled if it runs, and kept no longer."""
-    responses = responses_of(request)
     response_id = request.match_info["id"]
-    answer, _ = responses.find(client_of(request), response_id)
-    responses.delete(answer)
+    answer, _ = responses_of(request).find(client_of(request), response_id)
+    request.app[CONTEXT].answers.delete(answer)
     return _json({"id": response_id, "object": "response", "deleted": True})
 
 

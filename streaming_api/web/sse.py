@@ -267,7 +267,7 @@ async def watch_answer(request: web.Request) -> web.StreamResponse:
     context.answers.require()
     require_sse(context)
     answer = context.answers.find(client_of(request).owner, request.match_info["request_id"])
-    after, fault = _after(request, answer)
+    after, fault = last_seen(request, answer)
     if answer.outcome is not None and after == answer.channel.number:
         return web.Response(status=204)  # all seen: an EventSource stops here
     if request.method == hdrs.METH_HEAD:
@@ -293,7 +293,7 @@ async def _show(
     return TAKEN
 
 
-def _after(request: web.Request, answer: Answer) -> tuple[int, str | None]:
+def last_seen(request: web.Request, answer: Answer) -> tuple[int, str | None]:
     """The last sequence_id that the client has seen, or what is wrong with its cursor."""
     after = request.query.get("after", "0")
     if not after.isascii() or not after.isdigit() or len(after) > 18:

@@ -11,7 +11,7 @@ import binascii
 import hashlib
 import time
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final, TypeVar
 
 from aiohttp import hdrs, web
 from aiohttp.http import HttpVersion11
@@ -182,7 +182,7 @@ class WebSocket(Connection):
             if received.opcode != framing.TEXT:
                 raise BadRequest("Send JSON in text frames, not binary.", "binary_frame")
             fields = parse_object(received.payload)
-            self._commands.run(self, parse_command(fields, received.payload))
+            self.run(fields, received.payload)
         except TooMany as error:
             if self._refusals.take():
                 self._close("policy", POLICY, "too many commands")
@@ -190,6 +190,14 @@ class WebSocket(Connection):
                 self.tell(error, fields)
         except ApiError as error:
             self.tell(error, fields)
+
+    def run(self, fields: dict[str, object], text: bytes) -> None:
+        """Do what a command says.
+
+        Raises:
+            ApiError: what the client is told.
+        """
+        self._commands.run(self, parse_command(fields, text))
 
     def tell(self, error: ApiError, fields: dict[str, object]) -> None:
         """An error about a command; the connection lives on."""
@@ -287,22 +295,43 @@ def handler(
     @scope(ANY)
     async def websocket(request: web.Request) -> web.StreamResponse:
         context = request.app[CONTEXT]
-        if not context.config.websocket_enabled:
-            message = "WebSocket is switched off (websocket.enabled); use /streaming/sse."
-            raise NotFound(message, "websocket_disabled")
-        key = _handshake_key(request)
-        client = client_of(request)
-        with reserve_slot(request, "websocket") as slot:
-            deflate = None
-            if context.config.compression_enabled and context.config.websocket_compression:
-                deflate = negotiate(request.headers.get(hdrs.SEC_WEBSOCKET_EXTENSIONS, ""))
-            command_handler = CommandHandler(context, chat_only=chat_only)
-            connection = make(context.manager, client, route_of(request), deflate, command_handler)
-            answer = _switching_protocols(request, key, deflate)
-            take_over(request, connection, slot, answer)
+        command_handler = CommandHandler(context, chat_only=chat_only)
+        open_socket(
+            request,
+            lambda deflate: make(
+                context.manager, client_of(request), route_of(request), deflate, command_handler
+            ),
+        )
         return TAKEN
 
     return websocket
+
+
+Socket = TypeVar("Socket", bound=WebSocket)
+
+
+def open_socket(request: web.Request, make: Callable[[Deflate | None], Socket]) -> Socket:
+    """Answer a handshake, and take its connection over.
+
+    Args:
+        request: the handshake.
+        make: makes the connection.
+
+    Raises:
+        ApiError: it is none, or may not be.
+    """
+    config = request.app[CONTEXT].config
+    if not config.websocket_enabled:
+        message = "WebSocket is switched off (websocket.enabled); use /streaming/sse."
+        raise NotFound(message, "websocket_disabled")
+    key = _handshake_key(request)
+    with reserve_slot(request, "websocket") as slot:
+        deflate = None
+        if config.compression_enabled and config.websocket_compression:
+            deflate = negotiate(request.headers.get(hdrs.SEC_WEBSOCKET_EXTENSIONS, ""))
+        connection = make(deflate)
+        take_over(request, connection, slot, _switching_protocols(request, key, deflate))
+    return connection
 
 
 def _handshake_key(request: web.Request) -> str:

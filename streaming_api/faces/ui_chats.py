@@ -1,0 +1,45 @@
+"""Chats of the AI SDK's ``useChat``: which answer a chat waits for."""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING, Final
+
+from streaming_api.faces.derived import Derived
+from streaming_api.faces.ui_messages import UiMessageTranslator
+
+if TYPE_CHECKING:
+    from streaming_api.access.policy import Client
+    from streaming_api.answers.answer import Answer
+
+FACE: Final = "ui-messages"
+
+
+class UiChats:
+    """The newest answer of each chat, as long as it runs or is kept; known by owner and chat id."""
+
+    def __init__(self) -> None:
+        self._newest: weakref.WeakValueDictionary[tuple[str, str], Answer] = (
+            weakref.WeakValueDictionary()
+        )
+
+    def put(self, client: Client, chat_id: str, answer: Answer) -> None:
+        """Note the newest answer of a chat."""
+        self._newest[client.owner, chat_id] = answer
+
+    def get(self, client: Client, chat_id: str) -> Answer | None:
+        """Return the newest answer of a chat, or None."""
+        return self._newest.get((client.owner, chat_id))
+
+
+def stream_of(answer: Answer, message_id: str | None = None) -> Derived:
+    """Return an answer as a UI message stream.
+
+    Args:
+        answer: is translated when it is asked for first.
+        message_id: of the message that it goes on with; None for one of its own.
+    """
+    found = answer.faces.get(FACE)
+    if isinstance(found, Derived):
+        return found
+    return Derived(answer, FACE, UiMessageTranslator(message_id or answer.request_id))

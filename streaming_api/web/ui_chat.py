@@ -1,0 +1,125 @@
+"""The backend of the AI SDK's ``useChat`` (npm ``ai``, version 5 and later): UI message streams.
+
+A page with ``useChat({resume: true})`` needs nothing else: it posts to ``/api/chat``, asks for
+``/api/chat/{id}/stream`` when it is loaded, and is shown the whole message again. ``DELETE`` stops
+an answer: a page that only leaves does not, for it may come back.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Final
+
+import orjson
+from aiohttp import hdrs, web
+
+from streaming_api.errors import ApiError
+from streaming_api.faces import framing
+from streaming_api.faces.derived import Derived
+from streaming_api.faces.ui_chats import UiChats, stream_of
+from streaming_api.faces.ui_request import chat_fields, chat_id, message_id
+from streaming_api.ops.context import CONTEXT, client_of
+from streaming_api.web.body import json_body
+from streaming_api.web.guard import scope
+from streaming_api.web.openai import Completion, head_alone
+from streaming_api.web.sse import idempotency_key
+from streaming_api.web.takeover import TAKEN, reserve_slot, take_over
+from streaming_api.wire.commands import OnDisconnect, chat_request
+
+if TYPE_CHECKING:
+    from streaming_api.answers.answer import Answer
+    from streaming_api.engine.sink import Watcher
+    from streaming_api.engine.viewer import Viewer
+
+UI_CHATS: Final = web.AppKey("ui_chats", UiChats)
+
+
+class UiReply(Completion):
+    """One page that is shown a message."""
+
+    FRAMINGS: ClassVar = (framing.UI_MESSAGES, framing.CHUNKED_UI_MESSAGES)
+    HEAD: ClassVar = "x-vercel-ai-ui-message-stream: v1\r\n"
+
+    __slots__ = ("_derived",)
+
+    def __init__(self, request: web.Request, answer: Answer, derived: Derived) -> None:
+        super().__init__(request, answer)
+        self._derived = derived
+
+    @property
+    def missing(self) -> bool:
+        """Whether the beginning of the message is no longer kept."""
+        return self._derived.lost or bool(self._derived.stream.evicted)
+
+    def attach(self) -> Viewer:
+        """Begin to watch, from the start: a page that comes back begins anew."""
+        return self._derived.attach(self)
+
+    def finished(self, viewer: Watcher) -> None:  # noqa: ARG002 (there is one)
+        """The message has ended and says so."""
+        self._derived.seen = True
+        self.end_body("finished")
+
+    def tell_error(self, error: ApiError) -> None:
+        """Say why the message stops before its end."""
+        told = orjson.dumps({"type": "error", "errorText": error.message})
+        self.comment(b"data: %b\n\n" % told)
+
+
+@scope("chat")
+async def start(request: web.Request) -> web.StreamResponse:
+    """POST /api/chat: what ``useChat`` sends; the answer as a UI message stream."""
+    context = request.app[CONTEXT]
+    context.answers.require()
+    client = client_of(request)
+    client.take_command()
+    key = idempotency_key(request)
+    fields, _ = await json_body(request)
+    chat = chat_id(fields)
+    body = chat_fields(fields)
+    asked = chat_request(body, orjson.dumps(body), on_disconnect=OnDisconnect.GRACE)
+    with reserve_slot(request, "sse") as slot:
+        answer = context.retries.start(key, asked, client)
+        request.app[UI_CHATS].put(client, chat, answer)
+        derived = stream_of(answer, message_id(fields))
+        connection = UiReply(request, answer, derived)
+        try:
+            take_over(request, connection, slot)
+        except BaseException:
+            derived.settle()
+            raise
+        connection.begin()
+    return TAKEN
+
+
+@scope("chat")
+async def resume(request: web.Request) -> web.StreamResponse:
+    """GET /api/chat/{id}/stream: the message that is being said, from its start; 204 if none is.
+
+    One that has ended, and that nobody was there to hear to its end, is still shown.
+    """
+    context = request.app[CONTEXT]
+    context.answers.require()
+    answer = request.app[UI_CHATS].get(client_of(request), request.match_info["id"])
+    if answer is None:
+        return web.Response(status=204)
+    derived = stream_of(answer)
+    if derived.ended and derived.seen:
+        return web.Response(status=204)
+    if request.method == hdrs.METH_HEAD:
+        return head_alone()
+    with reserve_slot(request, "sse") as slot:
+        connection = UiReply(request, answer, derived)
+        take_over(request, connection, slot)
+        connection.begin()
+    return TAKEN
+
+
+@scope("chat")
+async def stop(request: web.Request) -> web.Response:
+    """DELETE /api/chat/{id}: stop what is being said; idempotent."""
+    context = request.app[CONTEXT]
+    context.answers.require()
+    answer = request.app[UI_CHATS].get(client_of(request), request.match_info["id"])
+    if answer is not None:
+        answer.cancel()
+    return web.Response(status=204)

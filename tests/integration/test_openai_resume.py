@@ -1,0 +1,116 @@
+"""OpenAI's chat wire, resumed: ids on its events, and what is served beside completions."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+
+import httpx
+import httpx_sse
+import pytest
+
+from streaming_api.service import StreamingService
+from tests.clients import UNIT, http, question
+from tests.fakes.upstream import FakeUpstream, Gate, Script
+
+PATH = "/v1/chat/completions"
+TEN = "".join(f"t{number} " for number in range(10))
+
+
+@pytest.fixture
+async def caller(server: StreamingService) -> AsyncIterator[httpx.AsyncClient]:
+    async with http(server.url) as found:
+        yield found
+
+
+def text_of(events: list[httpx_sse.ServerSentEvent]) -> str:
+    chunks = [json.loads(event.data) for event in events if event.data != "[DONE]"]
+    choices = (choice for chunk in chunks for choice in chunk["choices"])
+    return "".join(choice["delta"].get("content") or "" for choice in choices)
+
+
+async def rest(
+    caller: httpx.AsyncClient, path: str, last: str = ""
+) -> list[httpx_sse.ServerSentEvent]:
+    headers = {"Last-Event-ID": last} if last else {}
+    async with httpx_sse.aconnect_sse(caller, "GET", path, headers=headers) as source:
+        assert source.response.status_code == 200, await source.response.aread()
+        return [event async for event in source.aiter_sse()]
+
+
+class TestResume:
+    @pytest.mark.parametrize("by_header", [True, False])
+    async def test_after_a_cut(
+        self, caller: httpx.AsyncClient, upstream: FakeUpstream, *, by_header: bool
+    ) -> None:
+        gate = Gate()
+        upstream.scripts["gated"] = Script(gate=gate)
+        asking = question("gated", stream=True, on_disconnect="grace")
+        gate.release(3)
+        events = []
+        async with httpx_sse.aconnect_sse(caller, "POST", PATH, json=asking) as source:
+            request_id = source.response.headers["x-request-id"]
+            async for event in source.aiter_sse():
+                events.append(event)
+                if "t2" in event.data:
+                    break
+        gate.open()
+        last = events[-1].id
+        number = last.removeprefix(f"{request_id}:")
+        if by_header:
+            events += await rest(caller, f"{PATH}/{request_id}", last)
+        else:
+            events += await rest(caller, f"{PATH}/{request_id}?after={number}")
+        assert text_of(events) == TEN
+        assert events[-1].data == "[DONE]"
+        assert [e.id for e in events[:-1]] == [f"{request_id}:{n}" for n in range(1, len(events))]
+
+    async def test_again_from_the_start_and_whole(self, caller: httpx.AsyncClient) -> None:
+        first = await caller.post(PATH, json=question())
+        again = await caller.get(f"{PATH}/{first.headers['x-request-id']}")
+        assert again.json() == first.json()
+
+    async def test_of_another_answers_id_is_refused(self, caller: httpx.AsyncClient) -> None:
+        first = await caller.post(PATH, json=question(stream=True))
+        path = f"{PATH}/{first.headers['x-request-id']}"
+        for headers in ({"Last-Event-ID": "other:1"}, {"Last-Event-ID": "x"}):
+            reply = await caller.get(path, headers=headers)
+            assert (reply.status_code, reply.json()["error"]["code"]) == (400, "invalid_value")
+        assert (await caller.get(f"{path}?after=5000")).status_code == 400
+        assert (await caller.get(f"{PATH}/nothing")).status_code == 404
+
+    async def test_one_that_was_seen_is_no_content(self, caller: httpx.AsyncClient) -> None:
+        first = await caller.post(PATH, json=question(stream=True))
+        request_id = first.headers["x-request-id"]
+        events = await rest(caller, f"{PATH}/{request_id}")
+        number = len(events)  # ours of the end is not shown, and has the number after the last
+        reply = await caller.get(f"{PATH}/{request_id}?after={number}")
+        assert reply.status_code == 204
+
+    async def test_delete_cancels(self, caller: httpx.AsyncClient, upstream: FakeUpstream) -> None:
+        asking = question("endless", stream=True, request_id="r1")
+        reading = asyncio.create_task(caller.post(PATH, json=asking))
+        generation = await upstream.generation()
+        reply = await caller.delete(f"{PATH}/r1")
+        assert reply.json() == {"id": "r1", "object": "chat.completion.deleted", "deleted": True}
+        await asyncio.wait_for(generation.closed.wait(), UNIT)
+        await reading
+        assert (await caller.get(f"{PATH}/r1")).status_code == 404
+
+
+class TestBeside:
+    async def test_one_model(self, caller: httpx.AsyncClient) -> None:
+        reply = await caller.get("/v1/models/ten-tokens")
+        assert reply.json()["id"] == "ten-tokens"
+        reply = await caller.get("/v1/models/vendor/unknown")
+        assert (reply.status_code, reply.json()["error"]["code"]) == (404, "model_not_found")
+
+    async def test_without_v1(self, caller: httpx.AsyncClient) -> None:
+        assert (await caller.post("/chat/completions", json=question())).status_code == 200
+        assert (await caller.get("/models")).json()["object"] == "list"
+
+    async def test_what_is_not_there_says_what_is(self, caller: httpx.AsyncClient) -> None:
+        reply = await caller.get("/v1/threads")
+        assert reply.status_code == 404
+        assert "POST /v1/chat/completions" in reply.json()["error"]["message"]

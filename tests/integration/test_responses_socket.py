@@ -1,0 +1,189 @@
+"""The Responses API over WebSocket: the `openai` package's `responses.connect()`, and raw."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import openai
+import pytest
+import websockets
+from websockets.asyncio.client import ClientConnection
+
+from streaming_api.service import StreamingService
+from tests.clients import UNIT
+from tests.fakes.upstream import FakeUpstream, Gate, Script
+from tests.responses import types, valid_event
+
+Json = dict[str, Any]
+TEN = "".join(f"t{number} " for number in range(10))
+
+
+@asynccontextmanager
+async def connected(server: StreamingService, query: str = "") -> AsyncIterator[ClientConnection]:
+    url = f"{server.url.replace('http', 'ws', 1)}/v1/responses{query}"
+    async with websockets.connect(url, max_size=None) as connection:
+        yield connection
+
+
+async def create(socket: ClientConnection, model: str = "fake", **fields: object) -> None:
+    event = {"type": "response.create", "model": model, "input": "Hello", **fields}
+    await socket.send(json.dumps(event))
+
+
+async def receive(socket: ClientConnection) -> Json:
+    async with asyncio.timeout(UNIT):
+        event: Json = json.loads(await socket.recv())
+    if event["type"] != "error":
+        valid_event(event)
+    return event
+
+
+def ended(event: Json) -> bool:
+    return event["type"] in {"response.completed", "response.incomplete", "response.failed"}
+
+
+async def rest(socket: ClientConnection) -> list[Json]:
+    """The events up to the last of a response."""
+    events = [await receive(socket)]
+    while not ended(events[-1]):
+        events.append(await receive(socket))
+    return events
+
+
+def text_of(events: list[Json]) -> str:
+    return "".join(e["delta"] for e in events if e["type"] == "response.output_text.delta")
+
+
+class TestTheSdk:
+    async def test_connects_and_goes_on_from_the_last_response(
+        self, server: StreamingService, upstream: FakeUpstream
+    ) -> None:
+        client = openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="sk-client")
+        previous = None
+        async with client.responses.connect() as connection:
+            for _ in range(2):
+                await connection.response.create(
+                    model="fake", input="Hello", store=False, previous_response_id=previous
+                )
+                text = ""
+                async for event in connection:
+                    if event.type == "response.output_text.delta":
+                        text += event.delta
+                    if event.type == "response.completed":
+                        previous = event.response.id
+                        break
+                assert text == TEN
+        asked: Json = upstream.generations[1].request.json()
+        assert [message["role"] for message in asked["messages"]] == ["user", "assistant", "user"]
+
+
+class TestLanes:
+    async def test_one_lane_is_one_after_the_other(self, server: StreamingService) -> None:
+        async with connected(server) as socket:
+            for _ in range(3):
+                await create(socket)
+            for _ in range(3):
+                events = await rest(socket)
+                assert text_of(events) == TEN
+                assert [e["sequence_number"] for e in events] == list(range(len(events)))
+
+    async def test_lanes_run_side_by_side(
+        self, server: StreamingService, upstream: FakeUpstream
+    ) -> None:
+        gate = Gate()
+        upstream.scripts["gated"] = Script(gate=gate)
+        async with connected(server) as socket:
+            await create(socket, "gated", stream_id="a")
+            await create(socket, "fake", stream_id="b")
+            events = [await receive(socket)]
+            while not (ended(events[-1]) and events[-1]["stream_id"] == "b"):
+                events.append(await receive(socket))
+            gate.open()
+            events += await rest(socket)
+        for lane in "ab":
+            assert text_of([e for e in events if e["stream_id"] == lane]) == TEN
+
+
+class TestResume:
+    @pytest.mark.parametrize("by_query", [True, False])
+    async def test_after_a_cut(
+        self, server: StreamingService, upstream: FakeUpstream, *, by_query: bool
+    ) -> None:
+        gate = Gate()
+        upstream.scripts["gated"] = Script(gate=gate)
+        events: list[Json] = []
+        async with connected(server) as socket:
+            await create(socket, "gated")
+            gate.release(3)
+            while text_of(events) != "t0 t1 t2 ":
+                events.append(await receive(socket))
+            socket.transport.abort()
+        response_id = events[0]["response"]["id"]
+        after = events[-1]["sequence_number"]
+        gate.open()
+        query = f"?response_id={response_id}&starting_after={after}" if by_query else ""
+        async with connected(server, query) as socket:
+            if not by_query:
+                event = {"type": "response.resume", "response_id": response_id}
+                await socket.send(json.dumps(event | {"starting_after": after}))
+            events += await rest(socket)
+        assert text_of(events) == TEN
+        assert [e["sequence_number"] for e in events] == list(range(len(events)))
+        assert len(upstream.generations) == 1
+
+    async def test_of_what_is_not_there(self, server: StreamingService) -> None:
+        async with connected(server, "?response_id=resp_none") as socket:
+            error = await receive(socket)
+            assert (error["status"], error["error"]["code"]) == (404, "response_not_found")
+            await create(socket)
+            assert text_of(await rest(socket)) == TEN
+
+
+class TestEvents:
+    async def test_a_response_is_cancelled(
+        self, server: StreamingService, upstream: FakeUpstream
+    ) -> None:
+        async with connected(server) as socket:
+            await create(socket, "endless")
+            first = await receive(socket)
+            generation = await upstream.generation()
+            event = {"type": "response.cancel", "response_id": first["response"]["id"]}
+            await socket.send(json.dumps(event))
+            last = (await rest(socket))[-1]
+            assert last["response"]["status"] == "cancelled"
+            await asyncio.wait_for(generation.closed.wait(), UNIT)
+
+    @pytest.mark.parametrize(
+        ("fields", "param"),
+        [
+            ({"type": "response.append"}, "type"),
+            ({"type": "response.create", "input": "x", "background": True}, "background"),
+            ({"type": "response.create", "input": "x", "stream": False}, "stream"),
+            ({"type": "response.create", "input": "x", "generate": False}, "generate"),
+            ({"type": "response.create"}, "input"),
+            ({"type": "response.create", "input": "x", "stream_id": ""}, "stream_id"),
+            ({"type": "response.resume"}, "response_id"),
+        ],
+    )
+    async def test_nonsense_is_told_and_the_connection_lives_on(
+        self, server: StreamingService, fields: Json, param: str
+    ) -> None:
+        async with connected(server) as socket:
+            await socket.send(json.dumps(fields))
+            error = await receive(socket)
+            assert (error["type"], error["status"]) == ("error", 400)
+            assert error["error"]["param"] == param
+            await create(socket)
+            assert types(await rest(socket))[-1] == "completed"
+
+    async def test_an_upstreams_refusal_is_a_failed_response(
+        self, server: StreamingService
+    ) -> None:
+        async with connected(server) as socket:
+            await create(socket, "rate-limited")
+            last = (await rest(socket))[-1]
+            assert last["response"]["error"]["code"] == "rate_limit_exceeded"
