@@ -26,6 +26,9 @@ from streaming_api.sources.values import (
 MAX_PROBLEMS = 20
 """Problems of one webhook that are spelt out."""
 
+MOST_VALUES = 1_000_000
+"""Commas, colons and brackets of one webhook: what it takes in memory goes by them."""
+
 MAX_GROUP = 500
 """Characters of a group's key that tell it from others."""
 
@@ -40,12 +43,16 @@ class WebhookError(ValueError):
 
     Attributes:
         problems: Everything that is wrong, each with its path (`alerts[2].startsAt: ...`).
+
+    Args:
+        problems: What is wrong.
+        more: How many problems there are beside these.
     """
 
-    def __init__(self, problems: list[str]) -> None:
-        left_out = len(problems) - MAX_PROBLEMS
-        more = [f"and {left_out} more"] if left_out > 0 else []
-        self.problems = tuple(problems[:MAX_PROBLEMS] + more)
+    def __init__(self, problems: list[str], more: int = 0) -> None:
+        left_out = len(problems) - MAX_PROBLEMS + more
+        told = [f"and {left_out} more"] if left_out > 0 else []
+        self.problems = tuple(problems[:MAX_PROBLEMS] + told)
         super().__init__("; ".join(self.problems))
 
 
@@ -111,11 +118,13 @@ def parse_webhook(body: bytes) -> Webhook:
     """Return what a webhook of version 4 tells of, unknown fields ignored.
 
     Alertmanager never sends again what was refused: an alert that cannot be read loses nothing but
-    itself. Their number is bounded only by the size of the body, which the caller limits.
+    itself. The caller limits the size of the body.
 
     Raises:
         WebhookError: It is not one, or nothing of it can be read; lists everything that is wrong.
     """
+    if sum(map(body.count, (b",", b":", b"[", b"{"))) > MOST_VALUES:
+        raise WebhookError([f"the body holds more than {MOST_VALUES} commas, colons and brackets"])
     try:
         payload: object = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -133,20 +142,27 @@ def parse_webhook(body: bytes) -> Webhook:
     address = payload.get("externalURL")
     manager_url = address if isinstance(address, str) else None
     is_one = not problems
-    read = [
-        _alert(item, f"alerts[{index}]", problems, "webhook", manager_url)
-        for index, item in enumerate(items)
-    ]
-    alerts = tuple(alert for alert in read if alert is not None)
+    alerts: list[Alert] = []
+    more = 0
+    for index, item in enumerate(items):
+        wrong: list[str] = []
+        alert = _alert(item, f"alerts[{index}]", wrong, "webhook", manager_url)
+        if alert is not None:
+            alerts.append(alert)
+        room = MAX_PROBLEMS - len(problems)
+        problems += wrong[:room]
+        more += max(0, len(wrong) - room)
     if problems and not (is_one and alerts):
-        raise WebhookError(problems)
-    truncated = payload.get("truncatedAlerts")
+        raise WebhookError(problems, more)
+    group, truncated = payload.get("groupKey"), payload.get("truncatedAlerts")
+    if not isinstance(truncated, int) or not 0 < truncated < MAX_TRUNCATED:
+        truncated = 0
     return Webhook(
-        alerts,
-        one_line(str(payload.get("groupKey")), MAX_GROUP),
-        truncated if isinstance(truncated, int) and 0 < truncated < MAX_TRUNCATED else 0,
-        tuple(problems[:MAX_PROBLEMS]),
-        len(read) - len(alerts),
+        tuple(alerts),
+        one_line(group, MAX_GROUP) if isinstance(group, str) else "",
+        truncated,
+        tuple(problems),
+        len(items) - len(alerts),
     )
 
 

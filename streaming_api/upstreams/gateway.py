@@ -257,7 +257,7 @@ class Exchange:
             if answer.error is not None:
                 answer.error = at_address(answer.error, self._address)
         finally:
-            self._signs.ended(answer)
+            self._signs.ended(answer, self._address)
 
     def pause_reading(self) -> None:
         """Read nothing more for now: TCP makes the upstream wait, and its silence is not counted.

@@ -33,6 +33,7 @@ class Signs:
         self._running: set[AnswerReader] = set()
         self._answered: float | None = None
         self._fault: UpstreamFault | None = None
+        self._address = ""
         self._list_fault: UpstreamFault | None = None
         self._unlisted: tuple[int | None, str | None] | None = None
 
@@ -40,8 +41,8 @@ class Signs:
         """An answer was asked for."""
         self._running.add(answer)
 
-    def ended(self, answer: AnswerReader) -> None:
-        """It has ended, or was given up."""
+    def ended(self, answer: AnswerReader, address: str) -> None:
+        """It has ended, or was given up; `address` is what was asked."""
         self._running.discard(answer)
         error = answer.error
         if answer.content_chunks or (error is None and answer.finish_reason is not None):
@@ -51,7 +52,7 @@ class Signs:
             if was_doubtful:
                 self._doubted()
         elif error is not None:
-            self._fault = error
+            self._fault, self._address = error, address
             if error.code == UNREACHABLE or error.status in _WRONG_ADDRESS:
                 self._doubted()
 
@@ -61,12 +62,15 @@ class Signs:
 
     @property
     def complaint(self) -> str | None:
-        """What the newest answer failed of, where that says that something is set up wrongly."""
+        """Of what the newest answer failed, where that says that something is set up wrongly.
+
+        The upstream's own words stay with who asked: they may quote the question.
+        """
         fault = self._fault
         if fault is None or fault.status is None:
             return None
         if fault.status in _WRONG_ADDRESS or fault.status >= 500:
-            return f"The newest answer failed: {fault.message}"
+            return f"The newest answer failed: {fault.status} from {self._address}."
         return None
 
     @property

@@ -15,7 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streaming_api.sources import exposition, values
-from streaming_api.sources.alertmanager import MAX_PROBLEMS, WebhookError, parse_webhook
+from streaming_api.sources.alertmanager import (
+    MAX_PROBLEMS,
+    MOST_VALUES,
+    WebhookError,
+    parse_webhook,
+)
 from streaming_api.sources.exposition import MAX_LINE, parse, with_path
 from streaming_api.sources.fetch import Reply
 from streaming_api.sources.values import (
@@ -251,6 +256,11 @@ class TestWebhook:
         told = parse_webhook(body(webhook(), webhook(startsAt="soon"), 7, truncatedAlerts=17))
         assert (len(told.alerts), told.unread, told.truncated) == (1, 2, 17)
         assert told.problems[1] == "alerts[2]: should be an object"
+
+    def test_what_takes_many_times_its_size_is_not_read(self) -> None:
+        text = b'{"version":"4","alerts":[' + b"{}," * MOST_VALUES + b"{}]}"
+        with pytest.raises(WebhookError, match="holds more than"):
+            parse_webhook(text)
 
     @pytest.mark.parametrize("count", [None, -1, "17", 2**80, 1.5])
     def test_nonsense_is_not_counted_as_truncated(self, count: object) -> None:
