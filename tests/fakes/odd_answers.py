@@ -132,12 +132,16 @@ def _broken(shown: list[bytes], heard: list[Said], usage: int | None) -> Result:
 # Events
 
 
+_LONGEST: Final = 40
+"""Events of a stream: what a reader can do wrong, it can do in so many."""
+
+
 def stream_of(data: bytes) -> tuple[list[Event], End, bool]:
     """The events that these bytes choose, how the body ends, and whether usage was asked for."""
     flags = data[0] if data else 0
     end: End = ("delimited", "closed", "cut", "cut")[flags & 3]
     choices = (1, 1, 2, 3)[flags >> 2 & 3]
-    return [_event(byte, choices) for byte in data[1:]], end, bool(flags & 16)
+    return [_event(byte, choices) for byte in data[1:_LONGEST]], end, bool(flags & 16)
 
 
 def wire_of(events: list[Event], end: End) -> bytes:
