@@ -14,139 +14,20 @@ import re
 import secrets
 import socket
 import time
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Final
 from urllib.parse import urlsplit
 
-import attrs
-
+from streaming_api.access.client import SCOPES, Client, network_of
 from streaming_api.access.fair_table import FairTable
+from streaming_api.access.rates import Buckets
 from streaming_api.config import ApiKey, StreamingConfig
 from streaming_api.errors import Forbidden, TooMany, Unauthorized
 
-SCOPES: Final = frozenset({"chat", "watch", "alerts", "admin"})
 TICKET_SECONDS: Final = 30.0
 _HOST: Final = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]*)?")
-COMMAND_BYTES: Final = 16 * 2**10
-"""Bytes of a command that cost as much as a command: to check, to read and to pass on."""
 _TICKETS: Final = 10_000
-_BUCKETS: Final = 10_000
-
-
-class Bucket:
-    """A token bucket: ``rate`` a second on average, ``burst`` at once; monotonic time."""
-
-    __slots__ = ("_burst", "_rate", "_tokens", "_when")
-
-    def __init__(self, rate: float, burst: float) -> None:
-        self._rate = rate
-        self._burst = self._tokens = burst
-        self._when = time.monotonic()
-
-    def take(self, count: float = 1) -> float:
-        """Take tokens. Returns 0, or the seconds until there are so many.
-
-        More than there can ever be at once are given to who finds the bucket full.
-        """
-        if not self._rate:
-            return 0.0
-        now = time.monotonic()
-        self._tokens = min(self._burst, self._tokens + (now - self._when) * self._rate)
-        self._when = now
-        wanted = min(count, self._burst)
-        if self._tokens >= wanted:
-            self._tokens -= count
-            return 0.0
-        return (wanted - self._tokens) / self._rate
-
-
-class Buckets:
-    """Token buckets by name; those not used for longest are forgotten first."""
-
-    def __init__(self, rate: float, burst: float) -> None:
-        self._rate = rate
-        self._burst = burst
-        self._buckets: OrderedDict[str, Bucket] = OrderedDict()
-
-    def get(self, name: str) -> Bucket:
-        """The bucket of this name."""
-        bucket = self._buckets.get(name)
-        if bucket is None:
-            bucket = self._buckets[name] = Bucket(self._rate, self._burst)
-            if len(self._buckets) > _BUCKETS:
-                self._buckets.popitem(last=False)
-        else:
-            self._buckets.move_to_end(name)
-        return bucket
-
-
-@attrs.frozen
-class Client:
-    """Who is at the other end.
-
-    Attributes:
-        owner: the name of its key; "" when no keys are configured.
-        scopes: what it may do.
-        address: its IP address; behind a trusted proxy, what the proxy says.
-        commands: the bucket that its commands are taken from, shared by its connections.
-        authorization: its ``Authorization`` for the gateway; None where it is a key of ours.
-        by_ticket: whether it has come in by a ticket.
-    """
-
-    owner: str
-    scopes: frozenset[str]
-    address: str
-    commands: Bucket
-    authorization: str | None = attrs.field(default=None, repr=False)
-    by_ticket: bool = False
-
-    @property
-    def network(self) -> str:
-        """What limits per address go by (`network_of`)."""
-        return network_of(self.address)
-
-    @property
-    def name(self) -> str:
-        """What its limits are counted under: its key, or without keys its network."""
-        return self.owner or self.network
-
-    def require(self, *scopes: str) -> None:
-        """Check that the client has one of these scopes.
-
-        Raises:
-            Forbidden: it has none.
-        """
-        if self.scopes.isdisjoint(scopes):
-            needed = " or ".join(scopes)
-            message = f"This key lacks the scope {needed}; ask the operator for one that has it."
-            raise Forbidden(message, "missing_scope")
-
-    def take_command(self, size: int = 0) -> None:
-        """Count one command, before anything is done for it.
-
-        Args:
-            size: its bytes; a large one counts as one for each started `COMMAND_BYTES`.
-
-        Raises:
-            TooMany: more than ``commands_per_second``.
-        """
-        wait = self.commands.take(max(1, -(-size // COMMAND_BYTES)))
-        if wait:
-            message = f"Too many commands; the next one is taken in {wait:.2f} s."
-            raise TooMany(message, "too_many_commands", retry_after=wait)
-
-
-@lru_cache(1024)
-def network_of(address: str) -> str:
-    """What limits per address go by: the address; of IPv6 the /64, which is one customer's."""
-    if ":" not in address:
-        return address
-    parsed = ipaddress.IPv6Address(address.partition("%")[0])  # without the zone (RFC 4007)
-    if parsed.ipv4_mapped is not None:
-        return str(parsed.ipv4_mapped)
-    return str(ipaddress.IPv6Network((parsed, 64), strict=False))
 
 
 class Policy:

@@ -19,7 +19,7 @@ from streaming_api.wire.commands import OnDisconnect
 from streaming_api.wire.messages import CHAT, notice
 
 if TYPE_CHECKING:
-    from streaming_api.access.policy import Client
+    from streaming_api.access.client import Client
     from streaming_api.answers.queue import AnswerQueue
     from streaming_api.answers.request import UpstreamRequest
     from streaming_api.engine.channel import Channel

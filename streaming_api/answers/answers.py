@@ -21,7 +21,7 @@ from streaming_api.errors import Gone, NotFound, TooMany, Unavailable
 from streaming_api.wire.commands import ChatRequest
 
 if TYPE_CHECKING:
-    from streaming_api.access.policy import Client
+    from streaming_api.access.client import Client
     from streaming_api.upstreams.upstream import Upstream
 
 _KEPT_BYTES: Final = 64 * 2**20

@@ -20,7 +20,7 @@ from streaming_api.errors import ApiError, BadRequest, Gone, NotFound, Unprocess
 if TYPE_CHECKING:
     from collections import Counter
 
-    from streaming_api.access.policy import Client
+    from streaming_api.access.client import Client
     from streaming_api.answers.answer import Answer
     from streaming_api.answers.answers import Answers
     from streaming_api.wire.commands import ChatRequest

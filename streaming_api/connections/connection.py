@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, Final, Protocol
 
 if TYPE_CHECKING:
-    from streaming_api.access.policy import Client
+    from streaming_api.access.client import Client
     from streaming_api.config import StreamingConfig
     from streaming_api.connections.turns import Turns
     from streaming_api.engine.sink import Watcher

@@ -18,7 +18,7 @@ from streaming_api.faces.responses import ResponseTranslator
 from streaming_api.wire.commands import OnDisconnect, chat_request
 
 if TYPE_CHECKING:
-    from streaming_api.access.policy import Client
+    from streaming_api.access.client import Client
     from streaming_api.answers.answer import Answer
     from streaming_api.answers.answers import Answers
     from streaming_api.wire.commands import ChatRequest

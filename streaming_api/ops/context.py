@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import attrs
 from aiohttp import web
 
-from streaming_api.access.policy import Client
+from streaming_api.access.client import Client
 
 if TYPE_CHECKING:
     from streaming_api.access.policy import Policy

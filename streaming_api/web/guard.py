@@ -13,7 +13,7 @@ import orjson
 from aiohttp import hdrs, web
 from aiohttp.http import HttpVersion10, HttpVersion11
 
-from streaming_api.access.policy import Client
+from streaming_api.access.client import Client
 from streaming_api.errors import (
     ApiError,
     BadRequest,

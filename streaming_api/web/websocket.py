@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, ClassVar, Final, TypeVar
 from aiohttp import hdrs, web
 from aiohttp.http import HttpVersion11
 
-from streaming_api.access.policy import Bucket
+from streaming_api.access.rates import Bucket
 from streaming_api.connections.connection import Connection
 from streaming_api.errors import ApiError, BadRequest, NotFound, TooMany, UpgradeRequired
 from streaming_api.ops.context import CONTEXT, client_of, route_of
@@ -39,7 +39,7 @@ from streaming_api.wire.frame_parser import (
 from streaming_api.wire.messages import notice
 
 if TYPE_CHECKING:
-    from streaming_api.access.policy import Client
+    from streaming_api.access.client import Client
     from streaming_api.connections.manager import ConnectionManager
     from streaming_api.engine.sink import Watcher
     from streaming_api.wire.frame_parser import Received

@@ -9,7 +9,8 @@ from typing import Any, ClassVar, Final
 
 import orjson
 
-from streaming_api.access.policy import Bucket, Client
+from streaming_api.access.client import Client
+from streaming_api.access.rates import Bucket
 from streaming_api.config import StreamingConfig
 from streaming_api.connections.connection import Connection
 from streaming_api.connections.manager import ConnectionManager

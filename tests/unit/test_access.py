@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streaming_api.access import policy as doors_module
-from streaming_api.access.policy import SCOPES, TICKET_SECONDS, Bucket, Buckets, Client, Policy
+from streaming_api.access import rates as rates_module
+from streaming_api.access.client import SCOPES, Client
+from streaming_api.access.policy import TICKET_SECONDS, Policy
+from streaming_api.access.rates import Bucket, Buckets
 from streaming_api.config import ApiKey, StreamingConfig
 from streaming_api.config.types import Scope
 from streaming_api.errors import Forbidden, TooMany, Unauthorized
@@ -79,11 +81,11 @@ class TestBucket:
     def test_the_names_not_used_for_longest_are_forgotten(self) -> None:
         buckets = Buckets(rate=1, burst=1)
         kept = buckets.get("kept")
-        for number in range(doors_module._BUCKETS + 5):
+        for number in range(rates_module._BUCKETS + 5):
             buckets.get(str(number))
             buckets.get("kept")
         assert buckets.get("kept") is kept
-        assert len(buckets._buckets) == doors_module._BUCKETS
+        assert len(buckets._buckets) == rates_module._BUCKETS
 
 
 class TestOpenAccess:

@@ -15,7 +15,8 @@ import attrs
 import orjson
 import pytest
 
-from streaming_api.access.policy import Bucket, Client
+from streaming_api.access.client import Client
+from streaming_api.access.rates import Bucket
 from streaming_api.background import Background, Backoff, supervise
 from streaming_api.config import StreamingConfig
 from streaming_api.connections.connection import Connection

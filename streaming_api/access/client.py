@@ -1,0 +1,85 @@
+"""Client: who is at the other end, and what it may do."""
+
+from __future__ import annotations
+
+import ipaddress
+from functools import lru_cache
+from typing import Final
+
+import attrs
+
+from streaming_api.access.rates import Bucket
+from streaming_api.errors import Forbidden, TooMany
+
+SCOPES: Final = frozenset({"chat", "watch", "alerts", "admin"})
+
+
+COMMAND_BYTES: Final = 16 * 2**10
+"""Bytes of a command that cost as much as a command: to check, to read and to pass on."""
+
+
+@attrs.frozen
+class Client:
+    """Who is at the other end.
+
+    Attributes:
+        owner: the name of its key; "" when no keys are configured.
+        scopes: what it may do.
+        address: its IP address; behind a trusted proxy, what the proxy says.
+        commands: the bucket that its commands are taken from, shared by its connections.
+        authorization: its ``Authorization`` for the gateway; None where it is a key of ours.
+        by_ticket: whether it has come in by a ticket.
+    """
+
+    owner: str
+    scopes: frozenset[str]
+    address: str
+    commands: Bucket
+    authorization: str | None = attrs.field(default=None, repr=False)
+    by_ticket: bool = False
+
+    @property
+    def network(self) -> str:
+        """What limits per address go by (`network_of`)."""
+        return network_of(self.address)
+
+    @property
+    def name(self) -> str:
+        """What its limits are counted under: its key, or without keys its network."""
+        return self.owner or self.network
+
+    def require(self, *scopes: str) -> None:
+        """Check that the client has one of these scopes.
+
+        Raises:
+            Forbidden: it has none.
+        """
+        if self.scopes.isdisjoint(scopes):
+            needed = " or ".join(scopes)
+            message = f"This key lacks the scope {needed}; ask the operator for one that has it."
+            raise Forbidden(message, "missing_scope")
+
+    def take_command(self, size: int = 0) -> None:
+        """Count one command, before anything is done for it.
+
+        Args:
+            size: its bytes; a large one counts as one for each started `COMMAND_BYTES`.
+
+        Raises:
+            TooMany: more than ``commands_per_second``.
+        """
+        wait = self.commands.take(max(1, -(-size // COMMAND_BYTES)))
+        if wait:
+            message = f"Too many commands; the next one is taken in {wait:.2f} s."
+            raise TooMany(message, "too_many_commands", retry_after=wait)
+
+
+@lru_cache(1024)
+def network_of(address: str) -> str:
+    """What limits per address go by: the address; of IPv6 the /64, which is one customer's."""
+    if ":" not in address:
+        return address
+    parsed = ipaddress.IPv6Address(address.partition("%")[0])  # without the zone (RFC 4007)
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    return str(ipaddress.IPv6Network((parsed, 64), strict=False))
