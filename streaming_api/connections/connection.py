@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, Final, Protocol
 
+from streaming_api.connections.endings import CloseReason
+
 if TYPE_CHECKING:
     from streaming_api.access.client import Client
     from streaming_api.config import StreamingConfig
@@ -56,7 +58,7 @@ class Connection(asyncio.Protocol):
         kind: ``websocket`` or ``sse``.
         paused: whether the transport holds more than ``buffer_size`` unsent bytes.
         progress: bytes that the kernel had taken when the stall sweep last saw more, and when.
-        ending: why it ends, once it does: a word of `streaming_api.connections.manager.ENDINGS`.
+        ending: why it ends, once it does.
     """
 
     kind: ClassVar[str]
@@ -90,7 +92,7 @@ class Connection(asyncio.Protocol):
         self.number = 0
         self.opened = self.received = time.monotonic()
         self.paused = False
-        self.ending: str | None = None
+        self.ending: CloseReason | None = None
         self.viewers: set[Watcher] = set()
         self.progress: tuple[int, float] = (0, self.opened)
         self._messages = 0
@@ -114,7 +116,7 @@ class Connection(asyncio.Protocol):
         if self.ending is not None:
             return
         if self.unsent > MOST_UNSENT:
-            self.abort("stalled")
+            self.abort(CloseReason.STALLED)
             return
         self._messages += 1
         self.write(self.framing.notice(payload, message_type))
@@ -181,19 +183,19 @@ class Connection(asyncio.Protocol):
     def finished(self, viewer: Watcher) -> None:
         """A viewer has been written the whole of a line that has ended."""
 
-    def close(self, ending: str) -> None:
+    def close(self, ending: CloseReason) -> None:
         """Say goodbye as the protocol has it, then end."""
         raise NotImplementedError
 
     def too_slow(self) -> None:
         """A lossless stream has moved on without this client."""
-        self.close("too_slow")
+        self.close(CloseReason.TOO_SLOW)
 
     def heartbeat(self, now: float) -> float:
         """Sign of life, when one is due. Returns the monotonic time to ask again."""
         raise NotImplementedError
 
-    def abort(self, ending: str) -> None:
+    def abort(self, ending: CloseReason) -> None:
         """Drop the connection at once, with what is unsent."""
         if self.ending is None or self.unsent:
             self.ending = ending
@@ -208,6 +210,6 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The transport is gone, whoever ended it."""
         if self.ending is None:
-            self.ending = "client" if exc is None else "broken"
+            self.ending = CloseReason.CLIENT if exc is None else CloseReason.BROKEN
         self.leave_all()
         self.manager.removed(self)

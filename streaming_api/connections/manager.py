@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
+from streaming_api.connections.endings import _REASON_OF, FAULTS, KINDS, REFUSALS, CloseReason
 from streaming_api.connections.turns import Turns
 from streaming_api.errors import ApiError, Forbidden, Unauthorized, Unavailable
 from streaming_api.telemetry.deliveries import Telemetry
@@ -28,41 +29,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-KINDS: Final = ("websocket", "sse")
-ENDINGS: Final = (
-    "client", "finished", "idle", "going_away", "drained", "policy", "too_big", "bad_text",
-    "protocol_error", "no_command", "stalled", "too_slow", "ping_timeout", "broken", "error",
-)  # fmt: skip
-"""Why connections end; what is ours or a broken link stands in `FAULTS`."""
-FAULTS: Final = frozenset({"stalled", "too_slow", "ping_timeout", "broken", "error"})
-REFUSALS: Final = {
-    "draining": "the server is stopping",
-    "connections": "all are taken (websocket.max_connections, sse.max_connections)",
-    "per_address": "too many from one address (connection_management.max_connections_per_ip)",
-    "memory": "memory is above 90 % of performance.memory_limit_gb",
-    "descriptors": "file descriptors run out (ulimit -n, LimitNOFILE)",
-    "rate": "too many a minute (limits.connections_per_minute)",
-    "bodies": "too many large requests are being sent (service.body_size_limit)",
-    "queue": "the queue for the upstream is full (connection_management.max_queued)",
-    "commands": "too many commands (limits.commands_per_second)",
-    "answers": "too many answers of one key at once (limits.answers_per_key)",
-    "credential": "no API key, an unknown one, or one without the scope",
-    "origin": "pages of another origin (security.allowed_origins)",
-    "host": "a Host that is not served here (security.allowed_hosts)",
-    "bad_http": "what came was no HTTP, or ambiguous",
-}
-"""Why something is refused before it has begun, and what the log says about it."""
-_REASON_OF: Final = {
-    "host_not_allowed": "host",
-    "origin_not_allowed": "origin",
-    "rate": "rate",
-    "queue_full": "queue",
-    "too_many_bodies": "bodies",
-    "too_many_commands": "commands",
-    "too_many_answers": "answers",
-    "invalid_http": "bad_http",
-}
-"""The refusal that an error's code stands for; admission counts its own."""
 REFUSALS_LOGGED_SECONDS: Final = 5.0
 """Each reason has one line in the log in so many seconds at most, with how often it was."""
 _SPARE_DESCRIPTORS: Final = 64
@@ -245,7 +211,7 @@ class ConnectionManager:
         if self.connections.pop(connection.number, None) is None:
             return
         self.give_back(self._slots.pop(connection.number))
-        ending = connection.ending or "client"
+        ending = connection.ending or CloseReason.CLIENT
         self.telemetry.closed(connection.kind, ending, fault=ending in FAULTS)
         age = time.monotonic() - connection.opened
         messages, size = connection.sent()
@@ -288,7 +254,7 @@ class ConnectionManager:
                 if not unsent or taken != connection.progress[0]:
                     connection.progress = (taken, now)
                 elif now - connection.progress[1] >= timeout * 7 / 8:
-                    connection.abort("stalled")
+                    connection.abort(CloseReason.STALLED)
 
     async def keep_sweeping_idle(self) -> None:
         """Close connections on which nothing was delivered and nothing received for so long."""
@@ -297,20 +263,20 @@ class ConnectionManager:
             before = time.monotonic() - self.config.max_idle_time
             for connection in tuple(self.connections.values()):
                 if connection.ending is None and connection.last_activity < before:
-                    connection.close("idle")
+                    connection.close(CloseReason.IDLE)
 
     async def drain(self, seconds: float) -> None:
         """Tell everybody that this server stops, all at once, and wait until they are gone."""
         self.draining = True
         self._emptied = asyncio.Event()
         for connection in self.present():
-            connection.close("drained")
+            connection.close(CloseReason.DRAINED)
         if self.connections:
             try:
                 await asyncio.wait_for(self._emptied.wait(), seconds)
             except TimeoutError:
                 for connection in self.present():
-                    connection.abort("drained")
+                    connection.abort(CloseReason.DRAINED)
         self.log_refusals()
 
     def present(self) -> Iterable[Connection]:

@@ -11,7 +11,7 @@ import time
 from collections import Counter, deque
 from typing import TYPE_CHECKING, Final
 
-from streaming_api.connections.manager import KINDS
+from streaming_api.connections.endings import KINDS
 from streaming_api.telemetry.deliveries import OUTCOMES
 from streaming_api.topics import Readings
 

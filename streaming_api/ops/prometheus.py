@@ -18,7 +18,7 @@ from prometheus_client.core import (
 )
 
 from streaming_api.answers.idempotency import RESULTS
-from streaming_api.connections.manager import ENDINGS, KINDS, REFUSALS
+from streaming_api.connections.endings import KINDS, REFUSALS, CloseReason
 from streaming_api.telemetry.deliveries import BOUNDS
 
 if TYPE_CHECKING:
@@ -69,12 +69,12 @@ class Collector:
             "streaming_connections_ended", "Connections that ended.", labels=["transport", "reason"]
         )
         for kind in KINDS:
-            for ending in ENDINGS:
+            for ending in CloseReason:
                 ended.add_metric([kind, ending], telemetry.endings[kind, ending])
         aborts = CounterMetricFamily(
             "streaming_viewer_aborts", "Viewers dropped for being stuck.", labels=["reason"]
         )
-        for reason in ("stalled", "too_slow", "ping_timeout"):
+        for reason in (CloseReason.STALLED, CloseReason.TOO_SLOW, CloseReason.PING_TIMEOUT):
             aborts.add_metric([reason], sum(telemetry.endings[kind, reason] for kind in KINDS))
         yield from (gauge, limit, accepted, refused, ended, aborts)
 

@@ -15,6 +15,7 @@ import orjson
 from aiohttp import hdrs, web
 from aiohttp.http import HttpVersion11
 
+from streaming_api.connections.endings import CloseReason
 from streaming_api.errors import ApiError, BadRequest, Gone, NotFound, UpstreamError
 from streaming_api.ops.context import CONTEXT, client_of
 from streaming_api.upstreams import reply_errors
@@ -138,9 +139,9 @@ class Completion(EventStream):
             self.tell_error(error_of(outcome.error, outcome.finish_reason))
         else:
             super().comment(b"data: [DONE]\n\n")
-        self.end_body("finished")
+        self.end_body(CloseReason.FINISHED)
 
-    def end_body(self, ending: str) -> None:
+    def end_body(self, ending: CloseReason) -> None:
         """End the response; all that it has to say is said."""
         super().end(ending)
 
@@ -148,7 +149,7 @@ class Completion(EventStream):
         """Say in the stream what went wrong."""
         super().comment(b"data: %b\n\n" % orjson.dumps({"error": error.body()}))
 
-    def end(self, ending: str) -> None:
+    def end(self, ending: CloseReason) -> None:
         """End before the answer has, saying so: in the stream, or instead of it."""
         if self.ending is not None:
             return
@@ -178,11 +179,11 @@ class Completion(EventStream):
     def reply(self, status: int, body: bytes, extra: str = "") -> None:
         """Send one JSON object, which is the whole response."""
         self._headed = True
-        self.ending = "finished"
+        self.ending = CloseReason.FINISHED
         self.leave_all()
         extra += f"Content-Length: {len(body)}\r\n"
         self.write(self._head_bytes(status, "application/json", extra) + body)
-        self._leave("finished")
+        self._leave(CloseReason.FINISHED)
 
 
 def _has_failed(outcome: AnswerOutcome) -> bool:

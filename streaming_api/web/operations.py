@@ -13,7 +13,7 @@ from aiohttp import web
 from prometheus_async.aio.web import server_stats
 
 from streaming_api import __version__
-from streaming_api.connections.manager import KINDS
+from streaming_api.connections.endings import KINDS
 from streaming_api.errors import BadRequest, NotFound
 from streaming_api.ops.context import CONTEXT, client_of
 from streaming_api.sources.alertmanager import Webhook, WebhookError, parse_webhook

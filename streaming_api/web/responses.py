@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 import orjson
 from aiohttp import hdrs, web
 
+from streaming_api.connections.endings import CloseReason
 from streaming_api.errors import ApiError, BadRequest
 from streaming_api.faces import framing
 from streaming_api.faces.fields import invalid
@@ -82,7 +83,7 @@ class ResponseReply(Completion):
     def finished(self, viewer: Watcher) -> None:  # noqa: ARG002 (there is one)
         """The last event, which says how it ended, is written."""
         self._response.seen = True
-        self.end_body("finished")
+        self.end_body(CloseReason.FINISHED)
 
     def tell_error(self, error: ApiError) -> None:
         """Say why the events stop before the last one."""

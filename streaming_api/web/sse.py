@@ -15,6 +15,7 @@ from aiohttp_sse import EventSourceResponse
 
 from streaming_api.answers.idempotency import parse_key
 from streaming_api.connections.connection import Connection
+from streaming_api.connections.endings import CloseReason
 from streaming_api.errors import BadRequest, NotFound
 from streaming_api.ops.context import CONTEXT, client_of, route_of
 from streaming_api.web.body import json_body
@@ -99,13 +100,13 @@ class EventStream(Connection):
 
     def finished(self, viewer: Watcher) -> None:  # noqa: ARG002 (there is one)
         """The answer has ended, and so does the response."""
-        self.end("finished")
+        self.end(CloseReason.FINISHED)
 
-    def close(self, ending: str) -> None:
+    def close(self, ending: CloseReason) -> None:
         """End the response; an EventSource comes again by itself."""
         self.end(ending)
 
-    def end(self, ending: str) -> None:
+    def end(self, ending: CloseReason) -> None:
         """Say that the response is complete, and close once it is sent."""
         if self.ending is not None:
             return
@@ -117,9 +118,9 @@ class EventStream(Connection):
             self.write(_LAST_CHUNK)
         self._leave(ending)
 
-    def _leave(self, ending: str) -> None:
+    def _leave(self, ending: CloseReason) -> None:
         """The response is complete: once it is sent the next request may come, or it closes."""
-        if ending != "finished" or not self._keep_alive:
+        if ending != CloseReason.FINISHED or not self._keep_alive:
             self.transport.close()
             return
         self._complete = True

@@ -18,6 +18,7 @@ from aiohttp.http import HttpVersion11
 
 from streaming_api.access.rates import Bucket
 from streaming_api.connections.connection import Connection
+from streaming_api.connections.endings import CloseReason
 from streaming_api.errors import ApiError, BadRequest, NotFound, TooMany, UpgradeRequired
 from streaming_api.ops.context import CONTEXT, client_of, route_of
 from streaming_api.web.command_handler import CommandHandler
@@ -46,18 +47,18 @@ if TYPE_CHECKING:
 
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _CLOSES: Final = {
-    "idle": (1000, "idle"),
-    "going_away": (1001, "going away"),
-    "no_command": (1008, "no command in time"),
-    "error": (1011, "server error"),
-    "drained": (1012, "the server restarts; connect again"),
-    "too_slow": (1013, "too slow for a lossless stream; connect again and resume"),
+    CloseReason.IDLE: (1000, "idle"),
+    CloseReason.GOING_AWAY: (1001, "going away"),
+    CloseReason.NO_COMMAND: (1008, "no command in time"),
+    CloseReason.ERROR: (1011, "server error"),
+    CloseReason.DRAINED: (1012, "the server restarts; connect again"),
+    CloseReason.TOO_SLOW: (1013, "too slow for a lossless stream; connect again and resume"),
 }
 _VIOLATIONS: Final = {
-    INVALID_TEXT: "bad_text",
-    POLICY: "policy",
-    PROTOCOL_ERROR: "protocol_error",
-    TOO_BIG: "too_big",
+    INVALID_TEXT: CloseReason.BAD_TEXT,
+    POLICY: CloseReason.POLICY,
+    PROTOCOL_ERROR: CloseReason.PROTOCOL_ERROR,
+    TOO_BIG: CloseReason.TOO_BIG,
 }
 _CLOSE_TIMEOUT: Final = 5.0
 """Seconds a client has to answer a close frame before its connection is dropped."""
@@ -132,7 +133,7 @@ class WebSocket(Connection):
             self._close(_VIOLATIONS[violation.code], violation.code, violation.reason)
             return
         if self._frames.take(parser.frames):
-            self._close("policy", POLICY, "too many frames")
+            self._close(CloseReason.POLICY, POLICY, "too many frames")
             return
         if self.unsent > CHOKED_BYTES:
             self._choked = True
@@ -167,7 +168,7 @@ class WebSocket(Connection):
             return
         elif opcode == framing.PING:
             if self._pings.take():
-                self._close("policy", POLICY, "too many pings")
+                self._close(CloseReason.POLICY, POLICY, "too many pings")
                 return
             self.write(framing.frame(received.payload, framing.PONG))
         elif opcode in {framing.TEXT, framing.BINARY}:
@@ -185,7 +186,7 @@ class WebSocket(Connection):
             self.run(fields, received.payload)
         except TooMany as error:
             if self._refusals.take():
-                self._close("policy", POLICY, "too many commands")
+                self._close(CloseReason.POLICY, POLICY, "too many commands")
             else:
                 self.tell(error, fields)
         except ApiError as error:
@@ -217,35 +218,35 @@ class WebSocket(Connection):
         config = self.manager.config
         if self._closing_since:
             if now - self._closing_since >= _CLOSE_TIMEOUT:
-                self.abort(self.ending or "client")
+                self.abort(self.ending or CloseReason.CLIENT)
             return now + _CLOSE_TIMEOUT
         next_ping = now + config.heartbeat_interval
         if not self.viewers and self.received == self.opened:  # it has not said anything yet
             until = self.opened + config.timeout
             if now >= until:
-                self.close("no_command")
+                self.close(CloseReason.NO_COMMAND)
                 return now + _CLOSE_TIMEOUT
             next_ping = min(next_ping, until)
         if self._pinged and not (self._choked or self._waiting):  # else its pong is not read yet
-            self.abort("ping_timeout")
+            self.abort(CloseReason.PING_TIMEOUT)
         elif now - self.opened >= config.heartbeat_interval / 2:  # else it has just come
             self._pinged = True
             self.write(framing.frame(b"", framing.PING))
         return next_ping
 
-    def close(self, ending: str) -> None:
+    def close(self, ending: CloseReason) -> None:
         """Close with the code of this ending."""
         code, reason = _CLOSES[ending]
         self._close(ending, code, reason)
 
-    def _close(self, ending: str, code: int, reason: str) -> None:
+    def _close(self, ending: CloseReason, code: int, reason: str) -> None:
         if self.ending is not None:
             return
         self.leave_all()
         self.ending = ending
         self._closing_since = time.monotonic()
         self.write(framing.close_frame(code, reason))
-        if ending in {"protocol_error", "bad_text", "too_big", "policy"}:
+        if ending in _VIOLATIONS.values():
             self._hang_up()
         else:
             self.manager.heartbeat_at(self, self._closing_since + _CLOSE_TIMEOUT)
@@ -264,7 +265,7 @@ class WebSocket(Connection):
     def _closed_by_client(self, payload: bytes) -> None:
         """Answer the client's close with its own code, or take it as the answer to ours."""
         if self.ending is None:
-            self.ending = "client"
+            self.ending = CloseReason.CLIENT
             self.leave_all()
             code = int.from_bytes(payload[:2], "big") if payload else NORMAL
             self.write(framing.close_frame(code))
@@ -276,7 +277,7 @@ class WebSocket(Connection):
     def eof_received(self) -> None:
         """The client will send no more: a WebSocket without its close frame."""
         if self.ending is None:
-            self.ending = "client"
+            self.ending = CloseReason.CLIENT
 
 
 # The handshake

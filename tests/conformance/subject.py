@@ -18,6 +18,7 @@ import attrs
 import uvloop
 
 from streaming_api.config import StreamingConfig
+from streaming_api.connections.endings import CloseReason
 from streaming_api.service import StreamingService
 from tests.fakes.upstream import FakeUpstream
 
@@ -44,7 +45,7 @@ async def _end_streams(manager: ConnectionManager) -> None:
         old = time.monotonic() - STREAM_SECONDS
         for connection in tuple(manager.connections.values()):
             if connection.kind == "sse" and connection.opened < old:
-                connection.close("drained")
+                connection.close(CloseReason.DRAINED)
 
 
 async def _serve() -> None:

@@ -13,6 +13,7 @@ from streaming_api.access.client import Client
 from streaming_api.access.rates import Bucket
 from streaming_api.config import StreamingConfig
 from streaming_api.connections.connection import Connection
+from streaming_api.connections.endings import CloseReason
 from streaming_api.connections.manager import ConnectionManager
 from streaming_api.engine.channel import Channel
 from streaming_api.engine.observer import DeliveryObserver, Writes
@@ -127,13 +128,13 @@ class Shown(Connection):
         self.pipe.protocol = self
         self.transport = self.pipe
         self.finishes = 0
-        self.closes: list[str] = []
+        self.closes: list[CloseReason] = []
 
     def finished(self, viewer: object) -> None:  # noqa: ARG002 (the signature)
         """Count it."""
         self.finishes += 1
 
-    def close(self, ending: str) -> None:
+    def close(self, ending: CloseReason) -> None:
         """Note it."""
         self.closes.append(ending)
 

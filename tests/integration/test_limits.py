@@ -23,7 +23,8 @@ import websockets
 
 from streaming_api.config import StreamingConfig
 from streaming_api.connections import manager as connection_manager
-from streaming_api.connections.manager import REFUSALS, ConnectionManager
+from streaming_api.connections.endings import REFUSALS
+from streaming_api.connections.manager import ConnectionManager
 from streaming_api.service import StreamingService
 from tests.clients import UNIT, events, eventually, fire, question, websocket
 from tests.conftest import StartServer

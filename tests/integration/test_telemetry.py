@@ -13,7 +13,7 @@ from prometheus_client.core import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics
 from prometheus_client.parser import text_string_to_metric_families as text_metrics
 
-from streaming_api.connections.manager import ENDINGS, KINDS, REFUSALS
+from streaming_api.connections.endings import KINDS, REFUSALS, CloseReason
 from streaming_api.service import StreamingService
 from streaming_api.telemetry.deliveries import BOUNDS
 from tests.clients import UNIT, events, eventually, websocket
@@ -142,8 +142,8 @@ class TestFirstScrape:
         assert values(found["streaming_connections_accepted"], "transport") == kinds
         assert values(found["streaming_deliveries"], "transport") == kinds
         ended = found["streaming_connections_ended"]
-        assert len(ended.samples) == len(KINDS) * len(ENDINGS)
-        assert values(ended, "reason") == dict.fromkeys(ENDINGS, 0.0)
+        assert len(ended.samples) == len(KINDS) * len(CloseReason)
+        assert values(ended, "reason") == dict.fromkeys(CloseReason, 0.0)
         refused = values(found["streaming_connections_refused"], "reason")
         assert refused == dict.fromkeys(REFUSALS, 0.0)
         assert values(found["streaming_viewer_aborts"], "reason") == dict.fromkeys(

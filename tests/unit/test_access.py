@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streaming_api.access import policy as policy_module
 from streaming_api.access import rates as rates_module
 from streaming_api.access.client import SCOPES, Client
 from streaming_api.access.policy import TICKET_SECONDS, Policy
@@ -25,7 +26,8 @@ def clock() -> Iterator[Clock]:
     """The time that access see."""
     with pytest.MonkeyPatch.context() as patch:
         clock = Clock()
-        patch.setattr(doors_module, "time", clock)
+        patch.setattr(policy_module, "time", clock)
+        patch.setattr(rates_module, "time", clock)
         yield clock
 
 
@@ -70,7 +72,8 @@ class TestBucket:
     def test_never_more_than_rate_and_burst_allow(self, rate: int, pauses: list[float]) -> None:
         with pytest.MonkeyPatch.context() as patch:
             clock = Clock()
-            patch.setattr(doors_module, "time", clock)
+            patch.setattr(policy_module, "time", clock)
+            patch.setattr(rates_module, "time", clock)
             bucket = Bucket(rate, 2 * rate)
             taken = 0
             for pause in pauses:
@@ -193,16 +196,16 @@ class TestTickets:
     def test_tickets_do_not_pile_up(self) -> None:
         closed = access(api_keys=[key("one", "s1")], commands_per_second=0)
         client = closed.client(closed.key_of("s1"), "10.0.0.1")
-        for _ in range(doors_module._TICKETS + 5):
+        for _ in range(policy_module._TICKETS + 5):
             last = closed.issue_ticket(client)
-        assert len(closed._tickets) == doors_module._TICKETS
+        assert len(closed._tickets) == policy_module._TICKETS
         assert closed.redeem(last)
 
     def test_the_tickets_of_one_key_do_not_push_out_anothers(self) -> None:
         closed = access(api_keys=[key("one", "s1"), key("other", "s2")], commands_per_second=0)
         few, many = (closed.client(closed.key_of(secret), "10.0.0.1") for secret in ("s1", "s2"))
         first = closed.issue_ticket(few)
-        for _ in range(doors_module._TICKETS + 5):
+        for _ in range(policy_module._TICKETS + 5):
             closed.issue_ticket(many)
         redeemed = closed.redeem(first)
         assert redeemed is not None

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from streaming_api.config import StreamingConfig
 from streaming_api.connections import connection as connection_module
 from streaming_api.connections import manager as manager_module
-from streaming_api.connections.manager import ENDINGS, FAULTS, KINDS, ConnectionManager, Slot
+from streaming_api.connections.endings import FAULTS, KINDS, CloseReason
+from streaming_api.connections.manager import ConnectionManager, Slot
 from streaming_api.errors import Unavailable
 from streaming_api.telemetry.deliveries import Telemetry
 from streaming_api.telemetry.process import Process
@@ -37,7 +38,7 @@ class Beating(Shown):
         self.beats.append(now)
         return now + 10
 
-    def close(self, ending: str) -> None:
+    def close(self, ending: CloseReason) -> None:
         """Say goodbye, and be gone at once unless stubborn."""
         super().close(ending)
         self.ending = ending
@@ -236,7 +237,7 @@ class TestRegistry:
         assert "\r" not in record.getMessage()
 
     def test_every_fault_is_an_ending(self) -> None:
-        assert set(ENDINGS) >= FAULTS
+        assert set(CloseReason) >= FAULTS
 
     def test_it_says_how_it_stands(self) -> None:
         manager = house(max_connections=5, sse_max_connections=7)
@@ -322,7 +323,7 @@ class TestIdle:
     async def test_who_is_closing_already_is_left_to_it(self, clock: Clock) -> None:
         manager = house(cleanup_interval=10, max_idle_time=60)
         closing = come(manager)
-        closing.ending = "drained"
+        closing.ending = CloseReason.DRAINED
         await turns(manager.keep_sweeping_idle, clock, *[10.0] * 20)
         assert closing.closes == []
 
@@ -353,6 +354,6 @@ class TestFigures:
     def test_stability_is_what_was_seen(self) -> None:
         manager = house()
         come(manager).connection_lost(None)
-        come(manager).abort("stalled")
+        come(manager).abort(CloseReason.STALLED)
         come(manager).connection_lost(ConnectionResetError())
         assert manager.telemetry.stability() == pytest.approx(200 / 3)

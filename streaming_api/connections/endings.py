@@ -1,0 +1,71 @@
+"""Endings: why connections end, and why they are refused before they begin."""
+
+from __future__ import annotations
+
+import enum
+from typing import Final
+
+KINDS: Final = ("websocket", "sse")
+
+
+class CloseReason(enum.StrEnum):
+    """Why a connection ended; what is ours or a broken link stands in `FAULTS`."""
+
+    CLIENT = "client"
+    FINISHED = "finished"
+    IDLE = "idle"
+    GOING_AWAY = "going_away"
+    DRAINED = "drained"
+    POLICY = "policy"
+    TOO_BIG = "too_big"
+    BAD_TEXT = "bad_text"
+    PROTOCOL_ERROR = "protocol_error"
+    NO_COMMAND = "no_command"
+    STALLED = "stalled"
+    TOO_SLOW = "too_slow"
+    PING_TIMEOUT = "ping_timeout"
+    BROKEN = "broken"
+    ERROR = "error"
+
+
+FAULTS: Final = frozenset(
+    {
+        CloseReason.STALLED,
+        CloseReason.TOO_SLOW,
+        CloseReason.PING_TIMEOUT,
+        CloseReason.BROKEN,
+        CloseReason.ERROR,
+    }
+)
+
+
+REFUSALS: Final = {
+    "draining": "the server is stopping",
+    "connections": "all are taken (websocket.max_connections, sse.max_connections)",
+    "per_address": "too many from one address (connection_management.max_connections_per_ip)",
+    "memory": "memory is above 90 % of performance.memory_limit_gb",
+    "descriptors": "file descriptors run out (ulimit -n, LimitNOFILE)",
+    "rate": "too many a minute (limits.connections_per_minute)",
+    "bodies": "too many large requests are being sent (service.body_size_limit)",
+    "queue": "the queue for the upstream is full (connection_management.max_queued)",
+    "commands": "too many commands (limits.commands_per_second)",
+    "answers": "too many answers of one key at once (limits.answers_per_key)",
+    "credential": "no API key, an unknown one, or one without the scope",
+    "origin": "pages of another origin (security.allowed_origins)",
+    "host": "a Host that is not served here (security.allowed_hosts)",
+    "bad_http": "what came was no HTTP, or ambiguous",
+}
+"""Why something is refused before it has begun, and what the log says about it."""
+
+
+_REASON_OF: Final = {
+    "host_not_allowed": "host",
+    "origin_not_allowed": "origin",
+    "rate": "rate",
+    "queue_full": "queue",
+    "too_many_bodies": "bodies",
+    "too_many_commands": "commands",
+    "too_many_answers": "answers",
+    "invalid_http": "bad_http",
+}
+"""The refusal that an error's code stands for; admission counts its own."""
