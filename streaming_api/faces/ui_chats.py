@@ -9,7 +9,7 @@ from streaming_api.faces.derived import Derived
 from streaming_api.faces.ui_messages import UiMessageTranslator
 
 if TYPE_CHECKING:
-    from streaming_api.access.policy import Client
+    from streaming_api.access.client import Client
     from streaming_api.answers.answer import Answer
 
 FACE: Final = "ui-messages"

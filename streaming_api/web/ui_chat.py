@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 import orjson
 from aiohttp import hdrs, web
 
+from streaming_api.connections.endings import CloseReason
 from streaming_api.errors import ApiError
 from streaming_api.faces import framing
 from streaming_api.faces.derived import Derived
@@ -57,7 +58,7 @@ class UiReply(Completion):
     def finished(self, viewer: Watcher) -> None:  # noqa: ARG002 (there is one)
         """The message has ended and says so."""
         self._derived.seen = True
-        self.end_body("finished")
+        self.end_body(CloseReason.FINISHED)
 
     def tell_error(self, error: ApiError) -> None:
         """Say why the message stops before its end."""
