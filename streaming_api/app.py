@@ -150,18 +150,19 @@ def add_routes(app: web.Application) -> None:
     router.add_get("/api/chat/{id}/stream", ui_chat.resume)
     router.add_delete("/api/chat/{id}", ui_chat.stop)
     router.add_post("/streaming/alerts", operations.alertmanager_webhook)
-    router.add_get("/streaming/alerts", operations.alerts)
     router.add_post("/streaming/tickets", operations.ticket)
     router.add_get("/streaming/connections", operations.connections)
     router.add_get("/streaming/status", operations.status)
     router.add_get("/streaming/metrics", operations.figures)
     router.add_get("/streaming/history", operations.history)
+    router.add_get("/streaming/snapshot", operations.snapshot)
     router.add_get("/health", operations.health)
     router.add_get("/metrics", operations.scrape)
     router.add_get("/streaming/schema", contract.schema)
     router.add_get("/streaming/openapi.json", contract.openapi)
     router.add_get("/streaming/asyncapi.json", contract.asyncapi)
     router.add_get("/static/{file}", page.static)
+    router.add_get("/static/{edition}/{file}", page.static)
 
 
 def _templates() -> Path:

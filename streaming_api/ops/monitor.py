@@ -64,7 +64,7 @@ class Monitor:
         self._outcomes.append(Counter(telemetry.outcomes))
         connections = tuple(manager.present())
         return {
-            "tokens_per_second": telemetry.tokens_per_second(2),
+            "tokens_per_second": telemetry.tokens_per_second(),
             "answers_running": len(context.answers.running) - queued,
             "answers_queued": queued,
             "first_token_p50_seconds": telemetry.first_token(0.5),

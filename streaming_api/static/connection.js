@@ -1,13 +1,13 @@
-// The one WebSocket: opening, back-off, subscriptions and their cursors, and noticing that it went silent.
+// The way to the server: a WebSocket; where that does not pass, event streams; where those do not, asking again and again.
 
-const PATH = "/streaming/websocket";
 const FIRST_DELAY_MS = 500;
 const LONGEST_DELAY_MS = 15000;
 const HANDSHAKE_MS = 8000;
 const SETTLED_MS = 5000;
 const TICK_MS = 1000;
-const SILENT_TICKS = 10;
-const DEAD_TICKS = 15;
+const SILENT_TICKS = 4;
+const DEAD_TICKS = 6;
+const SLOW_FACTOR = 3;
 
 const REASONS = {
   1000: "The connection was idle and the server closed it.",
@@ -19,34 +19,46 @@ const REASONS = {
   1013: "The server is at a limit, or this page was too slow.",
 };
 
+/** An address beside this page, also when a proxy serves it under a path of its own. */
+export const beside = (path) => new URL(path, document.baseURI).href;
+
+/** The topics of a subscription, each with what a command calls it. */
+export const COMMANDS = {
+  history: { message_type: "metrics_update", topic: "history" },
+  alerts: { message_type: "alert" },
+  status: { message_type: "status_update" },
+  metrics: { message_type: "metrics_update" },
+};
+
 /**
- * prepare() asks the server what it offers and returns the message types to subscribe to; when it throws,
- * `final` on the error means: do not try again by yourself.
+ * `prepare()` resolves to the topics to watch, {name: cursor or ""}; when it throws, `final` on the error means: do not try
+ * again by oneself. `fallback` makes what stands in for a socket that does not pass.
  */
 export class Connection {
-  #prepare;
-  #protocols;
-  #onMessage;
-  #onPhase;
+  #give;
   #socket = null;
+  #standIn = null;
   #cursors = new Map();
-  #topics = [];
+  #wanted = new Set();
   #failures = 0;
   #retryTimer = 0;
   #settleTimer = 0;
   #attempt = 0;
   #quietTicks = 0;
+  #beats = false;
+  #opened = false;
 
-  constructor({ prepare, protocols, onMessage, onPhase }) {
-    this.#prepare = prepare;
-    this.#protocols = protocols;
-    this.#onMessage = onMessage;
-    this.#onPhase = onPhase;
+  constructor(give) {
+    this.#give = give;
     setInterval(() => this.#listenForSilence(), TICK_MS);
   }
 
   get open() {
-    return this.#socket?.readyState === WebSocket.OPEN;
+    return this.#socket?.readyState === WebSocket.OPEN || this.#standIn !== null;
+  }
+
+  get mode() {
+    return this.#standIn?.mode ?? "socket";
   }
 
   /** Opens now, whatever the back-off says. */
@@ -58,55 +70,75 @@ export class Connection {
 
   /** Sends a command; false when there is no connection. */
   send(command) {
-    if (!this.open) return false;
+    if (this.#standIn) return this.#standIn.send(command);
+    if (this.#socket?.readyState !== WebSocket.OPEN) return false;
     this.#socket.send(JSON.stringify(command));
     return true;
   }
 
+  /** Watches one more topic from now on, or no longer. */
+  watch(topic, wanted = true) {
+    if (wanted === this.#wanted.has(topic)) return;
+    if (wanted) this.#wanted.add(topic);
+    else this.#wanted.delete(topic);
+    if (!wanted) this.#cursors.delete(topic);
+    if (this.#standIn) this.#standIn.watch(topic, wanted);
+    else if (this.open) this.#subscribe(topic, wanted ? "subscribe" : "unsubscribe");
+  }
+
   async #try(attempt) {
-    this.#onPhase({ phase: "connecting", reason: "" });
-    let topics;
+    this.#give.phase({ phase: "connecting", mode: this.mode, reason: "" });
+    let cursors;
     try {
-      topics = await this.#prepare();
+      cursors = await this.#give.prepare();
     } catch (problem) {
       if (attempt !== this.#attempt) return;
-      if (problem.final) this.#onPhase({ phase: "closed", reason: problem.message });
+      if (problem.final) this.#give.phase({ phase: "closed", mode: "socket", reason: problem.message });
       else this.#retryLater(problem.message);
       return;
     }
-    if (attempt === this.#attempt) this.#openSocket(topics);
+    if (attempt !== this.#attempt) return;
+    for (const [topic, cursor] of Object.entries(cursors)) {
+      this.#wanted.add(topic);
+      if (cursor && !this.#cursors.has(topic)) this.#cursors.set(topic, cursor);
+    }
+    if (this.#give.socketOff()) this.#fallBack(attempt, "WebSockets are switched off on this server.");
+    else this.#openSocket(attempt);
   }
 
-  #openSocket(topics) {
-    const scheme = location.protocol === "https:" ? "wss:" : "ws:";
-    const socket = new WebSocket(`${scheme}//${location.host}${PATH}`, this.#protocols());
+  #openSocket(attempt) {
+    const address = beside("streaming/websocket").replace(/^http/, "ws");
+    const socket = new WebSocket(address, this.#give.protocols());
     this.#socket = socket;
-    this.#topics = topics;
+    this.#opened = false;
     const impatience = setTimeout(() => this.#lost("The server did not answer in time."), HANDSHAKE_MS);
     socket.onopen = () => {
       clearTimeout(impatience);
-      this.#opened();
+      this.#begin();
     };
-    socket.onmessage = (event) => this.#receive(event.data);
+    socket.onmessage = (event) => this.receive(event.data);
     socket.onclose = (event) => {
       clearTimeout(impatience);
-      this.#lost(event.reason || REASONS[event.code] || "The connection to the server was lost.");
+      if (this.#opened) this.#lost(event.reason ? `The server says: ${event.reason}.` : REASONS[event.code] || "The connection to the server was lost.");
+      else this.#fallBack(attempt);
     };
   }
 
-  #opened() {
+  #begin() {
+    this.#opened = true;
     this.#quietTicks = 0;
     this.#settleTimer = setTimeout(() => (this.#failures = 0), SETTLED_MS);
-    for (const topic of this.#topics) this.#subscribe(topic);
-    this.#onPhase({ phase: "open", reason: "" });
+    for (const topic of this.#wanted) this.#subscribe(topic);
+    this.#give.phase({ phase: "open", mode: "socket", reason: "" });
   }
 
-  #subscribe(topic) {
+  #subscribe(topic, action = "subscribe") {
     const cursor = this.#cursors.get(topic);
-    this.send({ message_type: topic, action: "subscribe", ...(cursor && { cursor }) });
+    this.send({ ...COMMANDS[topic], action, ...(action === "subscribe" && cursor && { cursor }) });
   }
 
-  #receive(frame) {
+  /** Takes the JSON of a message, from whatever it came by. */
+  receive(frame) {
     this.#quietTicks = 0;
     let message;
     try {
@@ -114,19 +146,57 @@ export class Connection {
     } catch {
       return;
     }
-    const type = message.message_type;
-    if (message.data?.event === "gap" && this.#topics.includes(type)) this.#bridge(type, message.data);
-    else if (message.cursor && this.#topics.includes(type)) this.#cursors.set(type, message.cursor);
-    this.#onMessage(message);
+    const topic = message.stream_id;
+    if (topic === "history" && message.data?.event === "sampled") this.#beats = true;
+    if (message.data?.event === "gap" && this.#wanted.has(topic)) this.#bridge(topic, message.data);
+    else if (message.cursor && this.#wanted.has(topic)) this.#cursors.set(topic, message.cursor);
+    this.#give.message(message);
   }
 
   // Changes are missing. A snapshot follows by itself unless they were evicted from a topic that keeps a
   // history; then what follows is incomplete, and only a new subscription gives the whole state.
   #bridge(topic, gap) {
     this.#cursors.delete(topic);
-    if (gap.reason !== "evicted" || topic === "metrics_update") return;
-    this.send({ message_type: topic, action: "unsubscribe" });
+    if (gap.reason !== "evicted" || topic === "metrics" || topic === "history" || this.#standIn) return;
+    this.#subscribe(topic, "unsubscribe");
     this.#subscribe(topic);
+  }
+
+  // The socket never opened. Why, only an ordinary request can say; whenever that is answered, so are we.
+  async #fallBack(attempt, known = "") {
+    this.#drop();
+    let why;
+    try {
+      const { StandIn, whyNoSocket } = await import("./fallback.js");
+      why = known || (await whyNoSocket());
+      if (attempt !== this.#attempt) return;
+      this.#standIn = await StandIn.open(this, this.#give, this.#cursors, this.#wanted);
+    } catch (problem) {
+      if (attempt === this.#attempt) this.#retryLater(problem.message);
+      return;
+    }
+    if (attempt !== this.#attempt) {
+      this.#standIn?.close();
+      this.#standIn = null;
+      return;
+    }
+    this.#quietTicks = 0;
+    this.#give.phase({ phase: "open", mode: this.#standIn.mode, reason: why });
+    if (!known) this.#retryTimer = setTimeout(() => this.#trySocketAgain(), 30000);
+  }
+
+  #trySocketAgain() {
+    const probe = new WebSocket(beside("streaming/websocket").replace(/^http/, "ws"), this.#give.protocols());
+    probe.onopen = () => {
+      probe.close();
+      if (this.#standIn) this.connect();
+    };
+    probe.onclose = () => (this.#retryTimer = setTimeout(() => this.#standIn && this.#trySocketAgain(), 30000));
+  }
+
+  /** What stands in for the socket has failed. */
+  failed(reason) {
+    this.#lost(reason);
   }
 
   #lost(reason) {
@@ -136,6 +206,9 @@ export class Connection {
 
   #drop() {
     clearTimeout(this.#settleTimer);
+    clearTimeout(this.#retryTimer);
+    this.#standIn?.close();
+    this.#standIn = null;
     const socket = this.#socket;
     this.#socket = null;
     if (!socket) return;
@@ -149,15 +222,16 @@ export class Connection {
     const delay = ceiling * (0.5 + Math.random() / 2);
     this.#failures += 1;
     this.#retryTimer = setTimeout(() => this.connect(), delay);
-    this.#onPhase({ phase: "waiting", reason, retryAt: performance.now() + delay });
+    this.#give.phase({ phase: "waiting", mode: "socket", reason, retryAt: performance.now() + delay });
   }
 
-  // A browser shows no pings, so after a silence something harmless is asked; no answer means it is gone.
+  // Figures come each second, so silence means that the connection is gone; a page without them asks something harmless.
   // Ticks are counted instead of time, because a page that slept has waiting messages to read first.
   #listenForSilence() {
-    if (!this.open || this.#topics.length === 0) return;
+    if (!this.open || this.#wanted.size === 0) return;
+    const patience = this.#beats ? 1 : SLOW_FACTOR;
     this.#quietTicks += 1;
-    if (this.#quietTicks === SILENT_TICKS) this.#subscribe(this.#topics.at(-1));
-    if (this.#quietTicks >= DEAD_TICKS) this.#lost("The connection went silent.");
+    if (this.#quietTicks === SILENT_TICKS * patience && this.#socket) this.#subscribe([...this.#wanted].at(-1));
+    if (this.#quietTicks >= DEAD_TICKS * patience) this.#lost("The server has gone silent.");
   }
 }

@@ -67,6 +67,8 @@ export function bytes(value) {
 /** A metric's value; its unit is read from the suffix of the name (Prometheus' naming rules). */
 export function metric(series, value) {
   if (value === null) return "not a number";
+  if (value === Infinity) return "∞";
+  if (value === -Infinity) return "−∞";
   if (!isNumber(value)) return ABSENT;
   const [name] = splitSeries(series);
   if (/(start_time|timestamp)_seconds$/.test(name)) return new Date(value * 1000).toLocaleString("en-GB");
@@ -102,3 +104,41 @@ export function title(name) {
 function fixed(value, digits) {
   return Number(value.toPrecision(digits)).toString();
 }
+
+/** The tone of an alert's severity label: every word that people use for it, in one place. */
+export function severityTone(severity) {
+  const word = String(severity ?? "").toLowerCase();
+  if (/^(critical|crit|error|fatal|emergency|page|high|p1|sev1)$/.test(word)) return "bad";
+  if (/^(info|information|none|low|notice|debug|ok|p4|p5)$/.test(word)) return "idle";
+  return "warn";
+}
+
+/** A value as a chart's axis or its readout has it; `unit` is "count", "rate" or "seconds". */
+export function measured(value, unit) {
+  if (!isNumber(value)) return ABSENT;
+  if (unit === "seconds") return value === 0 ? "0 s" : latency(value).join(" ");
+  if (unit === "rate") return value === 0 ? "0" : rate(value);
+  return Number.isInteger(value) ? count(value) : fine.format(Number(value.toPrecision(3)));
+}
+
+/** Round numbers for an axis from 0 to at least `top`, at most `most` of them after 0. */
+export function ticks(top, most = 3, whole = false) {
+  const least = top / most;
+  const power = 10 ** Math.floor(Math.log10(least));
+  let step = [1, 2, 2.5, 5, 10].map((each) => each * power).find((each) => each >= least * 0.999) ?? 10 * power;
+  if (whole) step = Math.max(1, Math.ceil(step));
+  const found = [];
+  for (let index = 0; index <= Math.ceil(top / step - 1e-9); index += 1) found.push(Number((index * step).toPrecision(12)));
+  return found;
+}
+
+/** The clock time of seconds since 1970, with seconds or without. */
+export function clock(seconds, fineGrained = true) {
+  const moment = new Date(seconds * 1000);
+  const two = (value) => String(value).padStart(2, "0");
+  const short = `${two(moment.getHours())}:${two(moment.getMinutes())}`;
+  return fineGrained ? `${short}:${two(moment.getSeconds())}` : short;
+}
+
+/** Whether a series is a counter: it only rises, and what it says is how fast. */
+export const isCounter = (series) => /_(total|count|sum|bucket)$/.test(splitSeries(series)[0]);

@@ -1,99 +1,204 @@
-// The live page's composition root: which parts there are, and who tells whom.
+// The live page's composition root: which parts there are, who tells whom, and what the address remembers.
 
-import { askForKey, keyMissing, keyRefused, startAccess, subprotocols } from "./access.js";
 import { startAlerts } from "./alerts.js";
-import { Chat } from "./chat.js";
-import { startChatView } from "./chat_view.js";
+import { shownWindow, startCharts, view } from "./charts.js";
 import { Connection } from "./connection.js";
-import { startFigures } from "./figures.js";
-import { startHeader } from "./header.js";
-import { startHealth } from "./health.js";
-import { startMetrics } from "./metrics.js";
-import { pollForever, pollNow, readStatus } from "./polls.js";
-import { changed, state } from "./store.js";
-import { foldTopic } from "./topics.js";
+import { byId } from "./dom.js";
+import { startEvents } from "./events.js";
+import { changed, drawDirty, fold, state, tell } from "./state.js";
+import { startParts, startVerdict } from "./verdict.js";
 
-const TOPICS = { metrics: "metrics_update", alerts: "alert", status: "status_update" };
+const TOPICS = { history: "metrics", alerts: "alerts", status: "status" };
+const keys = document.documentElement.dataset.access === "keys";
+let access = null;
+let chat = null;
+let series = null;
 
-const connection = new Connection({ prepare, protocols: subprotocols, onMessage, onPhase });
-const chat = new Chat((command) => connection.send(command));
+const connection = new Connection({
+  prepare,
+  protocols: () => access?.subprotocols() ?? [],
+  socketOff: () => state.status?.capabilities?.websocket === false,
+  message: onMessage,
+  phase: onPhase,
+});
 
-startAccess(() => connection.connect());
-startHeader(() => connection.connect());
-startFigures();
-startHealth();
-startAlerts();
-startMetrics();
-startChatView(chat);
-addEventListener("online", () => connection.open || connection.connect());
-connection.connect();
-pollForever(() => connection.open || state.websocketOff, keyRefused);
-
-/** What must be known before the socket opens: may we, and which topics are there. */
-async function prepare() {
-  if (keyMissing()) {
-    askForKey("");
-    throw final("");
-  }
-  const capabilities = await readCapabilities();
-  state.websocketOff = capabilities.websocket === false;
-  if (state.websocketOff) {
-    throw final("WebSocket is turned off on this server: the headline figures are live, the rest is not.");
-  }
-  return Object.keys(TOPICS).filter((topic) => capabilities[topic] !== false).map((topic) => TOPICS[topic]);
+function start() {
+  const wall = readAddress();
+  const first = JSON.parse(byId("first").textContent);
+  if (first) takeSnapshot(first);
+  startVerdict(() => connection.connect());
+  startParts();
+  startCharts(writeAddress);
+  startAlerts(writeAddress);
+  startEvents();
+  addEventListener("online", () => connection.open || connection.connect());
+  addEventListener("hashchange", showView);
+  for (const part of ["clock", "history", "alerts", "components", "events", "connection"]) changed(part);
+  drawDirty();
+  document.documentElement.classList.add("ready");
+  connection.connect();
+  showView();
+  if (wall) import("./wall.js").then(({ startWall }) => startWall());
+  if (new URLSearchParams(location.search).get("stars")) openSeries();
+  byId("chat-toggle").addEventListener("click", toggleDrawer);
 }
 
-/** What the server offers; nothing is known with a key that may chat but not watch. */
-async function readCapabilities() {
-  try {
-    return (await readStatus()).capabilities;
-  } catch (problem) {
-    if (problem.status === 403) return {};
-    if (problem.status !== 401) throw problem;
-    keyRefused(problem.message);
+// Before and after a connection
+
+/** What must be known before the socket opens: may we, which topics are there, and where to go on. */
+async function prepare() {
+  if (keys) await askWithKey();
+  const told = state.status?.capabilities ?? {};
+  const scopes = state.status?.scopes ?? ["watch"];
+  const names = Object.keys(TOPICS).filter((topic) => told[TOPICS[topic]] !== false && scopes.includes("watch"));
+  return Object.fromEntries(names.map((topic) => [topic, cursors.get(topic) ?? ""]));
+}
+
+/** With keys the document says nothing: what is first is asked for with the key. */
+async function askWithKey() {
+  access ??= await import("./access.js");
+  access.startAccess(() => connection.connect());
+  if (access.keyMissing()) {
+    access.askForKey("");
     throw final("");
   }
+  const { ask } = await import("./requests.js");
+  try {
+    takeSnapshot(await ask("GET", "streaming/snapshot"));
+  } catch (problem) {
+    if (problem.status === 403) state.status = { scopes: ["chat"], capabilities: {} };
+    else if (problem.status === 401) {
+      access.keyRefused(problem.message);
+      throw final("");
+    } else throw problem;
+  }
+  changed("status");
 }
 
 const final = (message) => Object.assign(new Error(message), { final: true });
+const cursors = new Map();
+
+/** The first picture. What led to it is replayed: alerts and components from the start of their log. */
+function takeSnapshot({ status, messages }) {
+  state.status = status;
+  for (const message of messages) {
+    fold(message);
+    const [epoch, number] = message.cursor.split(":");
+    const replay = message.stream_id !== "history" && Number(number) > 1;
+    if (!cursors.has(message.stream_id)) cursors.set(message.stream_id, replay ? `${epoch}:1` : message.cursor);
+  }
+  changed("status");
+}
 
 function onPhase(now) {
-  const lost = state.connection.phase === "open" ? performance.now() : state.connection.lostAt;
+  const { connection: before } = state;
+  const lost = before.phase === "open" ? performance.now() : before.lostAt;
+  if (before.phase === "open" && now.phase !== "open") tell({ time: Date.now() + state.clockOffset, kind: "lost", name: "This page", detail: now.reason });
+  if (now.phase === "open" && before.lostAt !== null) tell({ time: Date.now() + state.clockOffset, kind: "back", name: "This page", detail: "" });
   state.connection = { retryAt: 0, ...now, lostAt: now.phase === "open" ? null : lost };
   changed("connection");
-  if (now.phase !== "open") return;
-  pollNow();
-  chat.reconnected();
-  chat.readModels();
+  if (now.phase === "open") chat?.connected();
 }
 
 function onMessage(message) {
-  if (message.message_type === "chat_completion") {
-    chat.receive(message);
-    return;
-  }
-  if (message.data.error) {
+  if (message.message_type === "chat_completion") chat?.receive(message);
+  else if (message.data.error) {
     state.complaint = message.data.error;
     changed("complaint");
-    if (message.data.error.code === "too_many_commands") chat.commandsRefused();
-    return;
+    if (message.data.error.code === "too_many_commands") chat?.commandsRefused();
+  } else {
+    fold(message);
+    if (message.message_type === "status_update" && message.data.event === "changed") chat?.statusChanged();
   }
-  foldTopic(message);
-  if (message.message_type === "status_update" && message.data.event !== "subscribed") followStatus();
 }
 
-let following = false;
+// Views: the overview, the chat, the series; chat and series are loaded when they are first wanted
 
-/** A component changed: what the server offers, and its models, may have changed with it. */
-async function followStatus() {
-  if (following) return;
-  following = true;
+function showView() {
+  const [name, id] = location.hash.slice(1).split("/");
+  const wall = document.body.dataset.wall === "yes";
+  const shown = wall ? "wall" : { chat: "chat", answer: "chat", series: "series" }[name] ?? "overview";
+  document.body.dataset.view = shown;
+  for (const link of document.querySelectorAll("nav.views a")) {
+    if (link.dataset.view === shown) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+  if (shown === "chat") {
+    document.body.classList.remove("drawer");
+    openChat().then(() => name === "answer" && id && chat.openAnswer(decodeURIComponent(id)));
+  }
+  if (shown === "series") openSeries();
+  connection.watch("metrics", shown === "series" || (series?.starred() ?? false));
+  byId("series").hidden = shown !== "series";
+  changed("view");
+}
+
+async function openChat() {
+  if (!chat) {
+    const { startChat } = await import("./chat.js");
+    chat ??= startChat((command) => connection.send(command), () => connection.open);
+  }
+  byId("chat").hidden = false;
+  chat.shown();
+}
+
+async function toggleDrawer() {
+  const open = document.body.classList.toggle("drawer");
+  byId("chat-toggle").setAttribute("aria-expanded", String(open));
+  if (open) await openChat();
+}
+
+async function openSeries() {
+  if (!series) {
+    const { startSeries } = await import("./series.js");
+    series ??= startSeries(writeAddress, (wanted) => connection.watch("metrics", wanted || document.body.dataset.view === "series"));
+  }
+  connection.watch("metrics", document.body.dataset.view === "series" || series.starred());
+}
+
+// The address: what it says is shown, and what is shown it says, so that it can be sent to somebody
+
+function readAddress() {
+  const query = new URLSearchParams(location.search);
+  const minutes = Number(query.get("range"));
+  if ([5, 15, 60].includes(minutes)) view.minutes = minutes;
+  const [from, to] = [Number(query.get("from")), Number(query.get("to"))];
+  if (from > 0 && to > from) view.zoom = [from, to];
+  byId("alerts-filter").value = query.get("filter") ?? "";
+  const wall = query.get("view") === "wall";
+  document.body.dataset.wall = wall ? "yes" : "no";
+  document.body.dataset.view = wall ? "wall" : "overview";
+  return wall;
+}
+
+function writeAddress() {
+  const query = new URLSearchParams(location.search);
+  const put = (name, value) => (value ? query.set(name, value) : query.delete(name));
+  put("range", view.minutes === 5 ? "" : String(view.minutes));
+  put("from", view.zoom ? String(view.zoom[0]) : "");
+  put("to", view.zoom ? String(view.zoom[1]) : "");
+  put("filter", byId("alerts-filter").value.trim());
+  if (series) put("stars", series.stars().join("|"));
+  const search = query.toString();
+  history.replaceState(null, "", `${location.pathname}${search ? `?${search}` : ""}${location.hash}`);
+  if (view.zoom) fetchFine();
+}
+
+// A zoom into what is known only by ten seconds fetches it by the second, once
+
+let fine = keys;
+
+async function fetchFine() {
+  const newest = state.history.times.at(-1) ?? 0;
+  if (fine || shownWindow()[0] > newest - 290) return;
+  fine = true;
+  const { ask } = await import("./requests.js");
   try {
-    await readStatus();
-    await chat.readModels();
+    const { times, series: columns, marks } = await ask("GET", "streaming/history?since=0");
+    fold({ message_type: "metrics_update", stream_id: "history", timestamp: new Date().toISOString(), data: { event: "snapshot", times, series: columns, marks } });
   } catch {
-    // The polls say how old the data is, and the connection says when it is gone.
-  } finally {
-    following = false;
+    fine = false;
   }
 }
+
+start();

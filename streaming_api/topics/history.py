@@ -94,8 +94,8 @@ class History(Topic):
         self._append(moment, values)
         changed = {
             name: value
-            for name, value in values.items()
-            if name in self._series and not _same(value, self._shown.get(name))
+            for name in self._series
+            if not _same(value := values.get(name, _NAN), self._shown.get(name))
         }
         self._shown.update(changed)
         told = {"event": "sampled", "time": moment, "gap": missed, "values": changed}

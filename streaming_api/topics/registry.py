@@ -124,6 +124,14 @@ class Topics:
         viewer.join()
         return viewer
 
+    def state(self, name: str) -> bytes:
+        """The message that who joins a topic is shown first; empty where there is none."""
+        channel = self.channel_of(name)
+        channel.flush()  # then its cursor is where a viewer can go on
+        stream = channel.streams.get(name)
+        message = None if stream is None else stream.state(channel.number, channel.number)
+        return b"" if message is None else message.payload
+
     def channel_of(self, name: str) -> Channel:
         """The channel that a topic is on."""
         if name == self.history.name and self._history_channel is not None:

@@ -7,6 +7,7 @@ any handler, `operation` adds by itself.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from streaming_api.web.openapi_faces import FACES
@@ -137,13 +138,6 @@ _ANSWERS: Final[Json] = {
 }
 _OPERATIONS: Final[Json] = {
     "/streaming/alerts": {
-        "get": operation(
-            "What fires or is pending now",
-            {200: reply("The topic's snapshot", json_of("AlertList"))},
-            404,
-            tag="operations",
-            scope="watch",
-        ),
         "post": operation(
             "Alertmanager's webhook",
             {200: reply("The alerts are on the topic.", json_of("Accepted"))},
@@ -151,7 +145,7 @@ _OPERATIONS: Final[Json] = {
             tag="operations",
             scope="alerts",
             body="AlertmanagerWebhook",
-        ),
+        )
     },
     "/streaming/tickets": {
         "post": operation(
@@ -195,6 +189,15 @@ _OPERATIONS: Final[Json] = {
             parameters=("since",),
         )
     },
+    "/streaming/snapshot": {
+        "get": operation(
+            "The status, and the snapshots of the topics alerts, status and history",
+            {200: reply("Status and messages", json_of("Snapshot"))},
+            tag="operations",
+            scope="watch",
+            parameters=("topics",),
+        )
+    },
     "/health": {
         "get": operation(
             "Whether it serves",
@@ -222,6 +225,14 @@ _OPERATIONS: Final[Json] = {
         )
     },
 }
+_STATIC: Final[Mapping[int | str, Json]] = {
+    200: reply("The file", {"*/*": {}}),
+    206: reply("The Range of it that was asked for", {"*/*": {}}),
+    304: _UNCHANGED,
+    404: reply("No such file", {"application/octet-stream": {}, **json_of("Error")}),
+    412: reply("If-Match or If-Unmodified-Since does not hold."),
+    416: reply("No such Range in this file", {"application/octet-stream": {}}),
+}
 _REST: Final[Json] = {
     "/": {
         "get": operation(
@@ -233,16 +244,17 @@ _REST: Final[Json] = {
     "/static/{file}": {
         "get": operation(
             "What the page is made of",
-            {
-                200: reply("The file", {"*/*": {}}),
-                206: reply("The Range of it that was asked for", {"*/*": {}}),
-                304: _UNCHANGED,
-                404: reply("No such file", {"application/octet-stream": {}, **json_of("Error")}),
-                412: reply("If-Match or If-Unmodified-Since does not hold."),
-                416: reply("No such Range in this file", {"application/octet-stream": {}}),
-            },
+            _STATIC,
             tag="page",
             parameters=("file",),
+        )
+    },
+    "/static/{edition}/{file}": {
+        "get": operation(
+            "The same, for ever if this is its edition",
+            _STATIC,
+            tag="page",
+            parameters=("edition", "file"),
         )
     },
     "/streaming/schema": _document("JSON Schema of a message", {"type": "object"}),

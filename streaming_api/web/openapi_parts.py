@@ -174,6 +174,13 @@ PARAMETERS: Final = {
     ),
     "order": _parameter("query", "order", "desc if absent", {"enum": ["asc", "desc"]}),
     "after_item": _parameter("query", "after", "The last item seen", {"type": "string"}),
+    "edition": _parameter(
+        "path",
+        "edition",
+        "Names what the page's files are now; under another edition the file may not be cached.",
+        {"type": "string", "pattern": "^[0-9a-f]{16}$"},
+        example="0123456789abcdef",
+    ),
     "file": _parameter(
         "path",
         "file",

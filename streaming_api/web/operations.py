@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
@@ -64,52 +65,55 @@ async def health(request: web.Request) -> web.Response:
 @scope("watch")
 async def status(request: web.Request) -> web.Response:
     """GET /streaming/status: capabilities, limits, health of upstream and sources."""
+    return _json(_status(request))
+
+
+def _status(request: web.Request) -> dict[str, object]:
     context = request.app[CONTEXT]
     config = context.config
     model = context.upstream.model
-    return _json(
-        {
-            "service": config.name,
-            "version": __version__,
-            "state": "draining" if context.manager.draining else "serving",
-            "started_at": datetime.fromtimestamp(context.started, UTC).isoformat(),
-            "uptime_seconds": round(time.monotonic() - context.began, 3),
-            "access": "open" if context.access.open else "keys",
-            "capabilities": {
-                "chat": config.streaming_chat_enabled,
-                "metrics": config.streaming_metrics_enabled,
-                "alerts": config.streaming_alerts_enabled,
-                "status": config.streaming_status_enabled,
-                "websocket": config.websocket_enabled,
-                "sse": config.sse_enabled,
-                "compression": config.compression_enabled,
-            },
-            "limits": {
-                "max_connections": config.max_connections,
-                "sse_max_connections": config.sse_max_connections,
-                "max_connections_per_ip": config.max_connections_per_ip,
-                "message_size_limit": config.message_size_limit,
-                "body_size_limit": config.body_size_limit,
-                "pool_size": config.pool_size,
-                "max_queued": config.max_queued,
-                "memory_gb": config.memory_gb,
-                "buffer_size": config.buffer_size,
-                "stall_timeout": config.stall_timeout,
-                "resume_grace": config.resume_grace,
-            },
-            "tls": _tls(context),
-            "model": None
-            if model is None
-            else {
-                "demonstration": config.embedded_model == "auto",
-                "name": model.model_name,
-                "state": model.state,
-                "reason": model.reason,
-            },
-            "components": context.topics.components(),
-            "answers": _answers(context),
-        }
-    )
+    return {
+        "service": config.name,
+        "version": __version__,
+        "state": "draining" if context.manager.draining else "serving",
+        "started_at": datetime.fromtimestamp(context.started, UTC).isoformat(),
+        "uptime_seconds": round(time.monotonic() - context.began, 3),
+        "access": "open" if context.access.open else "keys",
+        "scopes": sorted(client_of(request).scopes),
+        "capabilities": {
+            "chat": config.streaming_chat_enabled,
+            "metrics": config.streaming_metrics_enabled,
+            "alerts": config.streaming_alerts_enabled,
+            "status": config.streaming_status_enabled,
+            "websocket": config.websocket_enabled,
+            "sse": config.sse_enabled,
+            "compression": config.compression_enabled,
+        },
+        "limits": {
+            "max_connections": config.max_connections,
+            "sse_max_connections": config.sse_max_connections,
+            "max_connections_per_ip": config.max_connections_per_ip,
+            "message_size_limit": config.message_size_limit,
+            "body_size_limit": config.body_size_limit,
+            "pool_size": config.pool_size,
+            "max_queued": config.max_queued,
+            "memory_gb": config.memory_gb,
+            "buffer_size": config.buffer_size,
+            "stall_timeout": config.stall_timeout,
+            "resume_grace": config.resume_grace,
+        },
+        "tls": _tls(context),
+        "model": None
+        if model is None
+        else {
+            "demonstration": config.embedded_model == "auto",
+            "name": model.model_name,
+            "state": model.state,
+            "reason": model.reason,
+        },
+        "components": context.topics.components(),
+        "answers": _answers(context),
+    }
 
 
 def _tls(context: Context) -> dict[str, object] | None:
@@ -233,11 +237,20 @@ async def history(request: web.Request) -> web.Response:
 
 
 @scope("watch")
-async def alerts(request: web.Request) -> web.Response:
-    """GET /streaming/alerts: what fires or is pending now, as the topic's snapshot has it."""
+async def snapshot(request: web.Request) -> web.Response:
+    """GET /streaming/snapshot: the status, and what who joins the topics of the page is shown."""
+    asked = request.query.get("topics", "alerts,status,history").split(",")
+    response = _json_bytes(snapshot_of(request, asked))
+    response.enable_compression()
+    return response
+
+
+def snapshot_of(request: web.Request, names: Iterable[str]) -> bytes:
+    """The JSON ``{status, messages}``: of each of these topics that is on, its snapshot."""
     topics = request.app[CONTEXT].topics
-    topics.require(topics.alerts.name)
-    return _json_bytes(topics.alerts.snapshot())
+    messages = (topics.state(name) for name in dict.fromkeys(names))
+    status = orjson.dumps(_status(request))
+    return b'{"status":%b,"messages":[%b]}' % (status, b",".join(filter(None, messages)))
 
 
 @scope("watch")

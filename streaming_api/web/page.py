@@ -2,47 +2,103 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
+import hashlib
+import mimetypes
 from pathlib import Path
 from typing import Final
 
 import aiohttp_jinja2
-from aiohttp import web
+import attrs
+from aiohttp import hdrs, web
+from markupsafe import Markup
 
 from streaming_api import __version__
 from streaming_api.errors import NotFound
 from streaming_api.ops.context import CONTEXT
+from streaming_api.web.operations import snapshot_of
 
-_FILES: Final = {path.name: path for path in (Path(__file__).parent.parent / "static").iterdir()}
+
+@attrs.frozen
+class _File:
+    """A file of the page, as it is and compressed."""
+
+    path: Path
+    body: bytes
+    compressed: bytes
+    media_type: str
+
+
+def _read(path: Path) -> _File:
+    body = path.read_bytes()
+    media_type = mimetypes.types_map.get(path.suffix, "application/octet-stream")
+    return _File(path, body, gzip.compress(body, 9, mtime=0), media_type)
+
+
+_FOLDER: Final = Path(__file__).parent.parent / "static"
+_FILES: Final = {path.name: _read(path) for path in sorted(_FOLDER.iterdir()) if path.is_file()}
+_EDITION: Final = hashlib.sha256(b"".join(file.body for file in _FILES.values())).hexdigest()[:16]
+"""Changes with any of the files: under it in the path they are cached for ever."""
+_FIRST: Final = (
+    "main", "state", "connection", "dom", "format", "verdict", "charts", "plot", "alerts", "events",
+)  # fmt: skip
+"""The modules that the first screen needs: the browser is told before it has read one of them."""
+_STYLE: Final = _FILES["page.css"].body.decode()
+_STYLE_HASH: Final = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
 POLICY: Final = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self';"
+    f"default-src 'none'; script-src 'self'; style-src 'self' 'sha256-{_STYLE_HASH}';"
+    " img-src 'self' data:; connect-src 'self';"
     " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-"""Content-Security-Policy: labels, alerts and answers are hostile, and nothing inline runs."""
+"""Content-Security-Policy: labels, alerts and answers are hostile, and no script is inline."""
+_FOR_EVER: Final = "public, max-age=31536000, immutable"
 
 
-@aiohttp_jinja2.template("index.html")
-async def page(request: web.Request) -> dict[str, object]:
-    """GET /: the live page."""
+async def page(request: web.Request) -> web.StreamResponse:
+    """GET /: the live page, with what it needs to draw its first screen at once.
+
+    Where keys are configured the document says nothing: it is for everybody.
+    """
     context = request.app[CONTEXT]
-    return {
+    first = b"null"
+    if context.access.open:
+        first = snapshot_of(request, ("alerts", "status", "history"))
+    values = {
         "service": context.config.name,
         "version": __version__,
         "access": "open" if context.access.open else "keys",
+        "edition": _EDITION,
+        "modules": _FIRST,
+        "style": Markup(_STYLE),  # noqa: S704 (a file of ours)
+        "first": Markup(_in_script(first)),  # noqa: S704 (JSON, and nothing in it ends a script)
     }
+    response = aiohttp_jinja2.render_template("index.html", request, values)
+    response.enable_compression()
+    return response
 
 
-async def static(request: web.Request) -> web.FileResponse:
-    """GET /static/{file}: the modules, style sheets and the icon of the page; nothing else."""
-    path = _FILES.get(request.match_info["file"])
-    if path is None:
+def _in_script(document: bytes) -> str:
+    """JSON as it may stand in a script element: without a ``<``, no text can end that."""
+    return document.decode().replace("<", "\\u003c")
+
+
+async def static(request: web.Request) -> web.StreamResponse:
+    """GET /static/{file} or /static/{edition}/{file}: what the page is made of; nothing else."""
+    file = _FILES.get(request.match_info["file"])
+    if file is None:
         raise NotFound("The page has no such file.", "not_found")
-    return web.FileResponse(path)
+    current = request.match_info.get("edition") == _EDITION
+    headers = {"Cache-Control": _FOR_EVER if current else "no-cache", "Vary": "Accept-Encoding"}
+    plain = hdrs.RANGE in request.headers or "If-" in "".join(request.headers)
+    if plain or "gzip" not in request.headers.get(hdrs.ACCEPT_ENCODING, ""):
+        return web.FileResponse(file.path, headers=headers)
+    headers[hdrs.CONTENT_ENCODING] = "gzip"
+    return web.Response(body=file.compressed, content_type=file.media_type, headers=headers)
 
 
-async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
+async def add_headers(_request: web.Request, response: web.StreamResponse) -> None:
     """What a browser is told about the page and its files."""
     if response.content_type == "text/html":
         response.headers["Content-Security-Policy"] = POLICY
-        response.headers["Cache-Control"] = "no-cache"
-    if request.path.startswith("/static/"):
-        response.headers["Cache-Control"] = "no-cache"
+        response.headers["Cache-Control"] = "no-store"

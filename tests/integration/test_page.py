@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
-from playwright.async_api import Browser, Page, async_playwright, expect
+from playwright.async_api import Browser, Locator, Page, async_playwright, expect
 
 from streaming_api.config import ApiKey
 from tests.fakes.upstream import Gate, Script
@@ -132,19 +132,24 @@ async def url(start_server: StartServer, upstream: FakeUpstream) -> str:
     return server.url
 
 
-async def open_page(browser: Browser, url: str, *, width: int = 1280) -> Page:
+async def open_page(browser: Browser, url: str, *, width: int = 1280, path: str = "/") -> Page:
     """A new tab that shows the page."""
     page = await browser.new_page(viewport={"width": width, "height": 900})
     page.set_default_timeout(PATIENCE * 1000)
-    await page.goto(url)
+    await page.goto(url + path)
     return page
 
 
-async def open_served(browser: Browser, url: str, *, width: int = 1280) -> Page:
+async def open_served(browser: Browser, url: str, *, width: int = 1280, path: str = "/") -> Page:
     """A new tab that shows the page, connected."""
-    page = await open_page(browser, url, width=width)
-    await expect(page.locator("#service-state")).to_have_text("Serving")
+    page = await open_page(browser, url, width=width, path=path)
+    await expect(page.locator("#data-age")).to_have_text(re.compile("^live|ago"))
     return page
+
+
+async def open_chat(browser: Browser, url: str, *, width: int = 1280) -> Page:
+    """A new tab with the chat, connected."""
+    return await open_served(browser, url, width=width, path="/#chat")
 
 
 async def ask(page: Page, question: str, model: str) -> None:
@@ -160,6 +165,11 @@ def messages_of(upstream: FakeUpstream) -> object:
     return upstream.generations[-1].request.json()["messages"]
 
 
+def readout(page: Page, chart: str, label: str) -> Locator:
+    """A value beside a chart's title."""
+    return page.locator(f"#chart-{chart} .readout", has_text=label).locator(".value")
+
+
 async def test_figures_change_and_nothing_breaks_the_content_security_policy(
     browser: Browser, url: str
 ) -> None:
@@ -169,20 +179,26 @@ async def test_figures_change_and_nothing_breaks_the_content_security_policy(
     page.on("console", lambda said: complaints.append(said.text))
     page.on("pageerror", lambda error: complaints.append(str(error)))
     await page.goto(url)
-    await expect(page.locator("#service-state")).to_have_text("Serving")
-    await expect(page.locator("#data-age")).to_have_text(re.compile(r"^updated \d\.\d s ago$"))
-    open_now = page.locator("#figure-websocket [data-part=value]")
+    await expect(page.locator("#verdict-text")).to_have_text("All well")
+    await expect(page.locator("#data-age")).to_have_text("live")
+    open_now = readout(page, "connections", "WebSocket")
     await expect(open_now).to_have_text("1")
     async with aiohttp.ClientSession() as session, session.ws_connect(f"{url}/streaming/websocket"):
         await expect(open_now).to_have_text("2")
     await expect(open_now).to_have_text("1")
-    tokens = page.locator("#metrics tr", has_text="fake_tokens_total").locator("td.value")
-    await expect(tokens).to_have_text("0")
+    await page.get_by_role("link", name="Chat").click()
     await ask(page, "hello", "ten-tokens")
-    await expect(tokens).to_have_text("10")
-    await page.locator("#metrics-filter").fill("nothing is called this")
-    await expect(page.locator("#metrics-empty")).to_have_text("No series matches this filter.")
-    await expect(page.locator("#health .component").first).to_be_visible()
+    await expect(page.locator(".ending")).to_contain_text("10 tokens")
+    await page.get_by_role("link", name="Series").click()
+    row = page.locator("#series tr", has_text="fake_tokens_total")
+    await expect(row.locator("td.value")).to_have_text(re.compile(r"^10|/s$"))
+    await row.get_by_role("button").click()
+    await page.locator("#series-search").fill("nothing is called this")
+    await expect(page.locator("#series")).to_contain_text("No series matches this search.")
+    await page.get_by_role("link", name="Overview").click()
+    await expect(page.locator("#charts")).to_contain_text("fake_tokens_total")
+    assert "fake_tokens_total" in page.url
+    await expect(page.locator("#parts .part").first).to_be_visible()
     assert complaints == []
 
 
@@ -192,7 +208,7 @@ async def test_an_answer_appears_as_it_is_written_and_the_next_question_knows_it
     """Tokens are shown one by one, and the conversation goes along with the second question."""
     gate = Gate()
     upstream.scripts["gated"] = Script(gate=gate)
-    page = await open_served(browser, url)
+    page = await open_chat(browser, url)
     await ask(page, "first <b>question</b>", "gated")
     answer = page.locator(".answered .text")
     gate.release(3)
@@ -215,9 +231,10 @@ async def test_shift_enter_starts_a_new_line_and_enter_sends(
     browser: Browser, url: str, upstream: FakeUpstream
 ) -> None:
     """The composer sends what was typed, lines and all."""
-    page = await open_served(browser, url)
+    page = await open_chat(browser, url)
     await page.locator("#model").select_option("ten-tokens")
     box = page.locator("#question")
+    await box.fill("")
     await box.press_sequentially("one")
     await box.press("Shift+Enter")
     await box.press_sequentially("two")
@@ -232,11 +249,11 @@ async def test_stop_ends_the_answer_here_and_at_the_model_server(
     browser: Browser, url: str, upstream: FakeUpstream
 ) -> None:
     """An answer that would never end is stopped, says so, and leaves nothing running."""
-    page = await open_served(browser, url)
+    page = await open_chat(browser, url)
     await ask(page, "go on for ever", "endless")
     await expect(page.locator(".answered .text")).to_contain_text("t3 ")
     await page.locator("#chat-stop").click()
-    await expect(page.locator(".ending")).to_contain_text("Stopped by you.")
+    await expect(page.locator(".ending")).to_contain_text("You stopped this answer.")
     await upstream.until(lambda: upstream.running == 0)
     await expect(page.locator("#chat-send")).to_be_visible()
 
@@ -244,17 +261,17 @@ async def test_stop_ends_the_answer_here_and_at_the_model_server(
 @pytest.mark.parametrize(
     ("model", "told"),
     [
-        ("stops-without-end", "Incomplete"),
-        ("cut-rst", "Incomplete"),
-        ("error-500", "Failed: The model crashed."),
-        ("tool-calls", "the model asked for a tool"),
+        ("stops-without-end", "incomplete"),
+        ("cut-rst", "incomplete"),
+        ("error-500", "The answer failed: The model crashed."),
+        ("tool-calls", "The model asked for a tool"),
     ],
 )
 async def test_an_answer_that_ends_badly_says_how(
     browser: Browser, url: str, model: str, told: str
 ) -> None:
     """No ending looks like a good one that is not."""
-    page = await open_served(browser, url)
+    page = await open_chat(browser, url)
     await ask(page, "hello", model)
     await expect(page.locator(".ending strong")).to_contain_text(told)
 
@@ -266,21 +283,20 @@ async def test_a_lost_connection_is_shown_and_the_answer_goes_on_without_loss(
     gate = Gate()
     upstream.scripts["gated"] = Script(gate=gate, tokens=60)
     async with Cable(url) as cable:
-        page = await open_served(browser, cable.url)
-        await expect(page.locator("#data-age")).to_contain_text("updated")
+        page = await open_chat(browser, cable.url)
         await ask(page, "hello", "gated")
         gate.release(20)
         answer = page.locator(".answered .text")
         await expect(answer).to_contain_text("t19 ")
         cable.pull_out()
-        await expect(page.locator("#service-state")).to_have_text("Disconnected")
-        await expect(page.locator("#banner")).to_contain_text(re.compile("Disconnected.*Trying"))
+        await expect(page.locator("#verdict-text")).to_contain_text("No news for")
+        await expect(page.locator("#banner")).to_contain_text(re.compile("(lost|reached).*Trying"))
         gate.release(20)
-        await expect(page.locator("#data-age")).to_contain_text("stale")
+        await expect(page.locator("#data-age")).to_contain_text("old")
         await cable.plug_in()
-        await expect(page.locator("#service-state")).to_have_text("Serving")
+        await expect(page.locator("#verdict-text")).to_have_text("All well")
         await expect(page.locator("#banner")).to_be_hidden()
-        await expect(page.locator("#data-age")).to_contain_text("updated")
+        await expect(page.locator("#data-age")).to_have_text("live")
         gate.open()
         await expect(page.locator(".ending")).to_contain_text("60 tokens")
         assert await answer.text_content() == Script(tokens=60).text()
@@ -293,12 +309,11 @@ async def test_an_answer_goes_on_after_the_page_is_reloaded(
     """A reload loses neither the conversation nor the answer under way."""
     gate = Gate()
     upstream.scripts["gated"] = Script(gate=gate)
-    page = await open_served(browser, url)
+    page = await open_chat(browser, url)
     await ask(page, "hello", "gated")
     gate.release(4)
     await expect(page.locator(".answered .text")).to_contain_text("t3 ")
     await page.reload()
-    await expect(page.locator("#service-state")).to_have_text("Serving")
     gate.open()
     await expect(page.locator(".ending")).to_contain_text("10 tokens")
     assert await page.locator(".answered .text").text_content() == Script().text()
@@ -340,9 +355,11 @@ async def test_markup_in_an_alert_is_text(browser: Browser, url: str) -> None:
     await expect(shown).to_contain_text(markup)
     await expect(shown).to_contain_text("<script>document.title='taken'</script>")
     await expect(shown).to_contain_text("team=<b>x</b>")
-    await expect(page.locator("#figure-alerts [data-part=value]")).to_have_text("1")
-    assert await shown.locator("img, script, b, a").count() == 0
-    assert await page.title() == title
+    await expect(page.locator("#alerts-counts")).to_have_text("1 critical")
+    assert await shown.locator("img, script, b").count() == 0
+    links = await shown.locator("a").evaluate_all("all => all.map(({href}) => href)")
+    assert [urlsplit(link).netloc for link in links] == ["127.0.0.1:9093"]
+    assert await page.title() == f"(1!) {title}"
 
 
 @pytest.mark.parametrize(
@@ -365,8 +382,8 @@ async def test_an_alert_links_to_http_only(
         "generator_url": address,
     }
     await page.evaluate(
-        "async alert => (await import('/static/topics.js')).foldTopic("
-        "{message_type: 'alert', data: {event: 'firing', alert}})",
+        "async alert => (await import(document.querySelector('[href$=\"/state.js\"]').href)).fold("
+        "{message_type: 'alert', timestamp: alert.starts_at, data: {event: 'firing', alert}})",
         alert,
     )
     await expect(page.locator("#alerts .alert")).to_contain_text("Linked")
@@ -390,8 +407,9 @@ async def test_the_page_asks_for_a_key_and_uses_it(
     await expect(page.locator("#key-problem")).to_contain_text("key")
     await page.locator("#key-input").fill(secret)
     await page.locator("#key-input").press("Enter")
-    await expect(page.locator("#service-state")).to_have_text("Serving")
+    await expect(page.locator("#verdict-text")).to_have_text("All well")
     await expect(page.locator("#key-panel")).to_be_hidden()
+    await page.get_by_role("link", name="Chat").click()
     await ask(page, "hello", "ten-tokens")
     await expect(page.locator(".ending")).to_contain_text("10 tokens")
 
@@ -403,7 +421,7 @@ async def test_an_open_server_is_said_to_be_open(browser: Browser, url: str) -> 
 
 
 async def test_the_page_fits_a_small_telephone(browser: Browser, url: str) -> None:
-    """Nothing is wider than 360 pixels."""
-    page = await open_served(browser, url, width=360)
-    await expect(page.locator("#metrics td.value").first).to_be_visible()
-    assert await page.evaluate("document.documentElement.scrollWidth") <= 360
+    """Nothing is wider than 320 pixels, in any view."""
+    for path in ("/", "/#chat", "/#series", "/?view=wall"):
+        page = await open_served(browser, url, width=320, path=path)
+        assert await page.evaluate("document.documentElement.scrollWidth") <= 320, path

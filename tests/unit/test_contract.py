@@ -396,7 +396,7 @@ def check_reply(method: str, path: str, response: aiohttp.ClientResponse, body: 
         "/streaming/connections",
         "/streaming/history",
         "/streaming/history?since=1",
-        "/streaming/alerts",
+        "/streaming/snapshot",
         "/streaming/schema",
         "/streaming/openapi.json",
         "/streaming/asyncapi.json",

@@ -141,8 +141,11 @@ async def test_who_watches_is_told_what_changed(history: History, clock: Clock) 
     history.sample({"a": 1, "b": None})
     clock.advance(3)
     history.sample({"a": 1, "b": 2})
+    clock.advance()
+    history.sample({"a": 1})
     told = [orjson.loads(m.data) for m in line.read(frozenset({"history"}), 0)]
     assert told == [
         {"event": "sampled", "time": NOON, "gap": 0, "values": {"a": 1, "b": None}},
         {"event": "sampled", "time": NOON + 3, "gap": 2, "values": {"b": 2}},
+        {"event": "sampled", "time": NOON + 4, "gap": 0, "values": {"b": None}},
     ]
