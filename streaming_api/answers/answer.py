@@ -13,6 +13,7 @@ import orjson
 
 from streaming_api.engine.stream import Policy, Retention, Stream
 from streaming_api.engine.viewer import Viewer
+from streaming_api.text import ascii_line
 from streaming_api.upstreams.gateway import Exchange, ExchangeResult
 from streaming_api.upstreams.reply_errors import UpstreamError, UpstreamFault
 from streaming_api.wire.commands import OnDisconnect
@@ -237,7 +238,7 @@ class Answer:
         begun = 0.0 if self._first is None else self._first - self.started
         logger.info(
             "answer %s of %s by %s ended: %s after %.3f s, %d chunks, the first after %.3f s",
-            self.request_id, self.owner or "no key", _printable(self.request.model or "no model"),
+            self.request_id, self.owner or "no key", ascii_line(self.request.model or "no model"),
             _reason(outcome), self.ended - self.started, self.chunks, begun,
         )  # fmt: skip
 
@@ -358,17 +359,12 @@ def _usage(ending: ExchangeResult, chunks: int) -> tuple[dict[str, object] | Non
 
 def _reason(outcome: AnswerOutcome) -> str:
     """How an answer ended, in words of the log: an upstream's message may quote the question."""
-    reason = _printable(outcome.finish_reason)
+    reason = ascii_line(outcome.finish_reason)
     error = outcome.error
     if error is None:
         return reason
     status = "" if error.status is None else f", status {error.status}"
-    return f"{reason} ({_printable(error.code or error.type)}{status})"
-
-
-def _printable(text: str) -> str:
-    """Text of a peer as the log may show it: one line, ASCII, bounded."""
-    return text[:100].encode("unicode_escape").decode()
+    return f"{reason} ({ascii_line(error.code or error.type)}{status})"
 
 
 def error_body(error: UpstreamFault) -> dict[str, object]:

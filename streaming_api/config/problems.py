@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 
 import attrs
 
+from streaming_api.text import printable
+
 LONGEST_SHOWN = 60
 """Characters of a wrong value that a message repeats."""
 
@@ -80,11 +82,6 @@ def shorten(text: str) -> str:
     """`text` on one line, control characters escaped and cut to `LONGEST_SHOWN` characters."""
     shown = printable(text[: LONGEST_SHOWN + 1])
     return shown if len(shown) <= LONGEST_SHOWN else shown[:LONGEST_SHOWN] + "..."
-
-
-def printable(text: str) -> str:
-    """`text` with control characters escaped, so that it stays on one line."""
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

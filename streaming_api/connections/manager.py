@@ -22,6 +22,7 @@ from streaming_api.connections.turns import Turns
 from streaming_api.errors import ApiError, Forbidden, Unauthorized, Unavailable
 from streaming_api.telemetry.deliveries import Telemetry
 from streaming_api.telemetry.process import Process
+from streaming_api.text import ascii_line
 
 if TYPE_CHECKING:
     from streaming_api.config import StreamingConfig
@@ -35,7 +36,6 @@ _SPARE_DESCRIPTORS: Final = 64
 """File descriptors kept for upstreams, sources, files, and clients that come and go."""
 _LAST_DESCRIPTORS: Final = 32
 """The part of them that no client gets."""
-_MOST_PATH: Final = 200
 _GIB: Final = 2**30
 
 
@@ -217,7 +217,7 @@ class ConnectionManager:
         messages, size = connection.sent()
         logger.info(
             "%s %d %s of %s ended: %s after %.1f s, %d messages, %d bytes",
-            connection.kind, connection.number, printable(connection.path),
+            connection.kind, connection.number, ascii_line(connection.path),
             connection.client.address, ending, age, messages, size,
         )  # fmt: skip
         if self._emptied is not None and not self.connections:
@@ -282,11 +282,6 @@ class ConnectionManager:
     def present(self) -> Iterable[Connection]:
         """The connections of now, safe to end while walking."""
         return tuple(self.connections.values())
-
-
-def printable(text: str) -> str:
-    """Text of a client as the log may show it: one line, ASCII, bounded."""
-    return text[:_MOST_PATH].encode("unicode_escape").decode()
 
 
 def _most_descriptors() -> float:

@@ -17,11 +17,11 @@ from streaming_api.sources.values import (
     SourceError,
     Suppression,
     make_alert,
-    one_line,
     parse_time,
     texts,
     web_address,
 )
+from streaming_api.text import one_line
 
 MAX_PROBLEMS = 20
 """Problems of one webhook that are spelt out."""

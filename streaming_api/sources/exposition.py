@@ -16,7 +16,8 @@ from prometheus_client.parser import text_fd_to_metric_families as parse_text
 from yarl import URL
 
 from streaming_api.sources.fetch import TIMEOUT, Reply, describe, fetch
-from streaming_api.sources.values import Family, SourceError, clip, make_sample, one_line
+from streaming_api.sources.values import Family, SourceError, clip, make_sample
+from streaming_api.text import one_line
 
 MAX_BYTES = 8 * 2**20
 

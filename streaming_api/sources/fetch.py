@@ -10,7 +10,8 @@ import aiohttp
 import attrs
 import orjson
 
-from streaming_api.sources.values import FaultCode, SourceError, one_line
+from streaming_api.sources.values import FaultCode, SourceError
+from streaming_api.text import one_line
 
 TIMEOUT = 10.0
 """Seconds that a whole exchange may take, from connecting to the last byte."""

@@ -27,10 +27,10 @@ from streaming_api.sources.values import (
     clip_labels,
     make_alert,
     make_sample,
-    one_line,
     parse_time,
     texts,
 )
+from streaming_api.text import one_line
 
 MAX_SAMPLES = 1000
 """Samples of one query that are kept."""

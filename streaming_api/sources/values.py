@@ -10,6 +10,8 @@ from typing import Literal
 
 import attrs
 
+from streaming_api.text import one_line
+
 MAX_TEXT = 1024
 """Characters of a label or annotation that are kept; a longer text ends in an ellipsis."""
 
@@ -181,12 +183,6 @@ def texts(value: object) -> dict[str, str]:
         message = "labels or annotations are not an object of texts"
         raise ValueError(message)
     return value
-
-
-def one_line(text: str, limit: int = 300) -> str:
-    """Return hostile text as one printable line of at most `limit` characters."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * limit]).split())
-    return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
 def make_sample(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from streaming_api.engine.stream import Retention
 from streaming_api.engine.viewer import Viewer
 from streaming_api.errors import NotFound
-from streaming_api.sources.values import one_line
+from streaming_api.text import one_line
 from streaming_api.topics.alerts import Alerts
 from streaming_api.topics.feeds import Feeds
 from streaming_api.topics.history import History

@@ -9,7 +9,7 @@ import attrs
 import orjson
 
 from streaming_api.engine.stream import Policy
-from streaming_api.sources.values import one_line
+from streaming_api.text import one_line
 from streaming_api.topics.topic import Note, Topic, ignore
 from streaming_api.wire.messages import STATUS, timestamp
 

@@ -24,6 +24,7 @@ from typing import Any, Final
 
 import orjson
 
+from streaming_api.text import excerpt
 from streaming_api.upstreams import completion, repair
 from streaming_api.upstreams.choices import Choices
 from streaming_api.upstreams.reply_errors import UpstreamFault, error_of_object, fault
@@ -205,7 +206,7 @@ class AnswerReader:
         elif isinstance(event, dict):
             return self._take_object(event, said)
         else:
-            self._other = self._other or _excerpt(payload)
+            self._other = self._other or excerpt(payload)
         return []
 
     def _take_object(self, chunk: dict[str, Any], said: bytes) -> list[bytes]:
@@ -213,7 +214,7 @@ class AnswerReader:
         had_content = self.content_chunks > 0
         if not self._note_choices(chunk):
             if not chunk.get("usage"):
-                self._other = self._other or _excerpt(said)
+                self._other = self._other or excerpt(said)
             return []
         if self.content_chunks >= self._learn_at:
             self._learn(said, chunk)
@@ -279,7 +280,7 @@ class AnswerReader:
         elif event_type == b"error":
             self._take_error_event(words.decode("utf-8", "replace"), payload)
         elif words.startswith(b"{") or (words and event_type in {b"", b"message"}):
-            raise InvalidAnswerError(f"an event that is not JSON ({exc}): {_excerpt(payload)}")
+            raise InvalidAnswerError(f"an event that is not JSON ({exc}): {excerpt(payload)}")
 
     def _take_error_event(self, error: object, payload: bytes) -> None:
         """`event: error`, whatever it holds."""
@@ -315,9 +316,9 @@ def _loads(body: bytes) -> tuple[dict[str, Any], bytes]:
     try:
         answer, said = repair.loads(body)
     except orjson.JSONDecodeError as exc:
-        raise InvalidAnswerError(f"a body that is not JSON ({exc}): {_excerpt(body)}") from exc
+        raise InvalidAnswerError(f"a body that is not JSON ({exc}): {excerpt(body)}") from exc
     if not isinstance(answer, dict):
-        raise InvalidAnswerError(f"a body that is not a JSON object: {_excerpt(body)}")
+        raise InvalidAnswerError(f"a body that is not a JSON object: {excerpt(body)}")
     return answer, said
 
 
@@ -335,7 +336,3 @@ def _is_text(inside: bytes) -> bool:
         return bool(inside) and orjson.loads(b'"%b"' % inside) is not None
     except orjson.JSONDecodeError:
         return False
-
-
-def _excerpt(payload: bytes) -> str:
-    return repr(payload[:80].decode("utf-8", "replace"))

@@ -11,6 +11,8 @@ from typing import Final
 import attrs
 import orjson
 
+from streaming_api.text import one_line
+
 MAX_MESSAGE: Final = 4_000  # characters of an upstream's own message that are passed on
 MAX_PAGE_TEXT: Final = 300  # characters of a page or plain text that are quoted
 MAX_FIELDS: Final = 16_384  # bytes of an upstream's error object that is passed on whole
@@ -154,7 +156,7 @@ def _describe(status: int, content_type: str, body: bytes) -> str:
     answered = f"The upstream answered {status} {phrase}".rstrip()
     raw = body.decode("utf-8", "replace")[:MAX_PAGE]
     is_page = "html" in content_type or raw.lstrip()[:1] == "<"
-    text = _page_text(raw) if is_page else _one_line(raw)
+    text = _page_text(raw) if is_page else one_line(raw, None)
     if not text:
         return f"{answered} and said nothing more."
     kind = "an HTML page" if is_page else "text"
@@ -165,7 +167,7 @@ def _describe(status: int, content_type: str, body: bytes) -> str:
 def _page_text(page: str) -> str:
     for element in ("script", "style"):
         page = _without(element, page)
-    return _one_line(html.unescape(re.sub(r"<[^<>]*>", " ", page)))
+    return one_line(html.unescape(re.sub(r"<[^<>]*>", " ", page)), None)
 
 
 def _without(element: str, page: str) -> str:
@@ -179,7 +181,3 @@ def _without(element: str, page: str) -> str:
             return " ".join(kept)
         position = end.start()
     return " ".join([*kept, page[position:]])
-
-
-def _one_line(text: str) -> str:
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())

@@ -32,10 +32,10 @@ from streaming_api.sources.values import (
     fingerprint_of,
     make_alert,
     make_sample,
-    one_line,
     parse_time,
 )
 from streaming_api.telemetry.process import Process
+from streaming_api.text import one_line
 
 NOON = datetime(2026, 1, 31, 12, 0, 0, 123456, tzinfo=UTC)
 
