@@ -5,19 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
 
-import attrs
 import orjson
 
-from streaming_api.engine.stream import Policy, Retention, Stream
+from streaming_api.answers.watched_answer import AnswerOutcome, WatchedAnswer, tell
+from streaming_api.engine.stream import Retention
 from streaming_api.engine.viewer import Viewer
 from streaming_api.text import ascii_line
 from streaming_api.upstreams.gateway import Exchange, ExchangeResult
 from streaming_api.upstreams.reply_errors import UpstreamError, UpstreamFault
 from streaming_api.wire.commands import OnDisconnect
-from streaming_api.wire.messages import CHAT, notice
+from streaming_api.wire.messages import CHAT
 
 if TYPE_CHECKING:
     from streaming_api.access.client import Client
@@ -27,21 +26,6 @@ if TYPE_CHECKING:
     from streaming_api.engine.sink import Sink
 
 logger = logging.getLogger(__name__)
-
-
-@attrs.frozen
-class AnswerOutcome:
-    """How an answer ended.
-
-    Attributes:
-        finish_reason: the model's own, or ``cancelled``, ``abandoned``, ``incomplete``, ``error``.
-        error: what went wrong, if something did.
-        done: the upstream itself said that this was all, whether or not it said why.
-    """
-
-    finish_reason: str
-    error: UpstreamFault | None = None
-    done: bool = False
 
 
 class AnswerObserver(Protocol):
@@ -54,7 +38,7 @@ class AnswerObserver(Protocol):
         """Note that an answer has ended."""
 
 
-class Answer:
+class Answer(WatchedAnswer):
     """One answer: its stream, and the task that fills it from the upstream.
 
     Args:
@@ -68,13 +52,8 @@ class Answer:
 
     Attributes:
         task: fills the stream.
-        outcome: how it ended; None as long as it runs.
-        position: in the queue for an upstream connection; 0 when it has one.
         repaired: chunks in which something was replaced that UTF-8 JSON cannot say; counted at its
             end.
-        on_begun: called once when the first chunk or the end is there.
-        on_ended: called once when it has ended.
-        faces: its streams in the words of other wires (`streaming_api.faces`), by their names.
     """
 
     def __init__(
@@ -88,17 +67,8 @@ class Answer:
         resume_grace: float,
         observer: AnswerObserver,
     ) -> None:
-        self.request = asked.request
-        self.request_id = asked.request.request_id
-        self.owner = client.owner
-        self.asked_by = client.name
-        self.outcome: AnswerOutcome | None = None
-        self.position = 0
-        self.chunks = 0
+        super().__init__(asked.request, client.owner, client.name, channel, retention)
         self.repaired = 0
-        self.on_begun: list[Callable[[], None]] = []
-        self.on_ended: list[Callable[[], None]] = []
-        self.faces: dict[str, object] = {}
         self.started = time.monotonic()
         self.ended = 0.0
         self._first: float | None = None
@@ -109,17 +79,6 @@ class Answer:
         self._queue = queue
         self._resume_grace = resume_grace
         self._observer = observer
-        self.channel = channel
-        stream = Stream(
-            self.request_id,
-            f"chat/{self.request_id}",
-            CHAT,
-            Policy.LOSSLESS,
-            retention,
-            request_id=self.request_id,
-        )
-        self.stream = self.channel.add(stream)
-        self.watched = frozenset(self.channel.streams)
         self.channel.on_unwatched = self._unwatched
         self.task = asyncio.create_task(self._run(client.authorization), name="answer")
         self.task.add_done_callback(self._ended_before_it_ran)
@@ -138,9 +97,7 @@ class Answer:
     @property
     def failed(self) -> bool:
         """Whether it will not be whole: cancelled, abandoned, incomplete or an error."""
-        if self._stopped is not None:
-            return True
-        return self.outcome is not None and self.outcome.finish_reason in {"error", "incomplete"}
+        return self._stopped is not None or super().failed
 
     def cancel(self, outcome: AnswerOutcome | None = None) -> None:
         """End it: the upstream's connection is closed at once. Harmless when it has ended."""
@@ -183,7 +140,7 @@ class Answer:
             chunks = self._mark_substitution(chunks)
             self.chunks = len(chunks)
             self.channel.append(self.stream, chunks)
-            _tell(self.on_begun)
+            tell(self.on_begun)
         else:
             self.chunks += len(chunks)
             self.channel.append(self.stream, chunks)
@@ -230,8 +187,8 @@ class Answer:
         self._observer.ended(self)
         self.channel.end(self.stream, orjson.dumps(data))
         self.channel.on_unwatched = self.channel.on_room = None  # else they would keep each other
-        _tell(self.on_begun)
-        _tell(self.on_ended)
+        tell(self.on_begun)
+        tell(self.on_ended)
 
     def _log_end(self, outcome: AnswerOutcome) -> None:
         """Write the one line of the log that names an answer; what it was about is not in it."""
@@ -249,42 +206,12 @@ class Answer:
                 for viewer in self.channel.viewers():
                     viewer.connection.send(self.queue_notice(), CHAT)
 
-    def queue_notice(self) -> bytes:
-        """Says which place in the queue the answer has."""
-        return notice(
-            CHAT,
-            {"event": "queued", "position": self.position},
-            stream=self.stream.name,
-            request_id=self.request_id,
-        )
-
     # Audience
-
-    def watch(self, connection: Sink, after: int, fault: str | None = None) -> Viewer:
-        """Show this answer on a connection, from strictly after a sequence_id.
-
-        What is no longer retained is told first; an ``after`` that was never sent is told, too, and
-        the answer shown from its start; so is the ``fault`` of a cursor (`Channel.locate`).
-        """
-        viewer = self.attach(connection)
-        if after > self.channel.number:
-            after, fault = 0, "future"
-        if fault is not None:
-            viewer.tell_gap(self.stream, fault, None, None)
-        if self.stream.evicted > after:
-            viewer.tell_gap(self.stream, "evicted", after + 1, self.stream.evicted)
-            after = self.stream.evicted
-        viewer.resume(after)
-        if self.position:
-            connection.send(self.queue_notice(), CHAT)
-        return viewer
 
     def attach(self, connection: Sink, after: int = 0) -> Viewer:
         """Count a connection among those who watch, before anything is shown on it."""
         self.returned()
-        viewer = Viewer(connection, self.channel, self.watched)
-        viewer.attach(after)
-        return viewer
+        return super().attach(connection, after)
 
     def returned(self) -> None:
         """Somebody watches again: the answer is not abandoned."""
@@ -330,12 +257,6 @@ _NO_REASON: Final = UpstreamFault(
     code="upstream_incomplete",
     message="The upstream stopped without saying why: the answer may be cut short.",
 )
-
-
-def _tell(callbacks: list[Callable[[], None]]) -> None:
-    told, callbacks[:] = tuple(callbacks), ()
-    for callback in told:
-        callback()
 
 
 def _outcome(ending: ExchangeResult) -> AnswerOutcome:

@@ -11,9 +11,11 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
 
-from streaming_api.answers.answer import SERVER_STOPPED, Answer, AnswerOutcome
+from streaming_api.answers.answer import SERVER_STOPPED, Answer
+from streaming_api.answers.elsewhere import Elsewhere
 from streaming_api.answers.queue import AnswerQueue
 from streaming_api.answers.request import UpstreamRequest
+from streaming_api.answers.watched_answer import AnswerOutcome, WatchedAnswer
 from streaming_api.config import StreamingConfig
 from streaming_api.engine.channel import Channel
 from streaming_api.engine.stream import Retention
@@ -44,6 +46,46 @@ class Watcher(Protocol):
         """An answer has ended."""
 
 
+Key = tuple[str, str]
+"""Whose an answer is, and its ``request_id``."""
+
+
+class Remote(Protocol):
+    """Answers of other processes of this service."""
+
+    def get(self, key: Key) -> WatchedAnswer | None:
+        """Return an answer of another process, if it is mirrored here."""
+
+    async def fetch(self, key: Key) -> None:
+        """Have an answer mirrored here.
+
+        Raises:
+            NotFound: no process has it.
+            Gone: it is no longer kept.
+            Unavailable: it cannot be said now.
+        """
+
+    def may_start(self, request: ChatRequest, client: Client) -> bool:
+        """Return whether an answer may be started here: nobody else can start it as well."""
+
+    async def claim(self, request: ChatRequest, client: Client) -> None:
+        """Make sure that nobody else starts this answer, or have theirs mirrored here.
+
+        Raises:
+            TooMany: the key has as many answers running as it may.
+            Unavailable: it cannot be said now.
+        """
+
+    def started(self, answer: Answer) -> None:
+        """Take note that an answer runs here."""
+
+    def ended(self, answer: Answer) -> None:
+        """Take note that it has ended, but for its last message."""
+
+    def forget(self, answer: WatchedAnswer) -> None:
+        """Keep an answer no longer."""
+
+
 class Answers:
     """All answers: those that run, and those that are kept to be resumed.
 
@@ -69,13 +111,14 @@ class Answers:
             seconds=config.chat_retention_seconds,
         )
         self.draining = False
+        self.remote: Remote | None = None
         self._enabled = config.streaming_chat_enabled
         self._answers_per_key = config.answers_per_key
         self._watcher = watcher
-        self._answers: dict[tuple[str, str], Answer] = {}
-        self._kept: OrderedDict[tuple[str, str], Answer] = OrderedDict()  # ended, oldest first
+        self._answers: dict[Key, Answer] = {}
+        self._kept: OrderedDict[Key, Answer] = OrderedDict()  # ended, oldest first
         self._kept_bytes = 0
-        self._evicted: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._evicted: OrderedDict[Key, None] = OrderedDict()
 
     def __repr__(self) -> str:
         return f"<Answers {len(self.running)} running, {len(self._kept)} kept>"
@@ -100,17 +143,18 @@ class Answers:
             message = "Chat is switched off here (streaming.chat_enabled)."
             raise NotFound(message, "chat_disabled")
 
-    def start(self, request: ChatRequest, client: Client) -> Answer:
+    def start(self, request: ChatRequest, client: Client) -> WatchedAnswer:
         """The answer of this request_id: a new one, or the one that is known already.
 
         Raises:
+            Elsewhere: another process may have it.
             Unavailable: this server is stopping, or the queue for upstream connections is full.
             TooMany: the key has as many answers running as it may.
         """
         owner = client.owner
         key = (owner, request.request_id)
         self.evict()
-        known = self._answers.get(key)
+        known = self._known(key)
         if known is not None:
             return known
         if self.draining:
@@ -123,6 +167,9 @@ class Answers:
             if mine >= self._answers_per_key:
                 message = f"{mine} answers are running for this key; wait for one to end."
                 raise TooMany(message, "too_many_answers", retry_after=1)
+        remote = self.remote
+        if remote is not None and not remote.may_start(request, client):
+            raise Elsewhere(lambda: remote.claim(request, client))
         self._evicted.pop(key, None)
         answer = self._answers[key] = Answer(
             UpstreamRequest(self.upstream, request),
@@ -133,25 +180,40 @@ class Answers:
             resume_grace=self._resume_grace,
             observer=self,
         )
+        if remote is not None:
+            remote.started(answer)
         return answer
 
-    def find(self, owner: str, request_id: str) -> Answer:
+    def _known(self, key: Key) -> WatchedAnswer | None:
+        answer = self._answers.get(key)
+        return answer if answer is not None or self.remote is None else self.remote.get(key)
+
+    def local(self, key: Key) -> Answer | None:
+        """An answer of this process."""
+        return self._answers.get(key)
+
+    @property
+    def present(self) -> list[Answer]:
+        """Every answer of this process, running or kept."""
+        return list(self._answers.values())
+
+    def find(self, owner: str, request_id: str) -> WatchedAnswer:
         """The answer of this owner with this request_id.
 
         Raises:
+            Elsewhere: another process may have it.
             NotFound: there is none; somebody else's counts as none.
             Gone: there was one, and it is no longer kept.
         """
         self.evict()
         key = (owner, request_id)
-        answer = self._answers.get(key)
+        answer = self._known(key)
         if answer is not None:
             return answer
-        if key in self._evicted:
-            message = f"The answer {request_id} has ended and is no longer kept; ask again."
-            raise Gone(message, "stream_evicted", param="request_id")
-        message = f"There is no answer {request_id}; start it first."
-        raise NotFound(message, "stream_not_found", param="request_id")
+        remote = self.remote
+        if remote is not None:
+            raise Elsewhere(lambda: remote.fetch(key))
+        raise gone(request_id) if key in self._evicted else not_found(request_id)
 
     def begun(self, seconds: float) -> None:
         """Take note of how long an answer took to begin."""
@@ -163,9 +225,11 @@ class Answers:
         self._kept_bytes += answer.stream.size + _WEIGHT
         assert answer.outcome is not None
         self._watcher.answer_ended(answer.outcome.finish_reason, answer.chunks, answer.repaired)
+        if self.remote is not None:
+            self.remote.ended(answer)
         self.evict()
 
-    def delete(self, answer: Answer) -> None:
+    def delete(self, answer: WatchedAnswer) -> None:
         """End an answer if it runs, and keep it no longer."""
         answer.cancel()
         if answer.outcome is None:
@@ -173,12 +237,14 @@ class Answers:
         else:
             self.forget(answer)
 
-    def forget(self, answer: Answer) -> None:
+    def forget(self, answer: WatchedAnswer) -> None:
         """Keep an answer no longer than it runs; one that has ended is gone at once."""
         key = (answer.owner, answer.request_id)
         if self._kept.pop(key, None) is not None:
             self._kept_bytes -= answer.stream.size + _WEIGHT
             del self._answers[key]
+        if self.remote is not None:
+            self.remote.forget(answer)
 
     def evict(self) -> None:
         """Forget answers whose time is over."""
@@ -209,3 +275,15 @@ class Answers:
             answer.cancel(AnswerOutcome("incomplete", SERVER_STOPPED))
         if tasks:
             await asyncio.wait(tasks, timeout=2)
+
+
+def not_found(request_id: str) -> NotFound:
+    """There is no such answer; somebody else's counts as none."""
+    message = f"There is no answer {request_id}; start it first."
+    return NotFound(message, "stream_not_found", param="request_id")
+
+
+def gone(request_id: str) -> Gone:
+    """There was such an answer, and it is no longer kept."""
+    message = f"The answer {request_id} has ended and is no longer kept; ask again."
+    return Gone(message, "stream_evicted", param="request_id")

@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING, Final, Protocol
 import attrs
 
 from streaming_api.access.fair_table import FairTable
+from streaming_api.answers.elsewhere import Elsewhere
 from streaming_api.errors import ApiError, BadRequest, Gone, NotFound, Unprocessable
 
 if TYPE_CHECKING:
     from collections import Counter
 
     from streaming_api.access.client import Client
-    from streaming_api.answers.answer import Answer
     from streaming_api.answers.answers import Answers
+    from streaming_api.answers.watched_answer import WatchedAnswer
     from streaming_api.wire.commands import ChatRequest
 
 LONGEST_KEY: Final = 255
@@ -91,7 +92,7 @@ class Retries:
         self._bindings = bindings
         self._results = results
 
-    def start(self, key: str | None, request: ChatRequest, client: Client) -> Answer:
+    def start(self, key: str | None, request: ChatRequest, client: Client) -> WatchedAnswer:
         """The answer that the key is bound to; without a key, or if it is bound to none, a new one.
 
         Raises:
@@ -118,13 +119,13 @@ class Retries:
             return answer
         try:
             answer = self._answers.start(request, client)
-        except ApiError:
+        except (ApiError, Elsewhere):
             self._bindings.release(name, mine)
             raise
         self._results["new"] += 1
         return answer
 
-    def _find(self, request_id: str, client: Client) -> Answer | None:
+    def _find(self, request_id: str, client: Client) -> WatchedAnswer | None:
         try:
             return self._answers.find(client.owner, request_id)
         except (NotFound, Gone):

@@ -66,6 +66,16 @@ class Backlog:
                 del column[: self._start]
             self._start = 0
 
+    def payloads(self, cursor: int, until: int, limit: int) -> tuple[int, list[bytes]]:
+        """The same as `after` in bytes: the first number, and the payloads from there on."""
+        numbers, payloads = self._numbers, self._payloads
+        first = last = bisect_right(numbers, cursor, lo=self._start)
+        size = 0
+        while last < len(numbers) and size < limit and numbers[last] <= until:
+            size += len(payloads[last])
+            last += 1
+        return (numbers[first] if first < last else cursor + 1), payloads[first:last]
+
     def after(self, cursor: int, until: int, limit: int) -> list[Message]:
         """Messages above ``cursor`` up to ``until``: at least one, then about ``limit`` bytes."""
         numbers, payloads = self._numbers, self._payloads

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
@@ -22,7 +22,7 @@ from streaming_api.wire.checksum import Checksum
 from streaming_api.wire.messages import Message, parse_cursor
 
 if TYPE_CHECKING:
-    from streaming_api.engine.observer import DeliveryObserver, Writes
+    from streaming_api.engine.observer import DeliveryObserver, Recorder, Writes
     from streaming_api.engine.sink import Watcher
     from streaming_api.wire.framing import Framing
 
@@ -81,6 +81,7 @@ class Channel:
         full: whether the log holds more than its retention, because its fastest viewer needs it.
         on_room: called when a full log has room again.
         on_unwatched: called when the last viewer has left.
+        recorder: told of each flush, when the channel is recorded.
     """
 
     __slots__ = (
@@ -102,6 +103,7 @@ class Channel:
         "number",
         "on_room",
         "on_unwatched",
+        "recorder",
         "streams",
     )  # fmt: skip
 
@@ -121,6 +123,7 @@ class Channel:
         self.full = False
         self.on_room: Callable[[], None] | None = None
         self.on_unwatched: Callable[[], None] | None = None
+        self.recorder: Recorder | None = None
         self.streams: dict[str, Stream] = {}
         self.audiences: dict[tuple[Framing, frozenset[str]], Audience] = {}
         self.lagging: set[Watcher] = set()
@@ -208,6 +211,8 @@ class Channel:
                 due.append((part, audience.frame(part, now), tuple(audience.viewers.items())))
         for part, data, viewers in due:
             self._write(part, data, viewers)
+        if self.recorder is not None:
+            self.recorder.flushed()
         if self.full:
             self._make_room(now)
 
@@ -226,6 +231,32 @@ class Channel:
             for viewer, _ in viewers:
                 viewer.caught_up()
 
+    def skip(self, stream: Stream, number: int) -> None:
+        """Go on behind a number: what is missing up to it is lost."""
+        self.flush()
+        self.number = self.flushed = stream.evicted = number
+
+    def replay(self, stream: Stream, first: int, payloads: Sequence[bytes], *, final: bool) -> None:
+        """Put messages on a stream that another process has numbered and encoded.
+
+        Args:
+            stream: one of this channel's.
+            first: the number of the first of them, above all on the channel.
+            payloads: whole messages, at least one.
+            final: whether the last of them ends the channel.
+        """
+        now = time.monotonic()
+        messages = stream.take(first, payloads, now)
+        self.number = messages[-1].number
+        if final:
+            self.ended = messages[-1].final = True
+            stream.last = self.number
+            messages[-1].cursor = stream.end_cursor or self.number
+        self._waiting += messages
+        if stream.overfull(now):
+            self._make_room(now)
+        self.flush(now)
+
     def end(self, stream: Stream, data: bytes) -> None:
         """Append the last message; viewers leave when they have been written it."""
         self.ended = True
@@ -239,6 +270,8 @@ class Channel:
         self.full = False
         for stream in self.streams.values():
             needed = self.fastest() + 1 if stream.policy is Policy.LOSSLESS else self.number + 1
+            if self.recorder is not None:
+                needed = min(needed, self.recorder.needed())
             if stream.evict(now, needed):
                 self.full = True
         if was_full and not self.full and self.on_room is not None:

@@ -21,3 +21,13 @@ class DeliveryObserver(Protocol):
 
     def delivered_late(self, viewer: Watcher, messages: Sequence[Message]) -> None:
         """Note that a lagging viewer has been written messages out of the log."""
+
+
+class Recorder(Protocol):
+    """Copies what is on a channel to somewhere else, with a cursor of its own."""
+
+    def flushed(self) -> None:
+        """Take note that a batch has been written to the live viewers."""
+
+    def needed(self) -> int:
+        """Return the number from which on it still needs the log."""

@@ -62,6 +62,7 @@ class Stream:
         "_log",
         "_snapshot",
         "_state",
+        "end_cursor",
         "evicted",
         "last",
         "message_type",
@@ -93,6 +94,7 @@ class Stream:
         self.total = 0
         self.evicted = 0
         self.last = 0
+        self.end_cursor: int | None = None
         self._encoder = Encoder(message_type, name, epoch, request_id)
         self._log = Backlog(self._encoder)
 
@@ -130,6 +132,18 @@ class Stream:
         self.total += len(messages)
         return messages
 
+    def take(self, number: int, payloads: Iterable[bytes], now: float) -> list[Message]:
+        """Put messages on the log that another process has encoded, numbered from ``number`` on."""
+        again = self._encoder.again
+        messages = [again(at, payload, now) for at, payload in enumerate(payloads, number)]
+        self._log.add(messages)
+        self.total += len(messages)
+        return messages
+
+    def payloads(self, cursor: int, until: int, limit: int) -> tuple[int, list[bytes]]:
+        """What `after` gives, encoded: the first number, and the messages from there on."""
+        return self._log.payloads(cursor, until, limit)
+
     def overfull(self, now: float) -> bool:
         """Whether the log holds more than its retention allows."""
         kept, log = self.retention, self._log
@@ -155,6 +169,7 @@ class Stream:
     def after(self, cursor: int, until: int, limit: int) -> list[Message]:
         """Messages above ``cursor`` up to ``until``: at least one, then about ``limit`` bytes."""
         messages = self._log.after(cursor, until, limit)
-        if self.last and messages:
-            messages[-1].final = messages[-1].number == self.last
+        if self.last and messages and messages[-1].number == self.last:
+            messages[-1].final = True
+            messages[-1].cursor = self.end_cursor or self.last
         return messages

@@ -164,7 +164,7 @@ class Viewer:
             if self._cursor >= self.channel.flushed:
                 if self.channel.ended:
                     self.caught_up()
-                else:
+                elif self._cursor == self.channel.flushed:  # else it waits for the channel
                     self._audience = self.channel.go_live(self)
                     self._joined = (self._audience.messages, self._audience.bytes)
                     self._summed = self._audience.checksum

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import orjson
 
-from streaming_api.answers.answer import AnswerOutcome
+from streaming_api.answers.watched_answer import AnswerOutcome
 from streaming_api.engine.stream import Policy, Stream
 from streaming_api.engine.viewer import Viewer
 from streaming_api.errors import BadRequest, Gone
@@ -25,7 +25,7 @@ from streaming_api.wire.commands import OnDisconnect
 from streaming_api.wire.messages import CHAT
 
 if TYPE_CHECKING:
-    from streaming_api.answers.answer import Answer
+    from streaming_api.answers.watched_answer import WatchedAnswer
     from streaming_api.engine.sink import Sink, Watcher
     from streaming_api.wire.checksum import Checksum
     from streaming_api.wire.framing import Framing
@@ -56,7 +56,7 @@ class Derived:
 
     def __init__(
         self,
-        answer: Answer,
+        answer: WatchedAnswer,
         face: str,
         translator: Translator,
     ) -> None:
@@ -66,7 +66,7 @@ class Derived:
         self.lost = False
         self.seen = False
         self.on_ended: list[Callable[[], None]] = []
-        self._answer: Answer = weakref.proxy(answer)
+        self._answer: WatchedAnswer = weakref.proxy(answer)
         self._most = answer.stream.retention.bytes
         self._tap = _Tap(self)
         self._reader: _Reader | None = None

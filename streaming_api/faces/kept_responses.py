@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
+import attrs
 import orjson
 
 from streaming_api.errors import ApiError, BadRequest, Gone, NotFound
@@ -19,8 +20,8 @@ from streaming_api.wire.commands import OnDisconnect, chat_request
 
 if TYPE_CHECKING:
     from streaming_api.access.client import Client
-    from streaming_api.answers.answer import Answer
     from streaming_api.answers.answers import Answers
+    from streaming_api.answers.watched_answer import WatchedAnswer
     from streaming_api.wire.commands import ChatRequest
 
 FACE: Final = "responses"
@@ -39,7 +40,7 @@ class ResponseStream(Derived):
 
     translator: ResponseTranslator
 
-    def __init__(self, answer: Answer, asked: Asked) -> None:
+    def __init__(self, answer: WatchedAnswer, asked: Asked) -> None:
         self.asked = asked
         fields = response_fields(asked, answer.request_id, int(time.time()))
         translator = ResponseTranslator(fields, answer.request_id)
@@ -72,11 +73,11 @@ class Responses:
         self,
         body: dict[str, object],
         client: Client,
-        begin: Callable[[ChatRequest, Client], Answer],
+        begin: Callable[[ChatRequest, Client], WatchedAnswer],
         *,
         stream: bool | None = None,
         remembered: ResponseStream | None = None,
-    ) -> tuple[Answer, ResponseStream]:
+    ) -> tuple[WatchedAnswer, ResponseStream]:
         """Ask for a response.
 
         Args:
@@ -106,7 +107,7 @@ class Responses:
             orjson.dumps(asked.chat),
             on_disconnect=OnDisconnect.FINISH if asked.background else default,
         )
-        answer = begin(request, client)
+        answer = begin(attrs.evolve(request, chosen=False), client)
         known = answer.faces.get(FACE)
         if isinstance(known, ResponseStream):
             return answer, known
@@ -115,7 +116,7 @@ class Responses:
             response.on_ended.append(lambda: self._answers.forget(answer))
         return answer, response
 
-    def find(self, client: Client, response_id: str) -> tuple[Answer, ResponseStream]:
+    def find(self, client: Client, response_id: str) -> tuple[WatchedAnswer, ResponseStream]:
         """Return a response of this client.
 
         Raises:

@@ -10,7 +10,7 @@ from streaming_api.faces.ui_messages import UiMessageTranslator
 
 if TYPE_CHECKING:
     from streaming_api.access.client import Client
-    from streaming_api.answers.answer import Answer
+    from streaming_api.answers.watched_answer import WatchedAnswer
 
 FACE: Final = "ui-messages"
 
@@ -19,20 +19,20 @@ class UiChats:
     """The newest answer of each chat, as long as it runs or is kept; known by owner and chat id."""
 
     def __init__(self) -> None:
-        self._newest: weakref.WeakValueDictionary[tuple[str, str], Answer] = (
+        self._newest: weakref.WeakValueDictionary[tuple[str, str], WatchedAnswer] = (
             weakref.WeakValueDictionary()
         )
 
-    def put(self, client: Client, chat_id: str, answer: Answer) -> None:
+    def put(self, client: Client, chat_id: str, answer: WatchedAnswer) -> None:
         """Note the newest answer of a chat."""
         self._newest[client.owner, chat_id] = answer
 
-    def get(self, client: Client, chat_id: str) -> Answer | None:
+    def get(self, client: Client, chat_id: str) -> WatchedAnswer | None:
         """Return the newest answer of a chat, or None."""
         return self._newest.get((client.owner, chat_id))
 
 
-def stream_of(answer: Answer, message_id: str | None = None) -> Derived:
+def stream_of(answer: WatchedAnswer, message_id: str | None = None) -> Derived:
     """Return an answer as a UI message stream.
 
     Args:

@@ -15,6 +15,7 @@ import orjson
 from aiohttp import hdrs, web
 from aiohttp.http import HttpVersion11
 
+from streaming_api.answers.elsewhere import settled
 from streaming_api.connections.endings import CloseReason
 from streaming_api.errors import ApiError, BadRequest, Gone, NotFound, UpstreamError
 from streaming_api.ops.context import CONTEXT, client_of
@@ -28,7 +29,7 @@ from streaming_api.wire import framing
 from streaming_api.wire.commands import OnDisconnect, chat_request
 
 if TYPE_CHECKING:
-    from streaming_api.answers.answer import Answer, AnswerOutcome
+    from streaming_api.answers.watched_answer import AnswerOutcome, WatchedAnswer
     from streaming_api.engine.sink import Watcher
     from streaming_api.engine.viewer import Viewer
 
@@ -49,7 +50,7 @@ class Completion(EventStream):
 
     __slots__ = ("_after", "_answer", "_common", "_headed", "_viewer")
 
-    def __init__(self, request: web.Request, answer: Answer, after: int = 0) -> None:
+    def __init__(self, request: web.Request, answer: WatchedAnswer, after: int = 0) -> None:
         chunked = request.version >= HttpVersion11
         super().__init__(request, self.FRAMINGS[chunked], chunked=chunked)
         self._answer = answer
@@ -238,7 +239,7 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     leaving = OnDisconnect.CANCEL if key is None else OnDisconnect.GRACE
     asked = chat_request(fields, text, on_disconnect=leaving)
     with reserve_slot(request, "sse") as slot:
-        answer = context.retries.start(key, asked, client)
+        answer = await settled(lambda: context.retries.start(key, asked, client))
         connection = Completion(request, answer)
         try:
             take_over(request, connection, slot)
@@ -254,12 +255,13 @@ async def watch_completion(request: web.Request) -> web.StreamResponse:
     """GET /v1/chat/completions/{request_id}: go on after ``Last-Event-ID`` or ``?after=``."""
     context = request.app[CONTEXT]
     context.answers.require()
-    answer = context.answers.find(client_of(request).owner, request.match_info["request_id"])
+    owner, request_id = client_of(request).owner, request.match_info["request_id"]
+    answer = await settled(lambda: context.answers.find(owner, request_id))
     after, fault = last_seen(request, answer)
-    if fault is not None or after > answer.channel.number:
+    if fault is not None or not answer.reaches(after):
         message = "No event of this answer has that id; leave it out to get all of them."
         raise BadRequest(message, "invalid_value", param=hdrs.LAST_EVENT_ID)
-    if answer.outcome is not None and answer.request.stream and after == answer.channel.number:
+    if answer.request.stream and answer.has_seen_all(after):
         return web.Response(status=204)
     if answer.stream.evicted > after:
         message = "What follows that event is no longer kept; ask again."
@@ -279,7 +281,8 @@ async def delete_completion(request: web.Request) -> web.Response:
     context = request.app[CONTEXT]
     context.answers.require()
     request_id = request.match_info["request_id"]
-    context.answers.delete(context.answers.find(client_of(request).owner, request_id))
+    owner = client_of(request).owner
+    context.answers.delete(await settled(lambda: context.answers.find(owner, request_id)))
     return _json({"id": request_id, "object": "chat.completion.deleted", "deleted": True})
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 import orjson
 from aiohttp import hdrs, web
 
+from streaming_api.answers.elsewhere import settled
 from streaming_api.connections.endings import CloseReason
 from streaming_api.errors import ApiError, BadRequest
 from streaming_api.faces import framing
@@ -21,7 +22,7 @@ from streaming_api.web.sse import idempotency_key
 from streaming_api.web.takeover import TAKEN, reserve_slot, take_over
 
 if TYPE_CHECKING:
-    from streaming_api.answers.answer import Answer
+    from streaming_api.answers.watched_answer import WatchedAnswer
     from streaming_api.connections.manager import Slot
     from streaming_api.engine.sink import Watcher
     from streaming_api.engine.viewer import Viewer
@@ -40,7 +41,7 @@ class ResponseReply(Completion):
     def __init__(
         self,
         request: web.Request,
-        answer: Answer,
+        answer: WatchedAnswer,
         response: ResponseStream,
         after: int = 0,
         *,
@@ -117,6 +118,11 @@ def responses_of(request: web.Request) -> Responses:
     return Responses(context.answers)
 
 
+async def _found(request: web.Request) -> tuple[WatchedAnswer, ResponseStream]:
+    responses, client = responses_of(request), client_of(request)
+    return await settled(lambda: responses.find(client, request.match_info["id"]))
+
+
 @scope("chat")
 async def create(request: web.Request) -> web.StreamResponse:
     """POST /v1/responses: whole, streamed, or in the background."""
@@ -127,10 +133,10 @@ async def create(request: web.Request) -> web.StreamResponse:
     begin = partial(context.retries.start, idempotency_key(request))
     body, _ = await json_body(request)
     if body.get("background") is True and body.get("stream") is not True:
-        _, response = responses.start(body, client, begin)
+        _, response = await settled(lambda: responses.start(body, client, begin))
         return _json(response.response)
     with reserve_slot(request, "sse") as slot:
-        answer, response = responses.start(body, client, begin)
+        answer, response = await settled(lambda: responses.start(body, client, begin))
         streamed = body.get("stream") is True
         return _show(
             request, slot, ResponseReply(request, answer, response, streamed=streamed), response
@@ -140,7 +146,7 @@ async def create(request: web.Request) -> web.StreamResponse:
 @scope("chat")
 async def retrieve(request: web.Request) -> web.StreamResponse:
     """GET /v1/responses/{id}: the object as of now, or (``?stream=true``) the events."""
-    answer, response = responses_of(request).find(client_of(request), request.match_info["id"])
+    answer, response = await _found(request)
     if request.query.get("stream", "false").lower() not in {"true", "1"}:
         return _json(response.response)
     after = starting_after(request.query.get("starting_after"))
@@ -175,7 +181,7 @@ def _show(
 @scope("chat")
 async def cancel(request: web.Request) -> web.Response:
     """POST /v1/responses/{id}/cancel: idempotent; the response as it ended."""
-    answer, response = responses_of(request).find(client_of(request), request.match_info["id"])
+    answer, response = await _found(request)
     answer.cancel()
     await response.until_ended(CANCEL_SECONDS)
     return _json(response.response)
@@ -185,7 +191,7 @@ async def cancel(request: web.Request) -> web.Response:
 async def delete(request: web.Request) -> web.Response:
     """DELETE /v1/responses/{id}: it is cancelled if it runs, and kept no longer."""
     response_id = request.match_info["id"]
-    answer, _ = responses_of(request).find(client_of(request), response_id)
+    answer, _ = await _found(request)
     request.app[CONTEXT].answers.delete(answer)
     return _json({"id": response_id, "object": "response", "deleted": True})
 
@@ -193,7 +199,7 @@ async def delete(request: web.Request) -> web.Response:
 @scope("chat")
 async def input_items(request: web.Request) -> web.Response:
     """GET /v1/responses/{id}/input_items: the conversation that was answered, by pages."""
-    _, response = responses_of(request).find(client_of(request), request.match_info["id"])
+    _, response = await _found(request)
     items = list(response.asked.items)
     order = request.query.get("order", "desc")
     if order not in {"asc", "desc"}:

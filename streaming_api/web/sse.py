@@ -13,6 +13,7 @@ from aiohttp import hdrs, web
 from aiohttp.http import HttpVersion11
 from aiohttp_sse import EventSourceResponse
 
+from streaming_api.answers.elsewhere import settled
 from streaming_api.answers.idempotency import parse_key
 from streaming_api.connections.connection import Connection
 from streaming_api.connections.endings import CloseReason
@@ -27,7 +28,7 @@ from streaming_api.wire.checksum import Checksum
 from streaming_api.wire.commands import chat_request, check_request_id
 
 if TYPE_CHECKING:
-    from streaming_api.answers.answer import Answer
+    from streaming_api.answers.watched_answer import WatchedAnswer
     from streaming_api.connections.manager import Slot
     from streaming_api.engine.sink import Watcher
     from streaming_api.ops.context import Context
@@ -257,7 +258,7 @@ async def start_answer(request: web.Request) -> web.StreamResponse:
     key = idempotency_key(request)
     asked = chat_request(*await json_body(request))
     with reserve_slot(request, "sse") as slot:
-        answer = context.retries.start(key, asked, client)
+        answer = await settled(lambda: context.retries.start(key, asked, client))
         return await _show(request, slot, answer, 0)
 
 
@@ -267,9 +268,10 @@ async def watch_answer(request: web.Request) -> web.StreamResponse:
     context = request.app[CONTEXT]
     context.answers.require()
     require_sse(context)
-    answer = context.answers.find(client_of(request).owner, request.match_info["request_id"])
+    owner, request_id = client_of(request).owner, request.match_info["request_id"]
+    answer = await settled(lambda: context.answers.find(owner, request_id))
     after, fault = last_seen(request, answer)
-    if answer.outcome is not None and after == answer.channel.number:
+    if answer.has_seen_all(after):
         return web.Response(status=204)  # all seen: an EventSource stops here
     if request.method == hdrs.METH_HEAD:
         return _head_alone(request)
@@ -283,7 +285,7 @@ def idempotency_key(request: web.Request) -> str | None:
 
 
 async def _show(
-    request: web.Request, slot: Slot, answer: Answer, after: int, fault: str | None = None
+    request: web.Request, slot: Slot, answer: WatchedAnswer, after: int, fault: str | None = None
 ) -> web.StreamResponse:
     try:
         connection = await open_events(request, slot)
@@ -294,14 +296,14 @@ async def _show(
     return TAKEN
 
 
-def last_seen(request: web.Request, answer: Answer) -> tuple[int, str | None]:
+def last_seen(request: web.Request, answer: WatchedAnswer) -> tuple[int, str | None]:
     """The last sequence_id that the client has seen, or what is wrong with its cursor."""
     after = request.query.get("after", "0")
     if not after.isascii() or not after.isdigit() or len(after) > 18:
         message = "after must be the last sequence_id seen: a whole number, 0 for from the start."
         raise BadRequest(message, "invalid_value", param="after")
     cursor = _cursor(request)
-    return (int(after), None) if cursor is None else answer.channel.locate(cursor)
+    return (int(after), None) if cursor is None else answer.locate(cursor)
 
 
 @scope("chat")
@@ -310,6 +312,8 @@ async def cancel_answer(request: web.Request) -> web.Response:
     context = request.app[CONTEXT]
     context.answers.require()
     request_id = check_request_id(request.match_info["request_id"])
-    answer = context.answers.find(client_of(request).owner, request_id)
+    owner = client_of(request).owner
+    answer = await settled(lambda: context.answers.find(owner, request_id))
     answer.cancel()
+    await answer.cancelled()
     return web.Response(status=204)

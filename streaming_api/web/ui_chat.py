@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 import orjson
 from aiohttp import hdrs, web
 
+from streaming_api.answers.elsewhere import settled
 from streaming_api.connections.endings import CloseReason
 from streaming_api.errors import ApiError
 from streaming_api.faces import framing
@@ -27,7 +28,7 @@ from streaming_api.web.takeover import TAKEN, reserve_slot, take_over
 from streaming_api.wire.commands import OnDisconnect, chat_request
 
 if TYPE_CHECKING:
-    from streaming_api.answers.answer import Answer
+    from streaming_api.answers.watched_answer import WatchedAnswer
     from streaming_api.engine.sink import Watcher
     from streaming_api.engine.viewer import Viewer
 
@@ -42,7 +43,7 @@ class UiReply(Completion):
 
     __slots__ = ("_derived",)
 
-    def __init__(self, request: web.Request, answer: Answer, derived: Derived) -> None:
+    def __init__(self, request: web.Request, answer: WatchedAnswer, derived: Derived) -> None:
         super().__init__(request, answer)
         self._derived = derived
 
@@ -79,7 +80,7 @@ async def start(request: web.Request) -> web.StreamResponse:
     body = chat_fields(fields)
     asked = chat_request(body, orjson.dumps(body), on_disconnect=OnDisconnect.GRACE)
     with reserve_slot(request, "sse") as slot:
-        answer = context.retries.start(key, asked, client)
+        answer = await settled(lambda: context.retries.start(key, asked, client))
         request.app[UI_CHATS].put(client, chat, answer)
         derived = stream_of(answer, message_id(fields))
         connection = UiReply(request, answer, derived)

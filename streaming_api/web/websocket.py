@@ -6,6 +6,7 @@ straight to it from the streams, and frames of the client come to `data_received
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import hashlib
@@ -17,6 +18,7 @@ from aiohttp import hdrs, web
 from aiohttp.http import HttpVersion11
 
 from streaming_api.access.rates import Bucket
+from streaming_api.answers.elsewhere import Elsewhere
 from streaming_api.connections.connection import Connection
 from streaming_api.connections.endings import CloseReason
 from streaming_api.errors import ApiError, BadRequest, NotFound, TooMany, UpgradeRequired
@@ -104,7 +106,7 @@ class WebSocket(Connection):
         commands = config.commands_per_second
         self._refusals = Bucket(commands, 2 * commands)
         self._frames = Bucket(_FRAMES * commands, 2 * _FRAMES * commands)
-        self._waiting = False  # for its turn to read on
+        self._waiting = False  # for its turn to read on, or for what a command needs
         self._choked = False  # not read, because it does not read either
         self._pinged = False
         self._closing_since = 0.0
@@ -129,19 +131,26 @@ class WebSocket(Connection):
                 self._received(received)
                 if self.transport.is_closing():
                     return
+                if self._waiting:  # for another process
+                    break
         except Violation as violation:
             self._close(_VIOLATIONS[violation.code], violation.code, violation.reason)
             return
         if self._frames.take(parser.frames):
             self._close(CloseReason.POLICY, POLICY, "too many frames")
             return
-        if self.unsent > CHOKED_BYTES:
-            self._choked = True
-        elif parser.unfinished or parser.inflated >= TURN_BYTES:
-            self._waiting = True
-            self.manager.turns.later(self._read_on)
+        if not self._waiting:
+            self._have_a_break()
         if self._choked or self._waiting:
             self.transport.pause_reading()
+
+    def _have_a_break(self) -> None:
+        """Leave the rest for later, if there is one and this turn has done enough."""
+        if self.unsent > CHOKED_BYTES:
+            self._choked = True
+        elif self._parser.unfinished or self._parser.inflated >= TURN_BYTES:
+            self._waiting = True
+            self.manager.turns.later(self._read_on)
 
     def _read_on(self) -> None:
         self._waiting = False
@@ -183,14 +192,42 @@ class WebSocket(Connection):
             if received.opcode != framing.TEXT:
                 raise BadRequest("Send JSON in text frames, not binary.", "binary_frame")
             fields = parse_object(received.payload)
-            self.run(fields, received.payload)
-        except TooMany as error:
-            if self._refusals.take():
-                self._close(CloseReason.POLICY, POLICY, "too many commands")
-            else:
-                self.tell(error, fields)
         except ApiError as error:
+            self._refuse(error, fields)
+        else:
+            self._run(fields, received.payload)
+
+    def _refuse(self, error: ApiError, fields: dict[str, object]) -> None:
+        if isinstance(error, TooMany) and self._refusals.take():
+            self._close(CloseReason.POLICY, POLICY, "too many commands")
+        else:
             self.tell(error, fields)
+
+    def _run(self, fields: dict[str, object], text: bytes) -> bool:
+        """Run a command; whether it is done. Else nothing more is read: none may overtake it."""
+        try:
+            self.run(fields, text)
+        except Elsewhere as elsewhere:
+            self._waiting = True
+            task = asyncio.ensure_future(elsewhere.arrive())
+            task.add_done_callback(lambda done: self._arrived(done, fields, text))
+            return False
+        except ApiError as error:
+            self._refuse(error, fields)
+        return True
+
+    def _arrived(self, done: asyncio.Future[None], fields: dict[str, object], text: bytes) -> None:
+        """What a command needed is there: it runs again, and then what came behind it."""
+        error = done.exception()
+        if self.ending is not None:
+            return
+        if isinstance(error, ApiError):
+            self._refuse(error, fields)
+        elif error is not None:
+            raise error
+        elif not self._run(fields, text):
+            return
+        self.manager.turns.later(self._read_on)
 
     def run(self, fields: dict[str, object], text: bytes) -> None:
         """Do what a command says.

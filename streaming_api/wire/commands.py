@@ -59,6 +59,7 @@ class ChatRequest:
         stream_options: of a streamed answer, as the client wrote them, without ``include_usage``;
             None where it wrote null, which leaves them out.
         usage_asked: whether the client itself asked for a chunk with the usage.
+        chosen: whether the client chose the request_id: it may have been used before.
     """
 
     request_id: str
@@ -68,6 +69,7 @@ class ChatRequest:
     stream_options: bytes | None = json_text.EMPTY
     on_disconnect: OnDisconnect = OnDisconnect.GRACE
     usage_asked: bool = False
+    chosen: bool = True
 
     @property
     def usage_added(self) -> bool:
@@ -261,6 +263,7 @@ def chat_request(
         else json_text.without(written or json_text.EMPTY, {"include_usage"}),
         on_disconnect=_on_disconnect(fields, on_disconnect),
         usage_asked=isinstance(options, dict) and options.get("include_usage") is True,
+        chosen=fields.get("request_id") is not None,
     )
 
 

@@ -1,0 +1,33 @@
+"""Elsewhere: what a call needs first that only another process can say. Knows nobody who asks.
+
+Commands and handlers decide at once, from what is here. Where something may be with another
+process, the call raises `Elsewhere`: whoever called waits for it, and calls again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class Elsewhere(Exception):
+    """The answer to this call is not here yet; after ``arrive`` the same call can be answered.
+
+    Attributes:
+        arrive: waits until it is; raises the ApiError that a client is told.
+    """
+
+    def __init__(self, arrive: Callable[[], Awaitable[None]]) -> None:
+        super().__init__()
+        self.arrive = arrive
+
+
+async def settled(call: Callable[[], T]) -> T:
+    """Call, and again each time that what it needs has arrived."""
+    while True:
+        try:
+            return call()
+        except Elsewhere as elsewhere:
+            await elsewhere.arrive()

@@ -1,0 +1,170 @@
+"""One answer, as those see it who watch it: its stream and how it ended. Knows nobody who fills it.
+
+`Answer` fills one from the upstream; with several processes, `cluster.mirror` fills one from
+what another process has recorded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+import attrs
+
+from streaming_api.engine.stream import Policy, Retention, Stream
+from streaming_api.engine.viewer import Viewer
+from streaming_api.wire.messages import CHAT, notice
+
+if TYPE_CHECKING:
+    from streaming_api.engine.channel import Channel
+    from streaming_api.engine.sink import Sink
+    from streaming_api.upstreams.reply_errors import UpstreamFault
+    from streaming_api.wire.commands import ChatRequest
+
+
+_FAILED: Final = frozenset({"cancelled", "abandoned", "error", "incomplete"})
+
+
+@attrs.frozen
+class AnswerOutcome:
+    """How an answer ended.
+
+    Attributes:
+        finish_reason: the model's own, or ``cancelled``, ``abandoned``, ``incomplete``, ``error``.
+        error: what went wrong, if something did.
+        done: the upstream itself said that this was all, whether or not it said why.
+    """
+
+    finish_reason: str
+    error: UpstreamFault | None = None
+    done: bool = False
+
+
+class WatchedAnswer:
+    """One answer and those who watch it.
+
+    Args:
+        asked_by: under whose name its limits are counted.
+
+    Attributes:
+        outcome: how it ended; None as long as it runs.
+        position: in the queue for an upstream connection; 0 when it has one.
+        chunks: messages of the upstream on it.
+        on_begun: called once when the first chunk or the end is there.
+        on_ended: called once when it has ended.
+        faces: its streams in the words of other wires (`streaming_api.faces`), by their names.
+    """
+
+    def __init__(
+        self,
+        request: ChatRequest,
+        owner: str,
+        asked_by: str,
+        channel: Channel,
+        retention: Retention,
+    ) -> None:
+        self.request = request
+        self.request_id = request.request_id
+        self.owner = owner
+        self.asked_by = asked_by
+        self.outcome: AnswerOutcome | None = None
+        self.position = 0
+        self.chunks = 0
+        self.on_begun: list[Callable[[], None]] = []
+        self.on_ended: list[Callable[[], None]] = []
+        self.faces: dict[str, object] = {}
+        self.channel = channel
+        stream = Stream(
+            request.request_id,
+            f"chat/{request.request_id}",
+            CHAT,
+            Policy.LOSSLESS,
+            retention,
+            request_id=request.request_id,
+        )
+        self.stream = channel.add(stream)
+        self.watched = frozenset(channel.streams)
+
+    @property
+    def begun(self) -> bool:
+        """Whether the first chunk or the end is there."""
+        return self.channel.number > 0 or self.outcome is not None
+
+    @property
+    def failed(self) -> bool:
+        """Whether it will not be whole."""
+        return self.outcome is not None and self.outcome.finish_reason in _FAILED
+
+    def cancel(self, outcome: AnswerOutcome | None = None) -> None:
+        """End it. Harmless when it has ended."""
+        raise NotImplementedError
+
+    async def cancelled(self) -> None:
+        """Wait until it is certain that `cancel` has been heard.
+
+        Raises:
+            Unavailable: whoever fills it cannot be told now.
+        """
+
+    def locate(self, cursor: str) -> tuple[int, str | None]:
+        """The number that a client's cursor stands for; else 0, and why it means nothing here."""
+        return self.channel.locate(cursor)
+
+    def reaches(self, after: int) -> bool:
+        """Whether a message of this number has been, or may be, sent."""
+        return after <= self.channel.number
+
+    def has_seen_all(self, after: int) -> bool:
+        """Whether an answer that has ended has nothing left to show behind a number."""
+        return self.outcome is not None and after == self.channel.number
+
+    def watch(self, connection: Sink, after: int, fault: str | None = None) -> Viewer:
+        """Show this answer on a connection, from strictly after a sequence_id.
+
+        What is no longer retained is told first; an ``after`` that was never sent is told, too, and
+        the answer shown from its start; so is the ``fault`` of a cursor (`locate`).
+        """
+        viewer = self.attach(connection)
+        if after > self.channel.number:
+            after, fault = 0, "future"
+        self.show(viewer, after, fault)
+        return viewer
+
+    def show(self, viewer: Viewer, after: int, fault: str | None = None) -> None:
+        """Show an attached viewer what follows ``after``, and what is missing before it."""
+        if fault is not None:
+            viewer.tell_gap(self.stream, fault, None, None)
+        if self.stream.evicted > after:
+            viewer.tell_gap(self.stream, "evicted", after + 1, self.stream.evicted)
+            after = self.stream.evicted
+        viewer.resume(after)
+        if self.position:
+            viewer.connection.send(self.queue_notice(), CHAT)
+
+    def attach(self, connection: Sink, after: int = 0) -> Viewer:
+        """Count a connection among those who watch, before anything is shown on it."""
+        viewer = Viewer(connection, self.channel, self.watched)
+        viewer.attach(after)
+        return viewer
+
+    def returned(self) -> None:
+        """Somebody watches again: the answer is not abandoned."""
+
+    def settle(self) -> None:
+        """If nobody watches, what ``on_disconnect`` says happens."""
+
+    def queue_notice(self) -> bytes:
+        """Says which place in the queue the answer has."""
+        return notice(
+            CHAT,
+            {"event": "queued", "position": self.position},
+            stream=self.stream.name,
+            request_id=self.request_id,
+        )
+
+
+def tell(callbacks: list[Callable[[], None]]) -> None:
+    """Call each of them, once."""
+    told, callbacks[:] = tuple(callbacks), ()
+    for callback in told:
+        callback()

@@ -1,0 +1,68 @@
+"""Entries of an answer's stream in the store: messages that follow each other. Pure.
+
+The id of an entry is the number of its last message, so that the store itself refuses what it has
+already; the seal of an answer whose owner is dead has the highest id that there is, so that the
+store refuses everything after it.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from typing import Final
+
+import attrs
+
+MOST_BYTES: Final = 256 * 2**10
+"""Bytes of messages in one entry, above which no further message is added."""
+SEAL_ID: Final = b"18446744073709551615-0"
+SEALED: Final = 2**64 - 1
+_LEVEL: Final = 1
+
+Fields = Mapping[bytes, bytes]
+
+
+@attrs.frozen
+class Entry:
+    """Some messages of an answer.
+
+    Attributes:
+        first: the number of the first of them.
+        payloads: the messages as they were sent.
+        final: whether the last of them is the answer's last.
+        cut: whether what is missing before it is lost: its owner has it no longer.
+        seal: whether it says that the owner is dead; it has no messages.
+    """
+
+    first: int
+    payloads: tuple[bytes, ...] = ()
+    final: bool = False
+    cut: bool = False
+    seal: bool = False
+
+    @property
+    def last(self) -> int:
+        """The number of the last of them: what its id is made of."""
+        return SEALED if self.seal else self.first + len(self.payloads) - 1
+
+    def encode(self) -> dict[bytes, bytes]:
+        """As fields of the store: messages hold no LF, so it separates them."""
+        fields = {b"f": b"%d" % self.first}
+        if self.payloads:
+            fields[b"z"] = zlib.compress(b"\n".join(self.payloads), _LEVEL)
+        for name, flag in ((b"e", self.final), (b"c", self.cut), (b"s", self.seal)):
+            if flag:
+                fields[name] = b"1"
+        return fields
+
+
+def decode(fields: Fields) -> Entry:
+    """An entry from the fields of the store; unknown ones, of a later version, are passed over."""
+    packed = fields.get(b"z")
+    return Entry(
+        first=int(fields[b"f"]),
+        payloads=() if packed is None else tuple(zlib.decompress(packed).split(b"\n")),
+        final=b"e" in fields,
+        cut=b"c" in fields,
+        seal=b"s" in fields,
+    )
