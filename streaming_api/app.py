@@ -21,6 +21,7 @@ from streaming_api.answers.idempotency import LocalBindings, Retries
 from streaming_api.background import Background
 from streaming_api.config import StreamingConfig
 from streaming_api.connections.manager import ConnectionManager
+from streaming_api.engine.budget import Budget
 from streaming_api.engine.channel import Channel
 from streaming_api.faces.ui_chats import UiChats
 from streaming_api.ops.context import CONTEXT, Context
@@ -81,7 +82,8 @@ def build(config: StreamingConfig) -> Context:
     """Everything that handlers use, wired together."""
     telemetry = Telemetry()
     process = Process()
-    manager = ConnectionManager(config, telemetry, process)
+    budget = Budget(config.memory_budget)
+    manager = ConnectionManager(config, telemetry, process, budget)
 
     def new_channel(epoch: str) -> Channel:
         return Channel(
@@ -92,7 +94,7 @@ def build(config: StreamingConfig) -> Context:
             observer=telemetry,
         )
 
-    answers = Answers(config, upstream := Upstream(config), new_channel, telemetry)
+    answers = Answers(config, upstream := Upstream(config), new_channel, telemetry, budget)
     bindings = LocalBindings()
     return Context(
         config=config,
@@ -183,6 +185,7 @@ async def _running(app: web.Application) -> AsyncIterator[None]:
     unpublish = publish(context)
     background.start("heartbeats", manager.keep_heartbeats)
     background.start("stall sweep", manager.keep_sweeping_stalled)
+    background.start("memory", lambda: manager.keep_counting_memory(context.answers.read_on))
     background.start("idle sweep", manager.keep_sweeping_idle)
     background.start("answers kept", context.answers.keep_evicting)
     background.start("monitor", monitor.keep_sampling)

@@ -7,6 +7,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, Final, Protocol
 
+import attrs
 import orjson
 
 from streaming_api.answers.watched_answer import AnswerOutcome, WatchedAnswer, tell
@@ -15,13 +16,14 @@ from streaming_api.engine.viewer import Viewer
 from streaming_api.text import ascii_line
 from streaming_api.upstreams.gateway import Exchange, ExchangeResult
 from streaming_api.upstreams.reply_errors import UpstreamError, UpstreamFault
-from streaming_api.wire.commands import OnDisconnect
+from streaming_api.wire.commands import ChatRequest, OnDisconnect
 from streaming_api.wire.messages import CHAT
 
 if TYPE_CHECKING:
     from streaming_api.access.client import Client
     from streaming_api.answers.queue import AnswerQueue
     from streaming_api.answers.request import UpstreamRequest
+    from streaming_api.engine.budget import Share
     from streaming_api.engine.channel import Channel
     from streaming_api.engine.sink import Sink
 
@@ -33,6 +35,9 @@ class AnswerObserver(Protocol):
 
     def begun(self, seconds: float) -> None:
         """Note that the first chunk came after so many seconds."""
+
+    def has_room(self, answer: Answer) -> bool:
+        """Whether it may read on; if not, `Answer.go_on` is called when it may."""
 
     def ended(self, answer: Answer) -> None:
         """Note that an answer has ended."""
@@ -49,11 +54,13 @@ class Answer(WatchedAnswer):
         retention: of its stream.
         resume_grace: seconds that it goes on without a viewer, where that is asked for.
         observer: told of its beginning and its end.
+        share: whose memory it counts as.
 
     Attributes:
         task: fills the stream.
         repaired: chunks in which something was replaced that UTF-8 JSON cannot say; counted at its
             end.
+        kept_bytes: what it was counted as when it began to be kept.
     """
 
     def __init__(
@@ -66,8 +73,14 @@ class Answer(WatchedAnswer):
         retention: Retention,
         resume_grace: float,
         observer: AnswerObserver,
+        share: Share,
     ) -> None:
-        super().__init__(asked.request, client.owner, client.name, channel, retention)
+        super().__init__(asked.request, client.owner, client.name, channel, retention, share)
+        self.share = share
+        self.kept_bytes = 0
+        self._request_bytes = request_bytes(asked.request)
+        share.charge(self._request_bytes)
+        share.budget.requests += self._request_bytes
         self.repaired = 0
         self.started = time.monotonic()
         self.ended = 0.0
@@ -144,9 +157,22 @@ class Answer(WatchedAnswer):
         else:
             self.chunks += len(chunks)
             self.channel.append(self.stream, chunks)
+        share = self.share
         if self.channel.full and self._exchange is not None:
             self.channel.on_room = self._exchange.resume_reading
             self._exchange.pause_reading()
+        elif share.bytes > share.limit or share.budget.bytes > share.budget.limit:
+            self._wait_for_memory()
+
+    def _wait_for_memory(self) -> None:
+        """Read on only when there is room again; `go_on` is called then."""
+        if self._exchange is not None and not self._observer.has_room(self):
+            self._exchange.pause_reading()
+
+    def go_on(self) -> None:
+        """Read on, unless viewers hold it up themselves."""
+        if self._exchange is not None and not self.channel.full:
+            self._exchange.resume_reading()
 
     def _mark_substitution(self, chunks: list[bytes]) -> list[bytes]:
         """The first chunk says so when another model answers than the one that was asked for."""
@@ -162,6 +188,7 @@ class Answer(WatchedAnswer):
         if self._exchange is not None:
             self.repaired = self._exchange.repaired
         self._exchange = None  # what is kept of the answer is its log
+        self._drop_request()
         self.ended = now = time.monotonic()
         self.position = 0
         if self._grace is not None:
@@ -189,6 +216,13 @@ class Answer(WatchedAnswer):
         self.channel.on_unwatched = self.channel.on_room = None  # else they would keep each other
         tell(self.on_begun)
         tell(self.on_ended)
+
+    def _drop_request(self) -> None:
+        """The upstream has it, or never will: what is kept says how it was asked, not what."""
+        self.request = attrs.evolve(self.request, parameters=b"{}")
+        self._asked = attrs.evolve(self._asked, request=self.request)
+        self.share.charge(-self._request_bytes)
+        self.share.budget.requests -= self._request_bytes
 
     def _log_end(self, outcome: AnswerOutcome) -> None:
         """Write the one line of the log that names an answer; what it was about is not in it."""
@@ -257,6 +291,11 @@ _NO_REASON: Final = UpstreamFault(
     code="upstream_incomplete",
     message="The upstream stopped without saying why: the answer may be cut short.",
 )
+
+
+def request_bytes(request: ChatRequest) -> int:
+    """Bytes of memory that a request takes: itself, and once more as what is sent upstream."""
+    return 2 * (len(request.parameters) + len(request.stream_options or b""))
 
 
 def _outcome(ending: ExchangeResult) -> AnswerOutcome:

@@ -10,13 +10,15 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
+from weakref import WeakSet
 
-from streaming_api.answers.answer import SERVER_STOPPED, Answer
+from streaming_api.answers.answer import SERVER_STOPPED, Answer, request_bytes
 from streaming_api.answers.elsewhere import Elsewhere
 from streaming_api.answers.queue import AnswerQueue
 from streaming_api.answers.request import UpstreamRequest
 from streaming_api.answers.watched_answer import AnswerOutcome, WatchedAnswer
 from streaming_api.config import StreamingConfig
+from streaming_api.engine.budget import ANSWER_BYTES, Budget, Share
 from streaming_api.engine.channel import Channel
 from streaming_api.engine.stream import Retention
 from streaming_api.errors import Gone, NotFound, TooMany, Unavailable
@@ -26,10 +28,6 @@ if TYPE_CHECKING:
     from streaming_api.access.client import Client
     from streaming_api.upstreams.upstream import Upstream
 
-_KEPT_BYTES: Final = 64 * 2**20
-"""What all answers that have ended may hold together; the oldest go first."""
-_WEIGHT: Final = 8 * 2**10
-"""Bytes of memory that an answer takes beside its messages: many short ones count, too."""
 _EVICTION_SECONDS: Final = 5.0
 """Seconds between two looks for answers whose time is over, when nobody starts or asks for any."""
 _EVICTED_KEPT: Final = 10_000
@@ -92,6 +90,10 @@ class Answers:
     Args:
         new_channel: makes the channel of an answer, by its request_id.
         watcher: told of every answer's end.
+        budget: counts their memory; None: without a limit.
+
+    Attributes:
+        waiting: answers that read on when there is memory again, first come first served.
     """
 
     def __init__(
@@ -100,7 +102,12 @@ class Answers:
         upstream: Upstream,
         new_channel: Callable[[str], Channel],
         watcher: Watcher,
+        budget: Budget | None = None,
     ) -> None:
+        self.budget = budget or Budget()
+        self.waiting: dict[Answer, None] = {}
+        self._left: WeakSet[Channel] = WeakSet()  # evicted, while somebody watches
+        self._most_kept = config.chat_kept_bytes
         self.upstream = upstream
         self.queue = AnswerQueue(config.pool_size, config.max_queued)
         self._new_channel = new_channel
@@ -149,7 +156,7 @@ class Answers:
         Raises:
             Elsewhere: another process may have it.
             Unavailable: this server is stopping, or the queue for upstream connections is full.
-            TooMany: the key has as many answers running as it may.
+            TooMany: the key has as many answers running as it may, or its share of the memory.
         """
         owner = client.owner
         key = (owner, request.request_id)
@@ -167,6 +174,10 @@ class Answers:
             if mine >= self._answers_per_key:
                 message = f"{mine} answers are running for this key; wait for one to end."
                 raise TooMany(message, "too_many_answers", retry_after=1)
+        share = self.budget.share(client.name)
+        size = request_bytes(request) + ANSWER_BYTES
+        self.relieve(share, size)
+        share.check(size)
         remote = self.remote
         if remote is not None and not remote.may_start(request, client):
             raise Elsewhere(lambda: remote.claim(request, client))
@@ -179,6 +190,7 @@ class Answers:
             retention=self.retention,
             resume_grace=self._resume_grace,
             observer=self,
+            share=share,
         )
         if remote is not None:
             remote.started(answer)
@@ -219,10 +231,19 @@ class Answers:
         """Take note of how long an answer took to begin."""
         self._watcher.answer_begun(seconds)
 
+    def has_room(self, answer: Answer) -> bool:
+        """Whether an answer may read on; if not, it does when there is room."""
+        if self.relieve(answer.share):
+            return True
+        self.waiting[answer] = None
+        return False
+
     def ended(self, answer: Answer) -> None:
         """Keep an answer that has ended for as long as the retention says."""
         self._kept[answer.owner, answer.request_id] = answer
-        self._kept_bytes += answer.stream.size + _WEIGHT
+        self.waiting.pop(answer, None)
+        answer.kept_bytes = answer.stream.held
+        self._kept_bytes += answer.kept_bytes
         assert answer.outcome is not None
         self._watcher.answer_ended(answer.outcome.finish_reason, answer.chunks, answer.repaired)
         if self.remote is not None:
@@ -240,8 +261,8 @@ class Answers:
     def forget(self, answer: WatchedAnswer) -> None:
         """Keep an answer no longer than it runs; one that has ended is gone at once."""
         key = (answer.owner, answer.request_id)
-        if self._kept.pop(key, None) is not None:
-            self._kept_bytes -= answer.stream.size + _WEIGHT
+        if (kept := self._kept.pop(key, None)) is not None:
+            self._kept_bytes -= kept.kept_bytes
             del self._answers[key]
         if self.remote is not None:
             self.remote.forget(answer)
@@ -251,13 +272,60 @@ class Answers:
         before = time.monotonic() - self.retention.seconds
         while self._kept:
             key, answer = next(iter(self._kept.items()))
-            if answer.ended > before and self._kept_bytes <= _KEPT_BYTES:
+            if answer.ended > before and self._kept_bytes <= self._most_kept:
                 return
-            self._kept_bytes -= answer.stream.size + _WEIGHT
-            del self._kept[key], self._answers[key]
-            self._evicted[key] = None
-            if len(self._evicted) > _EVICTED_KEPT:
-                self._evicted.popitem(last=False)
+            self._evict(key, answer)
+
+    def _evict(self, key: tuple[str, str], answer: Answer) -> None:
+        self._kept_bytes -= answer.kept_bytes
+        del self._kept[key], self._answers[key]
+        if answer.channel.watched:
+            self._left.add(answer.channel)
+        self._evicted[key] = None
+        if len(self._evicted) > _EVICTED_KEPT:
+            self._evicted.popitem(last=False)
+
+    def relieve(self, share: Share, size: int = 0) -> bool:
+        """Make room in the budget; whether there is, for so many bytes more.
+
+        What is kept goes first, the oldest first; then those who still read an evicted answer are
+        told that they are too slow. What runs is not touched.
+        """
+        budget = self.budget
+        if share.bytes + size > share.limit:
+            for key, answer in tuple(self._kept.items()):
+                if answer.share is share and share.bytes + size > share.limit:
+                    self._evict(key, answer)
+                    del answer
+        while self._kept and budget.bytes + size > budget.limit:
+            self._evict(*next(iter(self._kept.items())))
+        if share.bytes + size > share.limit or budget.bytes + size > budget.limit:
+            for channel in tuple(self._left):
+                for viewer in channel.viewers():
+                    viewer.leave()
+                    viewer.connection.too_slow()
+            self._left.clear()
+        return share.bytes + size <= share.limit and budget.bytes + size <= budget.limit
+
+    def read_on(self) -> None:
+        """Let answers go on that waited for memory.
+
+        While there is none the first of each share does, so that answers end and make room: what
+        one may hold is bounded by its retention.
+        """
+        first: set[Share] = set()
+        for answer in tuple(self.waiting):
+            if self.relieve(answer.share):
+                del self.waiting[answer]
+                answer.go_on()
+            elif answer.share not in first and not answer.channel.full:
+                first.add(answer.share)
+                answer.go_on()
+
+    def held(self) -> dict[str, int]:
+        """Bytes of memory held for clients, by kind."""
+        running = sum(answer.stream.held for answer in self.running)
+        return self.budget.held(running, self._kept_bytes)
 
     async def keep_evicting(self) -> None:
         """Forget them also while nobody starts an answer or asks for one."""

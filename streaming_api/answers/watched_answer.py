@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
+from streaming_api.engine.budget import NOBODY, Share
 from streaming_api.engine.stream import Policy, Retention, Stream
 from streaming_api.engine.viewer import Viewer
 from streaming_api.wire.messages import CHAT, notice
@@ -62,6 +63,7 @@ class WatchedAnswer:
         asked_by: str,
         channel: Channel,
         retention: Retention,
+        share: Share = NOBODY,
     ) -> None:
         self.request = request
         self.request_id = request.request_id
@@ -81,6 +83,7 @@ class WatchedAnswer:
             Policy.LOSSLESS,
             retention,
             request_id=request.request_id,
+            share=share,
         )
         self.stream = channel.add(stream)
         self.watched = frozenset(channel.streams)

@@ -168,6 +168,15 @@ class StreamingConfig(APIConfigSchema):
         "performance.log_level", "INFO", "least severe messages to log", choices=LOG_LEVELS
     )
 
+    memory_budget_mb: int = setting(
+        "performance.memory_budget_mb",
+        0,
+        "memory for all that is held for clients, a quarter of it for one; 0: a quarter of "
+        "memory_limit_gb",
+        unit="MiB",
+        between=(0, 2**26),
+    )
+
     # connection_management
     pool_size: int = setting(
         "connection_management.pool_size",
@@ -239,6 +248,13 @@ class StreamingConfig(APIConfigSchema):
         "time an answer is kept after its end",
         unit="s",
         between=UP_TO_A_WEEK,
+    )
+    chat_kept_bytes: int = setting(
+        "retention.chat_kept_bytes",
+        64 * 2**20,
+        "memory of all answers that have ended; the oldest go first",
+        unit="bytes",
+        between=(0, 2**46),
     )
     topic_retention_messages: int = setting(
         "retention.topic_retention_messages",
@@ -425,6 +441,13 @@ class StreamingConfig(APIConfigSchema):
         "WebSocket pings from one client; 0 for no limit",
         between=COUNT,
     )
+
+    @property
+    def memory_budget(self) -> int:
+        """Bytes of ``memory_budget_mb``, the default filled in."""
+        if self.memory_budget_mb:
+            return self.memory_budget_mb * 2**20
+        return int(self.memory_gb * 2**30) // 4
 
     def _conflicts(self) -> Iterator[Problem]:
         if self.require_keys and not self.api_keys:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from streaming_api.access.client import Client
     from streaming_api.config import StreamingConfig
     from streaming_api.connections.turns import Turns
+    from streaming_api.engine.budget import Budget
     from streaming_api.engine.sink import Watcher
     from streaming_api.errors import ApiError
     from streaming_api.wire.checksum import Checksum
@@ -33,9 +34,11 @@ class Registry(Protocol):
         config: the limits.
         draining: whether this server stops.
         http: makes what answers the next request on a connection whose response is complete.
+        budget: counts what is held for clients.
         turns: where connections go on reading that have used up their part of a turn of the loop.
     """
 
+    budget: Budget
     config: StreamingConfig
     draining: bool
     http: Callable[[], asyncio.Protocol] | None
@@ -56,6 +59,8 @@ class Connection(asyncio.Protocol):
 
     Attributes:
         kind: ``websocket`` or ``sse``.
+        share: whose memory it counts as.
+        counted_input, counted_unsent: what of it `count_memory` has counted.
         paused: whether the transport holds more than ``buffer_size`` unsent bytes.
         progress: bytes that the kernel had taken when the stall sweep last saw more, and when.
         ending: why it ends, once it does.
@@ -69,6 +74,8 @@ class Connection(asyncio.Protocol):
         "_last_write",
         "_messages",
         "client",
+        "counted_input",
+        "counted_unsent",
         "ending",
         "framing",
         "manager",
@@ -78,6 +85,7 @@ class Connection(asyncio.Protocol):
         "paused",
         "progress",
         "received",
+        "share",
         "transport",
         "viewers",
     )  # fmt: skip
@@ -89,6 +97,8 @@ class Connection(asyncio.Protocol):
         self.client = client
         self.framing = framing
         self.path = path
+        self.share = manager.budget.share(client.name)
+        self.counted_input = self.counted_unsent = 0
         self.number = 0
         self.opened = self.received = time.monotonic()
         self.paused = False
@@ -155,6 +165,22 @@ class Connection(asyncio.Protocol):
         return self.transport.get_write_buffer_size()
 
     @property
+    def unread(self) -> int:
+        """Bytes of memory that wait for the rest of what the client sends."""
+        return 0
+
+    def count_memory(self) -> None:
+        """Count what waits here, either way."""
+        self._count(self.unread, self.unsent)
+
+    def _count(self, unread: int, unsent: int) -> None:
+        budget = self.manager.budget
+        budget.input += unread - self.counted_input
+        budget.unsent += unsent - self.counted_unsent
+        self.share.charge(unread - self.counted_input + unsent - self.counted_unsent)
+        self.counted_input, self.counted_unsent = unread, unsent
+
+    @property
     def last_write(self) -> float:
         """Monotonic seconds of the last write."""
         return max([self._last_write, *(viewer.last_write for viewer in self.viewers)])
@@ -212,4 +238,5 @@ class Connection(asyncio.Protocol):
         if self.ending is None:
             self.ending = CloseReason.CLIENT if exc is None else CloseReason.BROKEN
         self.leave_all()
+        self._count(0, 0)
         self.manager.removed(self)

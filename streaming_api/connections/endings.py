@@ -17,6 +17,7 @@ class CloseReason(enum.StrEnum):
     GOING_AWAY = "going_away"
     DRAINED = "drained"
     POLICY = "policy"
+    MEMORY = "memory"
     TOO_BIG = "too_big"
     BAD_TEXT = "bad_text"
     PROTOCOL_ERROR = "protocol_error"
@@ -43,7 +44,8 @@ REFUSALS: Final = {
     "draining": "the server is stopping",
     "connections": "all are taken (websocket.max_connections, sse.max_connections)",
     "per_address": "too many from one address (connection_management.max_connections_per_ip)",
-    "memory": "memory is above 90 % of performance.memory_limit_gb",
+    "memory": "memory is above 90 % of performance.memory_limit_gb, or what is held for clients "
+    "above performance.memory_budget_mb, a quarter of it for one",
     "descriptors": "file descriptors run out (ulimit -n, LimitNOFILE)",
     "rate": "too many a minute (limits.connections_per_minute)",
     "bodies": "too many large requests are being sent (service.body_size_limit)",

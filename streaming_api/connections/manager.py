@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, Final, Self
 
 from streaming_api.connections.endings import _REASON_OF, FAULTS, KINDS, REFUSALS, CloseReason
 from streaming_api.connections.turns import Turns
+from streaming_api.engine.budget import Budget
 from streaming_api.errors import ApiError, Forbidden, Unauthorized, Unavailable
 from streaming_api.telemetry.deliveries import Telemetry
+from streaming_api.telemetry.malloc import Trimmer
 from streaming_api.telemetry.process import Process
 from streaming_api.text import ascii_line
 
@@ -36,6 +38,9 @@ _SPARE_DESCRIPTORS: Final = 64
 """File descriptors kept for upstreams, sources, files, and clients that come and go."""
 _LAST_DESCRIPTORS: Final = 32
 """The part of them that no client gets."""
+_COUNT_SECONDS: Final = 0.25
+_MOST_WAITING: Final = 64 * 2**10
+"""Bytes that may wait on a connection, either way, even when memory is short."""
 _GIB: Final = 2**30
 
 
@@ -70,6 +75,7 @@ class ConnectionManager:
         config: the limits.
         telemetry: told of refusals and endings.
         process: knows how much memory is used.
+        budget: counts what is held for clients.
 
     Attributes:
         http: makes what answers the next request on a connection whose response is complete.
@@ -81,8 +87,13 @@ class ConnectionManager:
         config: StreamingConfig,
         telemetry: Telemetry | None = None,
         process: Process | None = None,
+        budget: Budget | None = None,
     ) -> None:
         self.config = config
+        self.budget = budget or Budget()
+        self.budget.is_short = self._is_short
+        self.budget.refused = lambda: self.telemetry.refused("memory")
+        self._trimmer = Trimmer()
         self.telemetry = telemetry or Telemetry()
         self._process = process or Process()
         self.limits = {"websocket": config.max_connections, "sse": config.sse_max_connections}
@@ -134,7 +145,7 @@ class ConnectionManager:
             5,
         )
         self._refuse_if(
-            self._memory_used() > 0.9 * self.config.memory_gb * _GIB,
+            self._is_short(),
             "memory",
             "The server is short of memory; try again later.",
             30,
@@ -178,6 +189,9 @@ class ConnectionManager:
             if count > told and due:
                 self._logged[reason] = (count, 0.0 if now is None else now)
                 logger.warning("refused %d times: %s", count - told, REFUSALS.get(reason, reason))
+
+    def _is_short(self) -> bool:
+        return self._memory_used() > 0.9 * self.config.memory_gb * _GIB
 
     def _memory_used(self) -> int:
         now = time.monotonic()
@@ -256,6 +270,25 @@ class ConnectionManager:
                 elif now - connection.progress[1] >= timeout * 7 / 8:
                     connection.abort(CloseReason.STALLED)
 
+    async def keep_counting_memory(self, relieve: Callable[[], None]) -> None:
+        """Four times a second: count what waits on connections, make room, give memory back.
+
+        Args:
+            relieve: makes room among the answers. Where that is not enough, who holds most goes.
+        """
+        budget = self.budget
+        while True:
+            await asyncio.sleep(_COUNT_SECONDS)
+            for connection in self.present():
+                connection.count_memory()
+            relieve()
+            for connection in sorted(self.present(), key=_weight, reverse=True):
+                if _weight(connection) < _MOST_WAITING or not connection.share.over:
+                    break
+                connection.abort(CloseReason.TOO_SLOW)
+            if self._trimmer.look(self._process.memory_bytes(), budget.bytes):
+                self._memory = (0.0, 0)
+
     async def keep_sweeping_idle(self) -> None:
         """Close connections on which nothing was delivered and nothing received for so long."""
         while True:
@@ -282,6 +315,10 @@ class ConnectionManager:
     def present(self) -> Iterable[Connection]:
         """The connections of now, safe to end while walking."""
         return tuple(self.connections.values())
+
+
+def _weight(connection: Connection) -> int:
+    return connection.counted_input + connection.counted_unsent
 
 
 def _most_descriptors() -> float:

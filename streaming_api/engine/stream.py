@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from streaming_api.engine.backlog import Backlog
+from streaming_api.engine.budget import NOBODY, Share
 from streaming_api.wire.messages import Encoder, Message
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class Stream:
 
     Args:
         epoch: names its channel in cursors.
+        share: whose memory its log counts as.
         snapshot: makes the JSON of ``data`` of the whole state now (topics).
 
     Attributes:
@@ -83,6 +85,7 @@ class Stream:
         *,
         request_id: str | None = None,
         snapshot: Callable[[], bytes] | None = None,
+        share: Share = NOBODY,
     ) -> None:
         self.name = name
         self.message_type = message_type
@@ -96,7 +99,7 @@ class Stream:
         self.last = 0
         self.end_cursor: int | None = None
         self._encoder = Encoder(message_type, name, epoch, request_id)
-        self._log = Backlog(self._encoder)
+        self._log = Backlog(self._encoder, share)
 
     def __len__(self) -> int:
         return len(self._log)
@@ -105,6 +108,11 @@ class Stream:
     def size(self) -> int:
         """Bytes of payload on the log."""
         return self._log.bytes
+
+    @property
+    def held(self) -> int:
+        """Bytes of memory that its log takes."""
+        return self._log.held
 
     def __repr__(self) -> str:
         return f"<Stream {self.name} {len(self)} messages, {self.size} bytes>"

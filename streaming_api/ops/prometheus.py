@@ -145,6 +145,17 @@ class Collector:
             "Questions asked again because the upstream refused stream_options.",
             value=context.upstream.usage.refusals,
         )
+        yield GaugeMetricFamily(
+            "streaming_memory_budget_bytes",
+            "What may be held for clients.",
+            value=context.manager.budget.limit,
+        )
+        held = GaugeMetricFamily(
+            "streaming_memory_held_bytes", "Memory held for clients.", labels=["kind"]
+        )
+        for kind, size in context.answers.held().items():
+            held.add_metric([kind], size)
+        yield held
         yield CounterMetricFamily(
             "streaming_chunks", "Chunks relayed from the upstream.", value=context.relayed()
         )

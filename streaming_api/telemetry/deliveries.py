@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from streaming_api.engine.observer import Writes
-    from streaming_api.engine.sink import Watcher
+    from streaming_api.engine.sink import Sink, Watcher
     from streaming_api.wire.messages import Message
 
 WINDOW: Final = 300.0
@@ -115,7 +115,7 @@ class Telemetry:
         self._ended: deque[list[float]] = deque()  # when a slice began, endings, faults among them
         self._open = 0
         self._first_tokens: deque[tuple[float, float]] = deque(maxlen=_MOST_FIRST_TOKENS)
-        self._late: dict[Watcher, list[tuple[float, int]]] = {}
+        self._late: dict[Sink, list[tuple[float, int]]] = {}  # not by viewer: it has the log
 
     # Deliveries
 
@@ -128,7 +128,7 @@ class Telemetry:
         for viewer, _ in writes:
             if viewer.connection.transport.get_write_buffer_size():
                 count -= 1
-                self._wait(viewer, first, len(batch))
+                self._wait(viewer.connection, first, len(batch))
         if not count:
             return
         kind = writes[0][0].connection.kind
@@ -147,7 +147,7 @@ class Telemetry:
         """A viewer has been written from the log; what is older was due when it came."""
         due = max(messages[0].appended, viewer.since)
         if viewer.connection.unsent:
-            self._wait(viewer, due, len(messages))
+            self._wait(viewer.connection, due, len(messages))
             return
         now = time.monotonic()
         kind = viewer.connection.kind
@@ -155,8 +155,8 @@ class Telemetry:
         for message in messages:
             self.latency[kind].observe(now - max(message.appended, viewer.since), 1)
 
-    def _wait(self, viewer: Watcher, due: float, count: int) -> None:
-        waiting = self._late.setdefault(viewer, [])
+    def _wait(self, connection: Sink, due: float, count: int) -> None:
+        waiting = self._late.setdefault(connection, [])
         waiting.append((due, count))
         if len(waiting) > 64:  # a stuck viewer is late anyway: two numbers say it as well as many
             waiting[:] = [(waiting[0][0], sum(count for _, count in waiting))]
@@ -164,11 +164,10 @@ class Telemetry:
     def settle(self) -> None:
         """Ask those whose transports held bytes back; to be called some twenty times a second."""
         now = time.monotonic()
-        for viewer in tuple(self._late):
-            connection = viewer.connection
+        for connection in tuple(self._late):
             gone = connection.transport.is_closing()
             if gone or not connection.unsent:
-                for due, count in self._late.pop(viewer):
+                for due, count in self._late.pop(connection):
                     self.latency[connection.kind].observe(WINDOW if gone else now - due, count)
                     self.deliveries[connection.kind] += 0 if gone else count
 

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from streaming_api.config import StreamingConfig
 from streaming_api.errors import BadRequest, TooLarge, Unavailable
-from streaming_api.ops.context import CONTEXT
+from streaming_api.ops.context import CONTEXT, client_of
 from streaming_api.wire.commands import parse_object
 
 BODY_SECONDS: Final = 12.0
@@ -64,10 +64,12 @@ async def raw_body(
     Raises:
         BadRequest: it came too slowly.
         TooLarge: more bytes than the limit.
-        Unavailable: too many large ones at once.
+        Unavailable: too many large ones at once, or memory is short.
+        TooMany: this key or address holds its share of the memory.
     """
     config = request.app[CONTEXT].config
     bodies = request.app[INCOMING]
+    share = request.app[CONTEXT].manager.budget.share(client_of(request).name)
     limit = config.body_size_limit if limit is None else limit
     _check_size(request.content_length or 0, limit, setting)
     received = bytearray()
@@ -76,7 +78,10 @@ async def raw_body(
         async with asyncio.timeout(min(BODY_SECONDS, config.timeout)) as deadline:
             async for piece in request.content.iter_any():
                 _check_size(len(received) + len(piece), limit, setting)
+                share.check(len(piece))
                 bodies.add(len(piece))
+                share.charge(len(piece))
+                share.budget.input += len(piece)
                 received += piece
                 seconds = min(BODY_SECONDS + len(received) / BODY_RATE, config.timeout)
                 deadline.reschedule(begun + seconds)
@@ -85,6 +90,8 @@ async def raw_body(
         raise BadRequest(message, "slow_body") from None
     finally:
         bodies.bytes -= len(received)
+        share.charge(-len(received))
+        share.budget.input -= len(received)
     return bytes(received)
 
 

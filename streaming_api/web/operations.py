@@ -113,6 +113,10 @@ def _status(request: web.Request) -> dict[str, object]:
         },
         "components": context.topics.components(),
         "answers": _answers(context),
+        "memory": {
+            "budget_bytes": context.manager.budget.limit,
+            "held_bytes": context.answers.held(),
+        },
     }
 
 

@@ -51,6 +51,7 @@ _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _CLOSES: Final = {
     CloseReason.IDLE: (1000, "idle"),
     CloseReason.GOING_AWAY: (1001, "going away"),
+    CloseReason.MEMORY: (1013, "the server is short of memory; connect again later"),
     CloseReason.NO_COMMAND: (1008, "no command in time"),
     CloseReason.ERROR: (1011, "server error"),
     CloseReason.DRAINED: (1012, "the server restarts; connect again"),
@@ -141,8 +142,22 @@ class WebSocket(Connection):
             return
         if not self._waiting:
             self._have_a_break()
+        self._count_unread()
         if self._choked or self._waiting:
             self.transport.pause_reading()
+
+    @property
+    def unread(self) -> int:
+        """What waits for the rest of its frame or message."""
+        return self._parser.held
+
+    def _count_unread(self) -> None:
+        """A large message that is not whole yet ends where there is no memory for it."""
+        is_large = self.unread > TURN_BYTES
+        if is_large or self.counted_input:
+            self.count_memory()
+            if is_large and self.share.over:
+                self.close(CloseReason.MEMORY)
 
     def _have_a_break(self) -> None:
         """Leave the rest for later, if there is one and this turn has done enough."""

@@ -1,0 +1,143 @@
+"""Memory as a budget: what is held for clients is counted, shown, limited, and given back."""
+
+from __future__ import annotations
+
+import json
+from typing import Final
+
+from streaming_api.service import StreamingService
+from streaming_api.telemetry.malloc import Trimmer
+from tests.clients import eventually, http, question, websocket
+from tests.conftest import StartServer
+from tests.fakes.upstream import FakeUpstream, Script
+from tests.integration.test_hostile import DEFLATE, UPGRADE, deflated, frame
+from tests.raw import raw
+
+MIB: Final = 2**20
+
+
+def held(server: StreamingService) -> dict[str, int]:
+    return server.context.answers.held()
+
+
+def large(size: int, request_id: str) -> bytes:
+    """A start of so many bytes, as a deflated frame of a thousandth."""
+    fields = question(request_id=request_id, user="x" * size)
+    text = json.dumps({"message_type": "chat_completion", **fields}).encode()
+    return frame(deflated(text), bits=0x40)
+
+
+class TestRequests:
+    async def test_that_wait_are_counted_refused_at_a_quarter_and_given_back(
+        self, start_server: StartServer, upstream: FakeUpstream
+    ) -> None:
+        upstream.default = Script(endless=True, rate=20)
+        server = await start_server(
+            api_gateway_endpoint=upstream.url, pool_size=1, memory_budget_mb=16, resume_grace=0
+        )
+        async with raw(server.url) as tcp:
+            await tcp.send((UPGRADE + DEFLATE + "\r\n").encode())
+            await tcp.until(b"\r\n\r\n")
+            await tcp.send(b"".join(large(900_000, f"r-{n}") for n in range(10)))
+            await tcp.until(b'"code":"memory"')
+            assert MIB < held(server)["requests"] <= 4 * MIB
+            assert server.context.telemetry.refusals["memory"]
+            async with http(server.url) as client:
+                reply = await client.post("/v1/chat/completions", json=question(user="x" * 900_000))
+                assert (reply.status_code, reply.json()["error"]["code"]) == (429, "memory")
+                assert int(reply.headers["Retry-After"]) >= 1
+                text = (await client.get("/metrics")).text
+                assert "streaming_memory_budget_bytes 1.6777216e+07" in text
+                for kind in ("requests", "running", "kept", "evicted", "input", "unsent"):
+                    assert f'streaming_memory_held_bytes{{kind="{kind}"}}' in text
+                status = (await client.get("/streaming/status")).json()
+                assert status["memory"]["held_bytes"]["requests"] > MIB
+        await eventually(lambda: not server.context.answers.running)
+        assert held(server)["requests"] == 0
+
+    async def test_of_ended_answers_are_not_kept(
+        self, start_server: StartServer, upstream: FakeUpstream
+    ) -> None:
+        upstream.default = Script(tokens=1)
+        server = await start_server(api_gateway_endpoint=upstream.url)
+        async with http(server.url) as client:
+            for _ in range(20):
+                await client.post("/v1/chat/completions", json=question(user="x" * 500_000))
+        assert held(server)["requests"] == held(server)["input"] == 0
+        assert held(server)["kept"] < MIB
+        kept = server.context.answers._kept.values()
+        assert sum(len(answer.request.parameters) for answer in kept) < 100
+
+
+class TestAnswers:
+    async def test_that_are_kept_go_first(
+        self, start_server: StartServer, upstream: FakeUpstream
+    ) -> None:
+        upstream.default = Script(tokens=2_000)
+        server = await start_server(api_gateway_endpoint=upstream.url, memory_budget_mb=8)
+        async with websocket(server.url) as socket:
+            for number in range(12):
+                await socket.start(f"a-{number}")
+                assert (await socket.answer())[-1]["data"]["finish_reason"] == "stop"
+                assert sum(held(server).values()) == server.connection_manager.budget.bytes
+                assert server.connection_manager.budget.bytes <= 2.2 * MIB
+        async with http(server.url) as client:
+            assert (await client.get("/streaming/sse/chat/a-0")).status_code == 410
+
+    async def test_that_are_kept_have_a_setting(
+        self, start_server: StartServer, upstream: FakeUpstream
+    ) -> None:
+        upstream.default = Script(tokens=10)
+        server = await start_server(api_gateway_endpoint=upstream.url, chat_kept_bytes=50_000)
+        async with websocket(server.url) as socket:
+            for number in range(10):
+                await socket.start(f"a-{number}")
+                await socket.answer()
+        assert 0 < held(server)["kept"] <= 50_000
+
+    async def test_that_run_wait_for_memory_and_all_end_whole(
+        self, start_server: StartServer, upstream: FakeUpstream
+    ) -> None:
+        upstream.default = Script(tokens=3_000)
+        server = await start_server(api_gateway_endpoint=upstream.url, memory_budget_mb=4)
+        async with websocket(server.url) as socket:
+            for number in range(5):
+                await socket.start(f"a-{number}")
+            ended = 0
+            most = 0
+            while ended < 5:
+                message = await socket.receive()
+                most = max(most, server.connection_manager.budget.bytes)
+                if message["data"].get("object") == "chat.completion.end":
+                    assert message["data"]["finish_reason"] == "stop"
+                    assert message["data"]["timing"]["chunks"] >= 3_000
+                    ended += 1
+        assert most < 5 * MIB
+        assert not server.context.answers.waiting
+
+
+class TestInput:
+    async def test_that_is_half_sent_counts_and_ends_where_memory_is_short(
+        self, start_server: StartServer
+    ) -> None:
+        server = await start_server(memory_budget_mb=4)
+        half = frame(b'{"x":"' + b"x" * 700_000, fin=False)
+        async with raw(server.url) as one, raw(server.url) as two:
+            for tcp in (one, two):
+                await tcp.upgrade()
+            await one.send(half)
+            await eventually(lambda: held(server)["input"] > 600_000)
+            await two.send(half)
+            assert (await two.messages_and_close())[1] == 1013
+        await eventually(lambda: held(server)["input"] == 0)
+        assert server.connection_manager.budget.bytes == 0
+
+
+def test_a_trim_is_worth_it_only_now_and_then() -> None:
+    trimmer = Trimmer()
+    trimmer.look(100 * MIB, 0)
+    trimmer._when -= 60
+    assert not trimmer.look(102 * MIB, 0)
+    assert not trimmer.look(150 * MIB, 50 * MIB), "what is held for clients is no reason"
+    assert trimmer.look(150 * MIB, 0)
+    assert not trimmer.look(300 * MIB, 0), "not so soon again"
