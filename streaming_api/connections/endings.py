@@ -60,7 +60,7 @@ REFUSALS: Final = {
 """Why something is refused before it has begun, and what the log says about it."""
 
 
-_REASON_OF: Final = {
+REASON_OF: Final = {
     "host_not_allowed": "host",
     "origin_not_allowed": "origin",
     "rate": "rate",

@@ -76,7 +76,7 @@ class HttpProtocol(OneRequest):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Accepted."""
         sock = transport.get_extra_info("socket")
-        if sock is not None and self._connections.is_last_descriptor(sock.fileno()):
+        if sock is not None and self._connections.admission.is_last_descriptor(sock.fileno()):
             self._connections.telemetry.refused("descriptors")
             self.close()  # what it sends is not read
             accepted = cast("asyncio.Transport", transport)

@@ -23,7 +23,7 @@ from streaming_api.web.takeover import TAKEN, reserve_slot, take_over
 
 if TYPE_CHECKING:
     from streaming_api.answers.watched_answer import WatchedAnswer
-    from streaming_api.connections.manager import Slot
+    from streaming_api.connections.admission import Slot
     from streaming_api.engine.sink import Watcher
     from streaming_api.engine.viewer import Viewer
 

@@ -29,7 +29,7 @@ from streaming_api.wire.commands import chat_request, check_request_id
 
 if TYPE_CHECKING:
     from streaming_api.answers.watched_answer import WatchedAnswer
-    from streaming_api.connections.manager import Slot
+    from streaming_api.connections.admission import Slot
     from streaming_api.engine.sink import Watcher
     from streaming_api.ops.context import Context
 

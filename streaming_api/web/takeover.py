@@ -15,8 +15,8 @@ from streaming_api.errors import BadRequest, MethodNotAllowed
 from streaming_api.ops.context import CONTEXT, client_of
 
 if TYPE_CHECKING:
+    from streaming_api.connections.admission import Slot
     from streaming_api.connections.connection import Connection
-    from streaming_api.connections.manager import Slot
     from streaming_api.web.one_request import OneRequest
 
 
@@ -37,7 +37,9 @@ def reserve_slot(request: web.Request, kind: str) -> Slot:
     client = client_of(request)
     context.access.take_connection(client)
     sock = None if request.transport is None else request.transport.get_extra_info("socket")
-    return context.manager.admit(kind, client.network, -1 if sock is None else sock.fileno())
+    return context.manager.admission.admit(
+        kind, client.network, -1 if sock is None else sock.fileno()
+    )
 
 
 class _Taken(web.StreamResponse):

@@ -22,7 +22,7 @@ import pytest
 import websockets
 
 from streaming_api.config import StreamingConfig
-from streaming_api.connections import manager as connection_manager
+from streaming_api.connections import admission
 from streaming_api.connections.endings import REFUSALS
 from streaming_api.connections.manager import ConnectionManager
 from streaming_api.service import StreamingService
@@ -134,9 +134,9 @@ class TestConnections:
     ) -> None:
         server = await start_server()
         async with websocket(server.url) as socket:
-            manager = server.connection_manager
+            admission = server.connection_manager.admission
             used = server.context.process.memory_bytes() / 2**30
-            monkeypatch.setattr(manager, "config", attrs.evolve(server.config, memory_gb=used))
+            monkeypatch.setattr(admission, "config", attrs.evolve(server.config, memory_gb=used))
             is_told(await refusal(server), "memory")
             is_told(await refusal(server, "/streaming/sse/alerts"), "memory")
             await socket.send(message_type="status_update")
@@ -317,7 +317,7 @@ class TestTheLog:
         start_server: StartServer,
         caplog: pytest.LogCaptureFixture,
     ) -> None:
-        assert connection_manager.REFUSALS_LOGGED_SECONDS == 5
+        assert admission.REFUSALS_LOGGED_SECONDS == 5
         caplog.set_level(logging.INFO)
         server = await start_server(max_connections=1, sse_max_connections=1)
         async with websocket(server.url):
@@ -336,8 +336,8 @@ class TestTheLog:
         for tenth in range(100):
             manager.telemetry.refused("rate")
             manager.telemetry.refused("host")
-            manager.log_refusals(now=1_000 + tenth / 10)
-        manager.log_refusals()
+            manager.admission.log_refusals(now=1_000 + tenth / 10)
+        manager.admission.log_refusals()
         for reason in ("rate", "host"):
             lines = [message for message in caplog.messages if REFUSALS[reason] in message]
             counts = [int(re.findall(r"\d+", line)[0]) for line in lines]

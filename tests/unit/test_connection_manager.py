@@ -13,10 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streaming_api.config import StreamingConfig
+from streaming_api.connections import admission as admission_module
 from streaming_api.connections import connection as connection_module
 from streaming_api.connections import manager as manager_module
+from streaming_api.connections.admission import Slot
 from streaming_api.connections.endings import FAULTS, KINDS, CloseReason
-from streaming_api.connections.manager import ConnectionManager, Slot
+from streaming_api.connections.manager import ConnectionManager
 from streaming_api.errors import Unavailable
 from streaming_api.telemetry.deliveries import Telemetry
 from streaming_api.telemetry.process import Process
@@ -61,6 +63,7 @@ def clock() -> Iterator[Clock]:
     with pytest.MonkeyPatch.context() as patch:
         clock = Clock()
         patch.setattr(manager_module, "time", clock)
+        patch.setattr(admission_module, "time", clock)
         patch.setattr(connection_module, "time", clock)
         yield clock
 
@@ -72,7 +75,7 @@ def house(process: Process | None = None, **settings: object) -> ConnectionManag
 
 def come(manager: ConnectionManager, kind: str = "sse", address: str = HERE) -> Beating:
     connection = Beating(manager)
-    manager.add(connection, manager.admit(kind, address))
+    manager.add(connection, manager.admission.admit(kind, address))
     return connection
 
 
@@ -95,76 +98,76 @@ class TestAdmission:
     @pytest.mark.parametrize("kind", KINDS)
     def test_the_limit_is_reached_by_the_last_that_fits(self, kind: str) -> None:
         manager = house(max_connections=3, sse_max_connections=3)
-        places = [manager.admit(kind, HERE) for _ in range(3)]
+        places = [manager.admission.admit(kind, HERE) for _ in range(3)]
         with pytest.raises(Unavailable, match="All 3") as caught:
-            manager.admit(kind, HERE)
+            manager.admission.admit(kind, HERE)
         assert caught.value.code == "connections"
         assert caught.value.retry_after
         assert manager.telemetry.refusals["connections"] == 1
-        manager.give_back(places.pop())
-        manager.admit(kind, HERE)
+        manager.admission.give_back(places.pop())
+        manager.admission.admit(kind, HERE)
 
     def test_one_kinds_limit_is_nothing_to_the_other(self) -> None:
         manager = house(max_connections=1, sse_max_connections=1)
-        manager.admit("websocket", HERE)
-        manager.admit("sse", HERE)
+        manager.admission.admit("websocket", HERE)
+        manager.admission.admit("sse", HERE)
 
     def test_one_address_cannot_take_all(self) -> None:
         manager = house(max_connections_per_ip=2)
-        places = [manager.admit(kind, HERE) for kind in KINDS]
+        places = [manager.admission.admit(kind, HERE) for kind in KINDS]
         with pytest.raises(Unavailable, match="one address") as caught:
-            manager.admit("sse", HERE)
+            manager.admission.admit("sse", HERE)
         assert caught.value.code == "per_address"
-        manager.admit("sse", "10.0.0.2")
-        manager.give_back(places[0])
-        manager.admit("sse", HERE)
+        manager.admission.admit("sse", "10.0.0.2")
+        manager.admission.give_back(places[0])
+        manager.admission.admit("sse", HERE)
 
     def test_short_of_memory_nobody_more_comes_in(self, clock: Clock) -> None:
         process = Small()
         manager = house(process, memory_gb=1)
         process.used = int(0.9 * 2**30)
-        manager.admit("sse", HERE)
+        manager.admission.admit("sse", HERE)
         process.used += 2
-        manager.admit("sse", HERE)  # it looks once a second
+        manager.admission.admit("sse", HERE)  # it looks once a second
         clock.advance(1.01)
         with pytest.raises(Unavailable, match="memory") as caught:
-            manager.admit("sse", HERE)
+            manager.admission.admit("sse", HERE)
         assert caught.value.code == "memory"
         process.used = 0
         clock.advance(1.01)
-        manager.admit("sse", HERE)
+        manager.admission.admit("sse", HERE)
 
     def test_the_last_descriptors_are_not_for_viewers(self) -> None:
         manager = house()
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        manager.admit("sse", HERE, 20)
+        manager.admission.admit("sse", HERE, 20)
         with pytest.raises(Unavailable, match="file descriptors") as caught:
-            manager.admit("sse", HERE, soft - 1)
+            manager.admission.admit("sse", HERE, soft - 1)
         assert caught.value.code == "descriptors"
 
     async def test_a_server_that_stops_takes_nobody(self) -> None:
         manager = house()
         await manager.drain(1)
         with pytest.raises(Unavailable, match="stopping") as caught:
-            manager.admit("sse", HERE)
+            manager.admission.admit("sse", HERE)
         assert caught.value.code == "draining"
 
     def test_a_place_that_was_not_taken_is_given_back(self) -> None:
         manager = house(max_connections_per_ip=1)
         for _ in range(3):
-            with contextlib.suppress(ConnectionResetError), manager.admit("sse", HERE):
+            with contextlib.suppress(ConnectionResetError), manager.admission.admit("sse", HERE):
                 raise ConnectionResetError
         assert manager.open["sse"] == 0
-        assert manager._per_address == {}
+        assert manager.admission._per_address == {}
 
     def test_a_refused_connection_takes_no_place(self) -> None:
         manager = house(max_connections=1)
-        manager.admit("websocket", HERE)
+        manager.admission.admit("websocket", HERE)
         for _ in range(3):
             with pytest.raises(Unavailable):
-                manager.admit("websocket", "10.0.0.2")
+                manager.admission.admit("websocket", "10.0.0.2")
         assert manager.open["websocket"] == 1
-        assert "10.0.0.2" not in manager._per_address
+        assert "10.0.0.2" not in manager.admission._per_address
 
     @given(
         st.lists(
@@ -188,7 +191,7 @@ class TestAdmission:
                     connection.connection_lost(None)
                     connection.connection_lost(None)
                 continue
-            with contextlib.suppress(Unavailable), manager.admit(kind, address) as place:
+            with contextlib.suppress(Unavailable), manager.admission.admit(kind, address) as place:
                 if what == "come":
                     connection = Beating(manager)
                     manager.add(connection, place)
@@ -196,7 +199,7 @@ class TestAdmission:
         places = [place for place, _ in here]
         for kind in KINDS:
             assert manager.open[kind] == sum(place.kind == kind for place in places)
-        assert dict(manager._per_address) == {
+        assert dict(manager.admission._per_address) == {
             address: count
             for address in "abc"
             if (count := sum(place.address == address for place in places))
@@ -299,7 +302,7 @@ class TestStalled:
         """Keep-alives and replies go on into the buffer of one that takes nothing."""
         manager = house(stall_timeout=8)
         stuck = Beating(manager, Pipe(room=0))
-        manager.add(stuck, manager.admit("sse", HERE))
+        manager.add(stuck, manager.admission.admit("sse", HERE))
         for _ in range(12):
             stuck.write(b": keep-alive\n\n")
             await turns(manager.keep_sweeping_stalled, clock, 1.0)

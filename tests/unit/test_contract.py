@@ -478,7 +478,7 @@ async def test_a_server_that_is_full_answers_as_described(
 ) -> None:
     service = await start_server(max_connections=1, sse_max_connections=1)
     for kind in ("websocket", "sse"):
-        service.connection_manager.admit(kind, "127.0.0.1")
+        service.connection_manager.admission.admit(kind, "127.0.0.1")
     upgrade = {
         "Connection": "Upgrade",
         "Upgrade": "websocket",

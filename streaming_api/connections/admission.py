@@ -1,0 +1,186 @@
+"""Admission: who may come in, before any upgrade; and who may not, counted and logged by reason.
+
+Knows no HTTP and none of the connections that are here.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import resource
+import time
+from collections import Counter
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Self
+
+from streaming_api.connections.endings import KINDS, REASON_OF, REFUSALS
+from streaming_api.errors import ApiError, Forbidden, Unauthorized, Unavailable
+from streaming_api.telemetry.process import Process
+
+if TYPE_CHECKING:
+    from streaming_api.config import StreamingConfig
+    from streaming_api.telemetry.deliveries import Telemetry
+
+logger = logging.getLogger(__name__)
+
+REFUSALS_LOGGED_SECONDS: Final = 5.0
+"""Each reason has one line in the log in so many seconds at most, with how often it was."""
+_SPARE_DESCRIPTORS: Final = 64
+"""File descriptors kept for upstreams, sources, files, and clients that come and go."""
+_LAST_DESCRIPTORS: Final = 32
+"""The part of them that no client gets."""
+_GIB: Final = 2**30
+
+
+class Slot:
+    """A connection's place among the limits, held from admission until it is gone."""
+
+    __slots__ = ("_admission", "address", "kind", "taken")
+
+    def __init__(self, admission: Admission, kind: str, address: str) -> None:
+        self._admission = admission
+        self.kind = kind
+        self.address = address
+        self.taken = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if not self.taken:
+            self._admission.give_back(self)
+
+
+class Admission:
+    """The limits on connections, and what is taken of them.
+
+    Args:
+        config: the limits.
+        telemetry: told of refusals.
+        process: knows how much memory is used.
+
+    Attributes:
+        limits: how many connections there may be, by kind.
+        open: how many there are.
+        draining: whether this server stops.
+    """
+
+    def __init__(self, config: StreamingConfig, telemetry: Telemetry, process: Process) -> None:
+        self.config = config
+        self.telemetry = telemetry
+        self._process = process
+        self.limits = {"websocket": config.max_connections, "sse": config.sse_max_connections}
+        self.open: Counter[str] = Counter(dict.fromkeys(KINDS, 0))
+        self.draining = False
+        self._per_address: Counter[str] = Counter()
+        self._memory: tuple[float, int] = (0.0, 0)
+        self._descriptors = _most_descriptors()
+        self._logged: dict[str, tuple[int, float]] = {}  # refusals: how many, and when
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{self.open[kind]} of {self.limits[kind]} {kind}" for kind in KINDS)
+        return f"<Admission {counts}>"
+
+    def admit(self, kind: str, address: str, descriptor: int = 0) -> Slot:
+        """A slot for one more connection, taken now.
+
+        Args:
+            kind: ``websocket`` or ``sse``.
+            address: the client's.
+            descriptor: of its socket: the kernel gives the lowest that is free, so a high one says
+                that few are left.
+
+        Raises:
+            Unavailable: a limit is reached; before any upgrade.
+        """
+        self._refuse_if(self.draining, "draining", "This server is stopping; connect again.", 1)
+        limit = self.limits[kind]
+        self._refuse_if(
+            self.open[kind] >= limit,
+            "connections",
+            f"All {limit} {kind} connections are taken; try again later.",
+            5,
+        )
+        per_address = self.config.max_connections_per_ip
+        self._refuse_if(
+            bool(per_address) and self._per_address[address] >= per_address,
+            "per_address",
+            f"{per_address} connections from one address are the limit; close one.",
+            5,
+        )
+        self._refuse_if(
+            self.is_short(),
+            "memory",
+            "The server is short of memory; try again later.",
+            30,
+        )
+        self._refuse_if(
+            descriptor >= self._descriptors - _SPARE_DESCRIPTORS,
+            "descriptors",
+            "The server is short of file descriptors; try again later.",
+            5,
+        )
+        self.open[kind] += 1
+        self._per_address[address] += 1
+        return Slot(self, kind, address)
+
+    def _refuse_if(self, reached: bool, reason: str, message: str, retry_after: float) -> None:  # noqa: FBT001
+        if reached:
+            self.telemetry.refused(reason)
+            raise Unavailable(message, reason, retry_after=retry_after)
+
+    def is_last_descriptor(self, descriptor: int) -> bool:
+        """Whether a connection with this descriptor must not even be listened to."""
+        return descriptor >= self._descriptors - _LAST_DESCRIPTORS
+
+    def refused(self, error: ApiError) -> None:
+        """Count an error, if it is a refusal that nobody else counts."""
+        reason = REASON_OF.get(error.code)
+        if reason is None and isinstance(error, Unauthorized | Forbidden):
+            reason = "credential"
+        if reason is not None:
+            self.telemetry.refused(reason)
+
+    def log_refusals(self, *, now: float | None = None) -> None:
+        """One line for each reason that there were new refusals for.
+
+        Args:
+            now: monotonic seconds; reasons that had their line just before wait. None: all.
+        """
+        for reason, count in self.telemetry.refusals.items():
+            told, when = self._logged.get(reason, (0, -REFUSALS_LOGGED_SECONDS))
+            due = now is None or now - when >= REFUSALS_LOGGED_SECONDS
+            if count > told and due:
+                self._logged[reason] = (count, 0.0 if now is None else now)
+                logger.warning("refused %d times: %s", count - told, REFUSALS.get(reason, reason))
+
+    def is_short(self) -> bool:
+        """Return whether the process is above 90 % of its memory limit."""
+        return self._memory_used() > 0.9 * self.config.memory_gb * _GIB
+
+    def measure_again(self) -> None:
+        """Forget what was measured: memory has been given back."""
+        self._memory = (0.0, 0)
+
+    def _memory_used(self) -> int:
+        now = time.monotonic()
+        if now - self._memory[0] > 1:
+            self._memory = (now, self._process.memory_bytes())
+        return self._memory[1]
+
+    def give_back(self, slot: Slot) -> None:
+        """A slot is free again."""
+        self.open[slot.kind] -= 1
+        self._per_address[slot.address] -= 1
+        if self._per_address[slot.address] <= 0:
+            del self._per_address[slot.address]
+
+
+def _most_descriptors() -> float:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return math.inf if soft == resource.RLIM_INFINITY else soft
