@@ -347,7 +347,9 @@ async def _check(tcp: Raw, asked: list[Asked], *, lasting: bool) -> None:
         assert TRAPPED not in reply.body, f"a body was read as a request: {reply}"
         assert one.is_reply(reply), f"not the reply to {one.name}: {reply}"
         over = over or one.last
-    assert await _at_end(tcp), f"nobody's: {tcp.received!r}"
+    if not lasting:
+        assert await _at_end(tcp), f"nobody's: {tcp.received!r}"
+    assert not tcp.received, f"nobody's: {tcp.received!r}"
 
 
 async def _at_end(tcp: Raw) -> bool:

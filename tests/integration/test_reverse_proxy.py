@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-import socket
+import io
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final
@@ -12,32 +12,14 @@ from typing import Final
 import aiohttp
 import pytest
 from aiohttp import WSMsgType, web
-from aiohttp.test_utils import TestServer
+from aiohttp.test_utils import BaseTestServer, TestServer
 
-SAMPLE: Final = Path(__file__).parents[2] / "conf" / "nginx.conf"
-NGINX: Final = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
+from tests.nginx import NGINX, SAMPLE, nginx
+
 S: Final = 10.0
 """Seconds within which a thing that takes one must have happened, on the slowest machine."""
 
 pytestmark = pytest.mark.skipif(NGINX is None, reason="nginx is missing: apt-get install nginx")
-
-FRAME: Final = """
-daemon off;
-master_process off;
-pid {folder}/pid;
-error_log {folder}/error.log;
-events {{ }}
-http {{
-    client_body_temp_path {folder}/body;
-    proxy_temp_path {folder}/proxy;
-    fastcgi_temp_path {folder}/fastcgi;
-    uwsgi_temp_path {folder}/uwsgi;
-    scgi_temp_path {folder}/scgi;
-    gzip on;
-    gzip_types text/event-stream;
-    {sample}
-}}
-"""
 
 
 class Backend:
@@ -46,10 +28,13 @@ class Backend:
     def __init__(self) -> None:
         self.second = asyncio.Event()
         self.requests: list[web.Request] = []
-        self.app = web.Application()
+        self.app = web.Application(client_max_size=2**26)
         self.app.router.add_get("/events", self.events)
         self.app.router.add_get("/socket", self.socket)
         self.app.router.add_get("/metrics", self.metrics)
+        self.app.router.add_get("/slow", self.slow)
+        self.app.router.add_post("/take", self.take)
+        self.app.router.add_post("/break", self.broken)
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         self.requests.append(request)
@@ -67,8 +52,27 @@ class Backend:
             await ws.send_str(message.data)
         return ws
 
+    async def slow(self, _request: web.Request) -> web.Response:
+        await asyncio.sleep(0.7)
+        return web.Response(text="a whole answer")
+
+    async def take(self, request: web.Request) -> web.Response:
+        self.requests.append(request)
+        return web.Response(text=str(len(await request.read())))
+
+    async def broken(self, request: web.Request) -> web.Response:
+        self.requests.append(request)
+        assert request.transport is not None
+        request.transport.abort()
+        return web.Response()
+
     async def metrics(self, _request: web.Request) -> web.Response:
         return web.Response(text="up 1\n")
+
+
+def _port(server: BaseTestServer) -> int:
+    assert server.port is not None
+    return server.port
 
 
 @pytest.fixture
@@ -81,30 +85,9 @@ async def proxy(backend: Backend, tmp_path: Path) -> AsyncIterator[str]:
     """The address of an nginx in front of the backend."""
     server = TestServer(backend.app)
     await server.start_server()
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    sample = SAMPLE.read_text(encoding="utf-8")
-    for old, new in (
-        ("listen 80;", f"listen 127.0.0.1:{port};"),
-        ("127.0.0.1:9096;", f"127.0.0.1:{server.port};"),
-        ("/var/log/nginx/streaming-api.log", f"{tmp_path}/access.log"),
-    ):
-        assert old in sample
-        sample = sample.replace(old, new)
-    file = tmp_path / "nginx.conf"
-    file.write_text(FRAME.format(folder=tmp_path, sample=sample), encoding="utf-8")
-    assert NGINX is not None
-    nginx = await asyncio.create_subprocess_exec(NGINX, "-e", "stderr", "-c", file)
-    try:
-        async with asyncio.timeout(S):
-            while not (tmp_path / "pid").exists():
-                assert nginx.returncode is None, "nginx did not start"
-                await asyncio.sleep(0.02)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        nginx.terminate()
-        await nginx.wait()
-        await server.close()
+    async with nginx(tmp_path, _port(server)) as url:
+        yield url
+    await server.close()
 
 
 async def test_each_event_passes_when_it_is_written(backend: Backend, proxy: str) -> None:
@@ -117,7 +100,7 @@ async def test_each_event_passes_when_it_is_written(backend: Backend, proxy: str
         assert await asyncio.wait_for(response.content.readuntil(b"\n\n"), S) == b"data: second\n\n"
     (request,) = backend.requests
     assert request.headers["X-Forwarded-For"] == "127.0.0.1"
-    assert request.host == "127.0.0.1"
+    assert request.host == proxy.removeprefix("http://")  # with its port
 
 
 async def test_websockets_pass(proxy: str) -> None:
@@ -145,3 +128,40 @@ async def test_metrics_are_for_this_machine_only(proxy: str) -> None:
     async with aiohttp.ClientSession() as http, http.get(f"{proxy}/metrics") as response:
         assert response.status == 200
     assert "deny all;" in SAMPLE.read_text(encoding="utf-8")
+
+
+async def test_a_whole_answer_may_take_longer_than_any_sdk_waits(
+    backend: Backend, tmp_path: Path
+) -> None:
+    def in_milliseconds(sample: str) -> str:
+        return re.sub(r"proxy_read_timeout (\d+)s;", r"proxy_read_timeout \1ms;", sample)
+
+    async with (
+        TestServer(backend.app) as server,
+        nginx(tmp_path, _port(server), change=in_milliseconds) as url,
+        aiohttp.ClientSession() as http,
+        http.get(f"{url}/slow") as response,
+    ):
+        assert await response.text() == "a whole answer"  # 700 ms for OpenAI's 600 s
+
+
+async def test_bodies_are_bounded_as_the_server_bounds_them(proxy: str) -> None:
+    async with aiohttp.ClientSession() as http:
+        body = bytes(32 * 2**20)
+        async with http.post(f"{proxy}/take", data=io.BytesIO(body)) as response:
+            assert await response.text() == str(len(body))
+        async with http.post(f"{proxy}/take", data=io.BytesIO(body + b"!")) as response:
+            assert response.status == 413
+
+
+async def test_what_may_have_started_an_answer_is_not_sent_again(tmp_path: Path) -> None:
+    backends = Backend(), Backend()
+    async with (
+        TestServer(backends[0].app) as first,
+        TestServer(backends[1].app) as second,
+        nginx(tmp_path, _port(first), _port(second)) as url,
+        aiohttp.ClientSession() as http,
+        http.post(f"{url}/break") as response,
+    ):
+        assert response.status == 502
+    assert sum(len(backend.requests) for backend in backends) == 1

@@ -1,0 +1,70 @@
+"""A real nginx with conf/nginx.conf, on another port and in front of other servers."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+SAMPLE: Final = Path(__file__).parents[1] / "conf" / "nginx.conf"
+NGINX: Final = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
+_START_SECONDS: Final = 10.0
+
+FRAME: Final = """
+daemon off;
+master_process off;
+pid {folder}/pid;
+error_log {folder}/error.log;
+events {{ }}
+http {{
+    client_body_temp_path {folder}/body;
+    proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+    gzip on;
+    gzip_types text/event-stream;
+    {sample}
+}}
+"""
+
+
+@asynccontextmanager
+async def nginx(
+    folder: Path, *ports: int, change: Callable[[str], str] = lambda sample: sample
+) -> AsyncIterator[str]:
+    """``async with nginx(tmp_path, 9096) as url``: runs while the block does.
+
+    Args:
+        folder: for its files; the access log is ``access.log`` in it.
+        ports: of the servers behind it, on loopback.
+        change: to make to the configuration first.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    sample = change(SAMPLE.read_text(encoding="utf-8"))
+    servers = "\n".join(f"server 127.0.0.1:{port};" for port in ports)
+    for old, new in (
+        ("listen 80;", f"listen 127.0.0.1:{port};"),
+        ("server 127.0.0.1:9096;", f"{servers}"),
+        ("/var/log/nginx/streaming-api.log", f"{folder}/access.log"),
+    ):
+        assert old in sample
+        sample = sample.replace(old, new)
+    file = folder / "nginx.conf"
+    file.write_text(FRAME.format(folder=folder, sample=sample), encoding="utf-8")
+    assert NGINX is not None
+    process = await asyncio.create_subprocess_exec(NGINX, "-e", "stderr", "-c", file)
+    try:
+        async with asyncio.timeout(_START_SECONDS):
+            while not (folder / "pid").exists():
+                assert process.returncode is None, "nginx did not start"
+                await asyncio.sleep(0.02)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        await process.wait()
