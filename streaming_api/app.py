@@ -7,9 +7,9 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import aiohttp_jinja2
 import jinja2
@@ -48,11 +48,16 @@ from streaming_api.web.body import INCOMING, incoming
 from streaming_api.web.guard import guard
 from streaming_api.workers import plan
 
+if TYPE_CHECKING:
+    from streaming_api.cluster.cluster import Cluster
+
 BACKGROUND = web.AppKey("background", Background)
 logger = logging.getLogger(__name__)
 
 ANSWERS_DRAIN_SECONDS: Final = 3.0
 """What running answers get to end by themselves when the server stops."""
+CLUSTER_DRAIN_SECONDS: Final = 2.0
+"""What the store gets to take the ends of the answers."""
 CONNECTIONS_DRAIN_SECONDS: Final = 3.0
 """What clients get to say goodbye."""
 
@@ -96,18 +101,20 @@ def build(config: StreamingConfig) -> Context:
 
     answers = Answers(config, upstream := Upstream(config), new_channel, telemetry, budget)
     bindings = LocalBindings()
+    topics = Topics(
+        config,
+        new_channel(secrets.token_hex(8)),
+        telemetry.background_failures,
+        new_channel(secrets.token_hex(8)),
+    )
     return Context(
         config=config,
         manager=manager,
         answers=answers,
         bindings=bindings,
         retries=Retries(answers, bindings, telemetry.keyed_requests),
-        topics=Topics(
-            config,
-            new_channel(secrets.token_hex(8)),
-            telemetry.background_failures,
-            new_channel(secrets.token_hex(8)),
-        ),
+        topics=topics,
+        cluster=_cluster(config, answers, new_channel, topics),
         access=Policy(config),
         upstream=upstream,
         telemetry=telemetry,
@@ -116,6 +123,23 @@ def build(config: StreamingConfig) -> Context:
         started=time.time(),
         began=time.monotonic(),
     )
+
+
+def _cluster(
+    config: StreamingConfig,
+    answers: Answers,
+    new_channel: Callable[[str], Channel],
+    topics: Topics,
+) -> Cluster | None:
+    """This process as one of several; redis is imported where it is, and nowhere else."""
+    if config.cluster_url is None or plan(config).missing is not None:
+        return None
+    from streaming_api.cluster.cluster import Cluster  # noqa: PLC0415
+
+    def tell(state: str, reason: str | None) -> None:
+        topics.status.set("cluster", state, reason)
+
+    return Cluster(config, answers, new_channel, tell)
 
 
 def _certificate(config: StreamingConfig) -> Certificate | None:
@@ -197,11 +221,15 @@ async def _running(app: web.Application) -> AsyncIterator[None]:
         background.start("TLS certificate", lambda: reloading(context.topics.warn))
     if (missing := plan(context.config).missing) is not None:
         context.topics.status.set("cluster", "absent", missing)
+    if context.cluster is not None:
+        context.cluster.start(background)
     try:
         yield
     finally:
         await background.stop()
         await context.answers.drain(0)
+        if context.cluster is not None:
+            await context.cluster.stop()
         await context.upstream.stop()
         unpublish()
         with contextlib.suppress(OSError):
@@ -214,4 +242,6 @@ async def _drain(app: web.Application) -> None:
     context.manager.draining = True
     context.topics.tell_draining()
     await context.answers.drain(ANSWERS_DRAIN_SECONDS)
+    if context.cluster is not None:
+        await context.cluster.flush(CLUSTER_DRAIN_SECONDS)
     await context.manager.drain(CONNECTIONS_DRAIN_SECONDS)

@@ -6,8 +6,9 @@ store hands it entries in order; a hole is repaired by the owner, out of its mem
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -44,12 +45,13 @@ class Mirror(WatchedAnswer):
 
     Attributes:
         instance: the process that fills it.
-        loaded: whether it has been read up to what the store had when it was made.
+        loaded: set once it has been read up to what the store had when it was made.
         owner_lost: whether its owner is dead: nobody repairs holes.
         sealed: whether it was ended in its owner's stead.
         idle_since: monotonic seconds since when nobody watches.
         on_cancel: called when its owner is to be told to end it.
         on_watched: called when the first viewer comes or the last one leaves.
+        confirm: waits until its owner has ended it.
     """
 
     def __init__(
@@ -63,12 +65,13 @@ class Mirror(WatchedAnswer):
     ) -> None:
         super().__init__(request, owner, asked_by, channel, retention)
         self.instance = instance
-        self.loaded = False
+        self.loaded = asyncio.Event()
         self.owner_lost = False
         self.sealed = False
         self.idle_since = time.monotonic()
         self.on_cancel: Callable[[Mirror], None] | None = None
         self.on_watched: Callable[[Mirror], None] | None = None
+        self.confirm: Callable[[Mirror], Awaitable[None]] | None = None
         self._ahead: list[tuple[Viewer, int]] = []
         channel.on_unwatched = self._unwatched
 
@@ -233,6 +236,11 @@ class Mirror(WatchedAnswer):
         """Ask its owner to end it."""
         if self.outcome is None and self.on_cancel is not None:
             self.on_cancel(self)
+
+    async def cancelled(self) -> None:
+        """Wait until its owner has ended it."""
+        if self.outcome is None and self.confirm is not None:
+            await self.confirm(self)
 
 
 def _outcome(end: bytes) -> AnswerOutcome:

@@ -109,6 +109,11 @@ class Recorder:
         return self._state is _State.SEALED
 
     @property
+    def disturbed(self) -> bool:
+        """Whether it is to be found out, or repaired, what the store has."""
+        return self._state in {_State.UNSURE, _State.BROKEN}
+
+    @property
     def lag(self) -> int:
         """Messages that viewers have seen and the store has not."""
         return 0 if self.sealed else self._channel.flushed - self.recorded

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from streaming_api.access.policy import Policy
     from streaming_api.answers.answers import Answers
     from streaming_api.answers.idempotency import LocalBindings, Retries
+    from streaming_api.cluster.cluster import Cluster
     from streaming_api.config import StreamingConfig
     from streaming_api.connections.manager import ConnectionManager
     from streaming_api.telemetry.deliveries import Telemetry
@@ -29,6 +30,7 @@ class Context:
     Attributes:
         bindings: what Idempotency-Keys are bound to.
         retries: starts answers that carry one.
+        cluster: this process as one of several; None where it is alone.
         certificate: the TLS certificate in service; None where plain HTTP is spoken.
         started: wall-clock seconds since the epoch at start-up, for people.
         began: the same in monotonic seconds, for durations.
@@ -40,6 +42,7 @@ class Context:
     bindings: LocalBindings
     retries: Retries
     topics: Topics
+    cluster: Cluster | None
     access: Policy
     upstream: Upstream
     telemetry: Telemetry

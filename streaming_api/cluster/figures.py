@@ -1,0 +1,41 @@
+"""What the cluster counts about itself, and how the store is."""
+
+from __future__ import annotations
+
+import time
+
+import attrs
+
+
+@attrs.define
+class Figures:
+    """Counters, and the state of the store.
+
+    Attributes:
+        up: whether the store answers.
+        reason: a sentence for people if it does not.
+        stable_since: monotonic seconds since when it has answered as the same store.
+        repairs: streams that were written again because the store had lost something.
+        seals: answers that were ended in the stead of a process that is gone.
+        holes: entries that a mirror found missing.
+        round_trip: seconds of the last one.
+    """
+
+    up: bool = True
+    reason: str | None = None
+    stable_since: float = attrs.field(factory=time.monotonic)
+    repairs: int = 0
+    seals: int = 0
+    holes: int = 0
+    round_trip: float = 0.0
+
+    def failed(self, reason: str) -> None:
+        """The store did not answer."""
+        self.up = False
+        self.reason = reason
+        self.stable_since = time.monotonic()
+
+    def answered(self) -> None:
+        """The store has answered."""
+        self.up = True
+        self.reason = None

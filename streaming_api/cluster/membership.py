@@ -1,0 +1,127 @@
+"""Membership: which processes live, and when the answers of a dead one may be ended.
+
+The sign of life comes from a thread of its own, so that a busy event loop is not taken for a dead
+process; a loop that has not turned for 3 s is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from streaming_api.cluster.figures import Figures
+from streaming_api.cluster.store import INBOX_SECONDS, REPLY_SECONDS, Store, reason_of
+
+BEAT_SECONDS: Final = 1.0
+HANG_SECONDS: Final = 3.0
+LOOK_SECONDS: Final = 2.0
+"""How long a process must be seen to be missing before its answers are ended."""
+
+
+class Membership:
+    """Keeps this process among the living.
+
+    Args:
+        instance: its name, another one at each start.
+        lease: seconds after which it is dead if it says nothing.
+        on_changed: called in the thread when the store is another one than before.
+    """
+
+    def __init__(
+        self, store: Store, instance: str, lease: float, on_changed: Callable[[], None]
+    ) -> None:
+        self._store = store
+        self._instance = instance
+        self._lease = lease
+        self._on_changed = on_changed
+        self._turned = time.monotonic()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="cluster heartbeat", daemon=True)
+        self._run_id: object = None
+        self.evicts: str | None = None
+        self.failed: str | None = None
+
+    def start(self) -> None:
+        """Begin to say that this process lives."""
+        self._thread.start()
+
+    def turned(self) -> None:
+        """The event loop turns."""
+        self._turned = time.monotonic()
+
+    def stop(self) -> None:
+        """Say no more; the store forgets this process at once."""
+        self._stop.set()
+        self._thread.join(2 * REPLY_SECONDS)
+
+    def _run(self) -> None:
+        client = redis.Redis.from_url(
+            self._store.url,
+            socket_timeout=REPLY_SECONDS,
+            socket_connect_timeout=REPLY_SECONDS,
+            retry=Retry(NoBackoff(), 0),
+        )
+        while not self._stop.wait(0 if self._run_id is None else BEAT_SECONDS):
+            if time.monotonic() - self._turned < HANG_SECONDS:
+                try:
+                    self._beat(client)
+                    self.failed = None
+                except (redis.RedisError, OSError) as error:
+                    self.failed = reason_of(error)
+            if self._run_id is None:
+                self._stop.wait(BEAT_SECONDS / 4)
+        with contextlib.suppress(redis.RedisError, OSError):
+            client.delete(self._store.key("i", self._instance))
+        client.close()
+
+    def _beat(self, client: redis.Redis) -> None:
+        pipeline = client.pipeline(transaction=False)
+        milliseconds = round(self._lease * 1000)
+        pipeline.set(self._store.key("i", self._instance), 1, px=milliseconds)
+        pipeline.expire(self._store.key("x", self._instance), INBOX_SECONDS)
+        pipeline.execute()
+        info: Any = client.info("server")
+        run_id = info.get("run_id")
+        if self._run_id not in {None, run_id}:
+            self._on_changed()
+        if self._run_id != run_id:
+            memory: Any = client.info("memory")
+            policy = memory.get("maxmemory_policy", "noeviction")
+            self.evicts = policy if policy != "noeviction" else None
+        self._run_id = run_id
+
+
+class Missing:
+    """Which processes have been missing, and for how long, as seen from here.
+
+    Args:
+        lease: how long the store must have been the same, and answered, before absence counts:
+            after an empty restart everybody is missing at once, and comes back within it.
+    """
+
+    def __init__(self, figures: Figures, lease: float) -> None:
+        self._figures = figures
+        self._lease = lease
+        self._since: dict[str, float] = {}
+
+    def saw(self, alive: dict[str, bool]) -> set[str]:
+        """Take note of who lives; who is dead."""
+        now = time.monotonic()
+        self._since = {
+            instance: self._since.get(instance, now)
+            for instance, lives in alive.items()
+            if not lives
+        }
+        stable = self._figures.up and now - self._figures.stable_since >= self._lease
+        return {
+            instance
+            for instance, since in self._since.items()
+            if stable and now - max(since, self._figures.stable_since) >= LOOK_SECONDS
+        }

@@ -1,0 +1,74 @@
+"""What the store knows of an answer beside its messages: whose it is and what was asked. Pure."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Final
+
+import attrs
+import orjson
+
+from streaming_api.answers.answers import Key
+from streaming_api.wire.commands import ChatRequest, OnDisconnect
+
+FORMAT: Final = b"1"
+
+
+def ref_of(key: Key) -> str:
+    """An answer's name in the store: a request_id holds no slash."""
+    return f"{key[0]}/{key[1]}"
+
+
+def key_of(ref: str) -> Key:
+    """The key behind a name."""
+    owner, _, request_id = ref.rpartition("/")
+    return owner, request_id
+
+
+@attrs.frozen
+class Meta:
+    """One answer.
+
+    Attributes:
+        instance: the process that fills it.
+        asked_by: under whose name its limits are counted.
+    """
+
+    instance: str
+    asked_by: str
+    request: ChatRequest
+
+    def encode(self) -> dict[str, bytes | str]:
+        """As fields of a hash."""
+        request = self.request
+        fields = {
+            "model": request.model,
+            "stream": request.stream,
+            "on_disconnect": request.on_disconnect.value,
+            "usage_asked": request.usage_asked,
+        }
+        return {
+            "v": FORMAT,
+            "instance": self.instance,
+            "asked_by": self.asked_by,
+            "request": orjson.dumps(fields),
+            "parameters": zlib.compress(request.parameters, 1),
+        }
+
+
+def decode(request_id: str, fields: dict[bytes, bytes]) -> Meta:
+    """From the fields of a hash; those of a later version are passed over."""
+    asked = orjson.loads(fields.get(b"request", b"{}"))
+    packed = fields.get(b"parameters")
+    return Meta(
+        instance=fields[b"instance"].decode(),
+        asked_by=fields.get(b"asked_by", b"").decode(),
+        request=ChatRequest(
+            request_id,
+            asked.get("model"),
+            b"{}" if packed is None else zlib.decompress(packed),
+            stream=asked.get("stream", True),
+            on_disconnect=OnDisconnect(asked.get("on_disconnect", "grace")),
+            usage_asked=asked.get("usage_asked", False),
+        ),
+    )

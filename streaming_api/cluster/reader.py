@@ -1,0 +1,113 @@
+"""Reader: fills mirrors from the store. One blocking read of the own inbox, then what is dirty.
+
+Hints may be lost, doubled or late: once a second everything that is watched counts as dirty. That
+the inbox can be read is proved end to end: each process writes itself a mark and must read it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Final
+
+from streaming_api.background import Backoff
+from streaming_api.cluster.figures import Figures
+from streaming_api.cluster.mirror import Mirror
+from streaming_api.cluster.store import READ_ENTRIES, Message, Store, StoreError
+
+_SLICE: Final = 100
+"""Answers that are read together."""
+
+
+class Reader:
+    """Reads the inbox and the mirrors of this process.
+
+    Args:
+        receive: told of each message in the inbox.
+        on_hole: told of a mirror that lacks something in between.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        instance: str,
+        figures: Figures,
+        receive: Callable[[Message], None],
+        on_hole: Callable[[Mirror], None],
+    ) -> None:
+        self._store = store
+        self._instance = instance
+        self._figures = figures
+        self._receive = receive
+        self._on_hole = on_hole
+        self._dirty: dict[str, Mirror] = {}
+        self._wake = asyncio.Event()
+        self._after = "0-0"
+        self.marked = time.monotonic()
+
+    def soil(self, ref: str, mirror: Mirror) -> None:
+        """There may be news of a mirror."""
+        if not mirror.channel.ended:
+            self._dirty[ref] = mirror
+            self._wake.set()
+
+    async def keep_listening(self) -> None:
+        """Read the inbox for ever."""
+        backoff = Backoff(0.05, 1.0)
+        while True:
+            try:
+                messages = await self._store.inbox(self._instance, self._after)
+            except StoreError as error:
+                self._figures.failed(str(error))
+                self._after = "0-0" if self._after == "0-0" else self._after
+                await asyncio.sleep(backoff.pause())
+                continue
+            backoff.reset()
+            for number, message in messages:
+                self._after = number
+                if message.get(b"t") == b"mark":
+                    self.marked = time.monotonic()
+                else:
+                    self._receive(message)
+
+    def restart(self) -> None:
+        """The store is another one: its ids may begin anew."""
+        self._after = "0-0"
+
+    async def keep_reading(self) -> None:
+        """Read what is dirty for ever."""
+        backoff = Backoff(0.05, 1.0)
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._dirty:
+                taken = dict(list(self._dirty.items())[:_SLICE])
+                for ref in taken:
+                    del self._dirty[ref]
+                try:
+                    await self._read(taken)
+                    backoff.reset()
+                except StoreError as error:
+                    self._figures.failed(str(error))
+                    self._dirty = taken | self._dirty
+                    await asyncio.sleep(backoff.pause())
+
+    async def _read(self, taken: dict[str, Mirror]) -> None:
+        cursors = {
+            ref: mirror.channel.number for ref, mirror in taken.items() if not mirror.channel.full
+        }
+        found = await self._store.read(cursors)
+        for ref in cursors:
+            entries = found.get(ref, [])
+            mirror = taken[ref]
+            for entry in entries:
+                if not mirror.take(entry):
+                    self._figures.holes += 1
+                    self._on_hole(mirror)
+                    break
+            else:
+                if len(entries) >= READ_ENTRIES:
+                    self.soil(ref, mirror)
+                    continue
+            mirror.loaded.set()

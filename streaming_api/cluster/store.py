@@ -1,0 +1,230 @@
+"""The store: Redis or Valkey, and the names of keys in it. The only module that knows redis.
+
+Its time-outs are short and it repeats nothing: whoever calls knows what may be repeated. No handler
+of a request may await it directly: a command that is cancelled while its reply is on the way costs
+a connection, and handlers are cancelled with their clients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, cast
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError, ResponseError
+
+from streaming_api.cluster.entries import SEAL_ID, Entry, decode
+from streaming_api.cluster.recorder import Append, Ask, Rewrite, Step
+
+REPLY_SECONDS: Final = 0.5
+BLOCK_SECONDS: Final = 1.0
+RUNNING_SECONDS: Final = 3600
+"""How long the store keeps an answer whose owner says nothing more."""
+GONE_SECONDS: Final = 3600
+"""How long an answer that is no longer kept is remembered: 410 and not 404."""
+INBOX_SECONDS: Final = 60
+INBOX_LENGTH: Final = 10_000
+READ_ENTRIES: Final = 200
+
+Command = tuple[Any, ...]
+Message = dict[bytes, bytes]
+
+
+class StoreError(Exception):
+    """The store did not do what it was asked, or did not say so; a sentence says why."""
+
+
+class Refused(StoreError):
+    """The store has answered, and refuses: it is full, or this user may not."""
+
+
+def is_old(error: object) -> bool:
+    """Whether an append was refused because the stream has its number, or a higher one."""
+    return isinstance(error, ResponseError) and "equal or smaller" in str(error)
+
+
+def connect(url: str, *, seconds: float = REPLY_SECONDS) -> Redis:
+    """A client; it connects when it is first used."""
+    client: Redis = Redis.from_url(
+        url,
+        socket_timeout=seconds,
+        socket_connect_timeout=REPLY_SECONDS,
+        retry=Retry(NoBackoff(), 0),
+        health_check_interval=0,
+    )
+    return client
+
+
+class Store:
+    """What the cluster asks the store.
+
+    Args:
+        url: where it is; may hold a password, so it is in no message.
+        prefix: what the names of all keys begin with.
+    """
+
+    def __init__(self, url: str, prefix: str) -> None:
+        self.url = url
+        self._prefix = prefix
+        self._client = connect(url)
+        self._reader = connect(url)
+        self._inbox = connect(url, seconds=BLOCK_SECONDS + 2 * REPLY_SECONDS)
+
+    def key(self, kind: str, name: str = "") -> str:
+        """The name of a key; one hash tag for an answer, so that any sharding by key works."""
+        tagged = f"{{{name}}}" if kind in {"a", "m", "g"} else name
+        return f"{self._prefix}:{kind}:{tagged}" if name else f"{self._prefix}:{kind}"
+
+    async def close(self) -> None:
+        """Let go of the connections."""
+        for client in (self._client, self._reader, self._inbox):
+            await client.aclose()
+
+    async def run(self, *commands: Command, reader: bool = False) -> list[Any]:
+        """Run commands in one round trip; replies, and errors of single commands among them.
+
+        Raises:
+            StoreError: nobody knows what came of them.
+        """
+        client = self._reader if reader else self._client
+        pipeline = client.pipeline(transaction=False)
+        for command in commands:
+            pipeline.execute_command(*command)
+        try:
+            replies: list[Any] = await pipeline.execute(raise_on_error=False)
+        except (RedisError, OSError, TimeoutError) as error:
+            raise StoreError(reason_of(error)) from None
+        return replies
+
+    async def ask(self, *commands: Command) -> list[Any]:
+        """The same, where an error of one command is one of all.
+
+        Raises:
+            StoreError: as `run`.
+            Refused: the store refuses.
+        """
+        replies = await self.run(*commands)
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise Refused(reason_of(reply))
+        return replies
+
+    # Answers
+
+    def step(self, ref: str, step: Step) -> Command:
+        """The command of a step that needs only one."""
+        key = self.key("a", ref)
+        if isinstance(step, Ask):
+            return ("XREVRANGE", key, "+", "-", "COUNT", 1)
+        assert isinstance(step, Append)
+        flags: list[object] = [] if step.create else ["NOMKSTREAM"]
+        if step.keep_from > 1:
+            flags += ["MINID", "~", f"{step.keep_from}-0"]
+        return ("XADD", key, *flags, f"{step.entry.last}-0", *_flat(step.entry.encode()))
+
+    async def rewrite(self, ref: str, step: Rewrite) -> bool:
+        """Replace an answer's stream; False if it has been sealed.
+
+        Raises:
+            StoreError: nobody knows what came of it.
+        """
+        key = self.key("a", ref)
+        try:
+            async with self._client.pipeline(transaction=True) as pipeline:
+                await pipeline.watch(key)
+                top = await pipeline.xrevrange(key, count=1)
+                if top and top[0][0] == SEAL_ID:
+                    return False
+                pipeline.multi()  # type: ignore[no-untyped-call]
+                pipeline.delete(key)
+                for entry in step.entries:
+                    fields = _flat(entry.encode())
+                    pipeline.execute_command("XADD", key, f"{entry.last}-0", *fields)
+                await pipeline.execute()
+        except (RedisError, OSError, TimeoutError) as error:
+            raise StoreError(reason_of(error)) from None
+        return True
+
+    async def read(self, cursors: Mapping[str, int]) -> dict[str, list[Entry]]:
+        """What follows a number, of several answers.
+
+        Raises:
+            StoreError: it cannot be said.
+        """
+        if not cursors:
+            return {}
+        keys = [self.key("a", ref) for ref in cursors]
+        ids = [f"{number}-0" for number in cursors.values()]
+        command = ("XREAD", "COUNT", READ_ENTRIES, "STREAMS", *keys, *ids)
+        (reply,) = await self.run(command, reader=True)
+        if isinstance(reply, Exception):
+            raise Refused(reason_of(reply))
+        refs = {key.encode(): ref for key, ref in zip(keys, cursors, strict=True)}
+        return {
+            refs[key]: [decode(fields) for _, fields in entries] for key, entries in _streams(reply)
+        }
+
+    # The inbox
+
+    def message(self, instance: str, kind: str, **fields: str | bytes) -> Command:
+        """The command that tells another process something."""
+        told = [part for pair in fields.items() for part in pair]
+        key = self.key("x", instance)
+        return ("XADD", key, "MAXLEN", "~", INBOX_LENGTH, "*", "t", kind, *told)
+
+    async def inbox(self, instance: str, after: str) -> list[tuple[str, Message]]:
+        """Wait a second for messages behind an id.
+
+        Raises:
+            StoreError: it cannot be said.
+        """
+        try:
+            command = self._inbox.execute_command(  # type: ignore[no-untyped-call]
+                "XREAD", "COUNT", READ_ENTRIES, "BLOCK", round(BLOCK_SECONDS * 1000),
+                "STREAMS", self.key("x", instance), after,
+            )  # fmt: skip
+            reply = await command
+        except (RedisError, OSError, TimeoutError) as error:
+            await self._inbox.connection_pool.disconnect()
+            raise StoreError(reason_of(error)) from None
+        found = [entry for _, entries in _streams(reply) for entry in entries]
+        return [(number.decode(), fields) for number, fields in found]
+
+
+def _flat(fields: Mapping[bytes, bytes]) -> list[bytes]:
+    return [part for pair in fields.items() for part in pair]
+
+
+def _streams(reply: object) -> Sequence[tuple[bytes, Sequence[tuple[bytes, Message]]]]:
+    """XREAD's reply, whatever protocol and parser gave it."""
+    if not reply:
+        return []
+    rows = reply.items() if isinstance(reply, dict) else cast("Sequence[Any]", reply)
+    found = []
+    for key, entries in rows:
+        if (
+            entries
+            and isinstance(entries[0], list)
+            and entries[0]
+            and isinstance(entries[0][0], list | tuple)
+        ):
+            entries = entries[0]  # noqa: PLW2901 (RESP3 wraps them once more)
+        found.append((key, [(number, _mapping(fields)) for number, fields in entries]))
+    return found
+
+
+def _mapping(fields: Any) -> Message:  # noqa: ANN401 (redis-py says no more)
+    if isinstance(fields, dict):
+        return fields
+    return dict(zip(fields[::2], fields[1::2], strict=True))
+
+
+def reason_of(error: BaseException) -> str:
+    """A sentence that shows no address and no password."""
+    if isinstance(error, TimeoutError) or "Timeout" in type(error).__name__:
+        return "The store does not answer in time."
+    if isinstance(error, ResponseError):
+        return f"The store refuses: {str(error)[:100]}."
+    return f"The store cannot be reached ({type(error).__name__})."

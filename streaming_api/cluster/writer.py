@@ -1,0 +1,307 @@
+"""Writer: what is recorded goes to the store in few round trips, for these are what costs.
+
+Answers are spread over four ticks of a window; what must not wait (the first message, the end, what
+is watched elsewhere) goes with the next pipeline. One pipeline is under way at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+import attrs
+
+from streaming_api.answers.answer import Answer
+from streaming_api.answers.answers import Key
+from streaming_api.background import Backoff
+from streaming_api.cluster.figures import Figures
+from streaming_api.cluster.meta import Meta, ref_of
+from streaming_api.cluster.recorder import Append, Ask, Recorder, Rewrite, Step
+from streaming_api.cluster.remote_viewer import RemoteViewer
+from streaming_api.cluster.store import (
+    GONE_SECONDS,
+    RUNNING_SECONDS,
+    Command,
+    Store,
+    StoreError,
+    is_old,
+    reason_of,
+)
+
+TICKS: Final = 4
+
+
+@attrs.define(eq=False)
+class Recording:
+    """An answer of this process and what the store has of it.
+
+    Attributes:
+        watchers: other processes that show it, by name.
+        slot: the tick of a window in which it is written.
+    """
+
+    key: Key
+    answer: Answer
+    meta: Meta
+    slot: int
+    watchers: dict[str, RemoteViewer] = attrs.field(factory=dict)
+    recorder: Recorder = attrs.field(init=False)
+
+    @property
+    def ref(self) -> str:
+        """Its name in the store."""
+        return ref_of(self.key)
+
+
+class Writer:
+    """Writes recordings.
+
+    Args:
+        interval: seconds of a window.
+        kept: seconds that the store keeps an answer after its end.
+        on_sealed: told of a recording that others have ended.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        figures: Figures,
+        interval: float,
+        kept: float,
+        on_sealed: Callable[[Recording], None],
+    ) -> None:
+        self.recordings: dict[Key, Recording] = {}
+        self._store = store
+        self._figures = figures
+        self._tick = interval / TICKS
+        self._kept = max(1, round(kept))
+        self._on_sealed = on_sealed
+        self._dirty: list[set[Recording]] = [set() for _ in range(TICKS)]
+        self._watched: set[Recording] = set()  # elsewhere: written at each tick
+        self._urgent: set[Recording] = set()
+        self._idle = False
+        self._wake = asyncio.Event()
+        self._count = 0
+        self._backoff = Backoff(0.05, 1.0)
+
+    def add(self, key: Key, answer: Answer, meta: Meta) -> Recording:
+        """Record an answer from now on."""
+        self._count += 1
+        recording = Recording(key, answer, meta, self._count % TICKS)
+
+        def wake(recorder: Recorder) -> None:
+            if recorder.urgent:
+                self._urgent.add(recording)
+            else:
+                (self._watched if recording.watchers else self._dirty[recording.slot]).add(
+                    recording
+                )
+                if not self._idle:
+                    return
+            self._wake.set()
+
+        recording.recorder = Recorder(answer.channel, answer.stream, wake)
+        recording.recorder.store_is_up = self._figures.up
+        answer.channel.recorder = recording.recorder
+        self.recordings[key] = recording
+        return recording
+
+    def hurry(self, recording: Recording) -> None:
+        """Write what is due of one with the next pipeline."""
+        self._urgent.add(recording)
+        self._wake.set()
+
+    def verify(self) -> None:
+        """The store may be another one: ask what it has of everything."""
+        for recording in self.recordings.values():
+            recording.recorder.unsure()
+            self._urgent.add(recording)
+        self._wake.set()
+
+    @property
+    def lag(self) -> int:
+        """Messages that viewers have seen and the store has not."""
+        return sum(recording.recorder.lag for recording in self.recordings.values())
+
+    async def run(self) -> None:
+        """Write for ever."""
+        tick, due = 0, 0.0
+        while True:
+            if not self._urgent and not self._watched and not any(self._dirty):
+                await self._work()
+                due = time.monotonic() + self._tick
+            await self._until(due)
+            batch, self._urgent = self._urgent, set()
+            if (now := time.monotonic()) >= due:
+                tick, due = (tick + 1) % TICKS, now + self._tick
+                batch |= self._watched | self._dirty[tick]
+                self._watched, self._dirty[tick] = set(), set()
+            await self._write(batch)
+
+    async def _work(self) -> None:
+        """Wait until there is something to write."""
+        self._idle = True
+        self._wake.clear()
+        await self._wake.wait()
+        self._idle = False
+
+    async def _until(self, due: float) -> None:
+        """Wait for the next tick, or for what must not wait."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, due - time.monotonic())):
+                while not self._urgent:
+                    self._wake.clear()
+                    await self._wake.wait()
+
+    async def flush(self, seconds: float) -> None:
+        """Wait until everything is in the store, but no longer."""
+        until = time.monotonic() + seconds
+        while self._figures.up and time.monotonic() < until:
+            if all(recording.recorder.done for recording in self.recordings.values()):
+                return
+            await asyncio.sleep(0.01)
+
+    async def _write(self, batch: Iterable[Recording]) -> None:
+        """Do one step for each of them, in one round trip but for what has to be repaired."""
+        steps = [(each, step) for each in batch if (step := each.recorder.due()) is not None]
+        commands: list[Command] = []
+        at: list[int] = []
+        for recording, step in steps:
+            at.append(len(commands))
+            if not isinstance(step, Rewrite):
+                commands += self._commands(recording, step)
+        commands += self._news(recording for recording, _ in steps)
+        begun = time.monotonic()
+        try:
+            replies = await self._store.run(*commands) if commands else []
+        except StoreError as error:
+            await self._failed(str(error), [recording for recording, _ in steps])
+            return
+        refused: str | None = None
+        for (recording, step), where in zip(steps, at, strict=True):
+            if isinstance(step, Rewrite):
+                refused = await self._rewrite(recording, step) or refused
+            else:
+                refused = _tell(recording.recorder, step, replies[where]) or refused
+            self._next(recording)
+        if refused is not None:
+            await self._failed(refused, [])
+        elif steps:
+            self._figures.round_trip = time.monotonic() - begun
+            self._succeeded()
+
+    def _next(self, recording: Recording) -> None:
+        """After a step: what was taken from us, and what is to be done at once."""
+        if recording.recorder.sealed:
+            self._on_sealed(recording)
+        elif recording.recorder.disturbed:
+            self._urgent.add(recording)
+        elif not recording.recorder.done:
+            recording.recorder.flushed()
+
+    def _commands(self, recording: Recording, step: Step) -> list[Command]:
+        store, ref = self._store, recording.ref
+        commands = [store.step(ref, step)]
+        if isinstance(step, Append):
+            if step.create:
+                commands += self._describe(recording)
+            if step.entry.final:
+                commands += self._expire(ref)
+        return commands
+
+    def _describe(self, recording: Recording) -> list[Command]:
+        store, ref = self._store, recording.ref
+        fields = [part for pair in recording.meta.encode().items() for part in pair]
+        return [
+            ("HSET", store.key("m", ref), *fields),
+            ("EXPIRE", store.key("m", ref), RUNNING_SECONDS),
+            ("EXPIRE", store.key("a", ref), RUNNING_SECONDS),
+        ]
+
+    def _expire(self, ref: str) -> list[Command]:
+        """The store itself forgets it, and remembers for a while that it has."""
+        store = self._store
+        return [
+            ("EXPIRE", store.key("a", ref), self._kept),
+            ("EXPIRE", store.key("m", ref), self._kept),
+            ("SET", store.key("g", ref), 1, "EX", self._kept + GONE_SECONDS),
+        ]
+
+    def renew(self) -> list[Command]:
+        """What keeps running answers in the store."""
+        return [
+            ("EXPIRE", self._store.key(kind, recording.ref), RUNNING_SECONDS)
+            for recording in self.recordings.values()
+            if recording.answer.outcome is None
+            for kind in ("a", "m")
+        ]
+
+    def _news(self, recordings: Iterable[Recording]) -> list[Command]:
+        """A hint to each process that shows one of them, behind the data itself."""
+        told: dict[str, list[str]] = {}
+        for recording in recordings:
+            for instance in recording.watchers:
+                told.setdefault(instance, []).append(recording.ref)
+        return [
+            self._store.message(instance, "news", k="\n".join(refs))
+            for instance, refs in told.items()
+        ]
+
+    async def _rewrite(self, recording: Recording, step: Rewrite) -> str | None:
+        """Write an answer again; what the store refuses, if it does."""
+        recorder = recording.recorder
+        try:
+            written = await self._store.rewrite(recording.ref, step)
+            more = self._describe(recording)
+            if recording.answer.outcome is not None:
+                more += self._expire(recording.ref)
+            await self._store.run(*more, *self._news([recording]))
+        except StoreError as error:
+            recorder.unsure()
+            return str(error)
+        if written:
+            self._figures.repairs += 1
+            recorder.accepted()
+        else:
+            recorder.seal()
+        return None
+
+    async def _failed(self, reason: str, recordings: Iterable[Recording]) -> None:
+        for recording in recordings:
+            recording.recorder.unsure()
+            self._urgent.add(recording)
+        self._figures.failed(reason)
+        for recording in self.recordings.values():
+            recording.recorder.store_is_up = False
+        await asyncio.sleep(self._backoff.pause())
+
+    def _succeeded(self) -> None:
+        self._backoff.reset()
+        if not self._figures.up:
+            self.recovered()
+
+    def recovered(self) -> None:
+        """The store answers again."""
+        self._figures.answered()
+        for recording in self.recordings.values():
+            recording.recorder.store_is_up = True
+        self.verify()
+
+
+def _tell(recorder: Recorder, step: Step, reply: Any) -> str | None:  # noqa: ANN401 (redis-py's)
+    """Tell a recorder what came of its step; what the store refuses, if it does."""
+    if isinstance(reply, Exception):
+        recorder.unsure()
+        return None if is_old(reply) else reason_of(reply)
+    if isinstance(step, Ask):
+        number = int(reply[0][0].partition(b"-")[0]) if reply else None
+        recorder.found(number)
+        return None
+    if reply is None:
+        recorder.missing()
+    else:
+        recorder.accepted()
+    return None

@@ -1,0 +1,263 @@
+"""Two servers over one real store: what was started on one is there on the other."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+
+from streaming_api.service import StreamingService
+from tests.clients import UNIT, content, events, eventually, http, is_end, question, websocket
+from tests.conftest import StartServer
+from tests.fakes.upstream import FakeUpstream, Gate, Script
+from tests.stores import RealStore, real_store
+
+Pair = Callable[..., Awaitable[tuple[StreamingService, StreamingService]]]
+
+
+@pytest.fixture
+async def store() -> AsyncIterator[RealStore]:
+    async with real_store() as store:
+        yield store
+
+
+@pytest.fixture
+def pair(start_server: StartServer, upstream: FakeUpstream, store: RealStore) -> Pair:
+    """Two servers with one store and one upstream."""
+
+    async def start(**settings: object) -> tuple[StreamingService, StreamingService]:
+        given = {"api_gateway_endpoint": upstream.url, "cluster_url": store.url} | settings
+        return await start_server(**given), await start_server(**given)
+
+    return start
+
+
+def numbers(messages: list[dict[str, object]]) -> list[object]:
+    return [message["sequence_id"] for message in messages if "sequence_id" in message]
+
+
+def gated(upstream: FakeUpstream, tokens: int = 20) -> Gate:
+    gate = Gate()
+    upstream.scripts["gated"] = Script(tokens=tokens, gate=gate)
+    return gate
+
+
+def test_without_a_cluster_redis_is_not_imported() -> None:
+    code = (
+        "import sys; from streaming_api.app import build; from streaming_api.config import"
+        " StreamingConfig; build(StreamingConfig(embedded_model='none'));"
+        " print({'redis', 'hiredis', 'streaming_api.cluster'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+class TestOnTheOther:
+    async def test_a_running_answer_is_watched_and_resumed_over_a_websocket(
+        self, pair: Pair, upstream: FakeUpstream
+    ) -> None:
+        gate = gated(upstream)
+        one, other = await pair()
+        async with websocket(one.url) as first, websocket(other.url) as second:
+            await first.start("r-1", model="gated")
+            gate.release(5)
+            seen = await first.until(lambda message: message.get("sequence_id") == 6)
+            await second.send(message_type="chat_completion", action="resume", request_id="r-1",
+                              after=0)  # fmt: skip
+            early = await second.until(lambda message: message.get("sequence_id") == 6)
+            assert early == seen
+            gate.open()
+            assert await first.answer() == await second.answer()
+
+    async def test_a_finished_answer_is_there_on_every_face(
+        self, pair: Pair, upstream: FakeUpstream
+    ) -> None:
+        one, other = await pair()
+        async with events(
+            one.url, "/streaming/sse/chat", body=question("ten-tokens", request_id="r-2")
+        ) as stream:
+            whole = await stream.rest()
+        async with events(other.url, "/streaming/sse/chat/r-2?after=4") as stream:
+            rest = await stream.rest()
+        assert rest == whole[4:]
+        last = {"Last-Event-ID": str(whole[-1]["cursor"])}
+        async with http(other.url) as client:
+            assert (await client.get("/streaming/sse/chat/r-2", headers=last)).status_code == 204
+            body = question("ten-tokens", request_id="r-2", stream=True)
+            reply = await client.post("/v1/chat/completions", json=body)
+            assert reply.text.endswith("data: [DONE]\n\n")
+            assert reply.text.count("data: {") == len(whole) - 1
+            assert (await client.get("/streaming/sse/chat/nobody")).status_code == 404
+        assert upstream.started == 1
+
+    async def test_the_same_id_on_both_at_once_is_one_generation(
+        self, pair: Pair, upstream: FakeUpstream
+    ) -> None:
+        servers = await pair()
+
+        async def ask(url: str, name: str) -> str:
+            async with events(
+                url, "/streaming/sse/chat", body=question("ten-tokens", request_id=name)
+            ) as stream:
+                return content(await stream.rest())
+
+        names = [f"same-{number}" for number in range(10)]
+        texts = await asyncio.gather(
+            *(ask(server.url, name) for name in names for server in servers * 2)
+        )
+        assert set(texts) == {"t0 t1 t2 t3 t4 t5 t6 t7 t8 t9 "}
+        assert upstream.started == len(names)
+
+    async def test_a_cancel_is_heard_and_confirmed(
+        self, pair: Pair, upstream: FakeUpstream
+    ) -> None:
+        gate = gated(upstream)
+        one, other = await pair()
+        async with websocket(one.url) as first:
+            await first.start("r-3", model="gated")
+            gate.release(2)
+            await first.until(lambda message: message.get("sequence_id") == 2)
+            async with http(other.url) as client:
+                assert (await client.delete("/streaming/chat/r-3")).status_code == 204
+                assert (await client.delete("/streaming/chat/r-3")).status_code == 204
+            end = (await first.answer())[-1]
+        assert end["data"]["finish_reason"] == "cancelled"
+        assert (await upstream.generation()).closed_at is not None
+
+    async def test_what_is_no_longer_kept_is_410_on_both(self, pair: Pair) -> None:
+        one, other = await pair(chat_retention_seconds=1)
+        async with events(
+            one.url, "/streaming/sse/chat", body=question("ten-tokens", request_id="r-4")
+        ) as stream:
+            await stream.rest()
+        async with http() as client:
+            for server in (one, other):
+                async with asyncio.timeout(2 * UNIT):
+                    while True:
+                        reply = await client.get(f"{server.url}/streaming/sse/chat/r-4")
+                        if reply.status_code != 200:
+                            break
+                        await asyncio.sleep(0.2)
+                assert reply.status_code == 410
+
+    async def test_a_viewer_there_keeps_an_answer_here_alive(
+        self, pair: Pair, upstream: FakeUpstream
+    ) -> None:
+        gate = gated(upstream)
+        one, other = await pair(resume_grace=0.3)
+        async with websocket(other.url) as second:
+            async with websocket(one.url) as first:
+                await first.start("r-5", model="gated")
+                gate.release(1)
+                await first.receive()
+                await second.send(message_type="chat_completion", action="resume",
+                                  request_id="r-5", after=0)  # fmt: skip
+                await second.receive()
+                answer = one.context.answers.running[0]
+                await eventually(lambda: len(answer.channel.viewers()) == 2)
+            await eventually(lambda: len(answer.channel.viewers()) == 1)
+            await asyncio.sleep(0.6)
+            gate.open()
+            assert (await second.answer())[-1]["data"]["finish_reason"] == "stop"
+
+    async def test_when_the_last_viewer_there_leaves_the_answer_here_is_abandoned(
+        self, pair: Pair, upstream: FakeUpstream
+    ) -> None:
+        gate = gated(upstream)
+        one, other = await pair(resume_grace=0.2)
+        async with websocket(one.url) as first:
+            await first.start("r-6", model="gated")
+            gate.release(1)
+            await first.receive()
+            async with websocket(other.url) as second:
+                await second.send(message_type="chat_completion", action="resume",
+                                  request_id="r-6", after=0)  # fmt: skip
+                await second.receive()
+        generation = await upstream.generation()
+        await asyncio.wait_for(generation.closed.wait(), UNIT)
+
+    async def test_commands_behind_one_that_waits_keep_their_order(self, pair: Pair) -> None:
+        one, _ = await pair()
+        async with websocket(one.url) as socket:
+            for number in range(5):
+                await socket.start(f"o-{number}", model="ten-tokens")
+                await socket.send(message_type="chat_completion", action="cancel",
+                                  request_id=f"o-{number}")  # fmt: skip
+            ends: list[str] = []
+            while len(ends) < 5:
+                message = await socket.receive()
+                assert "error" not in message["data"] or is_end(message)
+                if is_end(message):
+                    ends.append(message["request_id"])
+        assert sorted(ends) == [f"o-{number}" for number in range(5)]
+
+
+class TestTheStore:
+    async def test_one_that_loses_everything_is_written_again(
+        self, pair: Pair, upstream: FakeUpstream, store: RealStore
+    ) -> None:
+        gate = gated(upstream)
+        one, other = await pair()
+        async with websocket(one.url) as first, websocket(other.url) as second:
+            await first.start("s-1", model="gated")
+            gate.release(3)
+            await first.until(lambda message: message.get("sequence_id") == 3)
+            await second.send(message_type="chat_completion", action="resume", request_id="s-1",
+                              after=0)  # fmt: skip
+            before = await second.until(lambda message: message.get("sequence_id") == 3)
+            await store.client.flushall()
+            gate.open()
+            await first.answer()
+            after = await second.answer()
+            assert numbers(before + after) == list(range(1, len(before + after) + 1))
+
+    async def test_a_restart_without_data_loses_no_token(
+        self, pair: Pair, upstream: FakeUpstream, store: RealStore
+    ) -> None:
+        gate = gated(upstream)
+        one, other = await pair()
+        async with websocket(one.url) as first, websocket(other.url) as second:
+            await first.start("s-2", model="gated")
+            gate.release(3)
+            await first.until(lambda message: message.get("sequence_id") == 3)
+            await second.send(message_type="chat_completion", action="resume", request_id="s-2",
+                              after=0)  # fmt: skip
+            before = await second.until(lambda message: message.get("sequence_id") == 3)
+            await store.kill()
+            gate.release(3)
+            await first.until(lambda message: message.get("sequence_id") == 6)
+            await store.start()
+            gate.open()
+            await first.answer()
+            after = await second.answer()
+            assert numbers(before + after) == list(range(1, len(before + after) + 1))
+
+    async def test_one_that_hangs_holds_up_nobody_here(self, pair: Pair, store: RealStore) -> None:
+        one, _ = await pair()
+        store.freeze()
+        async with http(one.url) as client:
+            reply = await client.post(
+                "/v1/chat/completions", json=question("ten-tokens", stream=True)
+            )
+            assert reply.text.endswith("data: [DONE]\n\n")
+            mine = question("ten-tokens", stream=True, request_id="h-1")
+            reply = await client.post("/v1/chat/completions", json=mine)
+            assert reply.status_code == 503
+            assert reply.json()["error"]["code"] == "store_unavailable"
+            assert (await client.get("/streaming/sse/chat/nobody")).status_code == 503
+        store.thaw()
+
+    async def test_trouble_is_a_component_of_the_status(self, pair: Pair, store: RealStore) -> None:
+        one, _ = await pair()
+
+        def state() -> str | None:
+            return one.context.topics.states().get("cluster")
+
+        await eventually(lambda: state() == "up")
+        await store.kill()
+        await eventually(lambda: state() == "down")
+        await store.start()
+        await eventually(lambda: state() == "up", 2 * UNIT)
