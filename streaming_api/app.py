@@ -46,6 +46,7 @@ from streaming_api.web import (
 )
 from streaming_api.web.body import INCOMING, incoming
 from streaming_api.web.guard import guard
+from streaming_api.wire.topics import TOPICS
 from streaming_api.workers import plan
 
 if TYPE_CHECKING:
@@ -155,8 +156,8 @@ def add_routes(app: web.Application) -> None:
     router.add_get("/streaming/websocket", websocket.handler(chat_only=False))
     router.add_get("/streaming/websocket/chat", websocket.handler(chat_only=True))
     router.add_get("/streaming/sse", sse.topics_events)
-    for topic in ("metrics", "alerts", "status", "history"):  # plain paths: found in one step
-        router.add_get(f"/streaming/sse/{topic}", sse.topic_events)
+    for topic in TOPICS:  # plain paths: found in one step
+        router.add_get(f"/streaming/sse/{topic.name}", sse.topic_events)
     router.add_post("/streaming/sse/chat", sse.start_answer)
     router.add_get("/streaming/sse/chat/{request_id}", sse.watch_answer)
     router.add_delete("/streaming/chat/{request_id}", sse.cancel_answer)

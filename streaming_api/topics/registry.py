@@ -16,6 +16,8 @@ from streaming_api.topics.history import History
 from streaming_api.topics.metrics import Metrics, Values
 from streaming_api.topics.rules import Readings
 from streaming_api.topics.status import SELF, Status
+from streaming_api.topics.topic import Topic
+from streaming_api.wire.topics import TOPICS
 
 if TYPE_CHECKING:
     from streaming_api.config import StreamingConfig
@@ -52,6 +54,8 @@ class Topics:
         self.alerts = Alerts()
         self.status = Status()
         self.alerts.noted = self.status.noted = self.history.mark
+        everything: tuple[Topic, ...] = (self.metrics, self.alerts, self.status, self.history)
+        self._topics = {topic.name: topic for topic in everything}
         self._open(config)
         self.names = tuple(channel.streams)
         self._feeds = Feeds(
@@ -66,21 +70,20 @@ class Topics:
         return f"<Topics {', '.join(self.names)}>"
 
     def _open(self, config: StreamingConfig) -> None:
-        """A new topic is one module and one row here."""
+        """Publish what is switched on. A new topic is a module and a row in `TOPICS`."""
         retention = Retention(
             bytes=config.topic_retention_bytes,
             messages=config.topic_retention_messages,
             seconds=config.topic_retention_seconds,
         )
-        for topic, enabled in (
-            (self.metrics, config.streaming_metrics_enabled),
-            (self.alerts, config.streaming_alerts_enabled),
-            (self.status, config.streaming_status_enabled),
-        ):
-            if enabled:
+        for row in TOPICS:
+            if not getattr(config, row.setting):
+                continue
+            topic = self._topics[row.name]
+            if topic is not self.history:
                 topic.open(self.channel, retention)
-        if config.streaming_metrics_enabled and self._history_channel is not None:
-            self.history.open(self._history_channel, _HISTORY_RETENTION)
+            elif self._history_channel is not None:
+                topic.open(self._history_channel, _HISTORY_RETENTION)
 
     # Watching
 
@@ -90,17 +93,21 @@ class Topics:
         Raises:
             NotFound: it is not.
         """
-        known = (self.metrics.name, self.alerts.name, self.status.name, self.history.name)
-        if name == self.history.name:
-            if self.history.is_open:
-                return
-            name = self.metrics.name  # goes with it
-        if name not in known:
-            message = f"There is no topic {one_line(name, 40)!r}; there are {', '.join(known)}."
+        row = next((row for row in TOPICS if row.name == name), None)
+        if row is None:
+            known = ", ".join(row.name for row in TOPICS)
+            message = f"There is no topic {one_line(name, 40)!r}; there are {known}."
             raise NotFound(message, "unknown_topic")
-        if name not in self.names:
-            message = f"The topic {name} is switched off here (streaming.{name}_enabled)."
-            raise NotFound(message, f"{name}_disabled")
+        if not self._topics[name].is_open:
+            word = row.setting.removeprefix("streaming_")
+            message = f"The topic {name} is switched off here (streaming.{word})."
+            raise NotFound(message, word.replace("enabled", "disabled"))
+
+    def capabilities(self) -> dict[str, bool]:
+        """Whether each topic that a message type means by itself is switched on."""
+        return {
+            name: topic.is_open for name, topic in self._topics.items() if topic is not self.history
+        }
 
     def watch(self, connection: Sink, names: tuple[str, ...], cursor: str | None) -> Viewer:
         """Show topics on a connection: from strictly after a cursor, or from now with snapshots.

@@ -82,9 +82,7 @@ def _status(request: web.Request) -> dict[str, object]:
         "scopes": sorted(client_of(request).scopes),
         "capabilities": {
             "chat": config.streaming_chat_enabled,
-            "metrics": config.streaming_metrics_enabled,
-            "alerts": config.streaming_alerts_enabled,
-            "status": config.streaming_status_enabled,
+            **context.topics.capabilities(),
             "websocket": config.websocket_enabled,
             "sse": config.sse_enabled,
             "compression": config.compression_enabled,

@@ -17,7 +17,8 @@ import orjson
 
 from streaming_api import json_text
 from streaming_api.errors import BadRequest
-from streaming_api.wire.messages import ALERT, CHAT, MESSAGE_TYPES, METRICS, STATUS
+from streaming_api.wire.messages import CHAT, MESSAGE_TYPES, STATUS
+from streaming_api.wire.topics import TOPICS, names_of
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9_.-]{1,128}", re.ASCII)
 _OURS: Final = frozenset(
@@ -25,19 +26,13 @@ _OURS: Final = frozenset(
 )
 _ACTIONS: Final = {
     CHAT: ("start", "cancel", "resume"),
-    METRICS: ("subscribe", "unsubscribe"),
-    ALERT: ("subscribe", "unsubscribe"),
-    STATUS: ("subscribe", "unsubscribe"),
+    **{row.message_type: ("subscribe", "unsubscribe") for row in TOPICS},
 }
 MOST_VALUES: Final = 250_000
 """Colons, commas and opening brackets of one JSON text. As objects each value takes up to 100 bytes
 of memory: a text of 1 MB could take 24 MB, and 35 ms to read (docs/decisions/)."""
 _SURELY_SHALLOW: Final = 200
 """Brackets that no nesting of them makes too deep: orjson writes 254 levels."""
-TOPICS: Final = {METRICS: "metrics", ALERT: "alerts", STATUS: "status"}
-"""The topic that each message type is about."""
-HISTORY: Final = "history"
-"""The topic that speaks in ``metrics_update``, too; a command names it."""
 
 
 class OnDisconnect(enum.Enum):
@@ -211,11 +206,11 @@ def parse_command(fields: Mapping[str, object], text: bytes) -> Command:
 
 def _topic(message_type: str, fields: Mapping[str, object]) -> str:
     """The topic: that of the message type, unless it names another that speaks in this type."""
-    topic = fields.get("topic", TOPICS[message_type])
-    if topic == TOPICS[message_type] or (topic == HISTORY and message_type == METRICS):
-        assert isinstance(topic, str)
+    known = names_of(message_type)
+    topic = fields.get("topic", known[0])
+    if isinstance(topic, str) and topic in known:
         return topic
-    message = f'topic must be "{TOPICS[message_type]}", or "{HISTORY}" with {METRICS}.'
+    message = f"topic of {message_type} must be one of {', '.join(known)}."
     raise BadRequest(message, "invalid_value", param="topic")
 
 
