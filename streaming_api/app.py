@@ -27,6 +27,7 @@ from streaming_api.faces.ui_chats import UiChats
 from streaming_api.ops.context import CONTEXT, Context
 from streaming_api.ops.monitor import Monitor
 from streaming_api.ops.prometheus import publish
+from streaming_api.ops.readiness import Readiness
 from streaming_api.telemetry.deliveries import Telemetry
 from streaming_api.telemetry.process import Process
 from streaming_api.tls import Certificate
@@ -55,8 +56,6 @@ if TYPE_CHECKING:
 BACKGROUND = web.AppKey("background", Background)
 logger = logging.getLogger(__name__)
 
-ANSWERS_DRAIN_SECONDS: Final = 3.0
-"""What running answers get to end by themselves when the server stops."""
 CLUSTER_DRAIN_SECONDS: Final = 2.0
 """What the store gets to take the ends of the answers."""
 CONNECTIONS_DRAIN_SECONDS: Final = 3.0
@@ -117,6 +116,7 @@ def build(config: StreamingConfig) -> Context:
         topics=topics,
         cluster=_cluster(config, answers, new_channel, topics),
         access=Policy(config),
+        readiness=Readiness(manager, waits=config.streaming_chat_enabled),
         upstream=upstream,
         telemetry=telemetry,
         process=process,
@@ -184,6 +184,8 @@ def add_routes(app: web.Application) -> None:
     router.add_get("/streaming/history", operations.history)
     router.add_get("/streaming/snapshot", operations.snapshot)
     router.add_get("/health", operations.health)
+    router.add_get("/livez", operations.livez)
+    router.add_get("/readyz", operations.readyz)
     router.add_get("/metrics", operations.scrape)
     router.add_get("/streaming/schema", contract.schema)
     router.add_get("/streaming/openapi.json", contract.openapi)
@@ -237,12 +239,19 @@ async def _running(app: web.Application) -> AsyncIterator[None]:
             context.process.close()
 
 
-async def _drain(app: web.Application) -> None:
-    """Stopping: no new answers, running ones get a little time, then everybody is told."""
+async def leave(app: web.Application) -> None:
+    """Stopping, first: those who ask for its health are told, while everything is still served."""
     context = app[CONTEXT]
-    context.manager.draining = True
+    context.manager.leaving = True
+    await asyncio.sleep(context.config.drain_delay)
+
+
+async def _drain(app: web.Application) -> None:
+    """Stopping, then: no new answers, running ones get their time, then everybody is told."""
+    context = app[CONTEXT]
+    context.manager.leaving = context.manager.draining = True
     context.topics.tell_draining()
-    await context.answers.drain(ANSWERS_DRAIN_SECONDS)
+    await context.answers.drain(context.config.drain_seconds)
     if context.cluster is not None:
         await context.cluster.flush(CLUSTER_DRAIN_SECONDS)
     await context.manager.drain(CONNECTIONS_DRAIN_SECONDS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 
+from streaming_api import systemd
 from streaming_api.config import StreamingConfig
 
 
@@ -19,15 +20,33 @@ def listening_socket(config: StreamingConfig) -> socket.socket:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if config.workers > 1:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        # Accepted connections inherit all three: a peer that is gone, or reads nothing, is found
-        # out even where no sweep looks (a plain reply that nobody takes; RFC 5482, tcp(7)).
-        stall = max(1, round(config.stall_timeout))
-        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, stall * 1000)
-        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, stall)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        listening.setblocking(False)  # noqa: FBT003 (the standard library's)
+        _watch_for_silence(listening, config)
         listening.bind((config.host, config.port))
     except BaseException:
         listening.close()
         raise
     return listening
+
+
+def activated_socket(config: StreamingConfig) -> socket.socket | None:
+    """The socket that a socket unit has bound, whatever the address of the configuration is.
+
+    Raises:
+        OSError: what was handed over cannot be served on.
+    """
+    listening = systemd.activated_socket()
+    if listening is not None:
+        _watch_for_silence(listening, config)
+    return listening
+
+
+def _watch_for_silence(listening: socket.socket, config: StreamingConfig) -> None:
+    """Find out a peer that is gone, or reads nothing, even where no sweep looks.
+
+    Accepted connections inherit all three (a plain reply that nobody takes; RFC 5482, tcp(7)).
+    """
+    stall = max(1, round(config.stall_timeout))
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, stall * 1000)
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, stall)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    listening.setblocking(False)  # noqa: FBT003 (the standard library's)

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Final, Self
 import uvloop
 from aiohttp import web
 
-from streaming_api.app import make_app
+from streaming_api import systemd
+from streaming_api.app import leave, make_app
 from streaming_api.config import StreamingConfig
-from streaming_api.listening import listening_socket
+from streaming_api.listening import activated_socket, listening_socket
 from streaming_api.ops.context import CONTEXT
 from streaming_api.ops.dump import describe
 from streaming_api.supervisor import Supervisor
@@ -39,6 +40,7 @@ MakeApp = Callable[[StreamingConfig], web.Application]
 
 HANDSHAKE_SECONDS: Final = 10.0
 """Seconds for a TLS handshake, and for the goodbye of one."""
+_STOPS: Final = (signal.SIGTERM, signal.SIGINT)
 _BACKLOG: Final = 4096
 _COLLECTIONS: Final = (5_000, 5, 20)
 """When the garbage collector looks; a connection makes some 200 objects, a token leaves none.
@@ -126,9 +128,10 @@ class StreamingService:
         await app[CONTEXT].upstream.start()  # loading a model must not delay the first page
 
     async def stop(self) -> None:
-        """Drain and end: clients are told, within 10 seconds."""
+        """Drain and end: health checks are told, answers end, then clients are told."""
         listener, self._listener = self._listener, None
         if listener is not None and self._runner is not None:
+            await leave(self._runner.app)
             listener.close()
             await self._runner.cleanup()
             self._runner = None
@@ -188,20 +191,29 @@ def run(config: StreamingConfig, make: MakeApp = make_app) -> int:
     planned = plan(config)
     if planned.missing is not None:
         logger.warning("%s", planned.missing)
+    try:
+        listening = activated_socket(config)
+    except OSError as error:
+        print(f"streaming-api cannot serve: {error}.")
+        return 1
     if planned.workers == 1:
-        return uvloop.run(_serve(config, make, None, lambda: None))
+        # told once more, it ends at once, whatever it is doing
+        serving = _serve(config, make, listening, lambda port: _ready(config, port), signal.SIG_DFL)
+        return uvloop.run(serving)
 
     def serve(share: StreamingConfig, listening: socket.socket, ready: Callable[[], None]) -> int:
-        return uvloop.run(_serve(share, make, listening, ready))
+        return uvloop.run(_serve(share, make, listening, lambda _: ready(), signal.SIG_IGN))
 
     try:
-        return Supervisor(config, planned, serve).run(lambda port: _announce(config, port))
+        return Supervisor(config, planned, serve, listening).run(lambda port: _ready(config, port))
     except OSError as error:
         print(_cannot_listen(config, error))
         return 1
 
 
-def _announce(config: StreamingConfig, port: int) -> None:
+def _ready(config: StreamingConfig, port: int) -> None:
+    """Say that it serves: to the service manager, and to whoever has started it."""
+    systemd.notify("READY=1", f"STATUS=Serves on port {port}.")
     url = _url(config, port)
     print(f"streaming-api serves on {url}/ (Ctrl+C stops it)", flush=True)
     if not config.api_keys:
@@ -224,12 +236,21 @@ async def _serve(
     config: StreamingConfig,
     make: MakeApp,
     listening: socket.socket | None,
-    ready: Callable[[], None],
+    ready: Callable[[int], None],
+    again: signal.Handlers,
 ) -> int:
+    """Serve until a signal says stop; ``again``: what the next one does."""
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
+
+    def stop() -> None:
+        for number in _STOPS:
+            loop.remove_signal_handler(number)
+            signal.signal(number, again)
+        stopping.set()
+
+    for number in _STOPS:
+        loop.add_signal_handler(number, stop)
     service = StreamingService(config, make=make, listening=listening)
     loop.add_signal_handler(signal.SIGUSR1, lambda: logger.warning("%s", describe(service.context)))
     try:
@@ -240,13 +261,23 @@ async def _serve(
     gc.collect()
     gc.freeze()  # what start-up made stays; the collector need not look at it again
     gc.set_threshold(*_COLLECTIONS)
-    ready()
-    if listening is None:
-        _announce(config, service.port)
+    ready(service.port)
+    watchdog = asyncio.create_task(_keep_watchdog(), name="watchdog")
     await stopping.wait()
-    logger.info("stopping: telling clients")
+    running = len(service.context.answers.running)
+    systemd.notify(*systemd.stopping(config.drain_delay + config.drain_seconds))
+    logger.info("stopping: %d answers run and get %g s to end", running, config.drain_seconds)
     await service.stop()
+    watchdog.cancel()
     return 0
+
+
+async def _keep_watchdog() -> None:
+    """Tell a service manager that asks for it that the event loop turns."""
+    interval = systemd.watchdog_interval()
+    while interval is not None:
+        systemd.notify("WATCHDOG=1")
+        await asyncio.sleep(interval)
 
 
 def _cannot_listen(config: StreamingConfig, error: OSError) -> str:

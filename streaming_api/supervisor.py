@@ -21,6 +21,7 @@ from typing import Final
 
 import attrs
 
+from streaming_api import systemd
 from streaming_api.background import FIRST_PAUSE, LONGEST_PAUSE, Backoff
 from streaming_api.config import StreamingConfig
 from streaming_api.listening import listening_socket
@@ -66,9 +67,17 @@ class Supervisor:
         config: of the whole service; each worker gets its share of memory and cores.
         plan: how many, and the private store's program.
         serve: what a worker does.
+        listening: a socket that is bound already, for all of them; None to bind one for each.
     """
 
-    def __init__(self, config: StreamingConfig, plan: Plan, serve: Serve) -> None:
+    def __init__(
+        self,
+        config: StreamingConfig,
+        plan: Plan,
+        serve: Serve,
+        listening: socket.socket | None = None,
+    ) -> None:
+        self._listening = listening
         self._config = config
         self._plan = plan
         self._serve = serve
@@ -79,6 +88,7 @@ class Supervisor:
         self._leaving: set[int] = set()  # processes that drain, their successors serve
         self._replacing: list[_Worker] = []
         self._stopping = False
+        self._told = 0.0
 
     def run(self, announce: Callable[[int], None]) -> int:
         """Start everything, and stay until told to stop; the exit status.
@@ -110,8 +120,11 @@ class Supervisor:
     def _bind(self) -> None:
         config = self._config
         for number in range(1, self._plan.workers + 1):
-            listening = listening_socket(config)
-            listening.listen(_BACKLOG)
+            if self._listening is not None:
+                listening = self._listening.dup()
+            else:
+                listening = listening_socket(config)
+                listening.listen(_BACKLOG)
             config = attrs.evolve(config, port=listening.getsockname()[1])
             self._workers.append(_Worker(f"worker-{number}", listening))
         self._config = config
@@ -144,11 +157,13 @@ class Supervisor:
         for other in self._workers:
             if other is not worker:
                 other.socket.close()
+        os.environ.pop("NOTIFY_SOCKET", None)  # only the supervisor speaks to the service manager
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         count = self._plan.workers
         config = attrs.evolve(
             self._config,
             memory_gb=self._config.memory_gb / count,
+            drain_timeout=self._config.drain_seconds,  # a private store is no cluster
             cpu_cores=max(1, self._config.cpu_cores // count),
             cluster_url=self._store.url if self._store is not None else self._config.cluster_url,
             cluster_name=f"{self._config.cluster_name}-{worker.name}"
@@ -170,6 +185,7 @@ class Supervisor:
 
     def _wait(self) -> None:
         """Wait for a signal, or until something is due, and do what it asks for."""
+        self._sign_of_life()
         got = signal.sigtimedwait(_SIGNALS, _LOOK_SECONDS if not self._due() else 0.05)
         number = got.si_signo if got is not None else signal.SIGCHLD
         if number in {signal.SIGTERM, signal.SIGINT}:
@@ -184,6 +200,12 @@ class Supervisor:
         if not self._stopping:
             self._restart()
 
+    def _sign_of_life(self) -> None:
+        interval = systemd.watchdog_interval()
+        if interval is not None and time.monotonic() - self._told >= min(interval, _LOOK_SECONDS):
+            self._told = time.monotonic()
+            systemd.notify("WATCHDOG=1")
+
     def _due(self) -> bool:
         return bool(
             self._replacing or self._store_due or any(worker.due for worker in self._workers)
@@ -193,6 +215,7 @@ class Supervisor:
         """Tell the workers to stop; nobody listens from the moment their sockets are closed."""
         self._stopping = True
         logger.info("stopping the workers")
+        systemd.notify(*systemd.stopping(self._config.drain_delay + self._config.drain_seconds))
         for worker in self._workers:
             worker.socket.close()
         for pid in self._pids():

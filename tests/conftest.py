@@ -44,6 +44,8 @@ async def start_server() -> AsyncIterator[StartServer]:
                 "port": 0,
                 "embedded_model": "none",
                 "commands_per_second": 10_000,
+                "drain_delay": 0,
+                "drain_timeout": 3,
             }
             config = StreamingConfig(**(defaults | settings))  # type: ignore[arg-type]
             return await stack.enter_async_context(StreamingService(config))

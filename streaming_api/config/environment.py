@@ -57,8 +57,8 @@ def raw_value(row: Setting, text: str) -> object:
     """
     if row.kind is bool:
         return _BOOLEANS.get(text.lower(), text)
-    if row.kind is int or row.kind is float:
-        return _number(text)
+    if row.plain in {int, float}:
+        return None if row.optional and not text else _number(text)
     if get_origin(row.kind) is tuple:
         if text.startswith(("[", "{")):
             return orjson.loads(text)

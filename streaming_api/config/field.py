@@ -68,8 +68,8 @@ class Setting:
         of_unit = f" ({self.unit})" if self.unit else ""
         if self.kind is bool:
             return "true or false"
-        if self.kind in {int, float}:
-            return f"a {'whole ' if self.kind is int else ''}number{limits}{of_unit}"
+        if self.plain in {int, float}:
+            return f"a {'whole ' if self.plain is int else ''}number{limits}{of_unit}"
         if self.choices:
             return "one of " + ", ".join(self.choices)
         if get_origin(self.kind) is tuple:
@@ -77,6 +77,12 @@ class Setting:
         if get_origin(self.kind) is Mapping:
             return "a mapping of names to text"
         return "the path of a file" if Path in get_args(self.kind) else "text"
+
+    @property
+    def plain(self) -> Any:  # noqa: ANN401 (a type of any form)
+        """The type of its values where it is set: of ``float | None``, ``float``."""
+        kinds = [kind for kind in get_args(self.kind) if kind is not type(None)]
+        return kinds[0] if self.optional and len(kinds) == 1 else self.kind
 
     @property
     def optional(self) -> bool:
@@ -104,7 +110,7 @@ class Setting:
 
     def refusals(self, error: Exception) -> list[tuple[str, str]]:
         """What `accept` objected to: the place inside the value, and a sentence."""
-        plain = self.kind in {int, float, bool} or self.choices
+        plain = self.plain in {int, float, bool} or self.choices
         if isinstance(error, Unfit) and plain:
             error = Unfit(error.found, self.needs)
         return sentences(error, secret=self.secret)

@@ -44,6 +44,20 @@ class StreamingConfig(APIConfigSchema):
         "processes that share the port and are one service, over a Redis or Valkey",
         between=(1, 1_024),
     )
+    drain_delay: float = setting(
+        "service.drain_delay",
+        1,
+        "at a stop: time in which /readyz and /health say 503 while everything is still served",
+        unit="s",
+        between=SECONDS_OR_NONE,
+    )
+    drain_timeout: float | None = setting(
+        "service.drain_timeout",
+        None,
+        "at a stop: time that running answers then get to end; unset for 30, in a cluster 120",
+        unit="s",
+        between=SECONDS_OR_NONE,
+    )
     body_size_limit: int = setting(
         "service.body_size_limit",
         32 * 2**20,
@@ -448,6 +462,13 @@ class StreamingConfig(APIConfigSchema):
         if self.memory_budget_mb:
             return self.memory_budget_mb * 2**20
         return int(self.memory_gb * 2**30) // 4
+
+    @property
+    def drain_seconds(self) -> float:
+        """What running answers get to end at a stop: ``drain_timeout``, or its default."""
+        if self.drain_timeout is not None:
+            return self.drain_timeout
+        return 30.0 if self.cluster_url is None else 120.0
 
     def _conflicts(self) -> Iterator[Problem]:
         if self.require_keys and not self.api_keys:

@@ -32,7 +32,8 @@ class Registry(Protocol):
 
     Attributes:
         config: the limits.
-        draining: whether this server stops.
+        leaving: whether this server stops soon.
+        draining: whether it stops now.
         http: makes what answers the next request on a connection whose response is complete.
         budget: counts what is held for clients.
         turns: where connections go on reading that have used up their part of a turn of the loop.
@@ -40,6 +41,7 @@ class Registry(Protocol):
 
     budget: Budget
     config: StreamingConfig
+    leaving: bool
     draining: bool
     http: Callable[[], asyncio.Protocol] | None
     turns: Turns

@@ -47,6 +47,7 @@ class ConnectionManager:
         admission: who may come in.
         limits: how many connections there may be, by kind.
         open: how many there are.
+        leaving: this process stops soon: who asks for its health is told, all is still served.
         http: makes what answers the next request on a connection whose response is complete.
         turns: where connections go on reading that have used up their part of a turn of the loop.
     """
@@ -69,6 +70,7 @@ class ConnectionManager:
         self.limits = self.admission.limits
         self.open = self.admission.open
         self.connections: dict[int, Connection] = {}
+        self.leaving = False
         self.http: Callable[[], asyncio.Protocol] | None = None
         self.turns = Turns()
         self._slots: dict[int, Slot] = {}
@@ -187,7 +189,7 @@ class ConnectionManager:
 
     async def drain(self, seconds: float) -> None:
         """Tell everybody that this server stops, all at once, and wait until they are gone."""
-        self.draining = True
+        self.leaving = self.draining = True
         self._emptied = asyncio.Event()
         for connection in self.present():
             connection.close(CloseReason.DRAINED)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from streaming_api.cluster.cluster import Cluster
     from streaming_api.config import StreamingConfig
     from streaming_api.connections.manager import ConnectionManager
+    from streaming_api.ops.readiness import Readiness
     from streaming_api.telemetry.deliveries import Telemetry
     from streaming_api.telemetry.process import Process
     from streaming_api.tls import Certificate
@@ -44,6 +45,7 @@ class Context:
     topics: Topics
     cluster: Cluster | None
     access: Policy
+    readiness: Readiness
     upstream: Upstream
     telemetry: Telemetry
     process: Process

@@ -123,6 +123,7 @@ class Monitor:
                 await upstream.doubted(_ASK - _PAUSE)
 
     def _tell(self, health: Health) -> None:
+        self._context.readiness.heard(health)
         detail = ", ".join(health.models) or None
         name = self._context.upstream.name
         self._context.topics.status.set(name, health.state, health.reason, detail)

@@ -58,6 +58,9 @@ def preflight(request: web.Request, allowed: str) -> dict[str, str]:
 
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
     """Add them to a response that aiohttp sends."""
+    if request.app[CONTEXT].manager.leaving and response.status != 101:
+        response.force_close()  # so that a proxy's next request goes to another server
+        response.headers[hdrs.CONNECTION] = "close"
     varies = response.headers.get(hdrs.VARY)
     response.headers.update(headers_for(request))
     if varies is not None and response.headers[hdrs.VARY] != varies:

@@ -198,6 +198,23 @@ _OPERATIONS: Final[Json] = {
             parameters=("topics",),
         )
     },
+    "/livez": {
+        "get": operation(
+            "Whether the event loop turns",
+            {200: reply("It does.", json_of("Liveness"))},
+            tag="operations",
+        )
+    },
+    "/readyz": {
+        "get": operation(
+            "Whether it may be sent traffic",
+            {
+                200: reply("It may.", json_of("Readiness")),
+                503: reply("It stops, or answers cannot be had yet.", json_of("Readiness")),
+            },
+            tag="operations",
+        )
+    },
     "/health": {
         "get": operation(
             "Whether it serves",

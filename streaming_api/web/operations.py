@@ -46,10 +46,22 @@ def _json_bytes(body: bytes, status: int = 200) -> web.Response:
     )
 
 
+async def livez(request: web.Request) -> web.Response:  # noqa: ARG001 (a handler's signature)
+    """GET /livez: 200, by which the event loop turns."""
+    return _json({"status": "alive"})
+
+
+async def readyz(request: web.Request) -> web.Response:
+    """GET /readyz: 200 if it may be sent traffic, 503 with the reasons if not."""
+    reasons = request.app[CONTEXT].readiness.reasons()
+    ready = {"status": "not ready" if reasons else "ready", "reasons": reasons}
+    return _json(ready, status=503 if reasons else 200)
+
+
 async def health(request: web.Request) -> web.Response:
     """GET /health: 200 healthy, 503 draining."""
     context = request.app[CONTEXT]
-    draining = context.manager.draining
+    draining = context.manager.leaving
     return _json(
         {
             "status": "draining" if draining else "healthy",
@@ -75,7 +87,7 @@ def _status(request: web.Request) -> dict[str, object]:
     return {
         "service": config.name,
         "version": __version__,
-        "state": "draining" if context.manager.draining else "serving",
+        "state": "draining" if context.manager.leaving else "serving",
         "started_at": datetime.fromtimestamp(context.started, UTC).isoformat(),
         "uptime_seconds": round(time.monotonic() - context.began, 3),
         "access": "open" if context.access.open else "keys",

@@ -66,7 +66,7 @@ def hand_back(connection: Connection, behind: bytes) -> bool:
         Whether it could: not while stopping.
     """
     manager = connection.manager
-    if manager.http is None or manager.draining:
+    if manager.http is None or manager.leaving or manager.draining:
         return False
     transport = connection.transport
     handler = manager.http()

@@ -54,7 +54,7 @@ class TestHealth:
     async def test_is_503_while_draining(
         self, server: StreamingService, client: httpx.AsyncClient
     ) -> None:
-        server.connection_manager.draining = True
+        server.connection_manager.leaving = True
         reply = await client.get("/health")
         assert (reply.status_code, reply.json()["status"]) == (503, "draining")
 

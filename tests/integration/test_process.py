@@ -65,10 +65,11 @@ async def test_sigterm_under_load_tells_everybody_within_ten_seconds(
     """200 WebSockets, 100 event streams, 20 running answers."""
     upstream.default = Script(endless=True, rate=20)
     async with (
-        serving(API_GATEWAY_ENDPOINT=upstream.url, STREAMING_COMMANDS_PER_SECOND="10000") as (
-            process,
-            url,
-        ),
+        serving(
+            API_GATEWAY_ENDPOINT=upstream.url,
+            STREAMING_COMMANDS_PER_SECOND="10000",
+            STREAMING_DRAIN_TIMEOUT="3",
+        ) as (process, url),
         AsyncExitStack() as stack,
     ):
         enter = stack.enter_async_context

@@ -59,6 +59,8 @@ ROUTES = [
     ("GET", "/streaming/status"),
     ("GET", "/streaming/metrics"),
     ("GET", "/health"),
+    ("GET", "/livez"),
+    ("GET", "/readyz"),
     ("GET", "/metrics"),
     ("GET", "/streaming/schema"),
     ("GET", "/streaming/openapi.json"),
@@ -169,7 +171,7 @@ class TestService:
 
     async def test_health_of_a_server_that_drains_is_503(self, start_server: StartServer) -> None:
         server = await start_server()
-        server.connection_manager.draining = True
+        server.connection_manager.leaving = True
         response = await get(f"{server.url}/health")
         assert response.status_code == 503
         assert response.json()["status"] == "draining"
