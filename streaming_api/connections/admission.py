@@ -29,6 +29,8 @@ _SPARE_DESCRIPTORS: Final = 64
 """File descriptors kept for upstreams, sources, files, and clients that come and go."""
 _LAST_DESCRIPTORS: Final = 32
 """The part of them that no client gets."""
+_MOST_RESERVED: Final = 5
+"""The last connections of a kind, which only keys with ``admin`` get: an operator can look."""
 _GIB: Final = 2**30
 
 
@@ -86,7 +88,7 @@ class Admission:
         counts = ", ".join(f"{self.open[kind]} of {self.limits[kind]} {kind}" for kind in KINDS)
         return f"<Admission {counts}>"
 
-    def admit(self, kind: str, address: str, descriptor: int = 0) -> Slot:
+    def admit(self, kind: str, address: str, descriptor: int = 0, *, admin: bool = True) -> Slot:
         """A slot for one more connection, taken now.
 
         Args:
@@ -94,6 +96,7 @@ class Admission:
             address: the client's.
             descriptor: of its socket: the kernel gives the lowest that is free, so a high one says
                 that few are left.
+            admin: whether it may have one of the last slots.
 
         Raises:
             Unavailable: a limit is reached; before any upgrade.
@@ -101,7 +104,7 @@ class Admission:
         self._refuse_if(self.draining, "draining", "This server is stopping; connect again.", 1)
         limit = self.limits[kind]
         self._refuse_if(
-            self.open[kind] >= limit,
+            self.open[kind] >= limit - (0 if admin else min(_MOST_RESERVED, limit // 20)),
             "connections",
             f"All {limit} {kind} connections are taken; try again later.",
             5,

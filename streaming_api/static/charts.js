@@ -72,8 +72,8 @@ export function addChart(parent, chart) {
     return { value, limit: element("span", "of"), node: element("span", `readout ${line.tone}`, swatch(), `${line.label} `), line };
   });
   for (const { node, value, limit } of readouts) node.append(value, limit);
-  const title = element("h3", "", chart.title);
-  const legend = element("p", "legend", ...readouts.toReversed().map(({ node }) => node));
+  const title = element("h2", "", chart.title);
+  const legend = element("p", "legend", ...[...readouts].reverse().map(({ node }) => node));
   const card = element("figure", "chart", element("figcaption", "", title, legend), plot.node);
   card.tabIndex = 0;
   card.id = `chart-${chart.id}`;
@@ -173,7 +173,7 @@ function followPointer(plot) {
 }
 
 function zoomTo(window) {
-  const [from, to] = window.toSorted((left, right) => left - right);
+  const [from, to] = window.slice().sort((left, right) => left - right);
   if (to - from < 3) return;
   view.zoom = [Math.round(from), Math.round(to)];
   viewChanged();

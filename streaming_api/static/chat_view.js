@@ -248,7 +248,7 @@ async function drawList() {
 
 /** The nodes of one turn. */
 function turnView(turn) {
-  const who = element("h3", "who");
+  const who = element("h2", "who");
   const thoughts = element("p", "thoughts");
   const reasoning = element("details", "reasoning", element("summary", "", "Reasoning"), thoughts);
   thoughts.dir = "auto";
@@ -263,7 +263,7 @@ function turnView(turn) {
   raw.addEventListener("toggle", () => raw.open && setText(frames, framesOf(turn).join("\n") || "They are not kept over a reload."));
   const asked = element("p", "text", turn.question);
   asked.dir = "auto";
-  const question = element("div", "said asked", element("h3", "hidden", "You"), asked);
+  const question = element("div", "said asked", element("h2", "hidden", "You"), asked);
   question.hidden = !turn.question;
   const node = element("article", "turn", question, element("div", "said answered", who, notes, reasoning, answer, ending, tools, raw));
   let drawnPhase = "";

@@ -1,18 +1,32 @@
 // The live page's composition root: which parts there are, who tells whom, and what the address remembers.
 
-import { startAlerts } from "./alerts.js";
 import { shownWindow, startCharts, view } from "./charts.js";
-import { Connection } from "./connection.js";
 import { byId } from "./dom.js";
-import { startEvents } from "./events.js";
 import { changed, drawDirty, fold, state, tell } from "./state.js";
-import { startParts, startVerdict } from "./verdict.js";
 
 const TOPICS = { history: "metrics", alerts: "alerts", status: "status" };
 const keys = document.documentElement.dataset.access === "keys";
+const cursors = new Map();
 let access = null;
 let chat = null;
 let series = null;
+let fine = keys;
+
+// The charts need six modules, which a browser asks for at once; the rest comes while they are drawn already.
+
+const wall = readAddress();
+const first = JSON.parse(byId("first").textContent);
+if (first) takeSnapshot(first);
+startCharts(writeAddress);
+changed("history");
+drawDirty();
+
+const [{ startVerdict, startParts }, { Connection }, { startAlerts }, { startEvents }] = await Promise.all([
+  import("./verdict.js"),
+  import("./connection.js"),
+  import("./alerts.js"),
+  import("./events.js"),
+]);
 
 const connection = new Connection({
   prepare,
@@ -22,26 +36,20 @@ const connection = new Connection({
   phase: onPhase,
 });
 
-function start() {
-  const wall = readAddress();
-  const first = JSON.parse(byId("first").textContent);
-  if (first) takeSnapshot(first);
-  startVerdict(() => connection.connect());
-  startParts();
-  startCharts(writeAddress);
-  startAlerts(writeAddress);
-  startEvents();
-  addEventListener("online", () => connection.open || connection.connect());
-  addEventListener("hashchange", showView);
-  for (const part of ["clock", "history", "alerts", "components", "events", "connection"]) changed(part);
-  drawDirty();
-  document.documentElement.classList.add("ready");
-  connection.connect();
-  showView();
-  if (wall) import("./wall.js").then(({ startWall }) => startWall());
-  if (new URLSearchParams(location.search).get("stars")) openSeries();
-  byId("chat-toggle").addEventListener("click", toggleDrawer);
-}
+startVerdict(() => connection.connect());
+startParts();
+startAlerts(writeAddress);
+startEvents();
+for (const part of ["clock", "alerts", "components", "events", "connection"]) changed(part);
+drawDirty();
+addEventListener("online", () => connection.open || connection.connect());
+addEventListener("hashchange", showView);
+byId("chat-toggle").addEventListener("click", toggleDrawer);
+connection.connect();
+showView();
+if (wall) import("./wall.js").then(({ startWall }) => startWall());
+if (new URLSearchParams(location.search).get("stars")) openSeries();
+document.documentElement.classList.add("ready");
 
 // Before and after a connection
 
@@ -75,8 +83,9 @@ async function askWithKey() {
   changed("status");
 }
 
-const final = (message) => Object.assign(new Error(message), { final: true });
-const cursors = new Map();
+function final(message) {
+  return Object.assign(new Error(message), { final: true });
+}
 
 /** The first picture. What led to it is replayed: alerts and components from the start of their log. */
 function takeSnapshot({ status, messages }) {
@@ -186,8 +195,6 @@ function writeAddress() {
 
 // A zoom into what is known only by ten seconds fetches it by the second, once
 
-let fine = keys;
-
 async function fetchFine() {
   const newest = state.history.times.at(-1) ?? 0;
   if (fine || shownWindow()[0] > newest - 290) return;
@@ -200,5 +207,3 @@ async function fetchFine() {
     fine = false;
   }
 }
-
-start();

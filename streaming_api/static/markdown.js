@@ -2,6 +2,7 @@
 
 import { element } from "./dom.js";
 
+const DEEPEST = 12;
 const FENCE = /^ {0,3}(```+|~~~+)\s*([\w+#.-]*)[^`]*$/;
 const HEADING = /^ {0,3}(#{1,6})\s+(.*?)\s*#*$/;
 const RULE = /^ {0,3}([-*_])(\s*\1){2,}\s*$/;
@@ -10,19 +11,20 @@ const QUOTE = /^ {0,3}>\s?(.*)$/;
 const DIVIDER = /^\s*\|?\s*:?-+:?\s*(\|\s*:?-+:?\s*)*\|?\s*$/;
 
 /** The blocks of a text, each with the line it starts on: [{type, line, ...}]. Pure. */
-export function blocksOf(text) {
+export function blocksOf(text, depth = 0) {
+  if (depth > DEEPEST) return [{ type: "paragraph", text, line: 0 }];
   const lines = text.split("\n");
   const blocks = [];
   let at = 0;
   while (at < lines.length) {
-    const [block, next] = blockAt(lines, at);
+    const [block, next] = blockAt(lines, at, depth);
     if (block) blocks.push({ ...block, line: at });
     at = next;
   }
   return blocks;
 }
 
-function blockAt(lines, at) {
+function blockAt(lines, at, depth) {
   const line = lines[at];
   if (!line.trim()) return [null, at + 1];
   const fence = FENCE.exec(line);
@@ -31,8 +33,8 @@ function blockAt(lines, at) {
   if (heading) return [{ type: "heading", level: heading[1].length, text: heading[2] }, at + 1];
   if (RULE.test(line)) return [{ type: "rule" }, at + 1];
   if (line.includes("|") && at + 1 < lines.length && lines[at + 1].includes("-") && DIVIDER.test(lines[at + 1])) return tableAt(lines, at);
-  if (ITEM.test(line)) return listAt(lines, at);
-  if (QUOTE.test(line)) return quoteAt(lines, at);
+  if (ITEM.test(line)) return listAt(lines, at, depth);
+  if (QUOTE.test(line)) return quoteAt(lines, at, depth);
   let end = at + 1;
   while (end < lines.length && lines[end].trim() && !startsBlock(lines[end])) end += 1;
   return [{ type: "paragraph", text: lines.slice(at, end).join("\n") }, end];
@@ -56,14 +58,14 @@ function tableAt(lines, at) {
   return [{ type: "table", head, align, rows: lines.slice(at + 2, end).map(cells) }, end];
 }
 
-function quoteAt(lines, at) {
+function quoteAt(lines, at, depth) {
   let end = at;
   const inside = [];
   while (end < lines.length && QUOTE.test(lines[end])) inside.push(QUOTE.exec(lines[end++])[1]);
-  return [{ type: "quote", blocks: blocksOf(inside.join("\n")) }, end];
+  return [{ type: "quote", blocks: blocksOf(inside.join("\n"), depth + 1) }, end];
 }
 
-function listAt(lines, at) {
+function listAt(lines, at, depth) {
   const [, indent, marker] = ITEM.exec(lines[at]);
   const ordered = /\d/.test(marker);
   const items = [];
@@ -75,7 +77,7 @@ function listAt(lines, at) {
     const inner = item[0].length - item[3].length;
     end += 1;
     while (end < lines.length && belongs(lines, end, indent.length, inner)) inside.push(lines[end++].replace(new RegExp(`^\\s{0,${inner}}`), ""));
-    items.push(blocksOf(inside.join("\n").replace(/\s+$/, "")));
+    items.push(blocksOf(inside.join("\n").trimEnd(), depth + 1));
   }
   return [{ type: "list", ordered, start: ordered ? Number.parseInt(marker, 10) : 1, items }, end];
 }
@@ -91,8 +93,9 @@ function belongs(lines, at, indent, inner) {
 
 // Inside a line
 
+// What may stand between marks is bounded, so that no text takes more than a pass over it.
 const INLINE =
-  /(`+)([\s\S]*?[^`])\1(?!`)|\*\*(?=\S)([\s\S]*?\S)\*\*|__(?=\S)([\s\S]*?\S)__(?!\w)|\*(?=[^\s*])([\s\S]*?[^\s*])\*(?!\*)|(?<!\w)_(?=\S)([\s\S]*?\S)_(?!\w)|~~(?=\S)([\s\S]*?\S)~~|\[([^\]\n]*)\]\((\S+?)(?:\s+"[^"]*")?\)|(https?:\/\/[^\s<>"')\]]+[^\s<>"')\].,;:!?])|\\([\\`*_{}[\]()#+\-.!|~>])/;
+  /(`+)([^`][\s\S]{0,1000}?|[^`])\1(?!`)|\*\*(?=\S)([\s\S]{0,600}?\S)\*\*(?!\*)|__(?=\S)([\s\S]{0,600}?\S)__(?!\w)|\*(?=[^\s*])([\s\S]{0,600}?[^\s*])\*(?!\*)|(?<!\w)_(?=[^\s_])([\s\S]{0,600}?[^\s_])_(?!\w)|~~(?=\S)([\s\S]{0,600}?\S)~~|\[([^\]\n]{0,300})\]\((\S{1,600}?)(?:\s+"[^"]{0,200}")?\)|(https?:\/\/[^\s<>"')\]]{1,600}[^\s<>"')\].,;:!?])|\\([\\`*_{}[\]()#+\-.!|~>])/;
 
 /** The spans of a text: [string | {type, spans} | {type: "code", text} | {type: "link", spans, address}]. Pure. */
 export function spansOf(text, depth = 0) {
@@ -138,7 +141,7 @@ function spanNode(span) {
 }
 
 const builders = {
-  heading: ({ level, text }) => element(`h${Math.min(6, level + 3)}`, "", ...inline(text)),
+  heading: ({ level, text }) => element(`h${Math.min(6, level + 2)}`, "", ...inline(text)),
   rule: () => element("hr"),
   paragraph: ({ text }) => element("p", "", ...inline(text)),
   quote: ({ blocks }) => element("blockquote", "", ...blocks.map(blockNode)),

@@ -45,7 +45,7 @@ export function choose(sources, words, budgetOf) {
       const text = `${source} ${name}`.toLowerCase();
       return words.every((word) => text.includes(word));
     });
-    const wanted = (noisy ? found : found.filter((name) => !NOISE.test(name))).toSorted();
+    const wanted = (noisy ? found : found.filter((name) => !NOISE.test(name))).slice().sort();
     chosen.set(source, { names: wanted.slice(0, budgetOf(source)), hidden: found.length - Math.min(wanted.length, budgetOf(source)), found: found.length });
   }
   return chosen;

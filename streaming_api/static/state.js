@@ -18,6 +18,8 @@ export const state = {
   /** fingerprint -> ALERT. */
   alerts: new Map(),
   alertsKnown: false,
+  /** Alerts that the server does not show, as of the last snapshot. */
+  alertsLeftOut: 0,
   /** Alerts that were resolved in the last hour, newest first. */
   resolved: [],
   /** name -> COMPONENT. */
@@ -196,8 +198,9 @@ function record(known, name, value, time) {
   }
 }
 
-function foldAlerts({ event, alerts, alert }, timestamp, replayed) {
+function foldAlerts({ event, alerts, alert, left_out: leftOut = {} }, timestamp, replayed) {
   if (event === "snapshot") {
+    state.alertsLeftOut = Object.values(leftOut).reduce((sum, each) => sum + each, 0);
     state.alerts = new Map(alerts.map((each) => [each.fingerprint, each]));
     state.alertsKnown = true;
   } else if (["firing", "pending", "resolved"].includes(event)) {

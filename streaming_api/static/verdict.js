@@ -58,8 +58,8 @@ export function startVerdict(retry) {
 
 const MODES = {
   socket: "",
-  events: "over event streams, because WebSockets do not pass",
-  polling: "asked for every 2 s, because no stream passes",
+  events: "over event streams",
+  polling: "asked for every 2 s",
 };
 
 function draw() {
@@ -114,16 +114,19 @@ function lostSince() {
 }
 
 function drawBanner() {
-  const { phase, reason, retryAt } = state.connection;
-  const shown = phase === "waiting" || (phase === "connecting" && lostSince() !== null) || (phase === "closed" && Boolean(reason));
+  const { phase, mode, reason, retryAt } = state.connection;
+  const standIn = phase === "open" && mode !== "socket";
+  const shown = standIn || phase === "waiting" || (phase === "connecting" && lostSince() !== null) || (phase === "closed" && Boolean(reason));
   byId("banner").hidden = !shown;
   if (!shown) return;
   byId("banner-retry").hidden = phase === "connecting";
   setText(byId("banner-title"), reason || "Disconnected.");
   const left = Math.max(0, Math.ceil((retryAt - performance.now()) / 1000));
-  const next = { waiting: left > 0 ? `Trying again in ${left} s.` : "Trying again now.", connecting: "Trying now.", closed: "" }[phase];
+  const next = { waiting: left > 0 ? `Trying again in ${left} s.` : "Trying again now.", connecting: "Trying now.", closed: "" }[phase] ?? instead[mode];
   setText(byId("banner-detail"), next);
 }
+
+const instead = { events: "Everything comes over event streams instead.", polling: "No event stream passes either: the page asks every 2 s." };
 
 const COLOURS = { ok: "#2f9e63", warn: "#d08a00", bad: "#d23b30", idle: "#7a8599", stale: "#9aa3b2" };
 let iconTone = "";

@@ -41,9 +41,9 @@ _FILES: Final = {path.name: _read(path) for path in sorted(_FOLDER.iterdir()) if
 _EDITION: Final = hashlib.sha256(b"".join(file.body for file in _FILES.values())).hexdigest()[:16]
 """Changes with any of the files: under it in the path they are cached for ever."""
 _FIRST: Final = (
-    "main", "state", "connection", "dom", "format", "verdict", "charts", "plot", "alerts", "events",
+    "main", "state", "dom", "format", "charts", "plot", "verdict", "connection", "alerts", "events",
 )  # fmt: skip
-"""The modules that the first screen needs: the browser is told before it has read one of them."""
+"""The modules of the first screen, told before the browser has read one; six draw the charts."""
 _STYLE: Final = _FILES["page.css"].body.decode()
 _STYLE_HASH: Final = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
 POLICY: Final = (

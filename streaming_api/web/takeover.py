@@ -37,9 +37,9 @@ def reserve_slot(request: web.Request, kind: str) -> Slot:
     client = client_of(request)
     context.access.take_connection(client)
     sock = None if request.transport is None else request.transport.get_extra_info("socket")
-    return context.manager.admission.admit(
-        kind, client.network, -1 if sock is None else sock.fileno()
-    )
+    descriptor = -1 if sock is None else sock.fileno()
+    admin = "admin" in client.scopes
+    return context.manager.admission.admit(kind, client.network, descriptor, admin=admin)
 
 
 class _Taken(web.StreamResponse):

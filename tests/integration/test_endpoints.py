@@ -302,7 +302,7 @@ class TestErrors:
             ("GET", "/static/../app.py", 404),
             ("GET", "/static/%2e%2e/app.py", 404),
             ("DELETE", "/streaming/chat/nobody", 404),
-            ("PUT", "/streaming/alerts", 405),
+            ("GET", "/streaming/alerts", 405),
             ("POST", "/health", 405),
             ("PUT", "/v1/chat/completions", 405),
             ("GET", "/streaming/websocket", 426),

@@ -1,0 +1,226 @@
+"""What the live page weighs: requests, bytes, time to the first figures, subscribers, nodes."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from importlib.resources import files
+from typing import TYPE_CHECKING, Final
+
+import aiohttp
+import pytest
+from playwright.async_api import Browser, expect
+
+from tests.browser import PATIENCE, ask, browser, needs_chromium, open_chat, open_served
+from tests.fakes.upstream import Script
+
+if TYPE_CHECKING:
+    from tests.conftest import StartServer
+    from tests.fakes.upstream import FakeUpstream
+
+__all__ = ["browser"]
+
+pytestmark = needs_chromium
+
+LATENCY_MS: Final = 300
+FIRST_PAINT_MS: Final = 1_200
+MOST_REQUESTS: Final = 12
+MOST_BYTES: Final = 45_000
+MOST_SUBSCRIBERS: Final = 5
+
+
+@pytest.fixture
+async def url(start_server: StartServer, upstream: FakeUpstream) -> str:
+    server = await start_server(api_gateway_endpoint=upstream.url, poll_interval=0.2)
+    return server.url
+
+
+async def test_the_first_visit_is_twelve_requests_and_45_kilobytes(
+    browser: Browser, url: str
+) -> None:
+    page = await browser.new_page()
+    session = await page.context.new_cdp_session(page)
+    await session.send("Network.enable")
+    asked: list[str] = []
+    received: list[float] = []
+    session.on("Network.requestWillBeSent", lambda told: asked.append(told["request"]["url"]))
+    session.on("Network.webSocketCreated", lambda told: asked.append(told["url"]))
+    session.on("Network.loadingFinished", lambda told: received.append(told["encodedDataLength"]))
+    await page.goto(url)
+    await expect(page.locator("#data-age")).to_have_text("live")
+    await page.wait_for_load_state("networkidle")
+    asked = [address for address in asked if not address.startswith("data:")]
+    assert len(asked) <= MOST_REQUESTS, asked
+    assert sum(received) <= MOST_BYTES, sum(received)
+
+
+async def test_a_second_visit_asks_for_the_document_and_the_socket(
+    browser: Browser, url: str
+) -> None:
+    page = await open_served(browser, url)
+    session = await page.context.new_cdp_session(page)
+    await session.send("Network.enable")
+    answered: list[tuple[str, bool]] = []
+    session.on(
+        "Network.responseReceived",
+        lambda told: answered.append(
+            (told["response"]["url"], told["response"].get("fromDiskCache", False))
+        ),
+    )
+    from_memory: list[str] = []
+    session.on("Network.requestServedFromCache", lambda told: from_memory.append(told["requestId"]))
+    await page.goto("about:blank")
+    await page.goto(url)
+    await expect(page.locator("#data-age")).to_have_text("live")
+    fresh = [address for address, cached in answered if "/static/" in address and not cached]
+    assert len(fresh) <= len(from_memory), fresh
+
+
+async def test_the_first_figures_come_soon_over_a_slow_line(
+    browser: Browser, start_server: StartServer
+) -> None:
+    server = await start_server()
+    async with asyncio.timeout(PATIENCE):
+        while b'"times":[]' in server.context.topics.history.snapshot():
+            await asyncio.sleep(0.1)
+    page = await browser.new_page()
+    session = await page.context.new_cdp_session(page)
+    await session.send("Network.enable")
+    await session.send(
+        "Network.emulateNetworkConditions",
+        {"offline": False, "latency": LATENCY_MS, "downloadThroughput": -1, "uploadThroughput": -1},
+    )
+    await page.add_init_script(
+        "new MutationObserver((_, self) => { if (document.querySelector('#charts path.line[d^=M]'))"
+        " { window.drawnAt = performance.now(); self.disconnect(); } })"
+        ".observe(document, {subtree: true, childList: true, attributes: true})"
+    )
+    await page.goto(server.url)
+    await expect(page.locator("#charts path.line[d^=M]").first).to_be_attached()
+    drawn = await page.evaluate("window.drawnAt")
+    waits = LATENCY_MS * 3  # the document, the modules, and what connecting takes
+    assert drawn < FIRST_PAINT_MS or await _busy(browser, waits), drawn
+
+
+async def _busy(browser: Browser, milliseconds: float) -> bool:
+    """Whether this machine is too busy now to say anything about time."""
+    page = await browser.new_page()
+    took: float = await page.evaluate(
+        "ms => new Promise(done => { const t = performance.now();"
+        " setTimeout(() => requestAnimationFrame(() => done(performance.now() - t)), ms) })",
+        milliseconds,
+    )
+    return took > milliseconds * 1.3
+
+
+async def test_modules_are_compressed_and_kept_for_ever(url: str) -> None:
+    async with aiohttp.ClientSession(auto_decompress=False) as session:
+        async with session.get(url) as reply:
+            assert reply.headers["Content-Encoding"] == "deflate" or (
+                reply.headers["Content-Encoding"] == "gzip"
+            )
+        async with aiohttp.ClientSession() as plain, plain.get(url) as reply:
+            document = await reply.text()
+        found = re.search(r'src="(static/[0-9a-f]{16}/main\.js)"', document)
+        assert found is not None
+        async with session.get(f"{url}/{found[1]}", headers={"Accept-Encoding": "gzip"}) as reply:
+            assert reply.headers["Content-Encoding"] == "gzip"
+            assert "immutable" in reply.headers["Cache-Control"]
+            assert reply.content_type in {"text/javascript", "application/javascript"}
+        other = found[1].replace(found[1].split("/")[1], "0" * 16)
+        async with session.get(f"{url}/{other}") as reply:
+            assert "immutable" not in reply.headers["Cache-Control"]
+
+
+async def test_an_open_page_is_few_subscribers(browser: Browser, start_server: StartServer) -> None:
+    server = await start_server()
+    page = await open_served(browser, server.url)
+    [connection] = server.context.manager.connections.values()
+    assert 0 < len(connection.viewers) <= MOST_SUBSCRIBERS
+    await page.get_by_role("link", name="Series").click()
+    await expect(page.locator("#series tr").first).to_be_visible()
+    assert len(connection.viewers) <= MOST_SUBSCRIBERS
+    await page.get_by_role("link", name="Overview").click()
+    await page.wait_for_timeout(300)
+    assert "metrics" not in {name for viewer in connection.viewers for name in viewer.watched}
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_axe_finds_nothing(
+    browser: Browser, url: str, upstream: FakeUpstream, scheme: str
+) -> None:
+    """Every view, in both themes, with something in it."""
+    written = ("# A\n\n", "b `c` [d](http://e.org)\n\n", "```\nx\n```\n\n", "|a|b|\n|-|-|\n|1|2|\n")
+    upstream.scripts["markdown"] = Script(tokens=written, reasoning=2)
+    axe = files("axe_playwright_python").joinpath("axe.min.js").read_text()
+    alert = {
+        "status": "firing",
+        "labels": {"alertname": "Broken", "severity": "critical", "team": "x"},
+        "annotations": {"summary": "It is broken.", "runbook_url": "http://runbooks/broken"},
+        "startsAt": "2026-01-31T12:00:00Z",
+    }
+    async with aiohttp.ClientSession() as session:
+        body = {"version": "4", "externalURL": "http://127.0.0.1:9093", "alerts": [alert]}
+        async with session.post(f"{url}/streaming/alerts", json=body) as reply:
+            assert reply.ok
+    context = await browser.new_context(color_scheme="dark" if scheme == "dark" else "light")
+    page = await context.new_page()
+    for path in ("/", "/#chat", "/#series", "/?view=wall"):
+        await page.goto("about:blank")
+        await page.goto(url + path)
+        await expect(page.locator("#data-age")).to_have_text("live")
+        if "chat" in path:
+            await ask(page, "hello", "markdown")
+            await expect(page.locator(".ending")).to_contain_text("tokens")
+        await page.evaluate(axe)
+        found = await page.evaluate("async () => (await axe.run()).violations")
+        told = [(each["id"], [node["html"] for node in each["nodes"]][:3]) for each in found]
+        assert told == [], path
+
+
+async def test_nodes_stay_bounded_in_a_long_answer(
+    browser: Browser, url: str, upstream: FakeUpstream
+) -> None:
+    """20,000 tokens arrive whole, and make no node each."""
+    tokens = tuple(f"w{number} " if number % 12 else "\n\n" for number in range(20_000))
+    upstream.scripts["long"] = Script(tokens=tokens)
+    page = await open_chat(browser, url)
+    await ask(page, "go on", "long")
+    await expect(page.locator(".ending strong, .ending .cost").first).to_be_visible(timeout=120_000)
+    shown = await page.locator(".answered .text").inner_text()
+    assert shown.split() == "".join(tokens).split()
+    nodes = await page.evaluate("document.querySelectorAll('*').length")
+    assert nodes < 20_000 / 12 + 1_500
+
+
+async def test_a_thousand_alerts_and_five_thousand_series_are_shown_in_part(
+    browser: Browser, url: str, start_server: StartServer
+) -> None:
+    del url
+    server = await start_server()
+    topics = server.context.topics
+    topics.metrics.update("exposition", {f"many_{n}": float(n) for n in range(5_000)})
+    alerts = [
+        {
+            "status": "firing",
+            "labels": {"alertname": f"A{number % 100}", "severity": "warning", "n": str(number)},
+            "annotations": {"summary": f"Number {number}."},
+            "startsAt": "2026-01-31T12:00:00Z",
+        }
+        for number in range(1_000)
+    ]
+    async with aiohttp.ClientSession() as session:
+        body = {"version": "4", "alerts": alerts}
+        async with session.post(f"{server.url}/streaming/alerts", json=body) as reply:
+            assert reply.ok
+    page = await open_served(browser, server.url)
+    await expect(page.locator("#alerts-counts")).to_have_text("1,000 warning")
+    assert await page.title() == "(1000!) streaming-api"
+    await page.locator("#alerts-filter").fill("n=777")
+    await expect(page.locator("#alerts .alert")).to_contain_text("Number 777.")
+    await page.get_by_role("link", name="Series").click()
+    await expect(page.locator("#series")).to_contain_text("5,000 series")
+    await expect(page.locator("#series tbody").filter(has_text="tokens_per_second")).to_be_visible()
+    await page.locator("#series-search").fill("many_4999")
+    await expect(page.locator("#series td.value")).to_have_text("4,999")
+    assert await page.evaluate("document.querySelectorAll('*').length") < 5_000
