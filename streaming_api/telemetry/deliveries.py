@@ -101,7 +101,6 @@ class Telemetry:
     def __init__(self) -> None:
         self.latency = {kind: Histogram() for kind in _KINDS}
         self.deliveries = dict.fromkeys(_KINDS, 0)
-        self.messages: Counter[str] = Counter()
         self.refusals: Counter[str] = Counter()
         self.accepted: Counter[str] = Counter()
         self.endings: Counter[tuple[str, str]] = Counter()

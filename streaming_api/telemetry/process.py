@@ -23,14 +23,12 @@ class ProcessFigures:
         cpu_seconds: User and system time since the start, all threads.
         open_fds: File descriptors in use.
         max_fds: How many there may be; None without a limit.
-        threads: Threads, those of libraries included.
     """
 
     resident_memory_bytes: int
     cpu_seconds: float
     open_fds: int
     max_fds: int | None
-    threads: int
 
 
 class Process:
@@ -75,7 +73,6 @@ class Process:
             cpu_seconds=(int(fields[11]) + int(fields[12])) / _TICKS,
             open_fds=self._open_fds(soft),
             max_fds=max_fds,
-            threads=int(fields[17]),
         )
 
     def close(self) -> None:

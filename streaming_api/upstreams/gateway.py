@@ -30,7 +30,6 @@ from streaming_api.upstreams.stream_usage import Fallback, is_refused, names_str
 __all__ = [
     "Exchange",
     "ExchangeResult",
-    "ModelsReply",
     "OpenAIClient",
     "UpstreamError",
     "UpstreamFault",
@@ -61,13 +60,6 @@ class ExchangeResult:
     error: UpstreamFault | None
     content_chunks: int
     done: bool = False
-
-
-@attrs.frozen
-class ModelsReply:
-    """`GET /v1/models`: the model objects as the upstream gave them."""
-
-    models: list[dict[str, object]]
 
 
 class OpenAIClient:
@@ -105,11 +97,6 @@ class OpenAIClient:
         self._forward_authorization = forward_authorization
         self._max_event_bytes = max_event_bytes
         self.signs = signs or Signs()
-
-    @property
-    def authority(self) -> str:
-        """`host:port` of the upstream."""
-        return self._connector.endpoint.authority
 
     def credential(self, authorization: str | None) -> str | None:
         """The Authorization that goes upstream for a client with this one of its own."""
@@ -158,8 +145,8 @@ class OpenAIClient:
 
         return Exchange(question, body, fallback, endpoint.address(CHAT_PATH), self.signs)
 
-    async def models(self, authorization: str | None = None) -> ModelsReply:
-        """Ask for the list of models.
+    async def models(self, authorization: str | None = None) -> list[dict[str, object]]:
+        """Ask for the model objects, as the upstream has them.
 
         Raises:
             UpstreamError: it could not be had, for whatever reason.
@@ -192,7 +179,7 @@ class OpenAIClient:
                 error = attrs.evolve(error, status=call.status)
             address = self._connector.endpoint.address(MODELS_PATH)
             raise UpstreamError(at_address(error, address))
-        return ModelsReply(reader.models)
+        return reader.models
 
     async def close(self) -> None:
         """Abort what is still open; exchanges that run end with `upstream_disconnected`."""

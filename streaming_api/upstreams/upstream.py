@@ -113,7 +113,7 @@ class Upstream:
 
     async def _ask_models(self, credential: str | None) -> list[dict[str, object]]:
         gateway = await self.ready()
-        return (await gateway.models(credential)).models
+        return await gateway.models(credential)
 
     async def health(self) -> Health:
         """How it is now; asks the gateway for its models.

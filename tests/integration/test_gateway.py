@@ -1074,7 +1074,7 @@ class TestModels:
     ) -> None:
         """Nothing is added to them."""
         reply = await gateway.models("Bearer mine")
-        assert reply.models[0] == {
+        assert reply[0] == {
             "id": "fake",
             "object": "model",
             "created": 1_700_000_000,
@@ -1089,7 +1089,7 @@ class TestModels:
             with pytest.raises(UpstreamError, match="Incorrect API key") as raised:
                 await OpenAIClient(upstream.url).models()
             assert raised.value.error.status == 401
-            assert (await OpenAIClient(upstream.url, api_key="secret").models()).models
+            assert await OpenAIClient(upstream.url, api_key="secret").models()
 
     @pytest.mark.parametrize(
         ("reply", "code"),
