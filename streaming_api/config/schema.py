@@ -235,6 +235,13 @@ class StreamingConfig(APIConfigSchema):
         unit="s",
         between=SECONDS_OR_NONE,
     )
+    upstream_keep_alive: float = setting(
+        "connection_management.upstream_keep_alive",
+        30,
+        "time that a connection to the upstream waits for another request; 0 for none",
+        unit="s",
+        between=SECONDS_OR_NONE,
+    )
     max_connections_per_ip: int = setting(
         "connection_management.max_connections_per_ip",
         0,

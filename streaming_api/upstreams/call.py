@@ -27,6 +27,7 @@ from streaming_api.upstreams.sniffing import EVENT_STREAM, Body, body_of
 MAX_ERROR_BODY: Final = 65_536  # bytes of a refusal's body that are read
 FIRST_REDIRECT: Final = 300
 FIRST_REFUSAL: Final = 400
+_CLOSED: Final = frozenset({ResponseEnd.CUT, ResponseEnd.RESET})
 
 
 class Reader(Protocol):
@@ -75,6 +76,7 @@ class Call:
         "_request",
         "_stream",
         "_streamed",
+        "_was_closed",
     )
 
     def __init__(
@@ -100,30 +102,50 @@ class Call:
         self._stream: ResponseProtocol | None = None
         self._done: asyncio.Future[None] | None = None
         self._is_paused = False
+        self._was_closed = False
 
     async def run(self) -> None:
         """Ask, and read the reply to its end.
 
         Cancellation aborts the connection at once, also one that is not made yet.
         """
-        loop = asyncio.get_running_loop()
-        self._done = loop.create_future()
-        stream = ResponseProtocol(loop, self._request, self, self._connector.silence_timeout)
-        self._stream = stream
-        self._request = b""
-        if self._is_paused:
-            stream.pause_reading()
+        stream = self._prepare()
         try:
+            if self._connector.reuse(stream):
+                await self._wait()
+                if not self._is_stale(stream):
+                    stream.linger()
+                    return
+                stream = self._prepare()
+            self._request = b""
             error = await self._connector.connect(stream)
             if error is not None:
                 self._reader.fail(error)
                 stream.abort()
                 return
-            await self._done
+            await self._wait()
         except BaseException:
-            stream.abort()
+            if self._stream is not None:
+                self._stream.abort()
             raise
         stream.linger()
+
+    def _prepare(self) -> ResponseProtocol:
+        loop = asyncio.get_running_loop()
+        self._done = loop.create_future()
+        silence = self._connector.silence_timeout
+        stream = self._stream = ResponseProtocol(loop, self._request, self, silence)
+        if self._is_paused:
+            stream.pause_reading()
+        return stream
+
+    async def _wait(self) -> None:
+        assert self._done is not None
+        await self._done
+
+    def _is_stale(self, stream: ResponseProtocol) -> bool:
+        """Whether a connection that was kept had been closed by the time of this request."""
+        return self._was_closed and not stream.answered
 
     @property
     def status(self) -> int | None:
@@ -188,7 +210,11 @@ class Call:
 
     def ended(self, outcome: ResponseEnd, detail: str) -> None:
         """The response is over: read what was collected, or say what is missing."""
-        if self._reader.over:
+        stream = self._stream
+        if self._request and stream is not None and not stream.answered and outcome in _CLOSED:
+            self._was_closed = True  # a kept connection; the request can be sent again
+            self._finish()
+        elif self._reader.over:
             self._finish()
         elif self._head is not None and self._head.status >= FIRST_REFUSAL:
             self._fail(self._refusal(self._head))

@@ -10,24 +10,42 @@ import attrs
 
 from streaming_api.upstreams.endpoint import Endpoint
 from streaming_api.upstreams.http1 import ResponseProtocol
+from streaming_api.upstreams.kept_alive import KeptAlive
 from streaming_api.upstreams.reply_errors import UpstreamFault, fault
 
 
 @attrs.frozen
 class Connector:
-    """Where to connect and how long to wait; `open_streams` is who is connected now."""
+    """Where to connect and how long to wait; `open_streams` is who is connected now.
+
+    Attributes:
+        kept: connections on which another request may follow.
+    """
 
     endpoint: Endpoint
     tls: ssl.SSLContext | None
     connect_timeout: float
     silence_timeout: float
+    kept: KeptAlive
     open_streams: set[ResponseProtocol] = attrs.field(factory=set)
 
-    async def connect(self, stream: ResponseProtocol) -> UpstreamFault | None:
-        """Connect `stream`, or say why that was not possible."""
-        loop = asyncio.get_running_loop()
+    def reuse(self, stream: ResponseProtocol) -> bool:
+        """Connect `stream` by a connection that was kept; False if there is none."""
+        self._open(stream)
+        if self.kept.take(stream):
+            return True
+        self.open_streams.discard(stream)
+        return False
+
+    def _open(self, stream: ResponseProtocol) -> None:
         self.open_streams.add(stream)
         stream.on_closed = self.open_streams.discard
+        stream.on_reusable = self.kept.put
+
+    async def connect(self, stream: ResponseProtocol) -> UpstreamFault | None:
+        """Connect `stream` anew, or say why that was not possible."""
+        loop = asyncio.get_running_loop()
+        self._open(stream)
         try:
             async with asyncio.timeout(self.connect_timeout):
                 await loop.create_connection(

@@ -67,7 +67,7 @@ class Endpoint:
     def request(
         self, method: str, path: str, *, accept: str, authorization: str | None, body: bytes = b""
     ) -> bytes:
-        """A whole HTTP/1.1 request (RFC 9112) after which the server is to close.
+        """A whole HTTP/1.1 request (RFC 9112).
 
         Raises:
             ValueError: `authorization` could not stand in a header.
@@ -78,7 +78,6 @@ class Endpoint:
             f"Host: {self.authority}",
             f"Accept: {accept}",
             "Accept-Encoding: identity",
-            "Connection: close",
             "User-Agent: streaming-api",
         ]
         if authorization is not None:

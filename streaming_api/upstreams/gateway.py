@@ -17,6 +17,7 @@ from streaming_api.upstreams.answer import AnswerReader
 from streaming_api.upstreams.call import Call
 from streaming_api.upstreams.connector import Connector
 from streaming_api.upstreams.endpoint import Endpoint
+from streaming_api.upstreams.kept_alive import KeptAlive
 from streaming_api.upstreams.model_list import ModelsReader
 from streaming_api.upstreams.reply_errors import (
     UpstreamError,
@@ -63,7 +64,7 @@ class ExchangeResult:
 
 
 class OpenAIClient:
-    """An upstream and how to speak to it; holds no connection between exchanges."""
+    """An upstream and how to speak to it."""
 
     def __init__(
         self,
@@ -75,6 +76,7 @@ class OpenAIClient:
         silence_timeout: float = 300,
         max_event_bytes: int = 16 * 2**20,
         signs: Signs | None = None,
+        keep_alive: float = 0,
     ) -> None:
         """Open nothing yet.
 
@@ -86,13 +88,15 @@ class OpenAIClient:
             silence_timeout: seconds without a byte after which an answer ends with an error.
             max_event_bytes: bound on one event, and on a whole answer that is not streamed.
             signs: told how answers went.
+            keep_alive: seconds that a connection waits for another request; 0 for none.
 
         Raises:
             ValueError: `base_url` is no such address.
         """
         endpoint = Endpoint.parse(base_url)
         tls = ssl.create_default_context() if endpoint.is_tls else None
-        self._connector = Connector(endpoint, tls, connect_timeout, silence_timeout)
+        kept = KeptAlive(keep_alive)
+        self._connector = Connector(endpoint, tls, connect_timeout, silence_timeout, kept)
         self._authorization = f"Bearer {api_key}" if api_key else None
         self._forward_authorization = forward_authorization
         self._max_event_bytes = max_event_bytes
@@ -183,13 +187,14 @@ class OpenAIClient:
 
     async def close(self) -> None:
         """Abort what is still open; exchanges that run end with `upstream_disconnected`."""
+        self._connector.kept.close()
         for stream in list(self._connector.open_streams):
             stream.give_up("this server is shutting down")
         await asyncio.sleep(0)  # transports close in the next iteration of the loop
 
 
 class Exchange:
-    """One question and its answer, on a connection of its own."""
+    """One question and its answer."""
 
     __slots__ = ("_address", "_answer", "_call", "_fallback", "_question", "_signs")
 

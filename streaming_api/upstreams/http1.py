@@ -1,4 +1,4 @@
-"""One HTTP/1.1 request on one fresh connection, its response pushed; knows nothing of chat.
+"""One HTTP/1.1 request on a connection, its response pushed; knows nothing of chat.
 
 Bytes go from `data_received` through httptools to the receiver in one call stack: no task, no
 future and no queue per read. The receiver hears of one response: `head_received` at most once,
@@ -69,6 +69,12 @@ class ResponseProtocol(asyncio.Protocol):
 
     It is also what httptools calls. `on_body` is the list's own `append`, so that a chunk of the
     body costs no Python frame.
+
+    Attributes:
+        answered: whether a byte has come.
+        on_closed: called when it has no connection any more.
+        on_reusable: given the connection of a complete response if another request may follow on
+            it; without it, and otherwise, the connection is closed.
     """
 
     __slots__ = (
@@ -80,6 +86,7 @@ class ResponseProtocol(asyncio.Protocol):
         "_is_complete",
         "_is_over",
         "_is_paused",
+        "_is_reusable",
         "_last_read",
         "_loop",
         "_parser",
@@ -89,8 +96,10 @@ class ResponseProtocol(asyncio.Protocol):
         "_silence_timeout",
         "_timer",
         "_transport",
+        "answered",
         "on_body",
         "on_closed",
+        "on_reusable",
     )
 
     on_body: Callable[[bytes], None]
@@ -123,12 +132,15 @@ class ResponseProtocol(asyncio.Protocol):
         self._head: Head | None = None
         self._head_told = False
         self._is_complete = False  # the message has ended by HTTP's rules
+        self._is_reusable = False  # and another may follow on the connection
+        self.answered = False
         self._is_over = False  # the receiver has heard the end, or does not want to
         self._is_paused = False
         self._last_read = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport | None = None
         self.on_closed: Callable[[ResponseProtocol], None] | None = None
+        self.on_reusable: Callable[[asyncio.Transport], None] | None = None
 
     # What the owner may call.
 
@@ -166,7 +178,7 @@ class ResponseProtocol(asyncio.Protocol):
         self._is_over = True
         self._receiver = None
         if self._is_complete or self._transport is None or self._transport.is_closing():
-            self.abort()
+            self._retire()
             return
         self._cancel_timer()
         self._timer = self._loop.call_later(LINGER, self.abort)
@@ -195,6 +207,7 @@ class ResponseProtocol(asyncio.Protocol):
         if parser is None:
             return
         self._last_read = self._loop.time()
+        self.answered = True
         self._fruitless += len(data)
         malformed = ""
         try:
@@ -214,6 +227,7 @@ class ResponseProtocol(asyncio.Protocol):
             if self._receiver is not None:
                 self._receiver.body_received(body)
         if self._is_complete:
+            self._is_reusable = self._is_reusable and not malformed
             self._end(ResponseEnd.COMPLETE)
         elif malformed:
             self._end(ResponseEnd.MALFORMED, malformed)
@@ -250,10 +264,16 @@ class ResponseProtocol(asyncio.Protocol):
             self._head = Head(status, self._headers)
         self._headers = {}
 
+    def on_message_begin(self) -> None:
+        """A response; one behind the final one is an answer to nothing that was asked."""
+        if self._is_complete:
+            self._is_reusable = False
+
     def on_message_complete(self) -> None:
         """End at the end of the final response, whatever the upstream sends after it."""
         if self._head is not None and not self._is_complete:
             self._is_complete = True
+            self._is_reusable = self._parser is not None and self._parser.should_keep_alive()
             self._pieces = self._pieces.copy()  # on_body goes on into the old list
 
     # Inside.
@@ -269,12 +289,35 @@ class ResponseProtocol(asyncio.Protocol):
             self._transport.pause_reading()
 
     def _end(self, outcome: ResponseEnd, detail: str = "") -> None:
-        """Close the connection and tell the receiver once."""
+        """Let go of the connection and tell the receiver once."""
         receiver = self._receiver
         tell = not self._is_over
-        self.abort()
+        if outcome is ResponseEnd.COMPLETE:
+            self._retire()
+        else:
+            self.abort()
         if tell and receiver is not None:
             receiver.ended(outcome, detail)
+
+    def _retire(self) -> None:
+        """Hand the connection on if another request may follow on it, else close it."""
+        transport, reusable = self._transport, self._is_reusable and self.on_reusable
+        if (
+            not reusable
+            or transport is None
+            or transport.is_closing()
+            or transport.get_write_buffer_size()  # of a request that was answered before its end
+        ):
+            self.abort()
+            return
+        self._is_over = True
+        self._transport = None
+        if self._is_paused:
+            transport.resume_reading()
+        reusable(transport)
+        self._stop()
+        if self.on_closed is not None:
+            self.on_closed(self)
 
     def _stop(self) -> None:
         """Drop what refers to others, so that nothing waits for the garbage collector."""

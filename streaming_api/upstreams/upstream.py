@@ -47,6 +47,7 @@ class Upstream:
     def __init__(self, config: StreamingConfig) -> None:
         self.usage = StreamUsage(config.stream_usage)
         self._silence = config.connection_timeout
+        self._keep_alive = config.upstream_keep_alive
         self._doubt = asyncio.Event()
         self._signs = Signs(self._doubted)
         self._list = ModelList(self._ask_models)
@@ -59,6 +60,7 @@ class Upstream:
                 forward_authorization=config.forward_authorization,
                 silence_timeout=config.connection_timeout,
                 signs=self._signs,
+                keep_alive=config.upstream_keep_alive,
             )
         elif config.streaming_chat_enabled:
             self.model = EmbeddedModel(
@@ -88,6 +90,7 @@ class Upstream:
                 api_key=self.model.api_key,
                 silence_timeout=self._silence,
                 signs=self._signs,
+                keep_alive=self._keep_alive,
             )
         if self._gateway is None:
             reason = "No upstream is configured (monitoring.api_gateway_endpoint)."

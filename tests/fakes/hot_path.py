@@ -15,6 +15,7 @@ from streaming_api.upstreams.call import Call
 from streaming_api.upstreams.connector import Connector
 from streaming_api.upstreams.endpoint import Endpoint
 from streaming_api.upstreams.http1 import ResponseProtocol
+from streaming_api.upstreams.kept_alive import KeptAlive
 from streaming_api.wire.commands import ChatRequest
 from streaming_api.wire.framing import Framing
 
@@ -78,7 +79,7 @@ def relay(
     answer.watch(connection, 0)
     assert isinstance(answer, Answer)
     call = Call(
-        Connector(Endpoint.parse("http://127.0.0.1:1"), None, 1, 300),
+        Connector(Endpoint.parse("http://127.0.0.1:1"), None, 1, 300, KeptAlive(0)),
         b"",
         AnswerReader(2**20, usage_asked=False),
         answer._chunks,

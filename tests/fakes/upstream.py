@@ -60,6 +60,7 @@ class FakeUpstream:
         self.generations: list[Generation] = []
         self.is_healthy = True
         self.api_key = api_key
+        self.accepted = 0  # connections ever
         self.started = 0  # generations ever begun, also where no record is kept
         self.tokens_sent = 0
         self.keeps_records = True
@@ -148,6 +149,7 @@ class FakeUpstream:
 
     def connected(self, connection: Connection) -> None:
         """Count a connection."""
+        self.accepted += 1
         self._connections.add(connection)
 
     def disconnected(self, connection: Connection) -> None:

@@ -337,7 +337,7 @@ class TestAClientThatLeavesOrCancels:
             await cancel(socket, "r-1")
             end = (await socket.answer())[-1]
         assert end["data"]["finish_reason"] == "cancelled"
-        await eventually(lambda: upstream.connections == 0)
+        await eventually(lambda: upstream.running == 0)
         assert server.context.answers.queue.busy == 0
 
     async def test_may_cancel_as_often_as_it_likes(self, server: StreamingService) -> None:
@@ -579,7 +579,7 @@ class TestManySockets:
 
         await asyncio.gather(*(one(number) for number in range(50)))
         assert len(upstream.generations) == 50
-        await eventually(lambda: upstream.connections == 0)
+        assert upstream.running == 0
         await eventually(lambda: server.connection_manager.open["websocket"] == 0)
 
 

@@ -956,13 +956,13 @@ class TestConnecting:
     async def test_the_request_is_the_callers_and_asks_for_no_compression(
         self, upstream: FakeUpstream, gateway: OpenAIClient
     ) -> None:
-        """The body byte for byte, on a connection that is to be closed."""
+        """The body byte for byte, on a connection that may be used again."""
         await ask(gateway)
         seen = upstream.requests[0]
         assert seen.body == request()
         assert seen.headers["host"] == f"127.0.0.1:{upstream.port}"
         assert seen.headers["accept-encoding"] == "identity"
-        assert seen.headers["connection"] == "close"
+        assert "connection" not in seen.headers
         assert seen.headers["content-type"] == "application/json"
         assert "authorization" not in seen.headers
 
