@@ -107,14 +107,16 @@ def build(config: StreamingConfig) -> Context:
         telemetry.background_failures,
         new_channel(secrets.token_hex(8)),
     )
+    cluster = _cluster(config, answers, new_channel, topics)
+    keyed = bindings if cluster is None else cluster.bindings
     return Context(
         config=config,
         manager=manager,
         answers=answers,
         bindings=bindings,
-        retries=Retries(answers, bindings, telemetry.keyed_requests),
+        retries=Retries(answers, keyed, telemetry.keyed_requests),
         topics=topics,
-        cluster=_cluster(config, answers, new_channel, topics),
+        cluster=cluster,
         access=Policy(config),
         readiness=Readiness(manager, waits=config.streaming_chat_enabled),
         upstream=upstream,

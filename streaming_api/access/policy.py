@@ -100,6 +100,18 @@ class Policy:
         self._tickets.put(ticket, (key, time.monotonic() + TICKET_SECONDS), client.name)
         return ticket
 
+    def key_named(self, owner: str) -> ApiKey | None:
+        """The key of this name; None where no keys are configured.
+
+        Raises:
+            Unauthorized: there is no such key any more.
+        """
+        key = next((key for key in self._keys if key.name == owner), None)
+        if key is None and owner:
+            message = "This ticket is unknown, used or too old; get a new one."
+            raise Unauthorized(message, "invalid_ticket")
+        return key
+
     def redeem(self, ticket: str) -> ApiKey | None:
         """The key that the ticket was issued for; the ticket is used up.
 

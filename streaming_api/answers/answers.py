@@ -21,7 +21,7 @@ from streaming_api.config import StreamingConfig
 from streaming_api.engine.budget import ANSWER_BYTES, Budget, Share
 from streaming_api.engine.channel import Channel
 from streaming_api.engine.stream import Retention
-from streaming_api.errors import Gone, NotFound, TooMany, Unavailable
+from streaming_api.errors import ApiError, Gone, NotFound, TooMany, Unavailable
 from streaming_api.wire.commands import ChatRequest
 
 if TYPE_CHECKING:
@@ -54,12 +54,13 @@ class Remote(Protocol):
     def get(self, key: Key) -> WatchedAnswer | None:
         """Return an answer of another process, if it is mirrored here."""
 
+    def absent(self, key: Key) -> ApiError | None:
+        """Return why an answer is not there, if `fetch` has just found that it is not."""
+
     async def fetch(self, key: Key) -> None:
-        """Have an answer mirrored here.
+        """Have an answer mirrored here, or know that it is `absent`.
 
         Raises:
-            NotFound: no process has it.
-            Gone: it is no longer kept.
             Unavailable: it cannot be said now.
         """
 
@@ -224,6 +225,8 @@ class Answers:
             return answer
         remote = self.remote
         if remote is not None:
+            if (error := remote.absent(key)) is not None:
+                raise error
             raise Elsewhere(lambda: remote.fetch(key))
         raise gone(request_id) if key in self._evicted else not_found(request_id)
 

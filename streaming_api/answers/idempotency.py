@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Final, Protocol
 import attrs
 
 from streaming_api.access.fair_table import FairTable
-from streaming_api.answers.elsewhere import Elsewhere
 from streaming_api.errors import ApiError, BadRequest, Gone, NotFound, Unprocessable
 
 if TYPE_CHECKING:
@@ -40,10 +39,12 @@ class Binding:
     Attributes:
         request_id: the answer.
         digest: of the question.
+        owner: of the answer.
     """
 
     request_id: str
     digest: str
+    owner: str = ""
 
 
 class Bindings(Protocol):
@@ -101,11 +102,12 @@ class Retries:
         """
         if key is None:
             return self._answers.start(request, client)
-        named = self._find(request.request_id, client)
+        named = self._find(request.request_id, client) if request.chosen else None
         if named is not None and named.failed:  # its own id must not bring the failure back
             request = attrs.evolve(request, request_id=uuid.uuid4().hex)
         name = _name(key, client)
-        mine = Binding(request.request_id, _digest(request))
+        mine = Binding(request.request_id, _digest(request), client.owner)
+        request = attrs.evolve(request, chosen=True)  # retries elsewhere must find it from now on
         while (bound := self._bindings.claim(name, mine, client.name)) is not None:
             answer = self._find(bound.request_id, client)
             if answer is None or answer.failed:
@@ -119,7 +121,7 @@ class Retries:
             return answer
         try:
             answer = self._answers.start(request, client)
-        except (ApiError, Elsewhere):
+        except ApiError:
             self._bindings.release(name, mine)
             raise
         self._results["new"] += 1

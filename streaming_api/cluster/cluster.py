@@ -8,7 +8,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from streaming_api.answers.answers import Answers, Key, gone, not_found
 from streaming_api.answers.watched_answer import AnswerOutcome, WatchedAnswer
@@ -20,6 +20,7 @@ from streaming_api.cluster.meta import Meta, key_of, ref_of
 from streaming_api.cluster.mirror import SERVER_LOST, Mirror
 from streaming_api.cluster.reader import Reader
 from streaming_api.cluster.remote_viewer import SILENCE_SECONDS, RemoteViewer
+from streaming_api.cluster.shared import SharedBindings, Tickets, unavailable
 from streaming_api.cluster.store import (
     GONE_SECONDS,
     RUNNING_SECONDS,
@@ -29,7 +30,7 @@ from streaming_api.cluster.store import (
     StoreError,
 )
 from streaming_api.cluster.writer import Recording, Writer
-from streaming_api.errors import TooMany, Unavailable
+from streaming_api.errors import ApiError, Gone, NotFound, TooMany
 from streaming_api.wire.messages import CHAT
 
 if TYPE_CHECKING:
@@ -46,16 +47,12 @@ IDLE_SECONDS: Final = 10.0
 """How long a mirror that nobody watches is kept."""
 CLAIM_SECONDS: Final = 5.0
 """How long a claim is held for a start that does not come."""
+ABSENT_SECONDS: Final = 0.5
+"""How long it is remembered that there is no such answer: for the call that asked."""
 LOAD_SECONDS: Final = 2.0
 CANCEL_SECONDS: Final = 2.0
 MARK_SECONDS: Final = 3.0
 RENEW_TICKS: Final = 60
-
-
-def unavailable() -> Unavailable:
-    """The store cannot be asked."""
-    message = "The store that the servers share does not answer; try again."
-    return Unavailable(message, "store_unavailable", retry_after=1)
 
 
 class Cluster:
@@ -100,6 +97,9 @@ class Cluster:
         self._membership: Membership | None = None
         self._claimed: dict[Key, asyncio.TimerHandle] = {}
         self._asking: dict[tuple[str, Key], asyncio.Task[None]] = {}
+        self._absent: dict[Key, ApiError] = {}
+        self.tickets = Tickets(self.store, self._ask)
+        self.bindings = SharedBindings(self.store, self.instance, self._ask, self._send)
         self._outbox: asyncio.Queue[Command] = asyncio.Queue(10_000)
         answers.remote = self
 
@@ -113,9 +113,27 @@ class Cluster:
         """See `Remote`."""
         return self.mirrors.get(key)
 
+    def absent(self, key: Key) -> ApiError | None:
+        """See `Remote`."""
+        return self._absent.get(key)
+
     async def fetch(self, key: Key) -> None:
         """See `Remote`."""
-        await self._once("fetch", key, lambda: self._fetch(key))
+        try:
+            await self._once("fetch", key, lambda: self._fetch(key))
+        except (NotFound, Gone) as error:
+            self._absent[key] = error
+            asyncio.get_running_loop().call_later(ABSENT_SECONDS, self._absent.pop, key, None)
+
+    async def _ask(self, *commands: Command) -> list[Any]:
+        """Ask the store in a task of our own: a client that leaves cancels only its waiting."""
+        task = asyncio.create_task(self.store.ask(*commands), name="cluster question")
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        try:
+            return await asyncio.shield(task)
+        except StoreError as error:
+            self.figures.failed(str(error))
+            raise
 
     def may_start(self, request: ChatRequest, client: Client) -> bool:
         """See `Remote`."""
@@ -167,16 +185,24 @@ class Cluster:
 
     async def _fetch(self, key: Key) -> None:
         ref = ref_of(key)
-        try:
-            fields, was = await self.store.ask(
-                ("HGETALL", self.store.key("m", ref)), ("EXISTS", self.store.key("g", ref))
-            )
-        except StoreError as error:
-            self.figures.failed(str(error))
-            raise unavailable() from None
-        if not fields:
-            raise gone(key[1]) if was else not_found(key[1])
-        await self._mirror(key, metas.decode(key[1], _mapping(fields)))
+        until = time.monotonic() + LOAD_SECONDS
+        while True:
+            try:
+                found, was = await self.store.ask(
+                    ("HGETALL", self.store.key("m", ref)), ("EXISTS", self.store.key("g", ref))
+                )
+            except StoreError as error:
+                self.figures.failed(str(error))
+                raise unavailable() from None
+            if not found:
+                raise gone(key[1]) if was else not_found(key[1])
+            fields = _mapping(found)
+            if b"v" in fields:
+                await self._mirror(key, metas.decode(key[1], fields))
+                return
+            if time.monotonic() > until:
+                raise unavailable()
+            await asyncio.sleep(LOAD_SECONDS / 100)  # somebody has claimed it just now
 
     async def _mirror(self, key: Key, about: Meta) -> None:
         mirror = self.mirrors.get(key)
@@ -209,10 +235,12 @@ class Cluster:
         if self._per_key:
             await self._take_quota(client.name, key[1])
         try:
-            (mine,) = await self.store.ask(
-                ("HSETNX", self.store.key("m", ref), "instance", self.instance)
+            taken, (holder, described) = await self.store.ask(
+                ("HSETNX", self.store.key("m", ref), "instance", self.instance),
+                ("HMGET", self.store.key("m", ref), "instance", "v"),
             )
-            if mine:
+            reserved = holder == self.instance.encode() and described is None
+            if mine := bool(taken) or reserved:
                 fields = [part for pair in about.encode().items() for part in pair]
                 await self.store.ask(
                     ("HSET", self.store.key("m", ref), *fields),
@@ -247,6 +275,18 @@ class Cluster:
         if not taken:
             message = f"{self._per_key} answers are running for this key; wait for one to end."
             raise TooMany(message, "too_many_answers", retry_after=1)
+
+    # Tickets
+
+    async def share_ticket(self, ticket: str, owner: str) -> bool:
+        """Make a ticket good everywhere; whether that could be done."""
+        return await self.tickets.share(ticket, owner)
+
+    async def redeem_ticket(self, ticket: str) -> str | None:
+        """Whose a ticket is; None if the store does not know it, or cannot say."""
+        with contextlib.suppress(StoreError):
+            return await self.tickets.redeem(ticket)
+        return None
 
     # Mirrors
 

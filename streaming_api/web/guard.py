@@ -28,6 +28,7 @@ from streaming_api.errors import (
 )
 from streaming_api.ops.context import CLIENT, CONTEXT, route_of
 from streaming_api.web.headers import preflight
+from streaming_api.web.tickets import redeem
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ def scope(name: str) -> Callable[[Handler], Handler]:
 async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Check Host, Origin and credentials, then let the handler answer; errors become JSON."""
     try:
-        request[CLIENT] = _client(request)
+        request[CLIENT] = await _client(request)
         response = await handler(request)
     except ApiError as error:
         request.app[CONTEXT].manager.refused(error)
@@ -79,7 +80,7 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     return response
 
 
-def _client(request: web.Request) -> Client:
+async def _client(request: web.Request) -> Client:
     access = request.app[CONTEXT].access
     peer = request.transport.get_extra_info("peername") if request.transport is not None else None
     address = str(peer[0]) if peer else ""
@@ -90,7 +91,7 @@ def _client(request: web.Request) -> Client:
     needed: str | None = getattr(request.match_info.handler, _SCOPE, None)
     if access.open or needed is None:
         return access.client(None, address, request.headers.get(hdrs.AUTHORIZATION))
-    client = _authenticated(request, address)
+    client = await _authenticated(request, address)
     if needed != ANY:
         client.require(needed)
     return client
@@ -120,11 +121,12 @@ def _check_origin(request: web.Request, peer: str) -> None:
             access.check_origin(origin, host, scheme)
 
 
-def _authenticated(request: web.Request, address: str) -> Client:
+async def _authenticated(request: web.Request, address: str) -> Client:
     access = request.app[CONTEXT].access
     ticket = request.query.get("ticket")
     if ticket is not None:
-        return access.client(access.redeem(ticket), address, by_ticket=True)
+        key = await redeem(request.app[CONTEXT], ticket)
+        return access.client(key, address, by_ticket=True)
     token = bearer_of(request)
     if token is None:
         message = "An API key is required: Authorization: Bearer KEY (see the documentation)."

@@ -20,6 +20,7 @@ from streaming_api.ops.context import CONTEXT, client_of
 from streaming_api.sources.alertmanager import Webhook, WebhookError, parse_webhook
 from streaming_api.web.body import raw_body
 from streaming_api.web.guard import ANY, scope
+from streaming_api.web.tickets import issue
 from streaming_api.wire.messages import timestamp
 
 if TYPE_CHECKING:
@@ -322,7 +323,5 @@ def _tell_left_out(context: Context, told: Webhook) -> None:
 @scope(ANY)
 async def ticket(request: web.Request) -> web.Response:
     """POST /streaming/tickets: a one-use ticket for a client that cannot send headers."""
-    access = request.app[CONTEXT].access
-    return _json(
-        {"ticket": access.issue_ticket(client_of(request)), "expires_in_seconds": 30}, status=201
-    )
+    issued = await issue(request.app[CONTEXT], client_of(request))
+    return _json({"ticket": issued, "expires_in_seconds": 30}, status=201)

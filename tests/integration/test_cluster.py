@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import ClassVar
 
+import httpx
 import pytest
 
 from streaming_api.service import StreamingService
@@ -261,3 +264,80 @@ class TestTheStore:
         await eventually(lambda: state() == "down")
         await store.start()
         await eventually(lambda: state() == "up", 2 * UNIT)
+
+
+class TestLimitsAndTickets:
+    KEY: ClassVar = "the-key"
+    KEYS: ClassVar = [
+        {
+            "name": "somebody",
+            "sha256": hashlib.sha256(b"the-key").hexdigest(),
+            "scopes": ["chat", "watch", "alerts", "admin"],
+        }
+    ]
+    BEARER: ClassVar = {"Authorization": "Bearer the-key"}
+
+    async def test_a_ticket_of_one_is_good_once_on_the_other(self, pair: Pair) -> None:
+        one, other = await pair(api_keys=self.KEYS)
+        async with http() as client:
+            reply = await client.post(f"{one.url}/streaming/tickets", headers=self.BEARER)
+            ticket = reply.json()["ticket"]
+            used = [
+                (await client.get(f"{url}/streaming/status?ticket={ticket}")).status_code
+                for url in (other.url, one.url, other.url)
+            ]
+        assert used == [200, 401, 401]
+
+    async def test_tickets_of_one_process_work_while_the_store_is_down(
+        self, pair: Pair, store: RealStore
+    ) -> None:
+        one, _ = await pair(api_keys=self.KEYS)
+        await store.kill()
+        async with http(one.url) as client:
+            reply = await client.post("/streaming/tickets", headers=self.BEARER)
+            ticket = reply.json()["ticket"]
+            assert (await client.get(f"/streaming/status?ticket={ticket}")).status_code == 200
+        await store.start()
+
+    async def test_the_answers_of_a_key_are_counted_together(
+        self, pair: Pair, upstream: FakeUpstream
+    ) -> None:
+        gate = gated(upstream)
+        one, other = await pair(api_keys=self.KEYS, answers_per_key=2)
+        async with http(timeout=3 * UNIT) as client:
+
+            async def ask(url: str) -> httpx.Response:
+                body = question("gated", stream=True)
+                return await client.post(
+                    f"{url}/v1/chat/completions", json=body, headers=self.BEARER
+                )
+
+            running = [asyncio.create_task(ask(url)) for url in (one.url, other.url)]
+            await upstream.until(lambda: upstream.started == 2)
+            for url in (one.url, other.url):
+                assert (await ask(url)).status_code == 429
+            gate.open()
+            for task in running:
+                assert (await task).text.endswith("data: [DONE]\n\n")
+            async with asyncio.timeout(UNIT):
+                while (await ask(one.url)).status_code != 200:
+                    await asyncio.sleep(0.05)
+
+    async def test_an_idempotency_key_names_one_question_everywhere(
+        self, pair: Pair, upstream: FakeUpstream
+    ) -> None:
+        servers = await pair()
+        async with http(timeout=3 * UNIT) as client:
+
+            async def ask(url: str, key: str, text: str = "Hello") -> httpx.Response:
+                body = question("ten-tokens", messages=[{"role": "user", "content": text}])
+                return await client.post(
+                    f"{url}/v1/chat/completions", json=body, headers={"Idempotency-Key": key}
+                )
+
+            asked = [ask(server.url, f"k-{n}") for n in range(5) for server in servers * 2]
+            replies = await asyncio.gather(*asked)
+            assert {reply.status_code for reply in replies} == {200}
+            assert upstream.started == 5
+            assert (await ask(servers[1].url, "k-0", "Something else")).status_code == 422
+            assert (await ask(servers[0].url, "k-9", "Something else")).status_code == 200

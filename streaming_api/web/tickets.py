@@ -1,0 +1,35 @@
+"""Tickets: issued and redeemed by this process, or by all of them over their store."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from streaming_api.access.client import Client
+    from streaming_api.config import ApiKey
+    from streaming_api.ops.context import Context
+
+
+async def issue(context: Context, client: Client) -> str:
+    """Return a new ticket; where the store can be told it is good on every process.
+
+    Raises:
+        Forbidden, TooMany: as `Policy.issue_ticket`.
+    """
+    ticket = context.access.issue_ticket(client)
+    if context.cluster is not None and await context.cluster.share_ticket(ticket, client.owner):
+        context.access.redeem(ticket)  # it is the store's from here on: used once, by whomever
+    return ticket
+
+
+async def redeem(context: Context, ticket: str) -> ApiKey | None:
+    """Return the key that a ticket was issued for; the ticket is used up.
+
+    Raises:
+        Unauthorized: unknown, used or too old.
+    """
+    if context.cluster is not None:
+        owner = await context.cluster.redeem_ticket(ticket)
+        if owner is not None:
+            return context.access.key_named(owner)
+    return context.access.redeem(ticket)

@@ -1,0 +1,174 @@
+"""Workers of the real program that die, hang and are replaced: who watched is told the truth."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+
+import pytest
+
+from tests.clients import (
+    UNIT,
+    Message,
+    Socket,
+    content,
+    events,
+    eventually,
+    http,
+    is_end,
+    question,
+    valid,
+    websocket,
+)
+from tests.fakes.upstream import FakeUpstream, Gate, Script
+from tests.workers import Service, serving
+
+TOLD_SECONDS = 9.0
+
+
+@pytest.fixture
+async def service(upstream: FakeUpstream) -> AsyncIterator[Service]:
+    """Two workers with a private store."""
+    async with serving(
+        STREAMING_WORKERS="2", API_GATEWAY_ENDPOINT=upstream.url, STREAMING_LOG_LEVEL="WARNING"
+    ) as service:
+        yield service
+
+
+def worker_of(service: Service, socket: Socket) -> int:
+    """The process that has accepted a connection."""
+    port = socket.connection.local_address[1]
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    inode = next(row[9] for row in rows if int(row[2].rpartition(":")[2], 16) == port)
+    for pid in service.workers:
+        for link in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(FileNotFoundError):
+                if str(link.readlink()) == f"socket:[{inode}]":
+                    return pid
+    raise AssertionError
+
+
+async def on_both(service: Service, stack: AsyncExitStack) -> tuple[Socket, Socket, int, int]:
+    """A socket on each worker, and the workers."""
+    first = await stack.enter_async_context(websocket(service.url))
+    one = worker_of(service, first)
+    while True:
+        second = await stack.enter_async_context(websocket(service.url))
+        other = worker_of(service, second)
+        if other != one:
+            return first, second, one, other
+
+
+async def resume(socket: Socket, request_id: str, after: int = 0) -> None:
+    await socket.send(
+        message_type="chat_completion", action="resume", request_id=request_id, after=after
+    )
+
+
+def numbers(messages: list[Message]) -> list[int]:
+    return [message["sequence_id"] for message in messages if "cursor" in message]
+
+
+async def end_within(socket: Socket, seconds: float) -> list[Message]:
+    async with asyncio.timeout(seconds):
+        messages: list[Message] = []
+        while not messages or not is_end(messages[-1]):
+            messages.append(valid(await socket.connection.recv()))
+        return messages
+
+
+async def test_a_killed_owner_is_told_of_in_time_and_nothing_is_doubled(
+    service: Service, upstream: FakeUpstream
+) -> None:
+    gate = Gate()
+    upstream.scripts["gated"] = Script(tokens=50, gate=gate)
+    await asyncio.sleep(6.5)  # the store must have been the same for a lease
+    async with AsyncExitStack() as stack:
+        first, second, owner, _ = await on_both(service, stack)
+        await first.start("k-1", model="gated")
+        gate.release(5)
+        await first.until(lambda message: message.get("sequence_id") == 5)
+        await resume(second, "k-1")
+        before = await second.until(lambda message: message.get("sequence_id") == 5)
+        os.kill(owner, signal.SIGKILL)
+        began = time.monotonic()
+        after = await end_within(second, 3 * UNIT)
+        assert time.monotonic() - began < TOLD_SECONDS
+        assert numbers(before + after) == list(range(1, len(before + after) + 1))
+        end = after[-1]["data"]
+        assert (end["finish_reason"], end["error"]["code"]) == ("incomplete", "server_lost")
+        late = await stack.enter_async_context(websocket(service.url))
+        await resume(late, "k-1", after=9)
+        told = await end_within(late, UNIT)
+        assert [message["data"].get("reason") for message in told[:-1]] == ["lost"]
+        assert told[-1]["sequence_id"] == 10
+
+
+async def test_one_that_hangs_is_sealed_and_does_not_write_when_it_wakes(
+    service: Service, upstream: FakeUpstream
+) -> None:
+    upstream.scripts["slow"] = Script(tokens=2000, rate=20)
+    await asyncio.sleep(6.5)
+    async with AsyncExitStack() as stack:
+        first, second, owner, _ = await on_both(service, stack)
+        await first.start("z-1", model="slow")
+        await first.receive()
+        await resume(second, "z-1")
+        await second.receive()
+        os.kill(owner, signal.SIGSTOP)
+        try:
+            after = await end_within(second, 3 * UNIT)
+        finally:
+            os.kill(owner, signal.SIGCONT)
+        assert after[-1]["data"]["error"]["code"] == "server_lost"
+        end = (await end_within(first, 3 * UNIT))[-1]["data"]
+        assert end["finish_reason"] == "incomplete"
+        assert end["error"]["code"] == "server_lost"
+
+
+async def test_two_hundred_answers_are_right_on_whichever_worker(
+    service: Service, upstream: FakeUpstream
+) -> None:
+    upstream.scripts["paced"] = Script(tokens=20, rate=40)
+    expected = "".join(f"t{number} " for number in range(20))
+
+    async def one(number: int) -> None:
+        name = f"n-{number}"
+        async with events(
+            service.url, "/streaming/sse/chat", body=question("paced", request_id=name)
+        ) as stream:
+            seen = await stream.until(lambda message: message.get("sequence_id") == 5)
+        async with events(service.url, f"/streaming/sse/chat/{name}?after=5") as stream:
+            rest = await stream.rest()
+        assert content(seen + rest) == expected
+        assert numbers(seen + rest) == list(range(1, len(seen + rest) + 1))
+        assert rest[-1]["data"]["finish_reason"] == "stop"
+
+    for start in range(0, 200, 40):
+        await asyncio.gather(*(one(number) for number in range(start, start + 40)))
+    assert upstream.started == 200
+
+
+async def test_killing_worker_and_store_in_turn_leaves_a_service_that_works(
+    service: Service, upstream: FakeUpstream
+) -> None:
+    upstream.scripts["quick"] = Script(tokens=5)
+    for turn in range(4):
+        victim = service.store if turn % 2 else service.workers[0]
+        os.kill(victim, signal.SIGKILL)
+        await eventually(lambda: len(service.workers) == 2 and service.store, 4 * UNIT)
+        async with http(service.url, timeout=3 * UNIT) as client, asyncio.timeout(4 * UNIT):
+            while True:
+                body = question("quick", stream=True, request_id=f"q-{turn}-{time.monotonic()}")
+                try:
+                    reply = await client.post("/v1/chat/completions", json=body)
+                except Exception:  # noqa: BLE001, S112 (cut off with its worker)
+                    continue
+                if reply.status_code == 200 and reply.text.endswith("data: [DONE]\n\n"):
+                    break
+                await asyncio.sleep(0.1)
