@@ -18,11 +18,12 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Callable
-from types import TracebackType
-from typing import Final, Literal, Self, cast
+from typing import Final, Literal, cast
 from urllib.parse import urlsplit
 
 import attrs
+
+from tests.lifecycle import Lifecycle
 
 _PACKET: Final = 1_400
 """Bytes that a narrow link passes at a time."""
@@ -63,7 +64,7 @@ Choose = Callable[[random.Random], Faults]
 """Draws what the next connection suffers."""
 
 
-class FaultProxy:
+class FaultProxy(Lifecycle):
     """The proxy.
 
     Args:
@@ -129,18 +130,6 @@ class FaultProxy:
             link.reset()
         if server is not None:
             await server.wait_closed()
-
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.stop()
 
     def _accept(self) -> asyncio.Protocol:
         self.accepted += 1

@@ -8,11 +8,11 @@ import socket
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import aiohttp
 import pytest
+
+from tests.lifecycle import Lifecycle
 
 READY_SECONDS = 30.0
 STOP_SECONDS = 10.0
@@ -33,7 +33,7 @@ groups:
 """
 
 
-class _Server:
+class _Server(Lifecycle):
     """One server process that answers `/-/ready`; the port is free when it is chosen."""
 
     program: str
@@ -88,18 +88,6 @@ class _Server:
         except TimeoutError:
             process.kill()
             await process.wait()
-
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.stop()
 
     async def _is_ready(self) -> bool:
         """Poll until it is ready; False when the process ends or time is up."""

@@ -14,8 +14,6 @@ import ssl
 import sys
 import time
 from collections.abc import Callable, Coroutine
-from types import TracebackType
-from typing import Self
 
 from tests.fakes.performance import Performance, Player
 from tests.fakes.script import (
@@ -29,11 +27,12 @@ from tests.fakes.script import (
     error_body,
 )
 from tests.fakes.wire import LAST_CHUNK, PATIENCE, Connection, Generation, Request, chunked, head
+from tests.lifecycle import Lifecycle
 
 __all__ = ["BEFORE_HEADERS", "NAMED", "FakeUpstream", "Gate", "Generation", "Request", "Script"]
 
 
-class FakeUpstream:
+class FakeUpstream(Lifecycle):
     """The server. `async with FakeUpstream() as upstream: ... upstream.url ...`.
 
     Attributes:
@@ -91,20 +90,6 @@ class FakeUpstream:
     def connections(self) -> int:
         """Connections open now."""
         return len(self._connections)
-
-    async def __aenter__(self) -> Self:
-        """Start listening."""
-        await self.start()
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Stop listening and drop every connection."""
-        await self.stop()
 
     async def start(self, *, backlog: int = 1024) -> None:
         """Start listening; a second start after `stop` takes the same port again."""

@@ -12,10 +12,10 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from tests.fakes.prometheus import free_port
+from tests.lifecycle import Lifecycle
 
 START_SECONDS: Final = 30.0
 STOP_SECONDS: Final = 15.0
@@ -34,7 +34,7 @@ limits: {commands_per_second: 0}
 """Defaults, but with room for all, and short times, so that what is kept is soon in balance."""
 
 
-class Process:
+class Process(Lifecycle):
     """One program that listens on one port, which it keeps when it is started again.
 
     Args:
@@ -120,18 +120,6 @@ class Process:
         """Send it a signal: SIGSTOP to hang it, SIGCONT to let it go on."""
         assert self._process is not None
         self._process.send_signal(number)
-
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.stop()
 
     # What it holds
 
