@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from streaming_api.config import (
@@ -16,6 +16,8 @@ from streaming_api.config import (
     ConfigError,
     Loaded,
     Problem,
+    Source,
+    StreamingConfig,
     effective,
     load,
     read_env_file,
@@ -41,23 +43,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(error, file=sys.stderr)
         return EXIT_BAD_CONFIGURATION
-    return _run(arguments.command, loaded)
+
+    def read() -> StreamingConfig:
+        return _load(arguments, os.environ).config
+
+    return _run(arguments.command, loaded, read)
 
 
-def _run(command: str, loaded: Loaded) -> int:
+def _run(command: str, loaded: Loaded, read: Callable[[], StreamingConfig]) -> int:
     """Carry out one command; the server is imported only where it is needed."""
     if command == "check":
+        from streaming_api.descriptors import shortage
         from streaming_api.workers import plan
 
         print(effective(loaded))
-        if (missing := plan(loaded.config).missing) is not None:
-            print(f"\nWARNING: {missing}")
+        planned = plan(loaded.config)
+        for warning in (planned.missing, shortage(loaded.config, planned.workers)):
+            if warning is not None:
+                print(f"\nWARNING: {warning}")
         return 0
     if command == "selftest":
         from streaming_api.selftest import run
-    else:
-        from streaming_api.service import run
-    return run(loaded.config)
+
+        return run(loaded.config)
+    from streaming_api.serve import serve
+
+    return serve(Source(loaded.config, read))
 
 
 def _load(arguments: argparse.Namespace, environ: Mapping[str, str]) -> Loaded:

@@ -5,8 +5,8 @@ queued for a worker that dies are accepted by its successor (closing such a sock
 Workers are forked, from a process that has no threads and no event loop.
 
 SIGTERM and SIGINT are forwarded, and a second one ends the workers at once; SIGHUP and SIGUSR1 are
-forwarded; SIGUSR2 replaces the workers one after the other: the successor accepts at once while the
-predecessor drains.
+forwarded, and later workers start with what is read then; SIGUSR2 replaces the workers one after
+the other: the successor accepts at once while the predecessor drains.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ from streaming_api.workers import Plan
 
 logger = logging.getLogger(__name__)
 
-Serve = Callable[[StreamingConfig, socket.socket, Callable[[], None]], int]
+Share = Callable[[StreamingConfig], StreamingConfig]
+"""What of the whole service's configuration is one worker's."""
+
+Serve = Callable[[Share, socket.socket, Callable[[], None]], int]
 """Serves on a socket until it is told to stop, and returns the exit status.
 
 The last argument is to be called once it serves."""
@@ -67,6 +70,7 @@ class Supervisor:
         config: of the whole service; each worker gets its share of memory and cores.
         plan: how many, and the private store's program.
         serve: what a worker does.
+        reread: reads the configuration again, for workers that are started later.
         listening: a socket that is bound already, for all of them; None to bind one for each.
     """
 
@@ -75,12 +79,14 @@ class Supervisor:
         config: StreamingConfig,
         plan: Plan,
         serve: Serve,
+        reread: Callable[[], object],
         listening: socket.socket | None = None,
     ) -> None:
         self._listening = listening
         self._config = config
         self._plan = plan
         self._serve = serve
+        self._reread = reread
         self._store = PrivateStore(plan.server, config.memory_gb) if plan.server else None
         self._store_backoff = Backoff(FIRST_PAUSE / 5, LONGEST_PAUSE)
         self._store_due = 0.0
@@ -159,27 +165,28 @@ class Supervisor:
                 other.socket.close()
         os.environ.pop("NOTIFY_SOCKET", None)  # only the supervisor speaks to the service manager
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-        count = self._plan.workers
-        config = attrs.evolve(
-            self._config,
-            memory_gb=self._config.memory_gb / count,
-            drain_timeout=self._config.drain_seconds,  # a private store is no cluster
-            cpu_cores=max(1, self._config.cpu_cores // count),
-            cluster_url=self._store.url if self._store is not None else self._config.cluster_url,
-            cluster_name=f"{self._config.cluster_name}-{worker.name}"
-            if self._config.cluster_name
-            else worker.name,
-        )
 
         def ready() -> None:
             os.write(told, b"1")
             os.close(told)
 
         try:
-            return self._serve(config, worker.socket, ready)
+            return self._serve(lambda config: self._share(worker, config), worker.socket, ready)
         except BaseException:
             logger.exception("%s failed", worker.name)
             return 1
+
+    def _share(self, worker: _Worker, config: StreamingConfig) -> StreamingConfig:
+        count = self._plan.workers
+        name = f"{config.cluster_name}-{worker.name}" if config.cluster_name else worker.name
+        return attrs.evolve(
+            config,
+            memory_gb=config.memory_gb / count,
+            drain_timeout=config.drain_seconds,  # a private store is no cluster
+            cpu_cores=max(1, config.cpu_cores // count),
+            cluster_url=self._store.url if self._store is not None else config.cluster_url,
+            cluster_name=name,
+        )
 
     # Staying
 
@@ -191,6 +198,8 @@ class Supervisor:
         if number in {signal.SIGTERM, signal.SIGINT}:
             self._stop(signal.SIGKILL if self._stopping else signal.SIGTERM)
         elif number in {signal.SIGHUP, signal.SIGUSR1}:
+            if number == signal.SIGHUP:
+                self._reread()
             for pid in self._pids():
                 os.kill(pid, number)
         elif number == signal.SIGUSR2 and not self._replacing:

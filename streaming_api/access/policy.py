@@ -38,11 +38,15 @@ class Policy:
     """
 
     def __init__(self, config: StreamingConfig) -> None:
+        self._tickets: FairTable[tuple[ApiKey | None, float]] = FairTable(_TICKETS)
+        self.apply(config)
+
+    def apply(self, config: StreamingConfig) -> None:
+        """Go by this configuration from now on; what was taken of a rate is given back."""
         self._keys: Sequence[ApiKey] = tuple(config.api_keys)
         self._origins = frozenset(origin.rstrip("/").lower() for origin in config.allowed_origins)
         self._hosts = {"localhost", socket.gethostname().lower(), *config.allowed_hosts}
         self._proxies = [ipaddress.ip_network(network) for network in config.trusted_proxies]
-        self._tickets: FairTable[tuple[ApiKey | None, float]] = FairTable(_TICKETS)
         self._commands = Buckets(config.commands_per_second, 2 * config.commands_per_second)
         per_minute = config.connections_per_minute
         self._connections = Buckets(per_minute / 60, max(per_minute / 6, 1))
@@ -119,7 +123,7 @@ class Policy:
             Unauthorized: unknown, used or too old.
         """
         key, until = self._tickets.pop(ticket) or (None, 0.0)
-        if time.monotonic() > until:
+        if time.monotonic() > until or (key not in self._keys and not self.open):
             message = "This ticket is unknown, used or too old; get a new one."
             raise Unauthorized(message, "invalid_ticket")
         return key

@@ -108,25 +108,30 @@ class Answers:
         self.budget = budget or Budget()
         self.waiting: dict[Answer, None] = {}
         self._left: WeakSet[Channel] = WeakSet()  # evicted, while somebody watches
-        self._most_kept = config.chat_kept_bytes
         self.upstream = upstream
         self.queue = AnswerQueue(config.pool_size, config.max_queued)
         self._new_channel = new_channel
+        self.apply(config)
+        self.draining = False
+        self.remote: Remote | None = None
+        self._enabled = config.streaming_chat_enabled
+        self._watcher = watcher
+        self._answers: dict[Key, Answer] = {}
+        self._kept: OrderedDict[Key, Answer] = OrderedDict()  # ended, oldest first
+        self._kept_bytes = 0
+        self._evicted: OrderedDict[Key, None] = OrderedDict()
+
+    def apply(self, config: StreamingConfig) -> None:
+        """Go by this configuration from now on: answers that run keep what they have."""
+        self.queue.size, self.queue.max_queued = config.pool_size, config.max_queued
+        self._answers_per_key = config.answers_per_key
+        self._most_kept = config.chat_kept_bytes
         self._resume_grace = config.resume_grace
         self.retention = Retention(
             bytes=config.chat_retention_bytes,
             messages=config.chat_retention_messages,
             seconds=config.chat_retention_seconds,
         )
-        self.draining = False
-        self.remote: Remote | None = None
-        self._enabled = config.streaming_chat_enabled
-        self._answers_per_key = config.answers_per_key
-        self._watcher = watcher
-        self._answers: dict[Key, Answer] = {}
-        self._kept: OrderedDict[Key, Answer] = OrderedDict()  # ended, oldest first
-        self._kept_bytes = 0
-        self._evicted: OrderedDict[Key, None] = OrderedDict()
 
     def __repr__(self) -> str:
         return f"<Answers {len(self.running)} running, {len(self._kept)} kept>"

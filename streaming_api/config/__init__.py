@@ -11,6 +11,7 @@ from streaming_api.config.loading import SETTINGS, Loaded, load
 from streaming_api.config.problems import ConfigError, Problem
 from streaming_api.config.report import effective, markdown_table
 from streaming_api.config.schema import StreamingConfig
+from streaming_api.config.source import Source
 from streaming_api.config.types import ApiKey, IPNetwork, Scope
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Problem",
     "Scope",
     "Setting",
+    "Source",
     "StreamingConfig",
     "effective",
     "load",

@@ -7,16 +7,25 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final, get_origin
 
+import attrs
 import orjson
 
 from streaming_api.config.field import Setting
 from streaming_api.config.problems import ConfigError, Problem, did_you_mean
-from streaming_api.config.yaml_file import Document, read_text
+from streaming_api.config.yaml_file import Document, parse_yaml, read_text
 
 CONFIG_VARIABLE: Final = "STREAMING_API_CONFIG"
 """Names the YAML file where the command line does not."""
 
+FILE_SUFFIX: Final = "_FILE"
+"""Behind the variable of a secret: names the file that holds it (Docker, Kubernetes)."""
+
 _OURS = "STREAMING_"
+_LINK = re.compile(
+    r"[A-Z0-9_]+_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT_[0-9]+_(TCP|UDP|SCTP)(_[A-Z]+)?)"
+)
+"""What Kubernetes and Docker set for a Service of a name like ours, to whatever else runs there."""
+_LINK_URL = re.compile(r"(tcp|udp|sctp)://.*")
 _BOOLEANS = dict.fromkeys(("true", "1", "yes", "on"), True) | dict.fromkeys(
     ("false", "0", "no", "off"), False
 )
@@ -31,8 +40,8 @@ def variables(
     values: dict[str, object] = {}
     problems: list[Problem] = []
     for name, row in table.items():
-        text = environ.get(row.env)
-        if text is None:
+        text = _text(row, environ, problems)
+        if text is None or _is_a_link(row.env, text):
             continue
         try:
             values[name] = raw_value(row, text.strip())
@@ -46,26 +55,51 @@ def variables(
     return values, problems
 
 
+def _text(row: Setting, environ: Mapping[str, str], problems: list[Problem]) -> str | None:
+    """The text of a variable; of a secret also that of the file which ``NAME_FILE`` names."""
+    text, named = environ.get(row.env), row.env + FILE_SUFFIX
+    if not row.secret or named not in environ:
+        return text
+    document = Document(source=environ[named])
+    if text is not None:
+        message = f"is set, and so is {row.env}; keep one of them"
+        problems.append(_problem(named, message, path=row.path, fields=(row.name,)))
+        return None
+    text = read_text(Path(environ[named]), document)
+    problems += [attrs.evolve(p, path=row.path, fields=(row.name,)) for p in document.problems]
+    return text
+
+
 def raw_value(row: Setting, text: str) -> object:
     """`text` as what YAML would have given; text that is nothing of the kind stays text.
 
-    Lists are JSON, or words between commas; mappings are JSON; empty means unset where the setting
-    may be unset.
+    Lists and mappings are JSON or YAML, lists of plain words also words between commas; empty means
+    unset where the setting may be unset.
 
     Raises:
-        ValueError: It begins as JSON and is not JSON.
+        ValueError: It should be JSON or YAML and is neither.
     """
     if row.kind is bool:
         return _BOOLEANS.get(text.lower(), text)
     if row.plain in {int, float}:
         return None if row.optional and not text else _number(text)
     if get_origin(row.kind) is tuple:
-        if text.startswith(("[", "{")):
-            return orjson.loads(text)
+        if text.startswith(("[", "{", "-")) or (row.secret and text):
+            return _structured(text)
         return [word.strip() for word in text.split(",")] if text else []
     if get_origin(row.kind) is Mapping:
-        return orjson.loads(text) if text else {}
+        return _structured(text) if text else {}
     return None if row.optional and not text else text
+
+
+def _structured(text: str) -> object:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        document = parse_yaml(text, Document(source=""))
+        if document.problems:
+            raise
+        return document.value
 
 
 def read_env_file(path: Path) -> dict[str, str]:
@@ -156,13 +190,26 @@ def _number(text: str) -> object:
 
 def _unknown(table: Mapping[str, Setting], environ: Mapping[str, str]) -> list[str]:
     known = {row.env for row in table.values()} | {CONFIG_VARIABLE}
-    return sorted(name for name in environ if name.startswith(_OURS) and name not in known)
+    known |= {row.env + FILE_SUFFIX for row in table.values() if row.secret}
+    return sorted(
+        name
+        for name, text in environ.items()
+        if name.startswith(_OURS) and name not in known and not _is_a_link(name, text)
+    )
+
+
+def _is_a_link(name: str, text: str) -> bool:
+    """Whether a variable is no setting: ``STREAMING_API_PORT=tcp://10.0.0.1:9096`` is none."""
+    return bool(_LINK.fullmatch(name)) or (
+        name.endswith("_PORT") and bool(_LINK_URL.fullmatch(text))
+    )
 
 
 def _spelling(row: Setting) -> str:
     if get_origin(row.kind) is Mapping:
-        return 'a JSON object such as {"name": "expression"}'
-    return "a JSON list, or words with commas between them" if not row.secret else "a JSON list"
+        return 'JSON such as {"name": "expression"}, or YAML'
+    words = "" if row.secret else ", or words with commas between them"
+    return f"a list in JSON or YAML{words}"
 
 
 def _problem(variable: str, message: str, path: str = "", fields: tuple[str, ...] = ()) -> Problem:

@@ -58,12 +58,16 @@ def read_yaml(path: Path) -> Document:
     """Read a file; never raises for what is in it, nor for its absence."""
     document = Document(source=str(path))
     text = read_text(path, document)
-    if text is not None:
-        node = _compose(text, document)
-        if isinstance(node, yaml.MappingNode):
-            _merge_sections(node)
-        if node is not None:
-            document.value = _value(node, "", document)
+    return document if text is None else parse_yaml(text, document)
+
+
+def parse_yaml(text: str, document: Document) -> Document:
+    """Read text into a document; never raises for what is in it."""
+    node = _compose(text, document)
+    if isinstance(node, yaml.MappingNode):
+        _merge_sections(node)
+    if node is not None:
+        document.value = _value(node, "", document)
     return document
 
 

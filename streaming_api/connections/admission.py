@@ -84,6 +84,11 @@ class Admission:
         self._descriptors = _most_descriptors()
         self._logged: dict[str, tuple[int, float]] = {}  # refusals: how many, and when
 
+    def apply(self, config: StreamingConfig) -> None:
+        """Go by this configuration from now on."""
+        self.config = config
+        self.limits.update(websocket=config.max_connections, sse=config.sse_max_connections)
+
     def __repr__(self) -> str:
         counts = ", ".join(f"{self.open[kind]} of {self.limits[kind]} {kind}" for kind in KINDS)
         return f"<Admission {counts}>"

@@ -78,6 +78,11 @@ class ConnectionManager:
         self._heartbeats: list[tuple[float, int]] = []
         self._emptied: asyncio.Event | None = None
 
+    def apply(self, config: StreamingConfig) -> None:
+        """Go by this configuration from now on; nobody who is here has to leave."""
+        self.config = config
+        self.admission.apply(config)
+
     def __repr__(self) -> str:
         counts = ", ".join(f"{self.open[kind]} of {self.limits[kind]} {kind}" for kind in KINDS)
         return f"<ConnectionManager {counts}>"

@@ -24,11 +24,12 @@ if TYPE_CHECKING:
     from streaming_api.upstreams.upstream import Upstream
 
 
-@attrs.frozen
+@attrs.define(eq=False)
 class Context:
     """The parts of the house that handlers use.
 
     Attributes:
+        config: what is in effect now; a reload replaces it.
         bindings: what Idempotency-Keys are bound to.
         retries: starts answers that carry one.
         cluster: this process as one of several; None where it is alone.

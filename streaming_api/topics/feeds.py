@@ -40,6 +40,14 @@ _GOLDEN: Final = (5**0.5 - 1) / 2
 """Its multiples spread evenly over an interval, however many there are. What several sources tell
 at one moment, every viewer would wait for all of."""
 
+_ENDPOINTS: Final = {
+    "prometheus": "metrics_server_endpoint",
+    "exposition": "custom_metrics_endpoint",
+    "alertmanager": "alertmanager_endpoint",
+}
+_ASKED: Final = (*_ENDPOINTS.values(), "queries", "poll_interval")
+"""Settings that say who is asked for what."""
+
 Make = Callable[["aiohttp.ClientSession"], Ask]
 """Makes the asking of a source, once there is a session to do it with."""
 
@@ -85,7 +93,20 @@ class Feeds:
         self._timeout = patience(config.poll_interval)
         self._rules = Rules()
         self._feeds: dict[str, _Feed] = {}
+        self._changed = asyncio.Event()
         self._running: tuple[Background, aiohttp.ClientSession] | None = None
+        self._add_configured()
+
+    def apply(self, config: StreamingConfig) -> None:
+        """Ask the sources of this configuration from now on."""
+        before, self._config = self._config, config
+        if all(getattr(before, name) == getattr(config, name) for name in _ASKED):
+            return
+        self._timeout = patience(config.poll_interval)
+        for name, setting in _ENDPOINTS.items():
+            if getattr(before, setting) is not None and self._feeds.pop(name, None) is not None:
+                self._status.set(name, "absent", "It is no longer configured.")
+        self._changed.set()  # first: what is added is asked when all begin anew
         self._add_configured()
 
     def __repr__(self) -> str:
@@ -161,26 +182,31 @@ class Feeds:
 
     async def run(self) -> None:
         """Ask every source until cancelled."""
-        background = Background(self._failures)
         async with open_session() as session:
-            self._running = (background, session)
-            try:
-                for feed in self._feeds.values():
-                    self._start(feed, background, session)
-                await asyncio.get_running_loop().create_future()
-            finally:
-                self._running = None
-                await background.stop()
+            while True:
+                await self._ask_until_changed(session)
+
+    async def _ask_until_changed(self, session: aiohttp.ClientSession) -> None:
+        background = Background(self._failures)
+        self._changed.clear()
+        self._running = (background, session)
+        try:
+            for feed in self._feeds.values():
+                self._start(feed, background, session)
+            await self._changed.wait()
+        finally:
+            self._running = None
+            await background.stop()
 
     def _add(self, name: str, make: Make, *, component: bool = True) -> None:
         phase = len(self._feeds) * _GOLDEN % 1 * self._config.poll_interval
         feed = self._feeds[name] = _Feed(name, make, component, phase)
-        if self._running is not None:
+        if self._running is not None and not self._changed.is_set():
             self._start(feed, *self._running)
 
     def _start(self, feed: _Feed, background: Background, session: aiohttp.ClientSession) -> None:
         ask = feed.make(session)
-        if feed.component and feed.name not in self._status.states():
+        if feed.component and self._status.states().get(feed.name, "absent") == "absent":
             self._status.set(feed.name, "loading", "It has not answered yet.")
 
         def tell(state: str, reason: str | None) -> None:

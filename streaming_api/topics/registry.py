@@ -71,11 +71,7 @@ class Topics:
 
     def _open(self, config: StreamingConfig) -> None:
         """Publish what is switched on. A new topic is a module and a row in `TOPICS`."""
-        retention = Retention(
-            bytes=config.topic_retention_bytes,
-            messages=config.topic_retention_messages,
-            seconds=config.topic_retention_seconds,
-        )
+        retention = _retention(config)
         for row in TOPICS:
             if not getattr(config, row.setting):
                 continue
@@ -84,6 +80,12 @@ class Topics:
                 topic.open(self.channel, retention)
             elif self._history_channel is not None:
                 topic.open(self._history_channel, _HISTORY_RETENTION)
+
+    def apply(self, config: StreamingConfig) -> None:
+        """Go by this configuration from now on: other retention, other sources."""
+        for stream in self.channel.streams.values():
+            stream.retention = _retention(config)
+        self._feeds.apply(config)
 
     # Watching
 
@@ -201,3 +203,11 @@ class Topics:
     async def run(self) -> None:
         """Ask every source until cancelled; a failure of one is nothing to the others."""
         await self._feeds.run()
+
+
+def _retention(config: StreamingConfig) -> Retention:
+    return Retention(
+        bytes=config.topic_retention_bytes,
+        messages=config.topic_retention_messages,
+        seconds=config.topic_retention_seconds,
+    )

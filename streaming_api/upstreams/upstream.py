@@ -53,6 +53,17 @@ class Upstream:
         self._list = ModelList(self._ask_models)
         self._gateway: OpenAIClient | None = None
         self.model: EmbeddedModel | None = None
+        self.apply(config)
+        if config.api_gateway_endpoint is None and config.streaming_chat_enabled:
+            self.model = EmbeddedModel(
+                config.embedded_model,
+                # one core is left to the event loop: sharing it makes both slow
+                threads=max(1, min(config.cpu_cores, os.cpu_count() or 1) - 1),
+                max_requests=config.pool_size + config.max_queued,
+            )
+
+    def apply(self, config: StreamingConfig) -> None:
+        """Ask the gateway of this configuration from now on; answers that run go on as they are."""
         if config.api_gateway_endpoint is not None:
             self._gateway = OpenAIClient(
                 config.api_gateway_endpoint,
@@ -62,13 +73,7 @@ class Upstream:
                 signs=self._signs,
                 keep_alive=config.upstream_keep_alive,
             )
-        elif config.streaming_chat_enabled:
-            self.model = EmbeddedModel(
-                config.embedded_model,
-                # one core is left to the event loop: sharing it makes both slow
-                threads=max(1, min(config.cpu_cores, os.cpu_count() or 1) - 1),
-                max_requests=config.pool_size + config.max_queued,
-            )
+            self._doubted()
 
     @property
     def name(self) -> str:

@@ -52,6 +52,7 @@ _CLOSES: Final = {
     CloseReason.IDLE: (1000, "idle"),
     CloseReason.GOING_AWAY: (1001, "going away"),
     CloseReason.MEMORY: (1013, "the server is short of memory; connect again later"),
+    CloseReason.POLICY: (1008, "this key is no longer valid here"),
     CloseReason.NO_COMMAND: (1008, "no command in time"),
     CloseReason.ERROR: (1011, "server error"),
     CloseReason.DRAINED: (1012, "the server restarts; connect again"),

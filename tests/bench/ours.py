@@ -12,9 +12,9 @@ from pathlib import Path
 from aiohttp import web
 
 from streaming_api import app as application
-from streaming_api import service
-from streaming_api.config import StreamingConfig, load
+from streaming_api.config import Source, StreamingConfig, load
 from streaming_api.ops.context import CONTEXT
+from streaming_api.serve import serve
 
 TOPIC = "status"
 
@@ -34,5 +34,6 @@ async def publish(request: web.Request) -> web.Response:
 
 
 if __name__ == "__main__":
-    loaded = load(Path(sys.argv[1]), {}, {})
-    sys.exit(service.run(loaded.config, make_app))
+    path = Path(sys.argv[1])
+    source = Source(load(path, {}).config, lambda: load(path, {}).config)
+    sys.exit(serve(source, make_app))

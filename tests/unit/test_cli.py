@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 
 from streaming_api import cli
-from streaming_api.config import SETTINGS, StreamingConfig
+from streaming_api.config import SETTINGS, Source, StreamingConfig
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "tests" / "data"
@@ -33,14 +33,18 @@ def _empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def started(monkeypatch: pytest.MonkeyPatch) -> dict[str, StreamingConfig]:
     """The configuration each command was started with, by the name of its module."""
     configs: dict[str, StreamingConfig] = {}
-    for name in ("service", "selftest"):
 
-        def run(config: StreamingConfig, name: str = name) -> int:
-            configs[name] = config
-            return STARTED
+    def serve(source: Source) -> int:
+        configs["service"] = source.config
+        return STARTED
 
+    def run(config: StreamingConfig) -> int:
+        configs["selftest"] = config
+        return STARTED
+
+    for function, name in ((serve, "serve"), (run, "selftest")):
         module = ModuleType(f"streaming_api.{name}")
-        module.run = run  # type: ignore[attr-defined]
+        setattr(module, function.__name__, function)
         monkeypatch.setitem(sys.modules, module.__name__, module)
     return configs
 

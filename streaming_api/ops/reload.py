@@ -1,0 +1,80 @@
+"""Reload: a configuration that was read again, applied to the running process as far as it can be.
+
+What is open stays as it is, but for connections of keys that are gone or changed: they end.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final
+
+import attrs
+
+from streaming_api.config import SETTINGS, StreamingConfig
+from streaming_api.connections.endings import CloseReason
+
+if TYPE_CHECKING:
+    from streaming_api.ops.context import Context
+
+logger = logging.getLogger(__name__)
+
+_SECTIONS: Final = frozenset({"security", "limits", "retention", "connection_management"})
+_OTHERS: Final = frozenset(
+    {
+        "log_level", "drain_delay", "drain_timeout", "api_gateway_endpoint", "gateway_api_key",
+        "forward_authorization", "metrics_server_endpoint", "custom_metrics_endpoint",
+        "alertmanager_endpoint", "poll_interval", "queries", "webhook_size_limit",
+        "max_connections", "sse_max_connections", "message_size_limit", "heartbeat_interval",
+        "sse_keep_alive_interval", "sse_retry_timeout", "name",
+    }
+)  # fmt: skip
+_TLS: Final = frozenset({"tls_certificate", "tls_key"})  # other files; new contents are found
+LIVE: Final = _OTHERS | {
+    name for name, row in SETTINGS.items() if row.section in _SECTIONS and name not in _TLS
+}
+"""Settings that take effect while it runs; the others at the next start."""
+
+
+def apply(context: Context, read: StreamingConfig) -> None:
+    """Take over what can be changed live, and name in the log what cannot.
+
+    Raises:
+        ConfigError: what can be changed does not go with what cannot; nothing is changed.
+    """
+    before = context.config
+    changed = {name for name in SETTINGS if getattr(before, name) != getattr(read, name)}
+    waiting = changed - LIVE | _switches(before, read)
+    config = attrs.evolve(read, **{name: getattr(before, name) for name in waiting})
+    context.config = config
+    for part in (
+        context.access, context.manager, context.answers, context.upstream, context.topics,
+    ):  # fmt: skip
+        part.apply(config)
+    logging.getLogger().setLevel(config.log_level)
+    _end_of_keys(context, before, config)
+    _tell(changed - waiting, "in effect")
+    _tell(waiting, "in effect only after a restart")
+    if not changed:
+        logger.warning("configuration read again: nothing has changed")
+
+
+def _switches(before: StreamingConfig, read: StreamingConfig) -> set[str]:
+    """The gateway, where it would replace the embedded model, or be replaced by it."""
+    name = "api_gateway_endpoint"
+    return {name} if (getattr(before, name) is None) != (getattr(read, name) is None) else set()
+
+
+def _end_of_keys(context: Context, before: StreamingConfig, after: StreamingConfig) -> None:
+    """End the connections of keys that are gone or changed; they may come again, with a key."""
+    kept = {key.name for key in before.api_keys if key in after.api_keys}
+    if not after.api_keys:
+        return
+    for connection in context.manager.present():
+        if connection.client.owner not in kept:
+            connection.close(CloseReason.POLICY)
+
+
+def _tell(names: set[str], what: str) -> None:
+    if names:
+        paths = ", ".join(sorted(SETTINGS[name].path for name in names))
+        logger.warning("configuration read again, %s: %s", what, paths)
