@@ -28,6 +28,7 @@ from streaming_api.ops.context import CONTEXT, Context
 from streaming_api.ops.monitor import Monitor
 from streaming_api.ops.prometheus import publish
 from streaming_api.ops.readiness import Readiness
+from streaming_api.sources.alertmanager import WebhookError, parse_webhook
 from streaming_api.telemetry.deliveries import Telemetry
 from streaming_api.telemetry.process import Process
 from streaming_api.tls import Certificate
@@ -205,6 +206,12 @@ def _templates() -> Path:
 # The lifecycle
 
 
+def _take_webhook(context: Context, body: bytes) -> None:
+    """Another process, or this one, was told of alerts."""
+    with contextlib.suppress(WebhookError):  # of a later version
+        operations.take_webhook(context, parse_webhook(body))
+
+
 async def _running(app: web.Application) -> AsyncIterator[None]:
     """Background work: started before the first request, ended after the last."""
     context = app[CONTEXT]
@@ -227,6 +234,7 @@ async def _running(app: web.Application) -> AsyncIterator[None]:
     if (missing := plan(context.config).missing) is not None:
         context.topics.status.set("cluster", "absent", missing)
     if context.cluster is not None:
+        context.cluster.on_webhook = lambda body: _take_webhook(context, body)
         context.cluster.start(background)
     try:
         yield

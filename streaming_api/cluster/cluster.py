@@ -7,6 +7,7 @@ import contextlib
 import logging
 import secrets
 import time
+import zlib
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final
 
@@ -76,6 +77,7 @@ class Cluster:
         self.instance = f"{config.cluster_name or 'streaming-api'}-{secrets.token_hex(6)}"
         self.figures = Figures()
         self.mirrors: dict[Key, Mirror] = {}
+        self.on_webhook: Callable[[bytes], None] = lambda _: None
         self.store = Store(config.cluster_url, config.cluster_prefix)
         self._answers = answers
         self._new_channel = new_channel
@@ -288,6 +290,17 @@ class Cluster:
             return await self.tickets.redeem(ticket)
         return None
 
+    async def share_webhook(self, body: bytes) -> None:
+        """Tell every process, this one among them, what Alertmanager said.
+
+        Raises:
+            Unavailable: it cannot be told now; Alertmanager says it again.
+        """
+        try:
+            await self._ask(*self.store.webhook(body))
+        except StoreError:
+            raise unavailable() from None
+
     # Mirrors
 
     def _watched(self, mirror: Mirror) -> None:
@@ -327,6 +340,9 @@ class Cluster:
 
     def _receive(self, message: Message) -> None:
         """Do what another process asks for; hints, so what is wrong with one is passed over."""
+        if (body := message.get(b"b")) is not None:
+            self.on_webhook(zlib.decompress(body))
+            return
         kind = message.get(b"t", b"").decode()
         by = message.get(b"by", b"").decode()
         for line in message.get(b"k", b"").decode().split("\n"):

@@ -43,7 +43,7 @@ class Reader:
         self._on_hole = on_hole
         self._dirty: dict[str, Mirror] = {}
         self._wake = asyncio.Event()
-        self._after = "0-0"
+        self._after = dict.fromkeys((store.key("x", instance), store.key("webhooks")), "0-0")
         self.marked = time.monotonic()
 
     def soil(self, ref: str, mirror: Mirror) -> None:
@@ -57,15 +57,14 @@ class Reader:
         backoff = Backoff(0.05, 1.0)
         while True:
             try:
-                messages = await self._store.inbox(self._instance, self._after)
+                messages = await self._store.inbox(self._after)
             except StoreError as error:
                 self._figures.failed(str(error))
-                self._after = "0-0" if self._after == "0-0" else self._after
                 await asyncio.sleep(backoff.pause())
                 continue
             backoff.reset()
-            for number, message in messages:
-                self._after = number
+            for key, number, message in messages:
+                self._after[key] = number
                 if message.get(b"t") == b"mark":
                     self.marked = time.monotonic()
                 else:
@@ -73,7 +72,7 @@ class Reader:
 
     def restart(self) -> None:
         """The store is another one: its ids may begin anew."""
-        self._after = "0-0"
+        self._after = dict.fromkeys(self._after, "0-0")
 
     async def keep_reading(self) -> None:
         """Read what is dirty for ever."""

@@ -7,6 +7,8 @@ a connection, and handlers are cancelled with their clients.
 
 from __future__ import annotations
 
+import asyncio
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast
 
@@ -24,6 +26,9 @@ RUNNING_SECONDS: Final = 3600
 """How long the store keeps an answer whose owner says nothing more."""
 GONE_SECONDS: Final = 3600
 """How long an answer that is no longer kept is remembered: 410 and not 404."""
+WEBHOOKS: Final = 1_000
+"""Calls of the webhook that are kept for processes that start."""
+WEBHOOK_SECONDS: Final = 26 * 3600
 INBOX_SECONDS: Final = 60
 INBOX_LENGTH: Final = 10_000
 READ_ENTRIES: Final = 200
@@ -70,6 +75,8 @@ class Store:
         self._prefix = prefix
         self._client = connect(url)
         self._reader = connect(url)
+        self._questions: list[tuple[Sequence[Command], asyncio.Future[list[Any]]]] = []
+        self._asking: asyncio.Task[None] | None = None
         self._inbox = connect(url, seconds=BLOCK_SECONDS + 2 * REPLY_SECONDS)
 
     def key(self, kind: str, name: str = "") -> str:
@@ -101,15 +108,38 @@ class Store:
     async def ask(self, *commands: Command) -> list[Any]:
         """The same, where an error of one command is one of all.
 
+        What many ask at once goes in one round trip, on one connection; one is under way at a time.
+
         Raises:
             StoreError: as `run`.
             Refused: the store refuses.
         """
-        replies = await self.run(*commands)
+        future: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
+        self._questions.append((commands, future))
+        if self._asking is None:
+            self._asking = asyncio.create_task(self._ask_on(), name="cluster questions")
+        replies = await future
         for reply in replies:
             if isinstance(reply, Exception):
                 raise Refused(reason_of(reply))
         return replies
+
+    async def _ask_on(self) -> None:
+        while self._questions:
+            taken, self._questions = self._questions, []
+            try:
+                replies = await self.run(*(c for commands, _ in taken for c in commands))
+            except StoreError as error:
+                for _, future in taken:
+                    if not future.done():
+                        future.set_exception(StoreError(str(error)))
+                continue
+            at = 0
+            for commands, future in taken:
+                if not future.done():
+                    future.set_result(replies[at : at + len(commands)])
+                at += len(commands)
+        self._asking = None
 
     # Answers
 
@@ -166,6 +196,14 @@ class Store:
             refs[key]: [decode(fields) for _, fields in entries] for key, entries in _streams(reply)
         }
 
+    def webhook(self, body: bytes) -> list[Command]:
+        """The commands that tell every process what Alertmanager's webhook said."""
+        key = self.key("webhooks")
+        return [
+            ("XADD", key, "MAXLEN", "~", WEBHOOKS, "*", "b", zlib.compress(body, 1)),
+            ("EXPIRE", key, WEBHOOK_SECONDS),
+        ]
+
     # The inbox
 
     def message(self, instance: str, kind: str, **fields: str | bytes) -> Command:
@@ -174,8 +212,8 @@ class Store:
         key = self.key("x", instance)
         return ("XADD", key, "MAXLEN", "~", INBOX_LENGTH, "*", "t", kind, *told)
 
-    async def inbox(self, instance: str, after: str) -> list[tuple[str, Message]]:
-        """Wait a second for messages behind an id.
+    async def inbox(self, after: Mapping[str, str]) -> list[tuple[str, str, Message]]:
+        """Wait a second for messages behind the ids of some streams: key, id, message.
 
         Raises:
             StoreError: it cannot be said.
@@ -183,14 +221,17 @@ class Store:
         try:
             command = self._inbox.execute_command(  # type: ignore[no-untyped-call]
                 "XREAD", "COUNT", READ_ENTRIES, "BLOCK", round(BLOCK_SECONDS * 1000),
-                "STREAMS", self.key("x", instance), after,
+                "STREAMS", *after, *after.values(),
             )  # fmt: skip
             reply = await command
         except (RedisError, OSError, TimeoutError) as error:
             await self._inbox.connection_pool.disconnect()
             raise StoreError(reason_of(error)) from None
-        found = [entry for _, entries in _streams(reply) for entry in entries]
-        return [(number.decode(), fields) for number, fields in found]
+        return [
+            (key.decode(), number.decode(), fields)
+            for key, entries in _streams(reply)
+            for number, fields in entries
+        ]
 
 
 def _flat(fields: Mapping[bytes, bytes]) -> list[bytes]:

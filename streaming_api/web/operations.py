@@ -287,15 +287,26 @@ async def alertmanager_webhook(request: web.Request) -> web.Response:
         told = await _read_webhook(body)
     except WebhookError as error:
         raise BadRequest(str(error), "invalid_webhook") from None
+    refused = 0
+    if context.cluster is None:
+        refused = take_webhook(context, told)
+    else:
+        await context.cluster.share_webhook(body)  # and is told of it as every process is
     missing = told.truncated + told.unread
-    refused = context.topics.alerts.webhook(told.alerts, told.group, missing)
-    _tell_left_out(context, told)
     reply: dict[str, object] = {"accepted": len(told.alerts)}
     if missing + refused:
         reply["left_out"] = missing + refused
     if told.problems:
         reply["problems"] = told.problems
     return _json(reply)
+
+
+def take_webhook(context: Context, told: Webhook) -> int:
+    """Show what the webhook told of; how many alerts were refused for want of room."""
+    missing = told.truncated + told.unread
+    refused = context.topics.alerts.webhook(told.alerts, told.group, missing)
+    _tell_left_out(context, told)
+    return refused
 
 
 async def _read_webhook(body: bytes) -> Webhook:

@@ -13,7 +13,19 @@ import httpx
 import pytest
 
 from streaming_api.service import StreamingService
-from tests.clients import UNIT, content, events, eventually, http, is_end, question, websocket
+from tests.clients import (
+    UNIT,
+    content,
+    events,
+    eventually,
+    fire,
+    http,
+    is_end,
+    name_of,
+    question,
+    webhook,
+    websocket,
+)
 from tests.conftest import StartServer
 from tests.fakes.upstream import FakeUpstream, Gate, Script
 from tests.stores import RealStore, real_store
@@ -341,3 +353,35 @@ class TestLimitsAndTickets:
             assert upstream.started == 5
             assert (await ask(servers[1].url, "k-0", "Something else")).status_code == 422
             assert (await ask(servers[0].url, "k-9", "Something else")).status_code == 200
+
+
+class TestAlerts:
+    async def test_what_the_webhook_of_one_is_told_the_other_shows_too(self, pair: Pair) -> None:
+        one, other = await pair()
+        async with websocket(other.url) as socket:
+            await socket.send(message_type="alert")
+            await socket.until(lambda message: message["data"].get("event") == "snapshot")
+            await fire(one.url, "DiskFull")
+            fired = await socket.until(lambda message: message["data"].get("event") == "firing")
+            assert name_of(fired[-1]) == "DiskFull"
+            await fire(other.url, "DiskFull", status="resolved")
+            over = await socket.until(lambda message: message["data"].get("event") == "resolved")
+            assert name_of(over[-1]) == "DiskFull"
+
+    async def test_a_process_that_starts_later_knows_them(
+        self, pair: Pair, start_server: StartServer, store: RealStore
+    ) -> None:
+        one, _ = await pair()
+        await fire(one.url, "DiskFull")
+        late = await start_server(cluster_url=store.url)
+        await eventually(lambda: late.context.topics.alerts.counts()["firing"] == 1)
+
+    async def test_while_the_store_is_down_alertmanager_is_asked_to_say_it_again(
+        self, pair: Pair, store: RealStore
+    ) -> None:
+        one, _ = await pair()
+        await store.kill()
+        async with http(one.url) as client:
+            reply = await client.post("/streaming/alerts", json=webhook("DiskFull"))
+        assert reply.status_code == 503
+        await store.start()

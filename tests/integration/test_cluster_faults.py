@@ -146,7 +146,8 @@ async def test_two_hundred_answers_are_right_on_whichever_worker(
         async with events(service.url, f"/streaming/sse/chat/{name}?after=5") as stream:
             rest = await stream.rest()
         assert content(seen + rest) == expected
-        assert numbers(seen + rest) == list(range(1, len(seen + rest) + 1))
+        told = numbers(seen + rest)
+        assert told == list(range(1, len(told) + 1))
         assert rest[-1]["data"]["finish_reason"] == "stop"
 
     for start in range(0, 200, 40):
@@ -172,3 +173,41 @@ async def test_killing_worker_and_store_in_turn_leaves_a_service_that_works(
                 if reply.status_code == 200 and reply.text.endswith("data: [DONE]\n\n"):
                     break
                 await asyncio.sleep(0.1)
+
+
+async def test_a_rolling_restart_with_two_hundred_answers_loses_none(
+    service: Service, upstream: FakeUpstream
+) -> None:
+    """Half of them stay with their worker to the end, half come back for the rest."""
+    upstream.scripts["paced"] = Script(tokens=40, rate=10)
+    expected = "".join(f"t{number} " for number in range(40))
+    begun = 0
+    replaced = asyncio.Event()
+
+    async def one(number: int) -> None:
+        nonlocal begun
+        name = f"roll-{number}"
+        body = question("paced", request_id=name)
+        async with events(service.url, "/streaming/sse/chat", body=body) as stream:
+            seen = await stream.until(lambda message: message.get("sequence_id") == 5)
+            begun += 1
+            if number % 2:
+                seen += await stream.rest()
+        if not number % 2:
+            await replaced.wait()
+            async with events(service.url, f"/streaming/sse/chat/{name}?after=5") as stream:
+                seen += await stream.rest()
+        assert content(seen) == expected
+        assert numbers(seen) == list(range(1, len(numbers(seen)) + 1))
+        assert seen[-1]["data"]["finish_reason"] == "stop"
+
+    before = set(service.workers)
+    async with asyncio.TaskGroup() as group:
+        for number in range(200):
+            group.create_task(one(number))
+        await eventually(lambda: begun == 200, 6 * UNIT)
+        service.signal(signal.SIGUSR2)
+        await eventually(lambda: len(set(service.workers) - before) > 0, 4 * UNIT)
+        replaced.set()
+    await eventually(lambda: not before & set(service.workers), 8 * UNIT)
+    assert upstream.started == 200
