@@ -24,7 +24,7 @@ from tests.fakes.fault_proxy import FaultProxy, Faults
 from tests.fakes.prometheus import RealAlertmanager, RealPrometheus
 from tests.fakes.upstream import FakeUpstream, Script
 from tests.soak import scenarios
-from tests.soak.processes import OpenAIClient, Process, Server
+from tests.soak.processes import Gateway, Process, Server
 from tests.soak.visitors import Count
 
 TOKENS = 60
@@ -140,7 +140,7 @@ async def served(folder: Path, *, rate: float = 100) -> AsyncIterator[Server]:
     """The server and a gateway, each a process."""
     raise_descriptor_limit()
     async with (
-        OpenAIClient(folder, rate=rate, tokens=TOKENS) as gateway,
+        Gateway(folder, rate=rate, tokens=TOKENS) as gateway,
         Server(folder, gateway.url) as server,
     ):
         yield server
@@ -204,7 +204,8 @@ async def test_an_upstream_that_is_cut_is_told_as_that_and_others_go_on(
     upstream.default = Script(tokens=TOKENS, rate=200)
     cut = Faults(cut_after=4_000)
     async with FaultProxy(upstream.url, Faults(slices=50, latency=0.005)) as proxy:
-        server = await start_server(api_gateway_endpoint=proxy.url)
+        # what a connection suffers is decided when it is accepted: one for each answer
+        server = await start_server(api_gateway_endpoint=proxy.url, upstream_keep_alive=0)
         async with websocket(server.url) as socket:
             await socket.start("whole")
             await eventually(lambda: upstream.generations)
@@ -240,7 +241,7 @@ async def hang(process: Process) -> None:
 async def test_a_gateway_that_dies_or_hangs_is_told_and_its_return_is_seen(
     hurt: Hurt, start_server: StartServer, tmp_path: Path
 ) -> None:
-    async with OpenAIClient(tmp_path, rate=20, tokens=TOKENS) as gateway:
+    async with Gateway(tmp_path, rate=20, tokens=TOKENS) as gateway:
         server = await start_server(api_gateway_endpoint=gateway.url, connection_timeout=1)
         async with websocket(server.url) as socket, undisturbed(server):
             await status(server, "gateway", "up")

@@ -23,7 +23,7 @@ from tests.fakes.fault_proxy import FaultProxy
 from tests.soak import scenarios
 from tests.soak.figures import Report, percentile, slope
 from tests.soak.load import EVENT_STREAMS, WEBSOCKETS, Load, load
-from tests.soak.processes import OpenAIClient, Process, Server
+from tests.soak.processes import Gateway, Process, Server
 
 TOKENS: Final = 100
 TEXT: Final = "".join(f"t{number} " for number in range(TOKENS))
@@ -51,7 +51,7 @@ async def soak(minutes: float, report: Report) -> None:
     with tempfile.TemporaryDirectory(prefix="soak-") as name:
         folder = Path(name)
         async with (
-            OpenAIClient(folder, rate=20, tokens=TOKENS) as gateway,
+            Gateway(folder, rate=20, tokens=TOKENS) as gateway,
             FaultProxy(gateway.url) as upstream,
             Server(folder, upstream.url) as server,
         ):

@@ -177,7 +177,7 @@ class Server(Process):
         )
 
 
-class OpenAIClient(Process):
+class Gateway(Process):
     """The fake upstream.
 
     Args:
