@@ -166,8 +166,15 @@ export class Connection {
   async #fallBack(attempt, known = "") {
     this.#drop();
     let why;
+    let StandIn;
+    let whyNoSocket;
     try {
-      const { StandIn, whyNoSocket } = await import("./fallback.js");
+      ({ StandIn, whyNoSocket } = await import("./fallback.js"));
+    } catch {
+      if (attempt === this.#attempt) this.#retryLater("The server cannot be reached.");
+      return;
+    }
+    try {
       why = known || (await whyNoSocket());
       if (attempt !== this.#attempt) return;
       this.#standIn = await StandIn.open(this, this.#give, this.#cursors, this.#wanted);

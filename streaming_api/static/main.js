@@ -133,7 +133,7 @@ function showView() {
     else link.removeAttribute("aria-current");
   }
   if (shown === "chat") {
-    document.body.classList.remove("drawer");
+    if (document.body.classList.contains("drawer")) toggleDrawer();
     openChat().then(() => name === "answer" && id && chat.openAnswer(decodeURIComponent(id)));
   }
   if (shown === "series") openSeries();
@@ -154,6 +154,7 @@ async function openChat() {
 async function toggleDrawer() {
   const open = document.body.classList.toggle("drawer");
   byId("chat-toggle").setAttribute("aria-expanded", String(open));
+  byId("chat-toggle").textContent = open ? "Close" : "Ask the model";
   if (open) await openChat();
 }
 

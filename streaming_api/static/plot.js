@@ -5,7 +5,7 @@ import { svg } from "./dom.js";
 
 const RIGHT = 8;
 const TOP = 8;
-const LEFT_EMS = 4.2;
+const LEFT_EMS = 4.6;
 const BOTTOM_EMS = 1.9;
 const LABEL_EMS = 6.2;
 const MOST_MARKS = 60;
@@ -186,7 +186,7 @@ export function makePlot({ lines, unit, options = {}, threshold = null }) {
     for (const tick of scale.ticks) {
       const at = round(y(tick));
       set(gridLines.next(), { x1: left, x2: width - RIGHT, y1: at, y2: at });
-      write(labels.next(), measured(tick, unit), { x: round(left - em / 2), y: round(at + em * 0.35), "text-anchor": "end" });
+      write(labels.next(), measured(tick, unit === "rate" ? "count" : unit), { x: round(left - em / 2), y: round(at + em * 0.35), "text-anchor": "end" });
     }
     const room = Math.max(2, Math.floor((width - left) / (em * LABEL_EMS)));
     const step = X_STEPS.find((each) => (to - from) / each <= room) ?? 3600;
