@@ -40,6 +40,7 @@ from streaming_api.web import (
     openai,
     operations,
     page,
+    relay,
     responses,
     responses_socket,
     sse,
@@ -77,6 +78,7 @@ def make_app(config: StreamingConfig) -> web.Application:
     app[BACKGROUND] = Background(context.telemetry.background_failures)
     aiohttp_jinja2.setup(app, loader=jinja2.FileSystemLoader(_templates()), autoescape=True)
     add_routes(app)
+    relay.add_routes(app.router, config.relay_paths)
     app.on_response_prepare.append(headers.add_headers)
     app.on_response_prepare.append(page.add_headers)
     app.cleanup_ctx.append(_running)

@@ -3,6 +3,7 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Final
 
 import attrs
 
@@ -20,6 +21,14 @@ MILLISECONDS = (0, 3_600_000)
 SECONDS_OR_NONE = (0, 86_400)
 UP_TO_A_WEEK = (0, 7 * 86_400)
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+
+
+RELAY_PATHS: Final = (
+    "/v1/embeddings", "/v1/completions", "/v1/messages", "/v1/messages/count_tokens",
+    "/v1/audio/*", "/v1/images/*", "/v1/rerank", "/v1/moderations", "/tokenize", "/detokenize",
+)  # fmt: skip
+"""What an OpenAI-compatible client may ask for beside answers. Files and batches are not among it:
+under one key of the gateway every client would see everybody's."""
 
 
 @attrs.frozen(kw_only=True)
@@ -318,6 +327,12 @@ class StreamingConfig(APIConfigSchema):
         "monitoring.forward_authorization",
         False,
         "without api_keys, a client's own Authorization goes to the gateway before api_gateway_key",
+    )
+    relay_paths: tuple[str, ...] = setting(
+        "monitoring.relay_paths",
+        RELAY_PATHS,
+        "paths that are passed on to the gateway as they are; * at the end stands for any rest",
+        check=checks.paths,
     )
     stream_usage: str = setting(
         "monitoring.stream_usage",

@@ -98,6 +98,14 @@ def host_names(entries: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(_host_name(entry) for entry in entries)
 
 
+def paths(entries: tuple[str, ...]) -> tuple[str, ...]:
+    """Paths of requests, percent-encoded; ``*`` at the end stands for any rest."""
+    for entry in entries:
+        if not re.fullmatch(r"/[A-Za-z0-9._~%/-]*\*?", entry) or "//" in entry:
+            raise Unfit(entry, "a path like /v1/embeddings or /v1/audio/*")
+    return entries
+
+
 def model(choice: str) -> str:
     """``auto``, ``none`` or the path of a .gguf file that exists."""
     if choice in {"auto", "none"}:

@@ -156,6 +156,14 @@ class Collector:
         for kind, size in context.answers.held().items():
             held.add_metric([kind], size)
         yield held
+        relayed = CounterMetricFamily(
+            "streaming_relayed_requests",
+            "Requests passed on to the gateway as they are, by its status.",
+            labels=["status"],
+        )
+        for status, count in context.telemetry.relayed.items():
+            relayed.add_metric([status], count)
+        yield relayed
         yield CounterMetricFamily(
             "streaming_chunks", "Chunks relayed from the upstream.", value=context.relayed()
         )

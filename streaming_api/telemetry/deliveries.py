@@ -36,6 +36,9 @@ OUTCOMES: Final = (
     "error", "other",
 )  # fmt: skip
 
+RELAYED: Final = ("2xx", "3xx", "4xx", "5xx", "failed")
+"""How requests end that are passed on to the gateway: its status, or without one."""
+
 
 class Histogram:
     """Delivery latencies, counted by bound: since the start, and over the last minutes."""
@@ -106,6 +109,7 @@ class Telemetry:
         self.endings: Counter[tuple[str, str]] = Counter()
         self.outcomes: Counter[str] = Counter(dict.fromkeys(OUTCOMES, 0))
         self.keyed_requests: Counter[str] = Counter()
+        self.relayed: Counter[str] = Counter(dict.fromkeys(RELAYED, 0))
         self.chunks = 0
         self.repaired = 0
         self.background_failures: Counter[str] = Counter()

@@ -7,6 +7,7 @@ behind it; only an address without a path gets ``/v1`` first.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Final
 from urllib.parse import SplitResult, quote, urlsplit
 
@@ -88,6 +89,34 @@ class Endpoint:
             lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
         head = "\r\n".join([*lines, "", ""])
         return head.encode("utf-8", "surrogateescape") + body
+
+
+def relayed_head(
+    endpoint: Endpoint, method: str, path: str, query: str, headers: Iterable[tuple[str, str]]
+) -> bytes:
+    """The head of a request that is passed on.
+
+    Args:
+        endpoint: where to.
+        method: the client's.
+        path: the client's, percent-encoded; what is under ``/v1`` is asked for under the base.
+        query: the client's, without "?".
+        headers: what follows Host.
+
+    Raises:
+        ValueError: a header holds control characters.
+    """
+    if path.startswith("/v1/"):
+        target = endpoint.base + path.removeprefix("/v1")
+    else:
+        target = endpoint.base.removesuffix("/v1") + path
+    query = "&".join(filter(None, (query, endpoint.query)))
+    lines = [f"{method} {target}{'?' if query else ''}{query} HTTP/1.1"]
+    for name, value in (("Host", endpoint.authority), *headers):
+        if _FORBIDDEN_IN_HEADER.search(value):
+            raise ValueError(f"The header {name} cannot hold control characters.")
+        lines.append(f"{name}: {value}")
+    return "\r\n".join([*lines, "", ""]).encode("utf-8", "surrogateescape")
 
 
 def _base(path: str) -> str:

@@ -16,9 +16,10 @@ import attrs
 from streaming_api.upstreams.answer import AnswerReader
 from streaming_api.upstreams.call import Call
 from streaming_api.upstreams.connector import Connector
-from streaming_api.upstreams.endpoint import Endpoint
+from streaming_api.upstreams.endpoint import Endpoint, relayed_head
 from streaming_api.upstreams.kept_alive import KeptAlive
 from streaming_api.upstreams.model_list import ModelsReader
+from streaming_api.upstreams.relay import Relay
 from streaming_api.upstreams.reply_errors import (
     UpstreamError,
     UpstreamFault,
@@ -148,6 +149,29 @@ class OpenAIClient:
             return call, answer
 
         return Exchange(question, body, fallback, endpoint.address(CHAT_PATH), self.signs)
+
+    def relay(
+        self,
+        method: str,
+        path: str,
+        query: str,
+        headers: list[tuple[str, str]],
+        body: bytes | None,
+    ) -> Relay:
+        """Prepare to pass a request on.
+
+        Args:
+            method: the client's.
+            path: the client's, percent-encoded.
+            query: the client's, without "?".
+            headers: what the upstream is to see, credentials included.
+            body: all of it; None if it comes by and by.
+
+        Raises:
+            ValueError: a header holds control characters.
+        """
+        head = relayed_head(self._connector.endpoint, method, path, query, headers)
+        return Relay(self._connector, head + (body or b""), whole=body is not None)
 
     async def models(self, authorization: str | None = None) -> list[dict[str, object]]:
         """Ask for the model objects, as the upstream has them.

@@ -75,6 +75,7 @@ class ResponseProtocol(asyncio.Protocol):
         on_closed: called when it has no connection any more.
         on_reusable: given the connection of a complete response if another request may follow on
             it; without it, and otherwise, the connection is closed.
+        on_writable: told whether the transport takes more of a request's body.
     """
 
     __slots__ = (
@@ -100,6 +101,7 @@ class ResponseProtocol(asyncio.Protocol):
         "on_body",
         "on_closed",
         "on_reusable",
+        "on_writable",
     )
 
     on_body: Callable[[bytes], None]
@@ -141,6 +143,7 @@ class ResponseProtocol(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self.on_closed: Callable[[ResponseProtocol], None] | None = None
         self.on_reusable: Callable[[asyncio.Transport], None] | None = None
+        self.on_writable: Callable[[bool], None] | None = None
 
     # What the owner may call.
 
@@ -158,6 +161,22 @@ class ResponseProtocol(asyncio.Protocol):
             self._transport.resume_reading()
             self._last_read = self._loop.time()
             self._watch_silence()
+
+    def send(self, data: bytes) -> None:
+        """Write more of the request's body; the clock of silence starts anew."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(data)
+            self._last_read = self._loop.time()
+
+    def pause_writing(self) -> None:
+        """The transport holds enough of the request."""
+        if self.on_writable is not None:
+            self.on_writable(False)  # noqa: FBT003 (the one thing that is told)
+
+    def resume_writing(self) -> None:
+        """The transport takes more of the request."""
+        if self.on_writable is not None:
+            self.on_writable(True)  # noqa: FBT003 (the one thing that is told)
 
     def abort(self) -> None:
         """Close the connection now, without a word to the receiver; at any time, also twice."""

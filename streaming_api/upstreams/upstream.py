@@ -108,6 +108,12 @@ class Upstream:
             return None
         return self.model.model_name
 
+    def credential(self, authorization: str | None) -> str | None:
+        """The Authorization that goes upstream for a client with this one; see `OpenAIClient`."""
+        if self._gateway is None:
+            return None
+        return self._gateway.credential(authorization if self.model is None else None)
+
     async def models(self, authorization: str | None = None) -> list[dict[str, object]]:
         """The models that can be asked for, as OpenAI lists them.
 

@@ -38,6 +38,7 @@ BEARER_SUBPROTOCOL: Final = "streaming-api.bearer."
 ANY: Final = "any"
 """The scope of a handler for whoever has a key: what it may do is checked command by command."""
 _SCOPE: Final = "streaming_api_scope"
+_ANTHROPIC: Final = "/v1/messages"
 _CLOSING: Final = frozenset({"invalid_http", "slow_body", "unexpected_body"})
 """Errors after which nothing on the connection can be trusted to be a request."""
 
@@ -60,7 +61,7 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         response = await handler(request)
     except ApiError as error:
         request.app[CONTEXT].manager.refused(error)
-        response = error_response(error)
+        response = error_response(error, request.path)
     except web.HTTPException as error:
         if error.status < 400:  # a redirect is an answer, not an error
             raise
@@ -127,7 +128,7 @@ async def _authenticated(request: web.Request, address: str) -> Client:
     if ticket is not None:
         key = await redeem(request.app[CONTEXT], ticket)
         return access.client(key, address, by_ticket=True)
-    token = bearer_of(request)
+    token = bearer_of(request) or request.headers.get("X-Api-Key")  # Anthropic's clients
     if token is None:
         message = "An API key is required: Authorization: Bearer KEY (see the documentation)."
         raise Unauthorized(message, "missing_api_key")
@@ -151,10 +152,14 @@ def bearer_of(request: web.Request) -> str | None:
     return None
 
 
-def error_response(error: ApiError) -> web.Response:
-    """``{"error": {type, code, message, param}}`` with the error's status."""
+def error_response(error: ApiError, path: str = "") -> web.Response:
+    """``{"error": {type, code, message, param}}`` with the error's status.
+
+    On the paths of Anthropic's API it says ``"type": "error"`` besides, as that has it.
+    """
+    told: dict[str, object] = {"type": "error"} if path.startswith(_ANTHROPIC) else {}
     response = web.Response(
-        body=orjson.dumps({"error": error.body()}),
+        body=orjson.dumps(told | {"error": error.body()}),
         status=error.status,
         content_type="application/json",
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from streaming_api.config.schema import RELAY_PATHS
 from streaming_api.web.openapi_parts import (
     OPENING,
     UPSTREAM,
@@ -189,4 +190,19 @@ _UI_CHATS: Final[Json] = {
     },
 }
 
-FACES: Final[Json] = {**_CHAT, **_RESPONSES, **_UI_CHATS}
+_RELAYED: Final = {
+    "post": operation(
+        "Passed on to the model server as it is (monitoring.relay_paths)",
+        {200: reply("The model server's own", {"*/*": {}}), **UPSTREAM},
+        *(404, 502, *OPENING),
+        tag="passed on",
+        scope="chat",
+    )
+}
+_RELAYED_REST: Final = {"post": {**_RELAYED["post"], "parameters": [ref("parameters", "rest")]}}
+_RELAY: Final[Json] = {
+    path.replace("*", "{rest}"): _RELAYED_REST if path.endswith("*") else _RELAYED
+    for path in RELAY_PATHS
+}
+
+FACES: Final[Json] = {**_CHAT, **_RESPONSES, **_UI_CHATS, **_RELAY}

@@ -157,6 +157,7 @@ PARAMETERS: Final = {
         {"type": "string", "minLength": 1, "maxLength": 255},
     ),
     "model": _parameter("path", "model", "Its name, which may have slashes", {"type": "string"}),
+    "rest": _parameter("path", "rest", "Any rest of the path", {"type": "string"}),
     "chat": _parameter("path", "id", "The id of the chat", {"type": "string"}),
     "id": _parameter("path", "id", "The response", {"type": "string", "pattern": "^resp_"}),
     "response_id": _parameter(

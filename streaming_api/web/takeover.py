@@ -33,6 +33,16 @@ def reserve_slot(request: web.Request, kind: str) -> Slot:
         raise MethodNotAllowed("This path takes GET.", allowed="GET")
     if request.can_read_body:
         raise BadRequest("This request takes no body.", "unexpected_body")
+    return take_slot(request, kind)
+
+
+def take_slot(request: web.Request, kind: str) -> Slot:
+    """A slot for a request whose connection stays aiohttp's.
+
+    Raises:
+        Unavailable: a limit is reached.
+        TooMany: too many connections a minute from this address or key.
+    """
     context = request.app[CONTEXT]
     client = client_of(request)
     context.access.take_connection(client)

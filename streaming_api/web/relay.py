@@ -1,0 +1,202 @@
+"""Everything else that the gateway can do: requests passed on as they are, bytes both ways.
+
+RFC 9110, section 7.6: what belongs to one connection stays there. The credential is exchanged as
+for answers; cookies, and what a browser says of its page, are not the gateway's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING, Final
+from urllib.parse import unquote
+
+from aiohttp import hdrs, web
+
+from streaming_api.config.schema import RELAY_PATHS
+from streaming_api.errors import BadRequest, NotFound
+from streaming_api.ops.context import CONTEXT, client_of, route_of
+from streaming_api.upstreams.reply_errors import UpstreamError
+from streaming_api.web.guard import scope
+from streaming_api.web.openai import error_of
+from streaming_api.web.takeover import take_slot
+
+if TYPE_CHECKING:
+    from streaming_api.ops.context import Context
+    from streaming_api.upstreams.http1 import Head
+    from streaming_api.upstreams.relay import Relay
+
+logger = logging.getLogger(__name__)
+
+MOST_WHOLE: Final = 256 * 2**10
+"""Bytes of a request's body up to which it is read whole, so that it can be sent again."""
+_KEY: Final = "x-api-key"
+_HOP_BY_HOP: Final = frozenset(
+    {
+        "connection", "keep-alive", "proxy-authenticate", "proxy-authorization",
+        "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade",
+    }
+)  # fmt: skip
+_NOT_TO_UPSTREAM: Final = _HOP_BY_HOP | {
+    "authorization", "content-length", "cookie", "expect", "forwarded", "host", "origin", "referer",
+    "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", _KEY,
+}  # fmt: skip
+_NOT_TO_CLIENT: Final = _HOP_BY_HOP | {
+    "access-control-allow-origin", "access-control-expose-headers", "alt-svc", "content-length",
+    "date", "server", "set-cookie", "strict-transport-security", "x-request-id",
+}  # fmt: skip
+_BODILESS: Final = frozenset({204, 304})
+
+
+def add_routes(router: web.UrlDispatcher, paths: tuple[str, ...]) -> None:
+    """The routes of what is passed on.
+
+    Args:
+        router: gets them, behind all others.
+        paths: each may end with ``*``, which stands for any rest.
+    """
+    for path in paths:
+        rest = path.endswith("*")
+        route = path[:-1] + "{rest:.+}" if rest else path
+        router.add_route(hdrs.METH_POST if path in RELAY_PATHS else "*", route, relay)
+
+
+@scope("chat")
+async def relay(request: web.Request) -> web.StreamResponse:
+    """Pass a request on, and its response back."""
+    context = request.app[CONTEXT]
+    context.answers.require()
+    client = client_of(request)
+    client.take_command()
+    path = request.rel_url.raw_path
+    if any(unquote(part) in {".", ".."} for part in path.split("/")):
+        raise NotFound("There is nothing at this path.", "not_found")
+    began = time.monotonic()
+    queue = context.answers.queue
+    with take_slot(request, "sse"):
+        queue.check()
+        response: web.StreamResponse | None = None
+        try:
+            response = await _queued(context, request)  # is cancelled when the client leaves
+        except UpstreamError as failed:
+            raise error_of(failed.error, "error") from None
+        finally:
+            status = 0 if response is None else response.status
+            context.telemetry.relayed[f"{status // 100}xx" if status else "failed"] += 1
+            seconds = time.monotonic() - began
+            logger.info(
+                "relayed %s %s of %s: %s in %.3f s",
+                request.method, route_of(request), client.address, status or "failed", seconds,
+            )  # fmt: skip
+    return response
+
+
+async def _queued(context: Context, request: web.Request) -> web.StreamResponse:
+    queue = context.answers.queue
+    await queue.acquire(lambda _: None)
+    try:
+        return await _relayed(context, request)
+    finally:
+        queue.release()
+
+
+async def _relayed(context: Context, request: web.Request) -> web.StreamResponse:
+    gateway = await context.upstream.ready()
+    size = request.content_length
+    chunked = "chunked" in request.headers.get(hdrs.TRANSFER_ENCODING, "").lower()
+    headers = _headers_for_upstream(context, request)
+    if size is not None:
+        headers.append(("Content-Length", str(size)))
+    elif chunked:
+        headers.append(("Transfer-Encoding", "chunked"))
+    body: bytes | None = b""
+    if chunked or (size or 0) > MOST_WHOLE:
+        body = None
+    elif size:
+        body = await request.content.readexactly(size)
+    try:
+        exchange = gateway.relay(
+            request.method,
+            request.rel_url.raw_path,
+            request.rel_url.raw_query_string,
+            headers,
+            body,
+        )
+    except ValueError as error:
+        raise BadRequest(str(error), "invalid_header") from None
+    sending: asyncio.Task[None] | None = None
+    try:
+        await exchange.open()
+        if body is None:
+            sending = asyncio.ensure_future(_send(exchange, request, chunked=chunked))
+        return await _reply(exchange, request)
+    finally:
+        if sending is not None:
+            sending.cancel()
+            await asyncio.wait({sending})
+        exchange.close()
+
+
+async def _send(exchange: Relay, request: web.Request, *, chunked: bool) -> None:
+    """Pass the body on as it comes, no faster than it is taken."""
+    async for data in request.content.iter_any():
+        await exchange.write(b"%x\r\n%b\r\n" % (len(data), data) if chunked else data)
+    if chunked:
+        await exchange.write(b"0\r\n\r\n")
+
+
+async def _reply(exchange: Relay, request: web.Request) -> web.StreamResponse:
+    head = await exchange.head()
+    response = web.StreamResponse(status=head.status)
+    for name, value in _headers_for_client(head):
+        response.headers[name] = value
+    bodiless = head.status in _BODILESS or request.method == hdrs.METH_HEAD
+    length = head.headers.get("content-length", "")
+    if length.isdigit() and not bodiless:
+        response.content_length = int(length)
+    await response.prepare(request)
+    try:
+        while data := await exchange.read():
+            await response.write(data)
+    except UpstreamError:
+        if request.transport is not None:
+            request.transport.abort()  # it is cut there, and so it is here
+        raise ConnectionResetError from None
+    await response.write_eof()
+    return response
+
+
+def _headers_for_upstream(context: Context, request: web.Request) -> list[tuple[str, str]]:
+    named = _named_in_connection(request.headers.get(hdrs.CONNECTION, ""))
+    headers = [
+        (name, value)
+        for name, value in request.headers.items()
+        if name.lower() not in _NOT_TO_UPSTREAM and name.lower() not in named
+    ]
+    own = client_of(request).authorization
+    key = request.headers.get(_KEY)
+    if own is None and key is not None and context.access.open:
+        own = f"Bearer {key}"
+    credential = context.upstream.credential(own)
+    if credential is not None:
+        headers.append(("Authorization", credential))
+        if key is not None:  # Anthropic's way, for a gateway that reads no other
+            headers.append((_KEY, credential.partition(" ")[2]))
+    return headers
+
+
+def _headers_for_client(head: Head) -> list[tuple[str, str]]:
+    named = _named_in_connection(head.headers.get("connection", ""))
+    headers = [
+        (name, value)
+        for name, value in head.headers.items()
+        if name not in _NOT_TO_CLIENT and name not in named
+    ]
+    if (theirs := head.headers.get("x-request-id")) is not None:
+        headers.append(("X-Upstream-Request-Id", theirs))
+    return headers
+
+
+def _named_in_connection(value: str) -> frozenset[str]:
+    return frozenset(name.strip().lower() for name in value.split(","))

@@ -1,0 +1,340 @@
+"""Requests that are passed on to the gateway as they are: bytes, credentials, faults, both ways."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import httpx
+import pytest
+from aiohttp import web
+
+from streaming_api.config import ApiKey
+from streaming_api.service import StreamingService
+from tests.clients import UNIT, eventually, http
+from tests.conftest import StartServer
+
+PATH: Final = "/v1/embeddings"
+MEGABYTE: Final = bytes(range(256)) * 4096
+
+
+class Gateway:
+    """An upstream that says what it got, and what it is told to say."""
+
+    def __init__(self) -> None:
+        self.requests: list[tuple[web.Request, bytes]] = []
+        self.left = asyncio.Event()
+        self.answer: Callable[[web.Request, bytes], Awaitable[web.StreamResponse]] = self.echo
+        self.url = ""
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        if request.path.endswith("/models"):
+            return web.json_response({"object": "list", "data": []})
+        body = await request.read()
+        self.requests.append((request, body))
+        try:
+            return await self.answer(request, body)
+        except asyncio.CancelledError:
+            self.left.set()
+            raise
+
+    async def echo(self, request: web.Request, body: bytes) -> web.StreamResponse:  # noqa: ARG002
+        return web.Response(body=body, headers={"X-Request-Id": "theirs", "X-Custom": "1"})
+
+    @property
+    def seen(self) -> web.Request:
+        return self.requests[-1][0]
+
+
+@pytest.fixture
+async def gateway() -> AsyncIterator[Gateway]:
+    found = Gateway()
+    app = web.Application(client_max_size=2**30)
+    app.router.add_route("*", "/{path:.*}", found.handle)
+    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    found.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    yield found
+    await runner.cleanup()
+
+
+@pytest.fixture
+async def server(start_server: StartServer, gateway: Gateway) -> StreamingService:
+    return await start_server(api_gateway_endpoint=gateway.url)
+
+
+@pytest.fixture
+async def caller(server: StreamingService) -> AsyncIterator[httpx.AsyncClient]:
+    async with http(server.url) as found:
+        yield found
+
+
+@asynccontextmanager
+async def serving(
+    start_server: StartServer, **settings: object
+) -> AsyncIterator[httpx.AsyncClient]:
+    server = await start_server(**settings)
+    async with http(server.url) as caller:
+        yield caller
+
+
+class TestBytes:
+    @pytest.mark.parametrize("size", [0, 1, 1000, len(MEGABYTE), 9 * len(MEGABYTE)])
+    async def test_both_ways_as_they_are(
+        self, caller: httpx.AsyncClient, gateway: Gateway, size: int
+    ) -> None:
+        body = (MEGABYTE * 9)[:size]
+        reply = await caller.post(PATH, content=body)
+        assert (reply.status_code, reply.content) == (200, body)
+        assert gateway.seen.content_length in {size, None}
+
+    async def test_in_chunks_too(self, caller: httpx.AsyncClient, gateway: Gateway) -> None:
+        async def pieces() -> AsyncIterator[bytes]:
+            for _ in range(20):
+                yield MEGABYTE[:70_000]
+
+        reply = await caller.post(PATH, content=pieces())
+        assert reply.content == MEGABYTE[:70_000] * 20
+        assert gateway.seen.headers["Transfer-Encoding"] == "chunked"
+
+    async def test_of_a_stream_come_as_they_are_said(
+        self, caller: httpx.AsyncClient, gateway: Gateway
+    ) -> None:
+        heard = asyncio.Event()
+
+        async def stream(request: web.Request, body: bytes) -> web.StreamResponse:  # noqa: ARG001
+            response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+            await response.prepare(request)
+            await response.write(b"data: 1\n\n")
+            await heard.wait()
+            await response.write(b"data: 2\n\n")
+            return response
+
+        gateway.answer = stream
+        async with caller.stream("POST", "/v1/messages", json={}) as reply:
+            lines = reply.aiter_lines()
+            assert await anext(lines) == "data: 1"
+            heard.set()
+            assert [line async for line in lines if line] == ["data: 2"]
+
+    async def test_of_a_compressed_reply_stay_compressed(
+        self, caller: httpx.AsyncClient, gateway: Gateway
+    ) -> None:
+        async def zipped(request: web.Request, body: bytes) -> web.StreamResponse:  # noqa: ARG001
+            response = web.Response(body=body)
+            response.enable_compression(web.ContentCoding.gzip)
+            return response
+
+        gateway.answer = zipped
+        reply = await caller.post(PATH, content=MEGABYTE, headers={"Accept-Encoding": "gzip"})
+        assert reply.headers["content-encoding"] == "gzip"
+        assert reply.content == MEGABYTE
+
+    async def test_are_not_hoarded_for_a_client_that_does_not_read(
+        self, caller: httpx.AsyncClient, gateway: Gateway
+    ) -> None:
+        written = 0
+
+        async def flood(request: web.Request, body: bytes) -> web.StreamResponse:  # noqa: ARG001
+            nonlocal written
+            response = web.StreamResponse()
+            await response.prepare(request)
+            while True:
+                await response.write(MEGABYTE)
+                written += 1
+
+        gateway.answer = flood
+        async with caller.stream("POST", PATH, json={}):
+            await eventually(lambda: written)
+            before = -1
+            while before != written:
+                before = written
+                await asyncio.sleep(0.2)
+            assert written < 64
+        await asyncio.wait_for(gateway.left.wait(), UNIT)
+
+
+class TestHeads:
+    async def test_pass_what_is_for_the_other_end(
+        self, caller: httpx.AsyncClient, gateway: Gateway
+    ) -> None:
+        reply = await caller.post(
+            f"{PATH}?a=1&b=%20",
+            json={},
+            headers={
+                "anthropic-version": "2023-06-01",
+                "traceparent": "00-1",
+                "Cookie": "secret=1",
+                "X-Forwarded-For": "10.0.0.1",
+                "Connection": "keep-alive, X-Hop",
+                "X-Hop": "1",
+            },
+        )
+        seen = gateway.seen
+        assert (seen.method, seen.raw_path) == ("POST", f"{PATH}?a=1&b=%20")
+        assert seen.headers["anthropic-version"] == "2023-06-01"
+        assert seen.headers["traceparent"] == "00-1"
+        for name in ("Cookie", "X-Forwarded-For", "X-Hop"):
+            assert name not in seen.headers
+        assert reply.headers["X-Custom"] == "1"
+        assert reply.headers["X-Upstream-Request-Id"] == "theirs"
+
+    @pytest.mark.parametrize("path", ["/v1/messages/count_tokens", "/v1/audio/speech", "/tokenize"])
+    async def test_go_to_the_same_path(
+        self, caller: httpx.AsyncClient, gateway: Gateway, path: str
+    ) -> None:
+        assert (await caller.post(path, json={})).status_code == 200
+        assert gateway.seen.path == path
+
+    async def test_go_below_the_base_of_the_gateway(
+        self, start_server: StartServer, gateway: Gateway
+    ) -> None:
+        url = f"{gateway.url}/openai/v1"
+        async with serving(start_server, api_gateway_endpoint=url) as caller:
+            await caller.post(PATH, json={})
+            assert gateway.seen.path == "/openai/v1/embeddings"
+            await caller.post("/tokenize", json={})
+            assert gateway.seen.path == "/openai/tokenize"
+
+    @pytest.mark.parametrize("path", ["/v1/audio/..%2f..%2fadmin", "/v1/audio/%2e%2e/admin"])
+    async def test_lead_nowhere_else(
+        self, caller: httpx.AsyncClient, gateway: Gateway, path: str
+    ) -> None:
+        reply = await caller.post(httpx.URL(path), json={})
+        assert reply.status_code == 404 or "admin" in gateway.seen.raw_path.split("audio/")[1]
+        assert not any(request.path == "/admin" for request, _ in gateway.requests)
+
+
+class TestCredentials:
+    async def test_the_gateways_own(self, start_server: StartServer, gateway: Gateway) -> None:
+        settings: dict[str, Any] = {
+            "api_gateway_endpoint": gateway.url,
+            "gateway_api_key": "sk-gateway",
+            "api_keys": (
+                ApiKey(
+                    name="a",
+                    sha256=hashlib.sha256(b"sk-client").hexdigest(),
+                    scopes=frozenset({"chat"}),
+                ),
+            ),
+        }
+        async with serving(start_server, **settings) as caller:
+            for headers in ({"x-api-key": "sk-client"}, {"Authorization": "Bearer sk-client"}):
+                reply = await caller.post("/v1/messages", json={}, headers=headers)
+                assert reply.status_code == 200
+                assert gateway.seen.headers["Authorization"] == "Bearer sk-gateway"
+                assert gateway.seen.headers.get("x-api-key") in {None, "sk-gateway"}
+            refused = await caller.post("/v1/messages", json={}, headers={"x-api-key": "nonsense"})
+            assert refused.status_code == 401
+        assert len(gateway.requests) == 2
+
+    async def test_the_clients_own_where_no_other_is_configured(
+        self, caller: httpx.AsyncClient, gateway: Gateway
+    ) -> None:
+        await caller.post("/v1/messages", json={}, headers={"x-api-key": "sk-own"})
+        assert gateway.seen.headers["x-api-key"] == "sk-own"
+        assert gateway.seen.headers["Authorization"] == "Bearer sk-own"
+
+
+class TestFaults:
+    async def test_of_the_gateway_are_its_own(
+        self, caller: httpx.AsyncClient, gateway: Gateway
+    ) -> None:
+        async def refuse(request: web.Request, body: bytes) -> web.StreamResponse:  # noqa: ARG001
+            return web.json_response({"error": "busy"}, status=429, headers={"Retry-After": "7"})
+
+        gateway.answer = refuse
+        reply = await caller.post(PATH, json={})
+        assert (reply.status_code, reply.json()) == (429, {"error": "busy"})
+        assert reply.headers["Retry-After"] == "7"
+
+    async def test_a_cut_is_a_cut(self, caller: httpx.AsyncClient, gateway: Gateway) -> None:
+        async def cut(request: web.Request, body: bytes) -> web.StreamResponse:  # noqa: ARG001
+            response = web.StreamResponse()
+            await response.prepare(request)
+            await response.write(b"half")
+            assert request.transport is not None
+            request.transport.abort()
+            return response
+
+        gateway.answer = cut
+        with pytest.raises(httpx.RemoteProtocolError):
+            await caller.post(PATH, json={})
+
+    async def test_nobody_there_is_a_bad_gateway(self, start_server: StartServer) -> None:
+        async with serving(start_server, api_gateway_endpoint="http://127.0.0.1:9") as caller:
+            reply = await caller.post(PATH, json={})
+            assert (reply.status_code, reply.json()["error"]["code"]) == (
+                502,
+                "upstream_unreachable",
+            )
+
+    async def test_of_messages_have_anthropics_shape(self, start_server: StartServer) -> None:
+        async with serving(start_server, api_gateway_endpoint="http://127.0.0.1:9") as caller:
+            reply = (await caller.post("/v1/messages", json={})).json()
+            assert reply["type"] == "error"
+            assert reply["error"]["message"]
+
+    async def test_who_leaves_is_gone_for_the_gateway_too(
+        self, caller: httpx.AsyncClient, gateway: Gateway, server: StreamingService
+    ) -> None:
+        async def hang(request: web.Request, body: bytes) -> web.StreamResponse:  # noqa: ARG001
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        gateway.answer = hang
+        asking = asyncio.create_task(caller.post(PATH, json={}))
+        await eventually(lambda: gateway.requests)
+        asking.cancel()
+        await asyncio.wait_for(gateway.left.wait(), UNIT)
+        await eventually(lambda: server.context.answers.queue.busy == 0)
+        assert server.context.telemetry.relayed["failed"] == 1
+
+
+class TestWhatIsPassedOn:
+    async def test_is_a_setting(self, start_server: StartServer, gateway: Gateway) -> None:
+        settings: dict[str, Any] = {
+            "api_gateway_endpoint": gateway.url,
+            "relay_paths": ("/v1/files*",),
+        }
+        async with serving(start_server, **settings) as caller:
+            assert (await caller.get("/v1/files/f-1")).status_code == 200
+            assert gateway.seen.path == "/v1/files/f-1"
+            assert (await caller.post(PATH, json={})).status_code == 404
+
+    async def test_is_not_files_by_default(self, caller: httpx.AsyncClient) -> None:
+        assert (await caller.get("/v1/files")).status_code == 404
+
+    async def test_waits_in_the_same_queue(
+        self, start_server: StartServer, gateway: Gateway
+    ) -> None:
+        release = asyncio.Event()
+
+        async def wait(request: web.Request, body: bytes) -> web.StreamResponse:
+            await release.wait()
+            return await gateway.echo(request, body)
+
+        gateway.answer = wait
+        settings: dict[str, Any] = {
+            "api_gateway_endpoint": gateway.url, "pool_size": 1, "max_queued": 1,
+        }  # fmt: skip
+        server = await start_server(**settings)
+        async with http(server.url) as caller:
+            asking = [asyncio.create_task(caller.post(PATH, json={})) for _ in range(2)]
+            await eventually(lambda: server.context.answers.queue.queued == 1)
+            assert (await caller.post(PATH, json={})).status_code == 503
+            release.set()
+            assert [(await task).status_code for task in asking] == [200, 200]
+
+    async def test_uses_a_kept_connection(
+        self, caller: httpx.AsyncClient, gateway: Gateway
+    ) -> None:
+        for _ in range(3):
+            await caller.post(PATH, json={})
+        transports = {id(request.transport) for request, _ in gateway.requests}
+        assert len(transports) == 1
