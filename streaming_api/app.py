@@ -47,7 +47,6 @@ from streaming_api.web import (
     ui_chat,
     websocket,
 )
-from streaming_api.web.body import INCOMING, incoming
 from streaming_api.web.guard import guard
 from streaming_api.wire.topics import TOPICS
 from streaming_api.workers import plan
@@ -73,7 +72,6 @@ def make_app(config: StreamingConfig) -> web.Application:
     context = build(config)
     app = web.Application(middlewares=[guard], client_max_size=config.body_size_limit)
     app[CONTEXT] = context
-    app[INCOMING] = incoming(config)
     app[ui_chat.UI_CHATS] = UiChats()
     app[BACKGROUND] = Background(context.telemetry.background_failures)
     aiohttp_jinja2.setup(app, loader=jinja2.FileSystemLoader(_templates()), autoescape=True)

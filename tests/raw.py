@@ -137,13 +137,17 @@ class Raw:
 
 
 @asynccontextmanager
-async def raw(url: str, *, receive_buffer: int | None = None) -> AsyncIterator[Raw]:
-    """A TCP connection to a server, with a small receive buffer if wanted."""
+async def raw(
+    url: str, *, receive_buffer: int | None = None, address: str | None = None
+) -> AsyncIterator[Raw]:
+    """A TCP connection to a server, with a small receive buffer or from an address if wanted."""
     parts = urlsplit(url)
     sock = socket.socket()
     try:
         if receive_buffer is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        if address is not None:
+            sock.bind((address, 0))
         sock.setblocking(False)  # noqa: FBT003 (so it is called)
         await asyncio.get_running_loop().sock_connect(sock, (parts.hostname, parts.port))
         yield Raw(sock)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from typing import TYPE_CHECKING, Final, Protocol
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from streaming_api.access.client import Client
     from streaming_api.answers.queue import AnswerQueue
     from streaming_api.answers.request import UpstreamRequest
-    from streaming_api.engine.budget import Share
+    from streaming_api.engine.budget import Account
     from streaming_api.engine.channel import Channel
     from streaming_api.engine.sink import Sink
 
@@ -54,13 +55,13 @@ class Answer(WatchedAnswer):
         retention: of its stream.
         resume_grace: seconds that it goes on without a viewer, where that is asked for.
         observer: told of its beginning and its end.
-        share: whose memory it counts as.
+        account: counts its memory.
 
     Attributes:
         task: fills the stream.
         repaired: chunks in which something was replaced that UTF-8 JSON cannot say; counted at its
             end.
-        kept_bytes: what it was counted as when it began to be kept.
+        share: whose memory it counts as.
     """
 
     def __init__(
@@ -73,14 +74,12 @@ class Answer(WatchedAnswer):
         retention: Retention,
         resume_grace: float,
         observer: AnswerObserver,
-        share: Share,
+        account: Account,
     ) -> None:
-        super().__init__(asked.request, client.owner, client.name, channel, retention, share)
-        self.share = share
-        self.kept_bytes = 0
+        super().__init__(asked.request, client.owner, client.name, channel, retention, account)
+        self.share = share = account.share
         self._request_bytes = request_bytes(asked.request)
-        share.charge(self._request_bytes)
-        share.budget.requests += self._request_bytes
+        share.charge(self._request_bytes, share.budget.requests)
         self.repaired = 0
         self.started = time.monotonic()
         self.ended = 0.0
@@ -141,9 +140,11 @@ class Answer(WatchedAnswer):
             self._stopped = AnswerOutcome("error", _OUR_BUG)
         self._end(ending)
 
-    def _ended_before_it_ran(self, _: asyncio.Task[None]) -> None:
+    def _ended_before_it_ran(self, task: asyncio.Task[None]) -> None:
         if self.outcome is None:  # cancelled before the task's first step
             self._end(_NOTHING)
+            with contextlib.suppress(asyncio.CancelledError):
+                task.result()  # else it keeps its frame, and the frame this answer
 
     def _chunks(self, chunks: list[bytes]) -> None:
         """The hot path: what one read of the upstream brought goes on the stream as it is."""
@@ -221,8 +222,7 @@ class Answer(WatchedAnswer):
         """The upstream has it, or never will: what is kept says how it was asked, not what."""
         self.request = attrs.evolve(self.request, parameters=b"{}")
         self._asked = attrs.evolve(self._asked, request=self.request)
-        self.share.charge(-self._request_bytes)
-        self.share.budget.requests -= self._request_bytes
+        self.share.charge(-self._request_bytes, self.share.budget.requests)
 
     def _log_end(self, outcome: AnswerOutcome) -> None:
         """Write the one line of the log that names an answer; what it was about is not in it."""

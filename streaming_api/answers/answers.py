@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final, Protocol
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 from streaming_api.answers.answer import SERVER_STOPPED, Answer, request_bytes
 from streaming_api.answers.elsewhere import Elsewhere
@@ -18,7 +18,7 @@ from streaming_api.answers.queue import AnswerQueue
 from streaming_api.answers.request import UpstreamRequest
 from streaming_api.answers.watched_answer import AnswerOutcome, WatchedAnswer
 from streaming_api.config import StreamingConfig
-from streaming_api.engine.budget import ANSWER_BYTES, Budget, Share
+from streaming_api.engine.budget import ANSWER_BYTES, Account, Budget, Share
 from streaming_api.engine.channel import Channel
 from streaming_api.engine.stream import Retention
 from streaming_api.errors import ApiError, Gone, NotFound, TooMany, Unavailable
@@ -32,6 +32,8 @@ _EVICTION_SECONDS: Final = 5.0
 """Seconds between two looks for answers whose time is over, when nobody starts or asks for any."""
 _EVICTED_KEPT: Final = 10_000
 """How many request_ids are remembered after their answers, so that they get 410 and not 404."""
+_SPARE: Final = 16
+"""Who is over a limit makes so large a part of it free, so as not to be over it again at once."""
 
 
 class Watcher(Protocol):
@@ -106,8 +108,9 @@ class Answers:
         budget: Budget | None = None,
     ) -> None:
         self.budget = budget or Budget()
+        self.budget.relieve = self.relieve
         self.waiting: dict[Answer, None] = {}
-        self._left: WeakSet[Channel] = WeakSet()  # evicted, while somebody watches
+        self._left: WeakKeyDictionary[Channel, Share] = WeakKeyDictionary()  # evicted, yet watched
         self.upstream = upstream
         self.queue = AnswerQueue(config.pool_size, config.max_queued)
         self._new_channel = new_channel
@@ -118,7 +121,6 @@ class Answers:
         self._watcher = watcher
         self._answers: dict[Key, Answer] = {}
         self._kept: OrderedDict[Key, Answer] = OrderedDict()  # ended, oldest first
-        self._kept_bytes = 0
         self._evicted: OrderedDict[Key, None] = OrderedDict()
 
     def apply(self, config: StreamingConfig) -> None:
@@ -181,9 +183,7 @@ class Answers:
                 message = f"{mine} answers are running for this key; wait for one to end."
                 raise TooMany(message, "too_many_answers", retry_after=1)
         share = self.budget.share(client.name)
-        size = request_bytes(request) + ANSWER_BYTES
-        self.relieve(share, size)
-        share.check(size)
+        share.check(request_bytes(request) + ANSWER_BYTES)
         remote = self.remote
         if remote is not None and not remote.may_start(request, client):
             raise Elsewhere(lambda: remote.claim(request, client))
@@ -196,7 +196,7 @@ class Answers:
             retention=self.retention,
             resume_grace=self._resume_grace,
             observer=self,
-            share=share,
+            account=Account(share, self.budget.running),
         )
         if remote is not None:
             remote.started(answer)
@@ -240,8 +240,13 @@ class Answers:
         self._watcher.answer_begun(seconds)
 
     def has_room(self, answer: Answer) -> bool:
-        """Whether an answer may read on; if not, it does when there is room."""
+        """Whether an answer may read on; if not, it does when there is room.
+
+        One that nobody is behind of holds nothing: it goes on though its share is used up.
+        """
         if self.relieve(answer.share):
+            return True
+        if self.budget.bytes <= self.budget.limit and not answer.lags:
             return True
         self.waiting[answer] = None
         return False
@@ -250,8 +255,8 @@ class Answers:
         """Keep an answer that has ended for as long as the retention says."""
         self._kept[answer.owner, answer.request_id] = answer
         self.waiting.pop(answer, None)
-        answer.kept_bytes = answer.stream.held
-        self._kept_bytes += answer.kept_bytes
+        answer.account.become(self.budget.kept)
+        answer.share.kept += 1
         assert answer.outcome is not None
         self._watcher.answer_ended(answer.outcome.finish_reason, answer.chunks, answer.repaired)
         if self.remote is not None:
@@ -269,9 +274,8 @@ class Answers:
     def forget(self, answer: WatchedAnswer) -> None:
         """Keep an answer no longer than it runs; one that has ended is gone at once."""
         key = (answer.owner, answer.request_id)
-        if (kept := self._kept.pop(key, None)) is not None:
-            self._kept_bytes -= kept.kept_bytes
-            del self._answers[key]
+        if key in self._kept:
+            self._drop(key)
         if self.remote is not None:
             self.remote.forget(answer)
 
@@ -280,60 +284,74 @@ class Answers:
         before = time.monotonic() - self.retention.seconds
         while self._kept:
             key, answer = next(iter(self._kept.items()))
-            if answer.ended > before and self._kept_bytes <= self._most_kept:
+            if answer.ended > before and self.budget.kept.bytes <= self._most_kept:
                 return
-            self._evict(key, answer)
+            del answer  # else it would be counted for as long as the next is looked at
+            self._evict(key)
 
-    def _evict(self, key: tuple[str, str], answer: Answer) -> None:
-        self._kept_bytes -= answer.kept_bytes
-        del self._kept[key], self._answers[key]
-        if answer.channel.watched:
-            self._left.add(answer.channel)
+    def _evict(self, key: Key) -> None:
+        self._drop(key)
         self._evicted[key] = None
         if len(self._evicted) > _EVICTED_KEPT:
             self._evicted.popitem(last=False)
 
-    def relieve(self, share: Share, size: int = 0) -> bool:
-        """Make room in the budget; whether there is, for so many bytes more.
+    def _drop(self, key: Key) -> None:
+        """Keep an answer no longer; those who still read it do so on its channels."""
+        answer = self._kept.pop(key)
+        del self._answers[key]
+        answer.share.kept -= 1
+        answer.account.become(self.budget.evicted)
+        for channel in answer.channels:
+            if channel.watched:
+                self._left[channel] = answer.share
 
-        What is kept goes first, the oldest first; then those who still read an evicted answer are
-        told that they are too slow. What runs is not touched.
+    # Memory
+
+    def relieve(self, share: Share, size: int = 0) -> bool:
+        """Make room for so many bytes of a share; whether there is."""
+        for whose, limits in ((share, share), (None, self.budget)):
+            if limits.bytes + size > limits.limit:
+                spare = size + limits.limit // _SPARE
+                for _ in self._given_up(whose):
+                    if limits.bytes + spare <= limits.limit:
+                        break
+        return share.fits(size)
+
+    def _given_up(self, share: Share | None) -> Iterator[None]:
+        """Give up one thing after the other: of one share, or of all; what is missed least first.
+
+        What is kept for those who may come back goes first: answers that have ended, the oldest
+        first; then of those that run what all who watch have seen. Then slow viewers are told so:
+        those of evicted answers, and where everybody's memory is used up those of running ones, of
+        the largest first.
         """
-        budget = self.budget
-        if share.bytes + size > share.limit:
-            for key, answer in tuple(self._kept.items()):
-                if answer.share is share and share.bytes + size > share.limit:
-                    self._evict(key, answer)
-                    del answer
-        while self._kept and budget.bytes + size > budget.limit:
-            self._evict(*next(iter(self._kept.items())))
-        if share.bytes + size > share.limit or budget.bytes + size > budget.limit:
-            for channel in tuple(self._left):
-                for viewer in channel.viewers():
-                    viewer.leave()
-                    viewer.connection.too_slow()
-            self._left.clear()
-        return share.bytes + size <= share.limit and budget.bytes + size <= budget.limit
+        if share is None or share.kept:
+            for key in [key for key, kept in self._kept.items() if share in {None, kept.share}]:
+                self._evict(key)
+                yield
+        for answer in self._largest(share):
+            answer.let_go()
+            yield
+        for left in self._left.keyrefs():
+            if (channel := left()) is not None and share in {None, self._left[channel]}:
+                channel.cut_lagging()
+            del channel  # it is freed before the next is looked at
+            yield
+        for answer in self._largest(None) if share is None else ():
+            answer.cut_lagging()
+            yield
+
+    def _largest(self, share: Share | None) -> list[Answer]:
+        """Running answers, of one share or of all, the largest first."""
+        running = [answer for answer in self.running if share in {None, answer.share}]
+        return sorted(running, key=lambda answer: answer.account.bytes, reverse=True)
 
     def read_on(self) -> None:
-        """Let answers go on that waited for memory.
-
-        While there is none the first of each share does, so that answers end and make room: what
-        one may hold is bounded by its retention.
-        """
-        first: set[Share] = set()
-        for answer in tuple(self.waiting):
-            if self.relieve(answer.share):
-                del self.waiting[answer]
+        """Let answers go on that waited for memory, if there is room."""
+        waiting, self.waiting = self.waiting, {}
+        for answer in waiting:
+            if self.has_room(answer):
                 answer.go_on()
-            elif answer.share not in first and not answer.channel.full:
-                first.add(answer.share)
-                answer.go_on()
-
-    def held(self) -> dict[str, int]:
-        """Bytes of memory held for clients, by kind."""
-        running = sum(answer.stream.held for answer in self.running)
-        return self.budget.held(running, self._kept_bytes)
 
     async def keep_evicting(self) -> None:
         """Forget them also while nobody starts an answer or asks for one."""

@@ -7,11 +7,11 @@ what another process has recorded.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import attrs
 
-from streaming_api.engine.budget import NOBODY, Share
+from streaming_api.engine.budget import Account
 from streaming_api.engine.stream import Policy, Retention, Stream
 from streaming_api.engine.viewer import Viewer
 from streaming_api.wire.messages import CHAT, notice
@@ -41,11 +41,22 @@ class AnswerOutcome:
     done: bool = False
 
 
+class Face(Protocol):
+    """An answer's stream in the words of another wire. A type.
+
+    Attributes:
+        channel: carries it.
+    """
+
+    channel: Channel
+
+
 class WatchedAnswer:
     """One answer and those who watch it.
 
     Args:
         asked_by: under whose name its limits are counted.
+        account: counts its memory.
 
     Attributes:
         outcome: how it ended; None as long as it runs.
@@ -63,7 +74,7 @@ class WatchedAnswer:
         asked_by: str,
         channel: Channel,
         retention: Retention,
-        share: Share = NOBODY,
+        account: Account,
     ) -> None:
         self.request = request
         self.request_id = request.request_id
@@ -74,7 +85,8 @@ class WatchedAnswer:
         self.chunks = 0
         self.on_begun: list[Callable[[], None]] = []
         self.on_ended: list[Callable[[], None]] = []
-        self.faces: dict[str, object] = {}
+        self.faces: dict[str, Face] = {}
+        self.account = account
         self.channel = channel
         stream = Stream(
             request.request_id,
@@ -83,7 +95,7 @@ class WatchedAnswer:
             Policy.LOSSLESS,
             retention,
             request_id=request.request_id,
-            share=share,
+            account=account,
         )
         self.stream = channel.add(stream)
         self.watched = frozenset(channel.streams)
@@ -155,6 +167,29 @@ class WatchedAnswer:
 
     def settle(self) -> None:
         """If nobody watches, what ``on_disconnect`` says happens."""
+
+    # Memory
+
+    @property
+    def channels(self) -> list[Channel]:
+        """Its own, and those of its faces."""
+        return [self.channel, *(face.channel for face in self.faces.values())]
+
+    @property
+    def lags(self) -> bool:
+        """Whether somebody who watches is behind."""
+        return any(channel.lagging for channel in self.channels)
+
+    def let_go(self) -> None:
+        """Keep what somebody who watches still needs, and nothing for those who may come back."""
+        for channel in self.channels:
+            channel.let_go()
+
+    def cut_lagging(self) -> None:
+        """Go on without those who are behind."""
+        for channel in self.channels:
+            channel.cut_lagging()
+        self.let_go()
 
     def queue_notice(self) -> bytes:
         """Says which place in the queue the answer has."""

@@ -216,6 +216,7 @@ class Cluster:
                 self._new_channel(key[1]),
                 self._answers.retention,
                 about.instance,
+                self._answers.budget.share(about.asked_by),
             )
             mirror.on_watched = self._watched
             mirror.on_cancel = self._cancel

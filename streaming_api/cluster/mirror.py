@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from streaming_api.answers.watched_answer import AnswerOutcome, WatchedAnswer, tell
+from streaming_api.engine.budget import Account
 from streaming_api.engine.viewer import Viewer
 from streaming_api.upstreams.reply_errors import UpstreamFault
 from streaming_api.wire.messages import CHAT, Encoder, parse_cursor
 
 if TYPE_CHECKING:
     from streaming_api.cluster.entries import Entry
+    from streaming_api.engine.budget import Share
     from streaming_api.engine.channel import Channel
     from streaming_api.engine.sink import Sink
     from streaming_api.engine.stream import Retention
@@ -42,6 +44,7 @@ class Mirror(WatchedAnswer):
 
     Args:
         instance: its owner.
+        share: whose memory it counts as.
 
     Attributes:
         instance: the process that fills it.
@@ -62,8 +65,10 @@ class Mirror(WatchedAnswer):
         channel: Channel,
         retention: Retention,
         instance: str,
+        share: Share,
     ) -> None:
-        super().__init__(request, owner, asked_by, channel, retention)
+        account = Account(share, share.budget.mirrored)
+        super().__init__(request, owner, asked_by, channel, retention, account)
         self.instance = instance
         self.loaded = asyncio.Event()
         self.owner_lost = False

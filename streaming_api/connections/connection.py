@@ -150,6 +150,7 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """Over the high-water mark: nothing more is written until it drains."""
         self.paused = True
+        self.count_memory()
         for viewer in self.viewers:
             viewer.fall_behind()
 
@@ -177,9 +178,8 @@ class Connection(asyncio.Protocol):
 
     def _count(self, unread: int, unsent: int) -> None:
         budget = self.manager.budget
-        budget.input += unread - self.counted_input
-        budget.unsent += unsent - self.counted_unsent
-        self.share.charge(unread - self.counted_input + unsent - self.counted_unsent)
+        self.share.charge(unread - self.counted_input, budget.input)
+        self.share.charge(unsent - self.counted_unsent, budget.unsent)
         self.counted_input, self.counted_unsent = unread, unsent
 
     @property
@@ -229,6 +229,7 @@ class Connection(asyncio.Protocol):
             self.ending = ending
         self.leave_all()
         self.transport.abort()
+        self._count(0, 0)  # what it holds goes with it
 
     def leave_all(self) -> None:
         """Nobody watches here any more."""

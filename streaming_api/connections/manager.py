@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _COUNT_SECONDS: Final = 0.25
-_MOST_WAITING: Final = 64 * 2**10
+_LITTLE: Final = 4 * 2**10
 """Bytes that may wait on a connection, either way, even when memory is short."""
 
 
@@ -164,24 +164,31 @@ class ConnectionManager:
                 elif now - connection.progress[1] >= timeout * 7 / 8:
                     connection.abort(CloseReason.STALLED)
 
-    async def keep_counting_memory(self, relieve: Callable[[], None]) -> None:
+    async def keep_counting_memory(self, read_on: Callable[[], None]) -> None:
         """Four times a second: count what waits on connections, make room, give memory back.
 
         Args:
-            relieve: makes room among the answers. Where that is not enough, who holds most goes.
+            read_on: lets answers go on that waited for room.
         """
-        budget = self.budget
         while True:
             await asyncio.sleep(_COUNT_SECONDS)
             for connection in self.present():
                 connection.count_memory()
-            relieve()
-            for connection in sorted(self.present(), key=_weight, reverse=True):
-                if _weight(connection) < _MOST_WAITING or not connection.share.over:
-                    break
-                connection.abort(CloseReason.TOO_SLOW)
-            if self._trimmer.look(self._process.memory_bytes(), budget.bytes):
+            self._make_room()
+            read_on()
+            if self._trimmer.look(self._process.memory_bytes(), self.budget.bytes):
                 self.admission.measure_again()
+
+    def _make_room(self) -> None:
+        """Where answers cannot give up enough, those go for whom most waits, either way."""
+        for share in {connection.share for connection in self.present() if connection.share.over}:
+            self.budget.relieve(share, 0)
+        for connection in sorted(self.present(), key=_weight, reverse=True):
+            if _weight(connection) < _LITTLE:
+                break
+            if connection.share.over:
+                slow = connection.counted_unsent >= connection.counted_input
+                connection.abort(CloseReason.TOO_SLOW if slow else CloseReason.MEMORY)
 
     async def keep_sweeping_idle(self) -> None:
         """Close connections on which nothing was delivered and nothing received for so long."""

@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Iterable
 from typing import Final
 
-from streaming_api.engine.budget import ANSWER_BYTES, MESSAGE_BYTES, NOBODY, Share
+from streaming_api.engine.budget import ANSWER_BYTES, MESSAGE_BYTES, NOBODY, Account
 from streaming_api.wire.messages import Encoder, Message
 
 _CUT: Final = 256
@@ -21,22 +21,20 @@ class Backlog:
 
     Args:
         encoder: makes the messages.
-        share: whose memory this counts as, until it is gone.
+        account: counts its memory, until it is gone.
 
     Attributes:
         bytes: of payload.
-        held: bytes of memory, the answer's own included.
     """
 
     __slots__ = (
-        "_appended", "_encoder", "_numbers", "_payloads", "_share", "_start", "bytes", "held",
+        "_account", "_appended", "_encoder", "_numbers", "_payloads", "_start", "bytes",
     )  # fmt: skip
 
-    def __init__(self, encoder: Encoder, share: Share = NOBODY) -> None:
+    def __init__(self, encoder: Encoder, account: Account = NOBODY) -> None:
         self.bytes = 0
-        self.held = ANSWER_BYTES
-        self._share = share
-        share.charge(ANSWER_BYTES)
+        self._account = account
+        account.charge(ANSWER_BYTES)
         self._encoder = encoder
         self._numbers: list[int] = []
         self._payloads: list[bytes] = []
@@ -45,14 +43,14 @@ class Backlog:
 
     def __del__(self) -> None:
         """Whoever had it, a slow viewer of an evicted answer too: only now is its memory free."""
-        self._share.charge(-self.held)
+        self._account.charge(-(ANSWER_BYTES + self.bytes + len(self) * MESSAGE_BYTES))
 
     def __len__(self) -> int:
         return len(self._numbers) - self._start
 
     def add(self, messages: Iterable[Message]) -> None:
         """Keep messages, newer than all before them."""
-        share, before, count = self._share, self.bytes, 0
+        before, count = self.bytes, 0
         for message in messages:
             count += 1
             self.bytes += len(message.payload)
@@ -60,7 +58,10 @@ class Backlog:
             self._payloads.append(message.payload)
             self._appended.append(message.appended)
         grown = self.bytes - before + count * MESSAGE_BYTES
-        self.held += grown
+        account = self._account  # the same as its `charge`, without a call
+        share = account.share
+        account.bytes += grown
+        account.kind.bytes += grown
         share.bytes += grown
         share.budget.bytes += grown
 
@@ -78,8 +79,7 @@ class Backlog:
         """Forget the oldest message."""
         size = len(self._payloads[self._start])
         self.bytes -= size
-        self.held -= size + MESSAGE_BYTES
-        self._share.charge(-size - MESSAGE_BYTES)
+        self._account.charge(-size - MESSAGE_BYTES)
         self._payloads[self._start] = b""
         self._start += 1
         if self._start > _CUT and self._start > len(self._numbers) // 2:

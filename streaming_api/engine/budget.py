@@ -1,7 +1,7 @@
 """Budget: memory held for clients, counted in one place, of all and of each key or address. Pure.
 
 Counted is what it takes in memory: the overheads below were measured with tracemalloc
-(docs/decisions/0021-memory-and-work-are-budgets.md). The hot path adds to two numbers and compares
+(docs/decisions/0021-memory-and-work-are-budgets.md). The hot path adds to four numbers and compares
 two; whatever is not known as an addition is looked at four times a second.
 """
 
@@ -11,16 +11,26 @@ from collections.abc import Callable
 from typing import Final
 from weakref import WeakValueDictionary
 
-from streaming_api.errors import TooMany, Unavailable
+from streaming_api.errors import TooLarge, TooMany, Unavailable
 
 MESSAGE_BYTES: Final = 112
 """A message's number, time, three list slots and ``bytes`` header, beside its payload."""
 ANSWER_BYTES: Final = 8 * 2**10
 """An answer beside its messages and its request: objects, task, queue entry."""
-KINDS: Final = ("requests", "running", "kept", "evicted", "input", "unsent")
+KINDS: Final = ("requests", "running", "kept", "evicted", "mirrored", "input", "unsent")
 _UNLIMITED: Final = 2**62
 _PARTS: Final = 4
 """No key and no address gets more than a quarter."""
+_SETTING: Final = "a quarter of performance.memory_budget_mb"
+
+
+class Tally:
+    """Bytes of one of the `KINDS`."""
+
+    __slots__ = ("bytes",)
+
+    def __init__(self) -> None:
+        self.bytes = 0
 
 
 class Share:
@@ -29,41 +39,87 @@ class Share:
     Attributes:
         bytes: all of it.
         limit: what it may be.
+        kept: how many answers that have ended are kept of it.
     """
 
-    __slots__ = ("__weakref__", "budget", "bytes", "limit")
+    __slots__ = ("__weakref__", "budget", "bytes", "kept", "limit")
 
     def __init__(self, budget: Budget) -> None:
         self.budget = budget
         self.bytes = 0
         self.limit = budget.limit // _PARTS
+        self.kept = 0
 
     @property
     def over(self) -> bool:
         """Whether this share, or the whole, is above its limit."""
-        return self.bytes > self.limit or self.budget.bytes > self.budget.limit
+        return not self.fits(0)
+
+    def fits(self, size: int) -> bool:
+        """Whether so many bytes more are within both limits."""
+        budget = self.budget
+        return self.bytes + size <= self.limit and budget.bytes + size <= budget.limit
+
+    def charge(self, size: int, kind: Tally) -> None:
+        """Count so many bytes more, or fewer."""
+        self.bytes += size
+        self.budget.bytes += size
+        kind.bytes += size
+
+    def check(self, size: int) -> None:
+        """Nothing, if so much more may come in, after what can be given up for it is.
+
+        Raises:
+            TooLarge: it is more than one may ever hold.
+            TooMany: this key or address holds its share.
+            Unavailable: everybody's is used up, requests have their half of it, or the process is
+                short of memory.
+        """
+        budget = self.budget
+        if size > self.limit:
+            message = f"This takes {size} bytes of memory; {self.limit} are allowed ({_SETTING})."
+            raise TooLarge(message, "too_large")
+        if not self.fits(size):
+            budget.relieve(self, size)
+        if self.bytes + size > self.limit:
+            budget.refused()
+            message = "Too much is held for this key or address; let answers end, then try again."
+            raise TooMany(message, "memory", retry_after=5)
+        if budget.bytes + size > budget.limit or budget.is_short():
+            budget.refused()
+            message = "The server is short of memory; try again later."
+            raise Unavailable(message, "memory", retry_after=30)
+        if budget.requests.bytes + budget.input.bytes + size > budget.limit // 2:
+            message = "Too many large requests are being sent; try again later."
+            raise Unavailable(message, "too_many_bodies", retry_after=5)
+
+
+class Account:
+    """What one answer holds: its log, and those of its faces.
+
+    Attributes:
+        bytes: all of it.
+        kind: what it counts as now.
+        share: whose it is.
+    """
+
+    __slots__ = ("bytes", "kind", "share")
+
+    def __init__(self, share: Share, kind: Tally) -> None:
+        self.bytes = 0
+        self.kind = kind
+        self.share = share
 
     def charge(self, size: int) -> None:
         """Count so many bytes more, or fewer."""
         self.bytes += size
-        self.budget.bytes += size
+        self.share.charge(size, self.kind)
 
-    def check(self, size: int) -> None:
-        """Nothing, if so much more may be begun.
-
-        Raises:
-            TooMany: this key or address holds its share.
-            Unavailable: everybody's is used up, or the process is short of memory.
-        """
-        short = self.budget.bytes + size > self.budget.limit or self.budget.is_short()
-        if short or self.bytes + size > self.limit:
-            self.budget.refused()
-        if self.bytes + size > self.limit:
-            message = "Too much is held for this key or address; let answers end, then try again."
-            raise TooMany(message, "memory", retry_after=5)
-        if short:
-            message = "The server is short of memory; try again later."
-            raise Unavailable(message, "memory", retry_after=30)
+    def become(self, kind: Tally) -> None:
+        """Count as another kind from here on."""
+        self.kind.bytes -= self.bytes
+        kind.bytes += self.bytes
+        self.kind = kind
 
 
 class Budget:
@@ -73,8 +129,9 @@ class Budget:
         limit: bytes.
 
     Attributes:
-        bytes: held now.
-        requests, input, unsent: parts of it; what remains are answers.
+        bytes: held now; the sum of the kinds.
+        requests, running, kept, evicted, mirrored, input, unsent: the kinds.
+        relieve: makes room for so many bytes of a share, if it can; whether there is.
         refused: called for each start or body that is refused.
         is_short: whether the process as a whole is near its limit.
     """
@@ -82,9 +139,14 @@ class Budget:
     def __init__(self, limit: int = _UNLIMITED) -> None:
         self.limit = limit
         self.bytes = 0
-        self.requests = 0
-        self.input = 0
-        self.unsent = 0
+        self.requests = Tally()
+        self.running = Tally()
+        self.kept = Tally()
+        self.evicted = Tally()
+        self.mirrored = Tally()
+        self.input = Tally()
+        self.unsent = Tally()
+        self.relieve: Callable[[Share, int], bool] = Share.fits
         self.is_short: Callable[[], bool] = bool
         self.refused: Callable[[], object] = bool
         self._shares: WeakValueDictionary[str, Share] = WeakValueDictionary()
@@ -99,18 +161,18 @@ class Budget:
             share = self._shares[name] = Share(self)
         return share
 
-    def held(self, running: int, kept: int) -> dict[str, int]:
-        """By `KINDS`; what of all answers neither runs nor is kept is read by slow viewers."""
-        answers = self.bytes - self.requests - self.input - self.unsent
+    def held(self) -> dict[str, int]:
+        """Bytes by `KINDS`."""
         return {
-            "requests": self.requests,
-            "running": running,
-            "kept": kept,
-            "evicted": max(0, answers - running - kept),
-            "input": self.input,
-            "unsent": self.unsent,
+            "requests": self.requests.bytes,
+            "running": self.running.bytes,
+            "kept": self.kept.bytes,
+            "evicted": self.evicted.bytes,
+            "mirrored": self.mirrored.bytes,
+            "input": self.input.bytes,
+            "unsent": self.unsent.bytes,
         }
 
 
-NOBODY: Final = Share(Budget())
+NOBODY: Final = Account(Share(Budget()), Tally())
 """For what has a limit of its own: the topics."""

@@ -283,6 +283,26 @@ class Channel:
             return self.flushed
         return max((viewer.cursor for viewer in self.lagging), default=self.number)
 
+    def slowest(self) -> int:
+        """The number up to which every viewer has been written; without any, ``flushed``."""
+        return min([self.flushed, *(viewer.cursor for viewer in self.lagging)])
+
+    def let_go(self) -> None:
+        """Keep what somebody who watches still needs, and nothing for those who may come back."""
+        needed = self.slowest() + 1
+        if self.recorder is not None:
+            needed = min(needed, self.recorder.needed())
+        for stream in self.streams.values():
+            stream.drop_before(needed)
+        self.progressed()
+
+    def cut_lagging(self) -> None:
+        """Tell those who are behind that they are too slow."""
+        for viewer in tuple(self.lagging):
+            if viewer.lag > 0:
+                viewer.leave()
+                viewer.connection.too_slow()
+
     def progressed(self) -> None:
         """A viewer has moved on or left: a full log may have room again."""
         if self.full:

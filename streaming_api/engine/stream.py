@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from streaming_api.engine.backlog import Backlog
-from streaming_api.engine.budget import NOBODY, Share
+from streaming_api.engine.budget import NOBODY, Account
 from streaming_api.wire.messages import Encoder, Message
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Stream:
 
     Args:
         epoch: names its channel in cursors.
-        share: whose memory its log counts as.
+        account: counts the memory of its log.
         snapshot: makes the JSON of ``data`` of the whole state now (topics).
 
     Attributes:
@@ -85,7 +85,7 @@ class Stream:
         *,
         request_id: str | None = None,
         snapshot: Callable[[], bytes] | None = None,
-        share: Share = NOBODY,
+        account: Account = NOBODY,
     ) -> None:
         self.name = name
         self.message_type = message_type
@@ -99,7 +99,7 @@ class Stream:
         self.last = 0
         self.end_cursor: int | None = None
         self._encoder = Encoder(message_type, name, epoch, request_id)
-        self._log = Backlog(self._encoder, share)
+        self._log = Backlog(self._encoder, account)
 
     def __len__(self) -> int:
         return len(self._log)
@@ -108,11 +108,6 @@ class Stream:
     def size(self) -> int:
         """Bytes of payload on the log."""
         return self._log.bytes
-
-    @property
-    def held(self) -> int:
-        """Bytes of memory that its log takes."""
-        return self._log.held
 
     def __repr__(self) -> str:
         return f"<Stream {self.name} {len(self)} messages, {self.size} bytes>"
@@ -173,6 +168,12 @@ class Stream:
             self.evicted = self._log.oldest
             self._log.drop()
         return False
+
+    def drop_before(self, number: int) -> None:
+        """Drop the messages below a number."""
+        while self._log and self._log.oldest < number:
+            self.evicted = self._log.oldest
+            self._log.drop()
 
     def after(self, cursor: int, until: int, limit: int) -> list[Message]:
         """Messages above ``cursor`` up to ``until``: at least one, then about ``limit`` bytes."""

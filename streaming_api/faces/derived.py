@@ -71,6 +71,8 @@ class Derived:
         self._tap = _Tap(self)
         self._reader: _Reader | None = None
         self._cursor = 0
+        self._account = answer.account
+        self._counted = 0
         self.channel = answer.channel.sibling()
         stream = Stream(
             answer.request_id,
@@ -79,6 +81,7 @@ class Derived:
             Policy.LOSSLESS,
             answer.stream.retention,
             request_id=answer.request_id,
+            account=answer.account,
         )
         self.stream = self.channel.add(stream)
         self._watched = frozenset(self.channel.streams)
@@ -92,6 +95,15 @@ class Derived:
     def __repr__(self) -> str:
         state = "lost" if self.lost else "ended" if self.ended else "runs"
         return f"<Derived {self.stream.name} {state} at {self.channel.number}>"
+
+    def __del__(self) -> None:
+        """What its translator held is free."""
+        self._account.charge(-self._counted)
+
+    def count(self, size: int) -> None:
+        """Count bytes of memory that are held beside its log, until it is gone."""
+        self._counted += size
+        self._account.charge(size)
 
     # Its audience
 
@@ -151,12 +163,14 @@ class Derived:
     def feed(self, data: bytes) -> None:
         """Translate messages of the answer, one a line."""
         events: list[bytes] = []
+        before = self.translator.size
         for line in data.split(b"\n")[:-1]:
             fields = orjson.loads(line)
             if fields.get("object") == END:
                 self._end([*events, *self.translator.end(end_of(fields))])
                 return
             events += self.translator.read(fields)
+        self.count(self.translator.size - before)
         if events:
             self.channel.append(self.stream, events)
         if self.channel.full:

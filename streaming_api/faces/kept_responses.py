@@ -16,7 +16,7 @@ from streaming_api.faces.derived import Derived
 from streaming_api.faces.fields import invalid, optional_text
 from streaming_api.faces.response_request import Asked, asked_for, response_fields
 from streaming_api.faces.responses import ResponseTranslator
-from streaming_api.wire.commands import OnDisconnect, chat_request
+from streaming_api.wire.commands import OnDisconnect, chat_request, parsed_bytes
 
 if TYPE_CHECKING:
     from streaming_api.access.client import Client
@@ -45,6 +45,7 @@ class ResponseStream(Derived):
         fields = response_fields(asked, answer.request_id, int(time.time()))
         translator = ResponseTranslator(fields, answer.request_id)
         super().__init__(answer, FACE, translator)
+        self.count(parsed_bytes(orjson.dumps(asked.items)))
 
     @property
     def response(self) -> dict[str, object]:

@@ -153,7 +153,7 @@ class Collector:
         held = GaugeMetricFamily(
             "streaming_memory_held_bytes", "Memory held for clients.", labels=["kind"]
         )
-        for kind, size in context.answers.held().items():
+        for kind, size in context.manager.budget.held().items():
             held.add_metric([kind], size)
         yield held
         relayed = CounterMetricFamily(

@@ -69,7 +69,7 @@ class CommandHandler:
 
     def _subscribe(self, connection: Connection, command: Subscribe) -> None:
         if self._chat_only:
-            message = "This path is for answers; subscribe on /streaming/webconnection."
+            message = "This path is for answers; subscribe on /streaming/websocket."
             raise BadRequest(message, "chat_only", param="message_type")
         connection.client.require("watch")
         topics = self._context.topics

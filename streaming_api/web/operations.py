@@ -126,7 +126,7 @@ def _status(request: web.Request) -> dict[str, object]:
         "answers": _answers(context),
         "memory": {
             "budget_bytes": context.manager.budget.limit,
-            "held_bytes": context.answers.held(),
+            "held_bytes": context.manager.budget.held(),
         },
     }
 

@@ -23,6 +23,7 @@ from streaming_api.web.guard import scope
 from streaming_api.web.responses import responses_of
 from streaming_api.web.takeover import TAKEN
 from streaming_api.web.websocket import WebSocket, open_socket
+from streaming_api.wire.commands import parse_object
 
 if TYPE_CHECKING:
     from streaming_api.answers.answers import Answers
@@ -55,11 +56,11 @@ class ResponsesSocket(WebSocket):
         self._answers = answers
         self._responses = responses
         self._running: dict[Watcher, tuple[str | None, ResponseStream]] = {}
-        self._waiting_in: dict[str | None, deque[Fields]] = {}  # bodies, by lane
+        self._waiting_in: dict[str | None, deque[bytes]] = {}  # bodies, by lane
         self._framings: dict[str | None, Framing] = {None: RESPONSE_FRAMES}
         self._latest: ResponseStream | None = None  # may be gone on from, stored or not
 
-    def run(self, fields: Fields, text: bytes) -> None:  # noqa: ARG002 (events are rewritten)
+    def run(self, fields: Fields, text: bytes) -> None:
         """Do what an event says.
 
         Raises:
@@ -70,7 +71,7 @@ class ResponsesSocket(WebSocket):
         if lane is not None and not 0 < len(lane) <= 128:
             raise invalid("stream_id", "a string of 1 to 128 characters")
         if kind == "response.create":
-            self._create(lane, fields)
+            self._create(lane, fields, text)
         elif kind == "response.resume":
             self.resume(lane, fields)
         elif kind == "response.cancel":
@@ -104,7 +105,13 @@ class ResponsesSocket(WebSocket):
         response.check(after)
         self._show(lane, response, after)
 
-    def _create(self, lane: str | None, fields: Fields) -> None:
+    @property
+    def unread(self) -> int:
+        """What is not whole yet, and what waits for its lane."""
+        waiting = sum(len(text) for texts in self._waiting_in.values() for text in texts)
+        return super().unread + waiting
+
+    def _create(self, lane: str | None, fields: Fields, text: bytes) -> None:
         if fields.get("background") is not None:
             raise unsupported("background")
         if fields.get("stream") not in {None, True}:
@@ -115,7 +122,9 @@ class ResponsesSocket(WebSocket):
             if sum(map(len, self._waiting_in.values())) >= _MOST_WAITING:
                 message = f"{_MOST_WAITING} responses wait on this connection already."
                 raise TooMany(message, "too_many_answers", retry_after=1)
-            self._waiting_in.setdefault(lane, deque()).append(fields)
+            self.share.check(len(text))
+            self._waiting_in.setdefault(lane, deque()).append(text)
+            self.count_memory()
             return
         _, response = self._responses.start(
             fields, self.client, self._answers.start, stream=True, remembered=self._latest
@@ -137,11 +146,12 @@ class ResponsesSocket(WebSocket):
         waiting = self._waiting_in.get(lane)
         if not waiting:
             return
-        fields = waiting.popleft()
+        text = waiting.popleft()
         if not waiting:
             del self._waiting_in[lane]
+        fields = parse_object(text)
         try:
-            self._create(lane, fields)
+            self._create(lane, fields, text)
         except ApiError as error:
             self.tell(error, fields)
 

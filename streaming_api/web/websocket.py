@@ -28,7 +28,7 @@ from streaming_api.web.guard import ANY, scope
 from streaming_api.web.one_request import listed
 from streaming_api.web.takeover import TAKEN, reserve_slot, take_over
 from streaming_api.wire import framing
-from streaming_api.wire.commands import message_type_of, parse_command, parse_object
+from streaming_api.wire.commands import message_type_of, parse_command, parse_object, parsed_bytes
 from streaming_api.wire.deflate import Deflate, negotiate
 from streaming_api.wire.frame_parser import (
     INVALID_TEXT,
@@ -157,7 +157,7 @@ class WebSocket(Connection):
         is_large = self.unread > TURN_BYTES
         if is_large or self.counted_input:
             self.count_memory()
-            if is_large and self.share.over:
+            if is_large and self.share.over and not self.manager.budget.relieve(self.share, 0):
                 self.close(CloseReason.MEMORY)
 
     def _have_a_break(self) -> None:
@@ -207,6 +207,8 @@ class WebSocket(Connection):
             self.client.take_command(len(received.payload))
             if received.opcode != framing.TEXT:
                 raise BadRequest("Send JSON in text frames, not binary.", "binary_frame")
+            if len(received.payload) > TURN_BYTES:
+                self.share.check(parsed_bytes(received.payload))
             fields = parse_object(received.payload)
         except ApiError as error:
             self._refuse(error, fields)

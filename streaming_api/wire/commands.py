@@ -29,8 +29,10 @@ _ACTIONS: Final = {
     **{row.message_type: ("subscribe", "unsubscribe") for row in TOPICS},
 }
 MOST_VALUES: Final = 250_000
-"""Colons, commas and opening brackets of one JSON text. As objects each value takes up to 100 bytes
-of memory: a text of 1 MB could take 24 MB, and 35 ms to read (docs/decisions/)."""
+"""Colons, commas and opening brackets of one JSON text. One of 1 MB could take 24 MB as objects,
+and 35 ms to read (docs/decisions/)."""
+_VALUE_BYTES: Final = 100
+"""What each of them takes at most."""
 _SURELY_SHALLOW: Final = 200
 """Brackets that no nesting of them makes too deep: orjson writes 254 levels."""
 
@@ -131,9 +133,8 @@ def parse_object(text: bytes) -> dict[str, object]:
     Raises:
         BadRequest: not JSON, JSON and no object, or more than `MOST_VALUES`.
     """
-    if len(text) > MOST_VALUES and sum(map(text.count, (b",", b":", b"[", b"{"))) > MOST_VALUES:
-        message = f"This JSON holds too many values; {MOST_VALUES} commas and brackets are taken."
-        raise BadRequest(message, "too_many_values")
+    if len(text) > MOST_VALUES:
+        parsed_bytes(text)
     try:
         value = orjson.loads(text)
     except orjson.JSONDecodeError as error:
@@ -150,6 +151,19 @@ def parse_object(text: bytes) -> dict[str, object]:
             message = "This JSON is nested too deep; 200 levels are taken."
             raise BadRequest(message, "too_deep") from None
     return value
+
+
+def parsed_bytes(text: bytes) -> int:
+    """Bytes of memory that a JSON text takes as objects, roughly, before it is read.
+
+    Raises:
+        BadRequest: more than `MOST_VALUES`.
+    """
+    values = sum(map(text.count, (b",", b":", b"[", b"{")))
+    if values > MOST_VALUES:
+        message = f"This JSON holds too many values; {MOST_VALUES} commas and brackets are taken."
+        raise BadRequest(message, "too_many_values")
+    return len(text) + values * _VALUE_BYTES
 
 
 _KINDS: Final = {

@@ -138,6 +138,10 @@ class Shown(Connection):
         """Note it."""
         self.closes.append(ending)
 
+    def heartbeat(self, now: float) -> float:
+        """Give no sign of life."""
+        return now + 60
+
     def messages(self) -> list[Json]:
         """Everything written so far, as plain events."""
         events = b"".join(self.pipe.written).split(b"\n\n")[:-1]

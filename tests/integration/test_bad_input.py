@@ -10,7 +10,6 @@ import httpx
 import pytest
 
 from streaming_api.service import StreamingService
-from streaming_api.web.body import INCOMING
 from tests.clients import Socket, content, eventually, http, question, valid, websocket
 from tests.conftest import StartServer
 from tests.fakes.upstream import FakeUpstream, Script
@@ -354,22 +353,34 @@ class TestABody:
     async def test_that_is_one_of_too_many_large_ones_is_told_to_come_again(
         self, start_server: StartServer, upstream: FakeUpstream
     ) -> None:
-        server = await start_server(
-            api_gateway_endpoint=upstream.url, memory_gb=0.125, body_size_limit=12 * MIB
-        )
+        server = await start_server(api_gateway_endpoint=upstream.url, memory_budget_mb=32)
         head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
-        head += b"Content-Length: %d\r\n\r\n" % (11 * MIB)
-        assert server._runner is not None
-        bodies = server._runner.app[INCOMING]
-        async with raw(server.url) as first, raw(server.url) as second:
-            await first.send(head + b" " * (10 * MIB))
-            await eventually(lambda: bodies.bytes == 10 * MIB)
-            await second.send(head + b" " * (10 * MIB))
-            refusal = await second.rest()
+        head += b"Content-Length: %d\r\n\r\n" % (8 * MIB)
+        received = server.connection_manager.budget.input
+        async with (
+            raw(server.url) as first,
+            raw(server.url, address="127.0.0.2") as second,
+            raw(server.url, address="127.0.0.3") as third,
+        ):
+            await first.send(head + b" " * (7 * MIB))
+            await second.send(head + b" " * (7 * MIB))
+            await eventually(lambda: received.bytes == 14 * MIB)
+            await third.send(head + b" " * (7 * MIB))
+            refusal = await third.rest()
             assert refusal.startswith(b"HTTP/1.1 503 ")
             assert b"too_many_bodies" in refusal
             first.reset()
-            await eventually(lambda: bodies.bytes == 0)
+            second.reset()
+            await eventually(lambda: received.bytes == 0)
+
+    async def test_that_is_larger_than_one_may_hold_is_told_which_setting_says_so(
+        self, start_server: StartServer
+    ) -> None:
+        server = await start_server(memory_budget_mb=16)
+        async with http(server.url) as client:
+            reply = await client.post("/v1/chat/completions", content=b" " * (5 * MIB))
+        assert reply.status_code == 413
+        assert "performance.memory_budget_mb" in reply.json()["error"]["message"]
 
     async def test_with_a_bad_request_id_in_the_path_is_told(
         self, client: httpx.AsyncClient

@@ -17,7 +17,7 @@ MIB: Final = 2**20
 
 
 def held(server: StreamingService) -> dict[str, int]:
-    return server.context.answers.held()
+    return server.connection_manager.budget.held()
 
 
 def large(size: int, request_id: str) -> bytes:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from streaming_api.cluster.entries import SEALED, Entry, Fields, decode
 from streaming_api.cluster.mirror import SEAL_CURSOR, Mirror
 from streaming_api.cluster.recorder import Append, Ask, Recorder, Rewrite, Step
+from streaming_api.engine.budget import NOBODY
 from streaming_api.engine.channel import Channel
 from streaming_api.engine.stream import Retention, Stream
 from streaming_api.engine.viewer import Viewer
@@ -90,7 +91,7 @@ class Answer:
         self.recorder = Recorder(self.channel, self.stream, self.due.append)
         self.channel.recorder = self.recorder
         self.store = FakeStore()
-        self.mirror = Mirror(REQUEST, "", "", channel(epoch="r"), AMPLE, "owner")
+        self.mirror = Mirror(REQUEST, "", "", channel(epoch="r"), AMPLE, "owner", NOBODY.share)
         self.shown = Shown()
         self.mirror.watch(self.shown, 0)
 

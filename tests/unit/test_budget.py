@@ -1,0 +1,261 @@
+"""The budget: what is given up for whom, in which order, and no more than is needed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+import pytest
+
+from streaming_api.access.client import Client
+from streaming_api.access.rates import Bucket
+from streaming_api.answers.answer import Answer
+from streaming_api.answers.answers import Answers
+from streaming_api.cluster.entries import Entry
+from streaming_api.cluster.mirror import Mirror
+from streaming_api.config import StreamingConfig
+from streaming_api.connections.admission import Slot
+from streaming_api.connections.endings import CloseReason
+from streaming_api.connections.manager import ConnectionManager
+from streaming_api.engine.budget import ANSWER_BYTES, Budget, Share
+from streaming_api.errors import TooLarge, TooMany, Unavailable
+from streaming_api.telemetry.deliveries import Telemetry
+from streaming_api.upstreams.upstream import Upstream
+from streaming_api.wire.commands import ChatRequest, OnDisconnect
+from tests.fakes.engine import AMPLE, Pipe, Shown, channel
+
+KIB: Final = 2**10
+LIMIT: Final = 1024 * KIB
+QUARTER: Final = LIMIT // 4
+CHUNK: Final = b'{"choices":[{"index":0,"delta":{"content":"%b"}}]}' % (b"x" * (8 * KIB))
+
+
+class House:
+    """Answers that nobody fills but the test, and connections that take what it says."""
+
+    def __init__(self) -> None:
+        config = StreamingConfig(api_gateway_endpoint="http://127.0.0.1:9", answers_per_key=0)
+        self.budget = Budget(LIMIT)
+        self.manager = ConnectionManager(config, budget=self.budget)
+        self.answers = Answers(
+            config,
+            Upstream(config),
+            lambda epoch: channel(epoch=epoch),
+            Telemetry(),
+            self.budget,
+        )
+
+    def start(self, name: str, request_id: str) -> Answer:
+        client = Client("", frozenset(), name, Bucket(0, 0))
+        request = ChatRequest(request_id, "m", b"{}", on_disconnect=OnDisconnect.FINISH)
+        answer = self.answers.start(request, client)
+        assert isinstance(answer, Answer)
+        return answer
+
+    def watch(self, answer: Answer, room: int | None = None) -> Shown:
+        """Watch; where the kernel has no room, be behind from the first message on."""
+        shown = Shown(Pipe(room), manager=self.manager)
+        shown.write(b"x")
+        answer.watch(shown, 0)
+        return shown
+
+    def fill(self, answer: Answer, size: int) -> None:
+        """Let the upstream say about so many bytes."""
+        answer._chunks([CHUNK] * (size // len(CHUNK)))
+        if answer.share.over:
+            self.answers.has_room(answer)
+
+
+@asynccontextmanager
+async def house() -> AsyncIterator[House]:
+    made = House()
+    try:
+        yield made
+    finally:
+        for answer in made.answers.present:
+            answer.cancel()
+        await asyncio.sleep(0)
+
+
+async def end(answer: Answer) -> None:
+    answer.cancel()
+    await asyncio.wait([answer.task])
+    await asyncio.sleep(0)
+
+
+class TestWhatIsGivenUp:
+    async def test_first_is_what_has_ended_the_oldest_first_and_no_more_than_is_needed(
+        self,
+    ) -> None:
+        async with house() as here:
+            for number in range(8):
+                answer = here.start(f"address {number}", f"a-{number}")
+                here.fill(answer, 96 * KIB)
+                await end(answer)
+            running = here.start("another", "running")
+            here.fill(running, 96 * KIB)
+            del answer
+            here.budget.share("asking").check(QUARTER)
+            kept = [answer.request_id for answer in here.answers.present]
+            assert kept == ["a-2", "a-3", "a-4", "a-5", "a-6", "a-7", "running"]
+            assert len(running.stream) > 5
+
+    async def test_then_is_what_those_who_watch_a_running_answer_have_seen(self) -> None:
+        async with house() as here:
+            answers = [here.start(f"address {n}", f"a-{n}") for n in range(4)]
+            fast = [here.watch(answer) for answer in answers]
+            slow = here.watch(answers[3], room=0)
+            for answer in answers:
+                here.fill(answer, 220 * KIB)
+            here.budget.share("asking").check(QUARTER)
+            assert [len(answer.stream) == 0 for answer in answers] == [True, True, False, False]
+            assert not any(shown.closes for shown in [*fast, slow])
+
+    async def test_then_go_slow_viewers_of_evicted_answers(self) -> None:
+        async with house() as here:
+            slow = []
+            for number in range(4):
+                answer = here.start(f"address {number}", f"a-{number}")
+                slow.append(here.watch(answer, room=0))
+                here.fill(answer, 220 * KIB)
+                await end(answer)
+            del answer
+            assert here.budget.kept.bytes > 3 * QUARTER
+            here.budget.share("asking").check(QUARTER)
+            ends = [shown.closes for shown in slow]
+            assert [CloseReason.TOO_SLOW] in ends
+            assert [] in ends, "and no more than are needed"
+            assert here.budget.bytes <= LIMIT - QUARTER
+
+    async def test_last_go_slow_viewers_of_running_answers_of_the_largest_first(self) -> None:
+        async with house() as here:
+            sizes = (200, 240, 160, 232)
+            answers = [here.start(f"address {n}", f"a-{n}") for n in range(4)]
+            slow = [here.watch(answer, room=0) for answer in answers]
+            for answer, size in zip(answers, sizes, strict=True):
+                here.fill(answer, size * KIB)
+            here.budget.share("asking").check(QUARTER)
+            assert [bool(shown.closes) for shown in slow] == [False, True, False, False]
+            assert slow[1].closes == [CloseReason.TOO_SLOW]
+            assert not answers[1].task.done(), "the answer goes on"
+
+    async def test_is_ones_own_where_ones_own_share_is_used_up(self) -> None:
+        async with house() as here:
+            mine: list[Shown] = []
+            theirs: list[Shown] = []
+            for number in range(2):
+                for name, list_ in (("mine", mine), ("theirs", theirs)):
+                    answer = here.start(name, f"{name}-{number}")
+                    list_.append(here.watch(answer, room=0))
+                    here.fill(answer, 90 * KIB)
+                    await end(answer)
+            del answer
+            here.answers.evict()
+            here.budget.share("mine").check(QUARTER - 4 * KIB)
+            assert [shown.closes for shown in mine] == [[CloseReason.TOO_SLOW]] * 2
+            assert not any(shown.closes for shown in theirs)
+            assert len(here.answers.present) == 2
+
+
+class TestARunningAnswer:
+    async def test_goes_on_above_its_share_if_nobody_is_behind_and_holds_nothing(self) -> None:
+        async with house() as here:
+            answer = here.start("one", "a")
+            here.watch(answer)
+            for _ in range(20):
+                here.fill(answer, 64 * KIB)
+                assert answer.account.bytes <= QUARTER + 64 * KIB
+            assert not here.answers.waiting
+
+    async def test_waits_above_its_share_while_somebody_is_behind(self) -> None:
+        async with house() as here:
+            answer = here.start("one", "a")
+            slow = here.watch(answer, room=0)
+            here.fill(answer, QUARTER + 16 * KIB)
+            assert not here.answers.has_room(answer)
+            assert list(here.answers.waiting) == [answer]
+            here.answers.read_on()
+            assert list(here.answers.waiting) == [answer]
+            assert not slow.closes, "there is memory for others"
+            slow.pipe.take(None)
+            here.answers.read_on()
+            assert not here.answers.waiting
+
+
+class TestARequest:
+    def test_is_refused_for_one_of_several_reasons(self) -> None:
+        budget = Budget(LIMIT)
+        refused: list[None] = []
+        budget.refused = lambda: refused.append(None)
+        one = budget.share("one")
+        with pytest.raises(TooLarge):
+            one.check(QUARTER + 1)
+        one.charge(QUARTER, budget.running)
+        with pytest.raises(TooMany, match="key or address"):
+            one.check(1)
+        two = budget.share("two")
+        two.charge(QUARTER - 10, budget.requests)
+        three = budget.share("three")
+        three.charge(QUARTER, budget.input)
+        four = budget.share("four")
+        with pytest.raises(Unavailable, match="large requests"):
+            four.check(11)
+        two.charge(10, budget.running)
+        four.charge(QUARTER - 10, budget.running)
+        with pytest.raises(Unavailable, match="short of memory"):
+            budget.share("five").check(11)
+        assert len(refused) == 2
+
+
+class TestConnections:
+    async def test_on_which_most_waits_go_until_there_is_room(self) -> None:
+        here = House()
+        shown = []
+        for number, size in enumerate((300, 250, 240, 230, 200, 3)):
+            connection = Shown(Pipe(0), manager=here.manager)
+            connection.share = here.budget.share(f"address {number}")
+            here.manager.add(connection, _slot(here.manager, str(number)))
+            connection.write(b"x" * (size * KIB))
+            connection.count_memory()
+            shown.append(connection)
+        here.manager._make_room()
+        assert [c.pipe.aborted for c in shown] == [True, False, False, False, False, False]
+        assert here.budget.bytes == (250 + 240 + 230 + 200 + 3) * KIB
+
+    async def test_heavier_ones_of_others_are_no_shelter(self) -> None:
+        here = House()
+        shares = [here.budget.share(name) for name in ("alone", "many")]
+        shown = []
+        for share, size in zip((shares[0], *[shares[1]] * 4), (200, 80, 80, 80, 80), strict=True):
+            connection = Shown(Pipe(0), manager=here.manager)
+            connection.share = share
+            here.manager.add(connection, _slot(here.manager, "a"))
+            connection.write(b"x" * (size * KIB))
+            connection.count_memory()
+            shown.append(connection)
+        here.manager._make_room()
+        assert [c.pipe.aborted for c in shown] == [False, True, False, False, False]
+
+    async def test_are_counted_as_soon_as_they_are_behind(self) -> None:
+        here = House()
+        connection = Shown(Pipe(0, high=KIB), manager=here.manager)
+        connection.write(b"x" * (10 * KIB))
+        assert here.budget.unsent.bytes == 10 * KIB
+
+
+def _slot(manager: ConnectionManager, address: str) -> Slot:
+    return manager.admission.admit("sse", address)
+
+
+def test_a_mirrored_answer_counts_until_it_is_gone() -> None:
+    budget = Budget()
+    share: Share = budget.share("one")
+    request = ChatRequest("a", None, b"{}")
+    mirror = Mirror(request, "", "one", channel(epoch="a"), AMPLE, "owner", share)
+    end = b'{"data":{"finish_reason":"stop","pad":"%b"}}' % (b"x" * 20_000)
+    mirror.take(Entry(first=1, payloads=(end,), final=True))
+    assert budget.held()["mirrored"] == budget.bytes == share.bytes > ANSWER_BYTES + 20_000
+    del mirror
+    assert budget.bytes == 0
