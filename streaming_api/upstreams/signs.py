@@ -12,6 +12,8 @@ from streaming_api.upstreams.reply_errors import UpstreamFault
 RECENT: Final = 60.0
 """Seconds for which an answer says that the upstream is up."""
 UNREACHABLE: Final = "upstream_unreachable"
+_SILENT: Final = frozenset({UNREACHABLE, "upstream_timeout", "upstream_disconnected"})
+"""Faults of an answer, begun or not, after which nothing says any more that the upstream is up."""
 _WRONG_ADDRESS: Final = frozenset({404, 405})
 
 
@@ -45,7 +47,10 @@ class Signs:
         """It has ended, or was given up; `address` is what was asked."""
         self._running.discard(answer)
         error = answer.error
-        if answer.content_chunks or (error is None and answer.finish_reason is not None):
+        if error is not None and error.code in _SILENT:
+            self._answered, self._fault, self._address = None, error, address
+            self._doubted()
+        elif answer.content_chunks or (error is None and answer.finish_reason is not None):
             was_doubtful = self._fault is not None or self._list_fault is not None
             self._answered, self._fault = self._clock(), None
             self._unlisted = _kind(self._list_fault)
@@ -53,7 +58,7 @@ class Signs:
                 self._doubted()
         elif error is not None:
             self._fault, self._address = error, address
-            if error.code == UNREACHABLE or error.status in _WRONG_ADDRESS:
+            if error.status in _WRONG_ADDRESS:
                 self._doubted()
 
     def listed(self, fault: UpstreamFault | None) -> None:
