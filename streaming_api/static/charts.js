@@ -3,7 +3,7 @@
 import { clock, count, measured, severityTone } from "./format.js";
 import { byId, element, setText, setTone, svg } from "./dom.js";
 import { makePlot, rowAt } from "./plot.js";
-import { changed, onChange, serverNow, state } from "./state.js";
+import { changed, noFigures, onChange, serverNow, state } from "./state.js";
 
 const MINUTES = [5, 15, 60];
 const FINISHED = ["stop", "length", "tool_calls"];
@@ -283,7 +283,7 @@ function drawControls(from, to, marks) {
   byId("pause").setAttribute("aria-pressed", String(view.pausedAt !== null));
   byId("live").hidden = !stopped;
   byId("charts").classList.toggle("paused", stopped);
-  const what = view.zoom ? `${clock(from)} to ${clock(to)}` : view.pausedAt !== null ? `Paused at ${clock(to)}` : "";
+  const what = noFigures() ? "Metrics are turned off in the configuration: there is nothing to draw." : view.zoom ? `${clock(from)} to ${clock(to)}` : view.pausedAt !== null ? `Paused at ${clock(to)}` : "";
   setText(byId("window"), view.hover === null ? what : [clock(view.hover), ...near(marks, view.hover, (to - from) / 100)].join(" · "));
 }
 

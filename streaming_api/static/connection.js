@@ -30,6 +30,13 @@ export const COMMANDS = {
   metrics: { message_type: "metrics_update" },
 };
 
+/** Of several cursors the one from which none of them misses anything; none, if one is missing. Pure. */
+export function oldest(cursors) {
+  const numbers = cursors.map((cursor) => Number(cursor?.split(":")[1]));
+  if (numbers.some(Number.isNaN) || new Set(cursors.map((cursor) => cursor.split(":")[0])).size > 1) return "";
+  return cursors[numbers.indexOf(Math.min(...numbers))];
+}
+
 /**
  * `prepare()` resolves to the topics to watch, {name: cursor or ""}; when it throws, `final` on the error means: do not try
  * again by oneself. `fallback` makes what stands in for a socket that does not pass.
@@ -199,6 +206,11 @@ export class Connection {
       if (this.#standIn) this.connect();
     };
     probe.onclose = () => (this.#retryTimer = setTimeout(() => this.#standIn && this.#trySocketAgain(), 30000));
+  }
+
+  /** Something has been heard that is no message. */
+  heard() {
+    this.#quietTicks = 0;
   }
 
   /** What stands in for the socket has failed. */

@@ -1,9 +1,11 @@
 // What stands in for a WebSocket: event streams read with fetch, and where those do not pass either, polling.
 
+import { oldest } from "./connection.js";
 import { ask } from "./requests.js";
 import { state } from "./state.js";
 
 const POLL_MS = 2000;
+const EVENTS_POLL_MS = 1000;
 
 /** Why no socket opens, as a sentence; throws when the server does not answer at all. */
 export async function whyNoSocket() {
@@ -25,36 +27,38 @@ export async function whyNoSocket() {
   return "No WebSocket opens, and the server does not say why.";
 }
 
-/** Messages by event streams (mode `events`) or by asking again and again (`polling`). */
+/**
+ * Messages without a socket. Mode `events`: alerts and components by one event stream, for a browser gives a host six
+ * connections over HTTP/1.1 and every tab needs its share. Mode `polling`: they are asked for, too. Figures always are.
+ */
 export class StandIn {
   #connection;
   #give;
-  #cursors;
+  #wanted;
   #closing = new AbortController();
   #streams = new Map();
   mode = "events";
 
-  constructor(connection, give, cursors) {
+  constructor(connection, give, wanted) {
     this.#connection = connection;
     this.#give = give;
-    this.#cursors = cursors;
+    this.#wanted = wanted;
   }
 
   /** Opens what passes; throws when nothing does. */
   static async open(connection, give, cursors, wanted) {
-    const made = new StandIn(connection, give, cursors);
+    const made = new StandIn(connection, give, wanted);
+    const topics = ["alerts", "status"].filter((topic) => wanted.has(topic));
     try {
-      const topics = [...wanted].filter((topic) => topic !== "history");
-      if (wanted.has("history")) await made.#stream("streaming/sse/history", cursors.get("history"), "history");
-      for (const topic of topics) await made.#stream(`streaming/sse/${topic}`, cursors.get(topic), topic);
-    } catch (problem) {
+      if (topics.length > 0) await made.#stream(`streaming/sse?topics=${topics}`, oldest(topics.map((topic) => cursors.get(topic))), "topics");
+      if (wanted.has("metrics")) made.watch("metrics", true);
+    } catch {
       made.close();
-      if (problem.status === 0) throw problem;
       made.#closing = new AbortController();
       made.mode = "polling";
-      await made.#poll();
-      made.#keepPolling();
     }
+    await made.#poll();
+    made.#keepPolling();
     return made;
   }
 
@@ -123,12 +127,12 @@ export class StandIn {
     if (lines.length > 0) this.#connection.receive(lines.map((line) => line.slice(6)).join("\n"));
   }
 
-  // Polling
+  // What is asked for
 
   async #keepPolling() {
     const { signal } = this.#closing;
     while (!signal.aborted) {
-      await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+      await new Promise((resolve) => setTimeout(resolve, this.mode === "events" ? EVENTS_POLL_MS : POLL_MS));
       if (signal.aborted) return;
       try {
         await this.#poll();
@@ -140,11 +144,19 @@ export class StandIn {
   }
 
   async #poll() {
+    if (this.#wanted.size === 0) return;
+    const topics = ["alerts", "status"].filter((topic) => this.#wanted.has(topic));
     const last = state.history.times.at(-1);
-    const { status, messages } = await ask("GET", `streaming/snapshot?topics=alerts,status${last ? "" : ",history"}`);
-    state.status = status;
-    for (const message of messages) this.#connection.receive(JSON.stringify(message));
-    if (last) await this.#samples(last);
+    const figures = this.#wanted.has("history");
+    if (this.mode === "polling" || (figures && !last)) {
+      const asked = figures && !last ? [...topics, "history"] : topics;
+      const { status, messages } = await ask("GET", `streaming/snapshot?topics=${asked}`);
+      state.status = status;
+      for (const message of messages) this.#connection.receive(JSON.stringify(message));
+    }
+    if (figures && last) await this.#samples(last);
+    else if (!figures && this.mode === "events") await ask("GET", "streaming/status");
+    this.#connection.heard();
   }
 
   async #samples(last) {
@@ -154,7 +166,7 @@ export class StandIn {
       const gap = values.connections_websocket === null;
       if (!gap) this.#history({ event: "sampled", time, gap: 0, values }, time);
     });
-    for (const mark of marks) this.#history({ event: "mark", mark }, mark.time);
+    for (const mark of marks) if (mark.time > last) this.#history({ event: "mark", mark }, mark.time);
   }
 
   #history(data, time) {
@@ -163,4 +175,3 @@ export class StandIn {
 }
 
 const strip = ({ message_type: type, action, ...fields }) => fields;
-

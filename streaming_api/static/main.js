@@ -64,8 +64,10 @@ async function prepare() {
 
 /** With keys the document says nothing: what is first is asked for with the key. */
 async function askWithKey() {
-  access ??= await import("./access.js");
-  access.startAccess(() => connection.connect());
+  if (!access) {
+    access = await import("./access.js");
+    access.startAccess(() => connection.connect());
+  }
   if (access.keyMissing()) {
     access.askForKey("");
     throw final("");

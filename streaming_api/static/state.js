@@ -81,7 +81,10 @@ export function secondsSince(timestamp) {
 }
 
 /** Seconds since figures last arrived, or null before the first. */
-export const dataAge = () => (state.figuresAt === null ? null : (performance.now() - state.figuresAt) / 1000);
+export const dataAge = () => (state.figuresAt === null || noFigures() ? null : (performance.now() - state.figuresAt) / 1000);
+
+/** Whether this server keeps no figures at all. */
+export const noFigures = () => state.status?.capabilities?.metrics === false;
 
 // Folding messages: a snapshot replaces, a change changes
 

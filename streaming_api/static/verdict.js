@@ -2,7 +2,7 @@
 
 import { age, count, duration, plural, severityTone, title } from "./format.js";
 import { arrange, byId, element, pill, setText, setTone } from "./dom.js";
-import { changed, counting, dataAge, isDown, onChange, secondsSince, state } from "./state.js";
+import { changed, counting, dataAge, isDown, noFigures, onChange, secondsSince, state } from "./state.js";
 
 const STALE_SECONDS = 5;
 const TICK_MS = 500;
@@ -101,7 +101,7 @@ function drawAge(seconds, stale) {
   const node = byId("data-age");
   setTone(node, stale ? "bad" : "idle");
   const mode = MODES[state.connection.mode];
-  const told = seconds === null ? "no data yet" : stale ? `${age(seconds)} old` : seconds < 2 ? "live" : `${age(seconds)} ago`;
+  const told = noFigures() ? (state.connection.phase === "open" ? "connected" : "") : seconds === null ? "no data yet" : stale ? `${age(seconds)} old` : seconds < 2 ? "live" : `${age(seconds)} ago`;
   setText(node, mode && !stale ? `${told}, ${mode}` : told);
   const down = [...state.components.keys()].filter((name) => isDown(name) && !UPSTREAMS.includes(name) && name !== "cluster");
   setText(byId("data-old"), down.length > 0 ? `${down.map(title).join(", ")}: values are from before` : "");

@@ -161,6 +161,27 @@ async def test_with_neither_sockets_nor_streams_it_asks_again_and_again(
     await expect(page.locator("#alerts")).to_contain_text("Polled")
 
 
+async def test_without_websockets_more_tabs_are_live_than_a_browser_has_connections_for_streams(
+    browser: Browser, start_server: StartServer
+) -> None:
+    server = await start_server(websocket_enabled=False)
+    context = await browser.new_context()
+    pages = [await context.new_page() for _ in range(4)]
+    for page in pages:
+        await page.goto(server.url)
+        await expect(page.locator("#data-age")).to_contain_text("live, over event streams")
+
+
+async def test_without_metrics_it_is_connected_and_says_so(
+    browser: Browser, start_server: StartServer
+) -> None:
+    server = await start_server(streaming_metrics_enabled=False)
+    page = await open_page(browser, server.url)
+    await expect(page.locator("#data-age")).to_have_text("connected")
+    await expect(page.locator("#window")).to_contain_text("Metrics are turned off")
+    await expect(page.locator("#verdict-text")).to_have_text("All well")
+
+
 async def test_a_server_that_is_full_is_said_to_be_full_and_still_shown(
     browser: Browser, start_server: StartServer
 ) -> None:

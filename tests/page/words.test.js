@@ -5,6 +5,7 @@ import { test } from "node:test";
 
 import { groupsOf, silenceLink } from "../../streaming_api/static/alerts.js";
 import { marksOf } from "../../streaming_api/static/charts.js";
+import { oldest } from "../../streaming_api/static/connection.js";
 import { asMessages, describeEnding, newTurn, takeMessage } from "../../streaming_api/static/conversation.js";
 import { sentenceOf } from "../../streaming_api/static/events.js";
 import { choose, rateBetween } from "../../streaming_api/static/series.js";
@@ -59,6 +60,12 @@ test("marks of one second are one, in the worst tone", () => {
 test("a counter's rate is none over a restart", () => {
   assert.equal(rateBetween({ time: 0, value: 10 }, { time: 2000, value: 20 }), 5);
   assert.equal(rateBetween({ time: 0, value: 10 }, { time: 2000, value: 1 }), null);
+});
+
+test("of several cursors the oldest is where nothing is missed", () => {
+  assert.equal(oldest(["e:9", "e:3"]), "e:3");
+  assert.equal(oldest(["e:9", undefined]), "");
+  assert.equal(oldest(["e:9", "f:3"]), "");
 });
 
 test("each source has a budget of its own", () => {
