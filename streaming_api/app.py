@@ -261,7 +261,10 @@ async def _drain(app: web.Application) -> None:
     context = app[CONTEXT]
     context.manager.leaving = context.manager.draining = True
     context.topics.tell_draining()
-    await context.answers.drain(context.config.drain_seconds)
-    if context.cluster is not None:
+    seconds = context.config.drain_seconds
+    if context.cluster is None:
+        await context.answers.drain(seconds)
+    else:
+        await asyncio.gather(context.answers.drain(seconds), context.cluster.drain(seconds))
         await context.cluster.flush(CLUSTER_DRAIN_SECONDS)
     await context.manager.drain(CONNECTIONS_DRAIN_SECONDS)

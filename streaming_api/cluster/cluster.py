@@ -533,6 +533,14 @@ class Cluster:
         self._reader.restart()
         self._writer.verify()
 
+    async def drain(self, seconds: float) -> None:
+        """Wait for the ends of the answers of others that are watched here, but no longer."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            if not any(m.outcome is None and m.channel.watched for m in self.mirrors.values()):
+                return
+            await asyncio.sleep(0.05)
+
     async def flush(self, seconds: float) -> None:
         """Have everything in the store, as far as that is possible in this time."""
         await self._writer.flush(seconds)

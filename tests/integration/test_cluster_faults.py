@@ -35,7 +35,10 @@ TOLD_SECONDS = 9.0
 async def service(upstream: FakeUpstream) -> AsyncIterator[Service]:
     """Two workers with a private store."""
     async with serving(
-        STREAMING_WORKERS="2", API_GATEWAY_ENDPOINT=upstream.url, STREAMING_LOG_LEVEL="WARNING"
+        STREAMING_WORKERS="2",
+        CONNECTION_POOL_SIZE="300",
+        API_GATEWAY_ENDPOINT=upstream.url,
+        STREAMING_LOG_LEVEL="WARNING",
     ) as service:
         yield service
 
@@ -179,8 +182,8 @@ async def test_a_rolling_restart_with_two_hundred_answers_loses_none(
     service: Service, upstream: FakeUpstream
 ) -> None:
     """Half of them stay with their worker to the end, half come back for the rest."""
-    upstream.scripts["paced"] = Script(tokens=40, rate=10)
-    expected = "".join(f"t{number} " for number in range(40))
+    upstream.scripts["paced"] = Script(tokens=120, rate=10)
+    expected = "".join(f"t{number} " for number in range(120))
     begun = 0
     replaced = asyncio.Event()
 
@@ -197,7 +200,7 @@ async def test_a_rolling_restart_with_two_hundred_answers_loses_none(
             await replaced.wait()
             async with events(service.url, f"/streaming/sse/chat/{name}?after=5") as stream:
                 seen += await stream.rest()
-        assert content(seen) == expected
+        assert content(seen) == expected, (number, seen[-1])
         assert numbers(seen) == list(range(1, len(numbers(seen)) + 1))
         assert seen[-1]["data"]["finish_reason"] == "stop"
 
