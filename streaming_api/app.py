@@ -26,6 +26,7 @@ from streaming_api.engine.channel import Channel
 from streaming_api.faces.ui_chats import UiChats
 from streaming_api.ops.context import CONTEXT, Context
 from streaming_api.ops.monitor import Monitor
+from streaming_api.ops.peers import Peers
 from streaming_api.ops.prometheus import publish
 from streaming_api.ops.readiness import Readiness
 from streaming_api.sources.alertmanager import WebhookError, parse_webhook
@@ -118,6 +119,7 @@ def build(config: StreamingConfig) -> Context:
         retries=Retries(answers, keyed, telemetry.keyed_requests),
         topics=topics,
         cluster=cluster,
+        peers=Peers.of_supervisor(config.cluster_name),
         access=Policy(config),
         readiness=Readiness(manager, waits=config.streaming_chat_enabled),
         upstream=upstream,
@@ -236,9 +238,13 @@ async def _running(app: web.Application) -> AsyncIterator[None]:
     if context.cluster is not None:
         context.cluster.on_webhook = lambda body: _take_webhook(context, body)
         context.cluster.start(background)
+    if context.peers is not None:
+        await context.peers.start(operations.own_figures(context))
     try:
         yield
     finally:
+        if context.peers is not None:
+            await context.peers.stop()
         await background.stop()
         await context.answers.drain(0)
         if context.cluster is not None:

@@ -15,6 +15,7 @@ import logging
 import os
 import signal
 import socket
+import tempfile
 import time
 from collections.abc import Callable
 from typing import Final
@@ -25,6 +26,7 @@ from streaming_api import systemd
 from streaming_api.background import FIRST_PAUSE, LONGEST_PAUSE, Backoff
 from streaming_api.config import StreamingConfig
 from streaming_api.listening import listening_socket
+from streaming_api.ops.peers import VARIABLE
 from streaming_api.private_store import PrivateStore, end_with_parent
 from streaming_api.workers import Plan
 
@@ -90,6 +92,7 @@ class Supervisor:
         self._store = PrivateStore(plan.server, config.memory_gb) if plan.server else None
         self._store_backoff = Backoff(FIRST_PAUSE / 5, LONGEST_PAUSE)
         self._store_due = 0.0
+        self._meeting = tempfile.TemporaryDirectory(prefix="streaming-api-")  # of the workers
         self._workers: list[_Worker] = []
         self._leaving: set[int] = set()  # processes that drain, their successors serve
         self._replacing: list[_Worker] = []
@@ -122,6 +125,7 @@ class Supervisor:
                 os.kill(pid, signal.SIGKILL)
             if self._store is not None:
                 self._store.close()
+            self._meeting.cleanup()
 
     def _bind(self) -> None:
         config = self._config
@@ -163,6 +167,7 @@ class Supervisor:
         for other in self._workers:
             if other is not worker:
                 other.socket.close()
+        os.environ[VARIABLE] = self._meeting.name
         os.environ.pop("NOTIFY_SOCKET", None)  # only the supervisor speaks to the service manager
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 

@@ -109,6 +109,11 @@ class Cluster:
         recordings = len(self._writer.recordings)
         return f"<Cluster {self.instance}, {recordings} recorded, {len(self.mirrors)} mirrored>"
 
+    @property
+    def lag(self) -> int:
+        """Messages shown here and not yet in the store."""
+        return self._writer.lag
+
     # For Answers
 
     def get(self, key: Key) -> WatchedAnswer | None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from streaming_api.cluster.cluster import Cluster
     from streaming_api.config import StreamingConfig
     from streaming_api.connections.manager import ConnectionManager
+    from streaming_api.ops.peers import Peers
     from streaming_api.ops.readiness import Readiness
     from streaming_api.telemetry.deliveries import Telemetry
     from streaming_api.telemetry.process import Process
@@ -33,6 +34,7 @@ class Context:
         bindings: what Idempotency-Keys are bound to.
         retries: starts answers that carry one.
         cluster: this process as one of several; None where it is alone.
+        peers: the other workers of this machine; None where there are none.
         certificate: the TLS certificate in service; None where plain HTTP is spoken.
         started: wall-clock seconds since the epoch at start-up, for people.
         began: the same in monotonic seconds, for durations.
@@ -45,6 +47,7 @@ class Context:
     retries: Retries
     topics: Topics
     cluster: Cluster | None
+    peers: Peers | None
     access: Policy
     readiness: Readiness
     upstream: Upstream

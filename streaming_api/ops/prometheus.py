@@ -22,6 +22,7 @@ from streaming_api.connections.endings import KINDS, REFUSALS, CloseReason
 from streaming_api.telemetry.deliveries import BOUNDS
 
 if TYPE_CHECKING:
+    from streaming_api.cluster.cluster import Cluster
     from streaming_api.ops.context import Context
 
 _COMPONENTS: Final = ("prometheus", "exposition", "alertmanager")
@@ -205,6 +206,27 @@ class Collector:
         )
         failures.add_metric([], context.telemetry.background_failures.total())
         yield failures
+        if context.cluster is not None:
+            yield from _cluster(context.cluster)
+
+
+def _cluster(cluster: Cluster) -> Iterator[Metric]:
+    figures = cluster.figures
+    for name, text, value in (
+        ("up", "Whether the store that the processes share answers: 1 or 0.", figures.up),
+        ("recorded_lag_messages", "Messages shown here and not yet in the store.", cluster.lag),
+        ("round_trip_seconds", "The last round trip to the store.", figures.round_trip),
+        ("mirrors", "Answers of other processes that are shown here.", len(cluster.mirrors)),
+    ):
+        yield GaugeMetricFamily(f"streaming_cluster_{name}", text, value=value)
+    for name, text, count in (
+        ("repairs", "Answers written again because the store had lost something.", figures.repairs),
+        ("seals", "Answers ended in the stead of a process that is gone.", figures.seals),
+        ("holes", "Times that something was missing in the store.", figures.holes),
+    ):
+        counter = CounterMetricFamily(f"streaming_cluster_{name}", text)
+        counter.add_metric([], count)
+        yield counter
 
 
 def publish(context: Context) -> Callable[[], None]:

@@ -10,13 +10,18 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 import orjson
-from aiohttp import web
+from aiohttp import hdrs, web
 from prometheus_async.aio.web import server_stats
+from prometheus_client import REGISTRY
+from prometheus_client.exposition import choose_encoder
 
 from streaming_api import __version__
 from streaming_api.connections.endings import KINDS
 from streaming_api.errors import BadRequest, NotFound
+from streaming_api.ops import together
 from streaming_api.ops.context import CONTEXT, client_of
+from streaming_api.ops.peers import Own
+from streaming_api.ops.together import Figures
 from streaming_api.sources.alertmanager import Webhook, WebhookError, parse_webhook
 from streaming_api.web.body import raw_body
 from streaming_api.web.guard import ANY, scope
@@ -78,7 +83,9 @@ async def health(request: web.Request) -> web.Response:
 @scope("watch")
 async def status(request: web.Request) -> web.Response:
     """GET /streaming/status: capabilities, limits, health of upstream and sources."""
-    return _json(_status(request))
+    context = request.app[CONTEXT]
+    answers = await _whole(context, "answers", _answers(context))
+    return _json({**_status(request), "answers": answers})
 
 
 def _status(request: web.Request) -> dict[str, object]:
@@ -154,13 +161,43 @@ async def connections(request: web.Request) -> web.Response:
     With ``?rows=0`` no rows, which is all that ``watch`` may see.
     """
     context = request.app[CONTEXT]
-    manager = context.manager
-    counts = {kind: {"open": manager.open[kind], "limit": manager.limits[kind]} for kind in KINDS}
     if request.query.get("rows") == "0":
         client_of(request).require("watch", "admin")
-        return _json(counts)
+        return _json(await _whole(context, "counts", _counts(context)))
     client_of(request).require("admin")
-    return _json({**counts, "connections": _rows(context)})
+    counts = _counts(context)
+    if context.peers is None:
+        return _json({**counts, "connections": _rows(context)})
+    others = await context.peers.ask("rows")
+    rows = {context.peers.name: _rows(context)} | {n: orjson.loads(r) for n, r in others.items()}
+    told = [{"worker": worker, **row} for worker, part in rows.items() for row in part]
+    return _json({**await _whole(context, "counts", counts), "connections": told})
+
+
+async def _whole(context: Context, what: str, mine: Figures) -> Figures:
+    """The figures of all workers together; where there is one process, its own."""
+    if context.peers is None:
+        return mine
+    others = await context.peers.ask(what)
+    return together.figures(
+        {context.peers.name: mine} | {name: orjson.loads(part) for name, part in others.items()}
+    )
+
+
+def own_figures(context: Context) -> Own:
+    """What this worker tells the others about itself."""
+    return {
+        "metrics": lambda accept: choose_encoder(accept)[0](REGISTRY),
+        "figures": lambda _: orjson.dumps(_figures(context)),
+        "counts": lambda _: orjson.dumps(_counts(context)),
+        "rows": lambda _: orjson.dumps(_rows(context)),
+        "answers": lambda _: orjson.dumps(_answers(context)),
+    }
+
+
+def _counts(context: Context) -> Figures:
+    manager = context.manager
+    return {kind: {"open": manager.open[kind], "limit": manager.limits[kind]} for kind in KINDS}
 
 
 def _rows(context: Context) -> list[dict[str, object]]:
@@ -191,39 +228,41 @@ def _rows(context: Context) -> list[dict[str, object]]:
 async def figures(request: web.Request) -> web.Response:
     """GET /streaming/metrics: the figures of /metrics, as JSON, with the shares and percentiles."""
     context = request.app[CONTEXT]
+    return _json(await _whole(context, "figures", _figures(context)))
+
+
+def _figures(context: Context) -> Figures:
     telemetry = context.telemetry
     stability = telemetry.stability()
     used = context.process.fetch()
-    return _json(
-        {
-            **{
-                f"{kind}_performance": _share(telemetry.performance(kind), target)
-                for kind, target in _TARGETS.items()
-            },
-            "connection_stability": _share(stability, _STABILITY_TARGET),
-            "delivery_latency_seconds": {
-                kind: {
-                    "p50": histogram.quantile(0.5),
-                    "p90": histogram.quantile(0.9),
-                    "p99": histogram.quantile(0.99),
-                    "count": sum(histogram.counts),
-                }
-                for kind, histogram in telemetry.latency.items()
-            },
-            "tokens_per_second": round(telemetry.tokens_per_second(), 3),
-            "answers": {**_answers(context), "by_outcome": dict(telemetry.outcomes)},
-            "messages": context.messages(),
-            "lagging_viewers": sum(c.paused for c in context.manager.present()),
-            "unsent_bytes": sum(c.unsent for c in context.manager.present()),
-            "event_loop_lag_seconds": round(telemetry.loop_lag, 6),
-            "process": {
-                "resident_memory_bytes": used.resident_memory_bytes,
-                "cpu_seconds": used.cpu_seconds,
-                "open_fds": used.open_fds,
-                "max_fds": used.max_fds,
-            },
-        }
-    )
+    return {
+        **{
+            f"{kind}_performance": _share(telemetry.performance(kind), target)
+            for kind, target in _TARGETS.items()
+        },
+        "connection_stability": _share(stability, _STABILITY_TARGET),
+        "delivery_latency_seconds": {
+            kind: {
+                "p50": histogram.quantile(0.5),
+                "p90": histogram.quantile(0.9),
+                "p99": histogram.quantile(0.99),
+                "count": sum(histogram.counts),
+            }
+            for kind, histogram in telemetry.latency.items()
+        },
+        "tokens_per_second": round(telemetry.tokens_per_second(), 3),
+        "answers": {**_answers(context), "by_outcome": dict(telemetry.outcomes)},
+        "messages": context.messages(),
+        "lagging_viewers": sum(c.paused for c in context.manager.present()),
+        "unsent_bytes": sum(c.unsent for c in context.manager.present()),
+        "event_loop_lag_seconds": round(telemetry.loop_lag, 6),
+        "process": {
+            "resident_memory_bytes": used.resident_memory_bytes,
+            "cpu_seconds": used.cpu_seconds,
+            "open_fds": used.open_fds,
+            "max_fds": used.max_fds,
+        },
+    }
 
 
 def _share(percent: float | None, target: float) -> dict[str, object]:
@@ -271,7 +310,14 @@ def snapshot_of(request: web.Request, names: Iterable[str]) -> bytes:
 @scope("watch")
 async def scrape(request: web.Request) -> web.Response:
     """GET /metrics: Prometheus' text, or OpenMetrics when asked for."""
-    return await server_stats(request)
+    peers = request.app[CONTEXT].peers
+    if peers is None:
+        return await server_stats(request)
+    accept = request.headers.get(hdrs.ACCEPT, "")
+    encode, content_type = choose_encoder(accept)
+    parts = {peers.name: encode(REGISTRY)} | await peers.ask("metrics", accept)
+    whole = together.expositions(dict(sorted(parts.items())))
+    return web.Response(body=whole, headers={hdrs.CONTENT_TYPE: content_type})
 
 
 @scope("alerts")

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from pathlib import Path
 
+import httpx
 import pytest
 
 from streaming_api import private_store
 from streaming_api.private_store import PrivateStore
 from streaming_api.workers import find_server
-from tests.clients import UNIT, eventually, http
+from tests.clients import UNIT, eventually, http, websocket
 from tests.conftest import StartServer
 from tests.workers import ROOT, serving
 
@@ -120,3 +122,33 @@ class TestThePrivateStore:
         with pytest.raises(OSError, match="does not start"):
             store.start()
         store.close()
+
+
+async def test_a_scrape_of_the_port_has_the_samples_of_every_worker() -> None:
+    async with serving(STREAMING_WORKERS="2") as service, http(service.url) as client:
+        for _ in range(4):
+            text = (await client.get("/metrics")).text
+            ups = re.findall(r'^streaming_cluster_up{worker="([^"]+)"}', text, re.MULTILINE)
+            assert ups == ["worker-1", "worker-2"]
+            assert text.count("# TYPE streaming_connections gauge") == 1
+        figures = (await client.get("/streaming/metrics")).json()
+        assert sorted(figures["workers"]) == ["worker-1", "worker-2"]
+        resident = [
+            part["process"]["resident_memory_bytes"] for part in figures["workers"].values()
+        ]
+        assert figures["process"]["resident_memory_bytes"] == sum(resident)
+        async with websocket(service.url), websocket(service.url), websocket(service.url):
+            listed = (await client.get("/streaming/connections")).json()
+            assert listed["websocket"]["open"] == 3
+            assert len(listed["connections"]) == 3
+            assert {row["worker"] for row in listed["connections"]} <= {"worker-1", "worker-2"}
+        status = (await client.get("/streaming/status")).json()
+        assert sorted(status["answers"]["workers"]) == ["worker-1", "worker-2"]
+        os.kill(service.workers[0], signal.SIGSTOP)
+        try:
+            async with http(service.url) as other:
+                text = (await other.get("/metrics")).text
+        except httpx.TransportError:  # the one that hangs was asked
+            text = ""
+        os.kill(service.workers[0], signal.SIGCONT)
+        assert text == "" or len(set(re.findall(r'worker="([^"]+)"', text))) == 1
