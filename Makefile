@@ -9,10 +9,12 @@ INSTALL := $(PIP) install --constraint constraints.txt
 STAMPS := $(VENV)/.stamps
 PROJECT := setup.cfg pyproject.toml constraints.txt
 ARGS ?=
+TOKEN_TESTS := $(foreach name, chat gateway hostile odd_upstreams openai real_clients responses resume \
+  sse topics unusual_gateways upstream_faults websocket work, tests/integration/test_$(name).py)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install run test coverage lint format constraints bench conformance soak wheel clean
+.PHONY: help install run test compiled coverage lint format constraints bench conformance soak wheel clean
 
 help: ## list the targets
 	@echo "Targets (ARGS='...' is passed on, PYTHON=... chooses the interpreter):"
@@ -25,6 +27,11 @@ run: $(STAMPS)/install embedded ## install, with a small language model, and ser
 
 test: $(STAMPS)/test embedded ## run all tests
 	$(BIN)/python -m pytest $(ARGS)
+
+# What a compiled token can meet; the rest of the suite runs the same code either way.
+compiled: $(STAMPS)/test $(STAMPS)/lint ## run the tests of a token's way against the compiled build
+	cd "$$($(BIN)/python -m tests.compiled)" && PYTHONPATH="$$PWD" TESTED_BUILD=compiled \
+	  $(CURDIR)/$(BIN)/python -m pytest $(ARGS) tests/unit $(TOKEN_TESTS)
 
 coverage: $(STAMPS)/test embedded ## run all tests and say which lines and branches they reach
 	$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
@@ -54,13 +61,19 @@ conformance: $(STAMPS)/test ## run other people's test suites
 soak: $(STAMPS)/test embedded ## run under load and faults for 10 minutes
 	$(BIN)/python -m tests.soak $(ARGS)
 
-wheel: $(STAMPS)/venv ## build dist/*.whl
+# Compiled where a C compiler finds Python's headers, else pure: the same source, see setup.py.
+wheel: $(STAMPS)/venv ## build dist/*.whl, compiled where there is a C compiler
 	@rm -rf build dist
-	$(PIP) wheel --no-deps --wheel-dir dist .
+	@include=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("include"))'); \
+	if echo '#include <Python.h>' | $${CC:-cc} -I"$$include" -E - >/dev/null 2>&1; \
+	then compile=1; \
+	else compile=0; echo "Pure Python: no C compiler or no headers (apt-get install gcc python3-dev)."; fi; \
+	STREAMING_API_COMPILE=$$compile PIP_CONSTRAINT=constraints.txt \
+	  $(PIP) wheel --no-deps --wheel-dir dist .
 	@rm -rf build
 
 clean: ## remove what all of this made
-	rm -rf $(VENV) .bench-venv .conformance build dist *.egg-info
+	rm -rf $(VENV) .bench-venv .compiled .conformance build dist *.egg-info
 	rm -rf .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 

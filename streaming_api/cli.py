@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from streaming_api.build import build
 from streaming_api.config import (
     CONFIG_VARIABLE,
     ConfigError,
@@ -57,6 +58,7 @@ def _run(command: str, loaded: Loaded, read: Callable[[], StreamingConfig]) -> i
         from streaming_api.workers import plan
 
         print(effective(loaded))
+        print(f"\nbuild: {build()}")
         planned = plan(loaded.config)
         for warning in (planned.missing, shortage(loaded.config, planned.workers)):
             if warning is not None:

@@ -156,7 +156,7 @@ class Answer(WatchedAnswer):
             self.channel.append(self.stream, chunks)
             tell(self.on_begun)
         else:
-            self.chunks += len(chunks)
+            self.chunks = self.chunks + len(chunks)
             self.channel.append(self.stream, chunks)
         share = self.share
         if self.channel.full and self._exchange is not None:

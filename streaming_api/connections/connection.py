@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, Final, Protocol
 
+from mypy_extensions import mypyc_attr
+
 from streaming_api.connections.endings import CloseReason
 
 if TYPE_CHECKING:
@@ -56,8 +58,12 @@ class Registry(Protocol):
         """Note that a connection's transport is gone."""
 
 
-class Connection(asyncio.Protocol):
+@mypyc_attr(allow_interpreted_subclasses=True)
+class Connection:
     """What WebSocket and SSE connections have in common.
+
+    It is its transport's protocol, as `asyncio.Protocol` describes one, without being its subclass:
+    compiled, its attributes are fields, as those of a class with Python's own bases are not.
 
     Attributes:
         kind: ``websocket`` or ``sse``.
@@ -235,6 +241,15 @@ class Connection(asyncio.Protocol):
         """Nobody watches here any more."""
         for viewer in tuple(self.viewers):
             viewer.leave()
+
+    # What the transport calls besides `pause_writing` and `resume_writing`
+
+    def data_received(self, data: bytes) -> None:
+        """The client has said something."""
+        raise NotImplementedError
+
+    def eof_received(self) -> None:
+        """The client will say no more; the transport closes itself."""
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The transport is gone, whoever ended it."""

@@ -85,7 +85,6 @@ class Channel:
     """
 
     __slots__ = (
-        "__weakref__",
         "_call_later",
         "_delivered",
         "_due",

@@ -6,6 +6,8 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Final
 
+from mypy_extensions import mypyc_attr
+
 from streaming_api.engine.channel import Audience, Channel
 from streaming_api.engine.stream import Policy, Stream
 from streaming_api.wire.checksum import Checksum
@@ -19,6 +21,7 @@ _READS_IN_A_ROW: Final = 4
 """Reads of the log after which a viewer who catches up lets others have the event loop."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Viewer:
     """One connection's place on one channel.
 

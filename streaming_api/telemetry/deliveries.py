@@ -98,6 +98,17 @@ class Histogram:
         return None
 
 
+class _Endings:
+    """Connections that ended in one slice of time, and faults among them."""
+
+    __slots__ = ("count", "faults", "since")
+
+    def __init__(self, since: float) -> None:
+        self.since = since
+        self.count = 0
+        self.faults = 0
+
+
 class Telemetry:
     """The figures of one process."""
 
@@ -115,7 +126,7 @@ class Telemetry:
         self.background_failures: Counter[str] = Counter()
         self.loop_lag = 0.0
         self._rate: deque[tuple[float, int]] = deque(maxlen=120)
-        self._ended: deque[list[float]] = deque()  # when a slice began, endings, faults among them
+        self._ended: deque[_Endings] = deque()
         self._open = 0
         self._first_tokens: deque[tuple[float, float]] = deque(maxlen=_MOST_FIRST_TOKENS)
         self._late: dict[Sink, list[tuple[float, int]]] = {}  # not by viewer: it has the log
@@ -186,12 +197,12 @@ class Telemetry:
         self.endings[kind, ending] += 1
         self._open -= 1
         now = time.monotonic()
-        if not self._ended or now - self._ended[-1][0] > _SLICE:
-            self._ended.append([now, 0, 0])
-            while self._ended[0][0] < now - WINDOW:
+        if not self._ended or now - self._ended[-1].since > _SLICE:
+            self._ended.append(_Endings(now))
+            while self._ended[0].since < now - WINDOW:
                 self._ended.popleft()
-        self._ended[-1][1] += 1
-        self._ended[-1][2] += fault
+        self._ended[-1].count += 1
+        self._ended[-1].faults += fault
 
     def refused(self, reason: str) -> None:
         """A connection was not let in."""
@@ -223,9 +234,9 @@ class Telemetry:
     def stability(self) -> float | None:
         """Percent of the recent connections that did not end by a fault; None without any."""
         since = time.monotonic() - WINDOW
-        recent = [(count, faults) for when, count, faults in self._ended if when >= since]
-        total = self._open + sum(count for count, _ in recent)
-        faults = sum(faults for _, faults in recent)
+        recent = [ended for ended in self._ended if ended.since >= since]
+        total = self._open + sum(ended.count for ended in recent)
+        faults = sum(ended.faults for ended in recent)
         return 100 * (total - faults) / total if total else None
 
     def first_token(self, share: float, seconds: float = 60.0) -> float | None:

@@ -197,7 +197,7 @@ class Call:
             data = self._inflated(self._inflater, data)
         if self._collected is not None:
             data = self._collect(data)
-            if self._collected is not None:
+            if not data:  # it is read whole, or has not shown yet what it is
                 return
         chunks = reader.read(data)
         if chunks:

@@ -75,8 +75,8 @@ class Choices:
         if not isinstance(index, int) or not 0 <= index < MAX_CHOICES:
             index = 0
         self._seen.add(index)
-        names = (name for name in _PARTS if choice.get(name) is not None)
-        part = choice.get(next(names, "delta"))
+        parts = [choice[name] for name in _PARTS if choice.get(name) is not None]
+        part = parts[0] if parts else None
         content = carries_content(part)
         if content and index in self._reasons:
             self.are_contradicted = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+from typing import cast
 
 import attrs
 
@@ -32,7 +33,7 @@ class Connector:
     def reuse(self, stream: ResponseProtocol) -> bool:
         """Connect `stream` by a connection that was kept; False if there is none."""
         self._open(stream)
-        if self.kept.take(stream):
+        if self.kept.take(cast(asyncio.Protocol, stream)):
             return True
         self.open_streams.discard(stream)
         return False
@@ -49,7 +50,10 @@ class Connector:
         try:
             async with asyncio.timeout(self.connect_timeout):
                 await loop.create_connection(
-                    lambda: stream, self.endpoint.host, self.endpoint.port, ssl=self.tls
+                    lambda: cast(asyncio.Protocol, stream),
+                    self.endpoint.host,
+                    self.endpoint.port,
+                    ssl=self.tls,
                 )
         except (OSError, ValueError) as exc:
             self.open_streams.discard(stream)

@@ -64,8 +64,10 @@ class Receiver(Protocol):
         """The response is over; `detail` says more where it ended badly."""
 
 
-class ResponseProtocol(asyncio.Protocol):
+class ResponseProtocol:
     """The client's side of one connection: writes `request`, pushes the response.
+
+    A protocol as `asyncio.Protocol` describes one, without being its subclass (see `Connection`).
 
     It is also what httptools calls. `on_body` is the list's own `append`, so that a chunk of the
     body costs no Python frame.
@@ -252,6 +254,15 @@ class ResponseProtocol(asyncio.Protocol):
             self._end(ResponseEnd.MALFORMED, malformed)
         elif self._fruitless > MAX_HEAD:
             self._end(ResponseEnd.HEAD_TOO_LARGE, f"headers above {MAX_HEAD} bytes")
+
+    def eof_received(self) -> None:
+        """Nothing: the transport closes itself, and then says so."""
+
+    def pause_writing(self) -> None:
+        """Nothing: a request is one write."""
+
+    def resume_writing(self) -> None:
+        """Nothing, as above."""
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End of file or a broken connection, unless we closed it."""

@@ -16,6 +16,7 @@ from prometheus_client import REGISTRY
 from prometheus_client.exposition import choose_encoder
 
 from streaming_api import __version__
+from streaming_api.build import build
 from streaming_api.connections.endings import KINDS
 from streaming_api.errors import BadRequest, NotFound
 from streaming_api.ops import together
@@ -95,6 +96,7 @@ def _status(request: web.Request) -> dict[str, object]:
     return {
         "service": config.name,
         "version": __version__,
+        "build": build(),
         "state": "draining" if context.manager.leaving else "serving",
         "started_at": datetime.fromtimestamp(context.started, UTC).isoformat(),
         "uptime_seconds": round(time.monotonic() - context.began, 3),

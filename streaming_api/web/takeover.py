@@ -15,6 +15,8 @@ from streaming_api.errors import BadRequest, MethodNotAllowed
 from streaming_api.ops.context import CONTEXT, client_of
 
 if TYPE_CHECKING:
+    import asyncio
+
     from streaming_api.connections.admission import Slot
     from streaming_api.connections.connection import Connection
     from streaming_api.web.one_request import OneRequest
@@ -109,7 +111,7 @@ def take_over(
     if transport is None or transport.is_closing():
         raise ConnectionResetError
     behind = cast("OneRequest", protocol).take_behind()
-    transport.set_protocol(connection)
+    transport.set_protocol(cast("asyncio.Protocol", connection))
     protocol.transport = None
     protocol.connection_lost(None)
     connection.transport = transport

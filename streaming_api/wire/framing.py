@@ -14,6 +14,8 @@ import zlib
 from collections.abc import Iterable
 from typing import ClassVar, Final
 
+from mypy_extensions import mypyc_attr
+
 from streaming_api.wire.messages import Message
 
 COMPRESS_FROM: Final = 512
@@ -76,6 +78,7 @@ def chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Framing:
     """How messages become bytes on one kind of connection.
 

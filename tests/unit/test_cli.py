@@ -11,6 +11,7 @@ from types import ModuleType
 import pytest
 
 from streaming_api import cli
+from streaming_api.build import build
 from streaming_api.config import SETTINGS, Source, StreamingConfig
 
 ROOT = Path(__file__).parents[2]
@@ -142,7 +143,8 @@ class TestCheck:
         self, capsys: pytest.CaptureFixture[str]
     ) -> None:
         assert cli.main(["check", "--config", str(DATA / "streaming-api.yaml")]) == 0
-        lines = capsys.readouterr().out.splitlines()
+        *lines, _, built = capsys.readouterr().out.splitlines()
+        assert built == f"build: {build()}"
         assert len(lines) == len(SETTINGS)
         assert len({line.index(line.split()[1]) for line in lines}) == 1
         port = next(line for line in lines if line.startswith("service.port "))

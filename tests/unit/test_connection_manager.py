@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import resource
+import time
 from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
@@ -13,9 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streaming_api.config import StreamingConfig
-from streaming_api.connections import admission as admission_module
-from streaming_api.connections import connection as connection_module
-from streaming_api.connections import manager as manager_module
 from streaming_api.connections.admission import Slot
 from streaming_api.connections.endings import FAULTS, KINDS, CloseReason
 from streaming_api.connections.manager import ConnectionManager
@@ -62,9 +60,7 @@ def clock() -> Iterator[Clock]:
     """The time that the manager and its connections see."""
     with pytest.MonkeyPatch.context() as patch:
         clock = Clock()
-        patch.setattr(manager_module, "time", clock)
-        patch.setattr(admission_module, "time", clock)
-        patch.setattr(connection_module, "time", clock)
+        patch.setattr(time, "monotonic", clock.monotonic)
         yield clock
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ from typing import Final
 import pytest
 
 import streaming_api
+from streaming_api.build import build
 
 ROOT: Final = Path(__file__).parents[2]
 CONF: Final = ROOT / "conf"
@@ -53,6 +55,10 @@ def settings(unit: str) -> dict[str, list[str]]:
 
 
 # The package
+
+
+def test_this_is_the_build_that_is_to_be_tested() -> None:
+    assert build() == os.environ.get("TESTED_BUILD", "pure")
 
 
 def test_every_folder_with_code_is_installed() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import tracemalloc
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -10,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streaming_api.engine import channel as stream_module
 from streaming_api.engine.channel import CATCH_UP_BYTES, Channel
 from streaming_api.engine.observer import Writes
 from streaming_api.engine.stream import Policy, Retention, Stream
@@ -38,7 +38,7 @@ def clock() -> Iterator[Clock]:
     """The time that streams see."""
     with pytest.MonkeyPatch.context() as patch:
         clock = Clock()
-        patch.setattr(stream_module, "time", clock)
+        patch.setattr(time, "monotonic", clock.monotonic)
         yield clock
 
 
@@ -166,7 +166,7 @@ class TestFlushWindow:
                     flushes.append(clock.now)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(stream_module, "time", clock)
+            patch.setattr(time, "monotonic", clock.monotonic)
             on = channel(
                 clock=clock, flush_interval=WINDOW, batch_size=batch_size, observer=Waits()
             )

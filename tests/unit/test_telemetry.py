@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -11,7 +12,6 @@ from hypothesis import strategies as st
 
 from streaming_api.engine.observer import Writes
 from streaming_api.engine.viewer import Viewer
-from streaming_api.telemetry import deliveries as telemetry_module
 from streaming_api.telemetry.deliveries import BOUNDS, IN_TIME, WINDOW, Histogram, Telemetry
 from streaming_api.wire.messages import Encoder, Message
 from tests.fakes.engine import Clock, Pipe, Shown, channel, chat_stream
@@ -22,7 +22,7 @@ def clock() -> Iterator[Clock]:
     """The time that telemetry sees."""
     with pytest.MonkeyPatch.context() as patch:
         clock = Clock()
-        patch.setattr(telemetry_module, "time", clock)
+        patch.setattr(time, "monotonic", clock.monotonic)
         yield clock
 
 
@@ -132,7 +132,7 @@ class TestHistogram:
         """What is surely inside counts, what is surely outside does not."""
         with pytest.MonkeyPatch.context() as patch:
             clock = Clock()
-            patch.setattr(telemetry_module, "time", clock)
+            patch.setattr(time, "monotonic", clock.monotonic)
             histogram, seen = Histogram(), []
             for pause, count in steps:
                 clock.advance(pause)
