@@ -10,7 +10,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final, Protocol
-from weakref import WeakKeyDictionary
 
 from streaming_api.answers.answer import SERVER_STOPPED, Answer, request_bytes
 from streaming_api.answers.elsewhere import Elsewhere
@@ -110,7 +109,7 @@ class Answers:
         self.budget = budget or Budget()
         self.budget.relieve = self.relieve
         self.waiting: dict[Answer, None] = {}
-        self._left: WeakKeyDictionary[Channel, Share] = WeakKeyDictionary()  # evicted, yet watched
+        self._left: dict[Channel, Share] = {}  # evicted, yet watched when last looked at
         self.upstream = upstream
         self.queue = AnswerQueue(config.pool_size, config.max_queued)
         self._new_channel = new_channel
@@ -280,7 +279,8 @@ class Answers:
             self.remote.forget(answer)
 
     def evict(self) -> None:
-        """Forget answers whose time is over."""
+        """Forget answers whose time is over, and those that nobody reads any more."""
+        self._left = {channel: share for channel, share in self._left.items() if channel.watched}
         before = time.monotonic() - self.retention.seconds
         while self._kept:
             key, answer = next(iter(self._kept.items()))
@@ -332,9 +332,13 @@ class Answers:
         for answer in self._largest(share):
             answer.let_go()
             yield
-        for left in self._left.keyrefs():
-            if (channel := left()) is not None and share in {None, self._left[channel]}:
+        for _ in range(len(self._left)):
+            channel, whose = next(iter(self._left.items()))
+            del self._left[channel]
+            if share in {None, whose}:
                 channel.cut_lagging()
+            if channel.watched:
+                self._left[channel] = whose  # behind the others
             del channel  # it is freed before the next is looked at
             yield
         for answer in self._largest(None) if share is None else ():
