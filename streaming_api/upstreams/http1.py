@@ -258,12 +258,6 @@ class ResponseProtocol:
     def eof_received(self) -> None:
         """Nothing: the transport closes itself, and then says so."""
 
-    def pause_writing(self) -> None:
-        """Nothing: a request is one write."""
-
-    def resume_writing(self) -> None:
-        """Nothing, as above."""
-
     def connection_lost(self, exc: Exception | None) -> None:
         """End of file or a broken connection, unless we closed it."""
         if not self._is_over:
