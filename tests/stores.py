@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 import signal
+import socket
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -71,11 +72,17 @@ class RealStore:
 
 
 @asynccontextmanager
-async def real_store(*options: str, program: str | None = None) -> AsyncIterator[RealStore]:
-    """A running store."""
+async def real_store(
+    *options: str, program: str | None = None, port: bool = False
+) -> AsyncIterator[RealStore]:
+    """A running store, on a unix socket and, if asked for, on a loopback port."""
     found = program or find_server()
     assert found is not None, "apt-get install redis-server"
     store = RealStore(found, *options)
+    if port:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            store.port = probe.getsockname()[1]
     await store.start()
     try:
         yield store
