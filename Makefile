@@ -48,7 +48,7 @@ format: $(STAMPS)/lint ## put every file into the one format
 
 constraints: $(STAMPS)/venv ## look for newer versions of everything that is installed
 	rm -rf .constraints-venv && $(PYTHON) -m venv .constraints-venv
-	.constraints-venv/bin/python -m pip --disable-pip-version-check install '.[workers,test,lint]' "$$(grep -o 'xllamacpp==.*' setup.cfg)"
+	.constraints-venv/bin/python -m pip --disable-pip-version-check install '.[workers,otel,test,lint]' "$$(grep -o 'xllamacpp==.*' setup.cfg)"
 	{ sed -n '/^#/p' constraints.txt; .constraints-venv/bin/python -m pip freeze | grep '^[A-Za-z0-9_.-]*==' | grep -v '^streaming-api=='; } > .constraints.new
 	mv .constraints.new constraints.txt && rm -rf .constraints-venv build
 

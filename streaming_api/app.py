@@ -29,6 +29,7 @@ from streaming_api.ops.monitor import Monitor
 from streaming_api.ops.peers import Peers
 from streaming_api.ops.prometheus import publish
 from streaming_api.ops.readiness import Readiness
+from streaming_api.ops.tracing import tracing
 from streaming_api.sources.alertmanager import WebhookError, parse_webhook
 from streaming_api.telemetry.deliveries import Telemetry
 from streaming_api.telemetry.process import Process
@@ -184,6 +185,7 @@ def add_routes(app: web.Application) -> None:
     router.add_post("/streaming/alerts", operations.alertmanager_webhook)
     router.add_post("/streaming/tickets", operations.ticket)
     router.add_get("/streaming/connections", operations.connections)
+    router.add_get("/streaming/usage", operations.usage)
     router.add_get("/streaming/status", operations.status)
     router.add_get("/streaming/metrics", operations.figures)
     router.add_get("/streaming/history", operations.history)
@@ -221,6 +223,9 @@ async def _running(app: web.Application) -> AsyncIterator[None]:
     monitor = Monitor(context)
     background = app[BACKGROUND]
     unpublish = publish(context)
+    traces = tracing(context.config.name)
+    if traces is not None:
+        context.telemetry.on_answer.append(traces.ended)
     background.start("heartbeats", manager.keep_heartbeats)
     background.start("stall sweep", manager.keep_sweeping_stalled)
     background.start("memory", lambda: manager.keep_counting_memory(context.answers.read_on))
@@ -251,6 +256,8 @@ async def _running(app: web.Application) -> AsyncIterator[None]:
             await context.cluster.stop()
         await context.upstream.stop()
         unpublish()
+        if traces is not None:
+            await traces.close()
         with contextlib.suppress(OSError):
             context.process.close()
 

@@ -9,18 +9,15 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import os
 import signal
 import socket
 from collections.abc import Callable
-from logging.handlers import WatchedFileHandler
-from pathlib import Path
 from typing import Final
 
 import attrs
 import uvloop
 
-from streaming_api import systemd
+from streaming_api import logs, systemd
 from streaming_api.app import make_app
 from streaming_api.config import ConfigError, Source, StreamingConfig
 from streaming_api.descriptors import raise_limit, shortage
@@ -49,7 +46,7 @@ def serve(source: Source, make: MakeApp = make_app) -> int:
         make: as for `StreamingService`.
     """
     config = source.config
-    _set_up_logging(config)
+    logs.set_up(config)
     raise_limit()
     planned = plan(config)
     for warning in (planned.missing, shortage(config, planned.workers)):
@@ -82,18 +79,6 @@ def _ready(config: StreamingConfig, port: int) -> None:
     print(f"streaming-api serves on {url_of(config, port)}/ (Ctrl+C stops it)", flush=True)
     if not config.api_keys:
         logger.warning("No API keys are configured: whoever reaches this port may use it.")
-
-
-def _set_up_logging(config: StreamingConfig) -> None:
-    """To standard error, and under systemd also to its logs directory."""
-    handlers: list[logging.Handler] = [logging.StreamHandler()]
-    if directory := os.environ.get("LOGS_DIRECTORY"):
-        handlers.append(WatchedFileHandler(Path(directory.split(":")[0]) / "streaming-api.log"))
-    logging.basicConfig(
-        level=config.log_level,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        handlers=handlers,
-    )
 
 
 def _read(source: Source) -> StreamingConfig | None:

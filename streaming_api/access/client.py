@@ -9,7 +9,9 @@ from typing import Final
 import attrs
 
 from streaming_api.access.rates import Bucket
+from streaming_api.config import ApiKey
 from streaming_api.errors import Forbidden, TooMany
+from streaming_api.trace_context import TraceContext
 
 SCOPES: Final = frozenset({"chat", "watch", "alerts", "admin"})
 
@@ -29,6 +31,9 @@ class Client:
         commands: the bucket that its commands are taken from, shared by its connections.
         authorization: its ``Authorization`` for the gateway; None where it is a key of ours.
         by_ticket: whether it has come in by a ticket.
+        key: its key, with limits of its own; None without keys.
+        face: the API that it speaks: ``openai``, ``websocket``, ... (`streaming_api.web.guard`).
+        trace: the trace that it has sent, if any.
     """
 
     owner: str
@@ -37,6 +42,9 @@ class Client:
     commands: Bucket
     authorization: str | None = attrs.field(default=None, repr=False)
     by_ticket: bool = False
+    key: ApiKey | None = None
+    face: str = "other"
+    trace: TraceContext | None = None
 
     @property
     def network(self) -> str:

@@ -15,6 +15,7 @@ import secrets
 import socket
 import time
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final
 from urllib.parse import urlsplit
@@ -71,7 +72,11 @@ class Policy:
         scopes = frozenset(key.scopes) if key is not None else SCOPES
         bucket = self._commands.get(f"key {owner}" if owner else f"address {network_of(address)}")
         forwarded = authorization if self.open else None
-        return Client(owner, scopes, address, bucket, forwarded, by_ticket)
+        return Client(owner, scopes, address, bucket, forwarded, by_ticket, key)
+
+    def key_names(self) -> list[str]:
+        """Of every key that is configured."""
+        return [key.name for key in self._keys]
 
     def key_of(self, token: str) -> ApiKey:
         """The key that this is the secret of; compared in constant time, with every key.
@@ -86,6 +91,8 @@ class Policy:
                 found = key
         if found is None:
             raise Unauthorized("This API key is not known here.", "invalid_api_key")
+        if found.has_expired(datetime.now(UTC)):
+            raise Unauthorized("This API key has expired; ask for a new one.", "expired_api_key")
         return found
 
     def issue_ticket(self, client: Client) -> str:

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Final, Protocol
 import attrs
 import orjson
 
+from streaming_api.answer_record import AnswerRecord
 from streaming_api.answers.watched_answer import AnswerOutcome, WatchedAnswer, tell
 from streaming_api.engine.stream import Retention
 from streaming_api.engine.viewer import Viewer
 from streaming_api.text import ascii_line
+from streaming_api.trace_context import TraceContext
 from streaming_api.upstreams.gateway import Exchange, ExchangeResult
 from streaming_api.upstreams.reply_errors import UpstreamError, UpstreamFault
 from streaming_api.wire.commands import ChatRequest, OnDisconnect
@@ -85,6 +87,12 @@ class Answer(WatchedAnswer):
         self.ended = 0.0
         self._first: float | None = None
         self._exchange: Exchange | None = None
+        self._asking = 0.0  # when the upstream was asked
+        self._answering = ""  # the model that says it answers
+        self._face = client.face
+        self._trace = client.trace.child() if client.trace else TraceContext.begin()
+        self._call = self._trace.child()
+        self.record: AnswerRecord | None = None
         self._stopped: AnswerOutcome | None = None  # why we ended it ourselves
         self._grace: asyncio.TimerHandle | None = None
         self._asked = asked
@@ -126,7 +134,11 @@ class Answer(WatchedAnswer):
             try:
                 self._queued(0)
                 upstream = await self._asked.upstream.ready()
-                self._exchange = self._asked.exchange(upstream, self._chunks, authorization)
+                self._asking = time.monotonic()
+                self._debug("asks the upstream")
+                self._exchange = self._asked.exchange(
+                    upstream, self._chunks, authorization, self._call.headers()
+                )
                 ending = await self._exchange.run()
             finally:
                 self._queue.release()
@@ -151,6 +163,8 @@ class Answer(WatchedAnswer):
         if self._first is None:
             self._first = time.monotonic()
             self._observer.begun(self._first - self.started)
+            self._answering = _model_of(chunks)
+            self._debug("has its first chunk")
             chunks = self._mark_substitution(chunks)
             self.chunks = len(chunks)
             self.channel.append(self.stream, chunks)
@@ -186,8 +200,10 @@ class Answer(WatchedAnswer):
 
     def _end(self, ending: ExchangeResult) -> None:
         self.outcome = outcome = self._stopped or _outcome(ending)
+        status = None
         if self._exchange is not None:
             self.repaired = self._exchange.repaired
+            status = self._exchange.status
         self._exchange = None  # what is kept of the answer is its log
         self._drop_request()
         self.ended = now = time.monotonic()
@@ -211,7 +227,8 @@ class Answer(WatchedAnswer):
             "total_ms": round((now - self.started) * 1000, 3),
             "chunks": self.chunks,
         }
-        self._log_end(outcome)
+        self.record = self._recorded(outcome, status, usage, reported=source == "reported")
+        self._log_end(self.record, outcome)
         self._observer.ended(self)
         self.channel.end(self.stream, orjson.dumps(data))
         self.channel.on_unwatched = self.channel.on_room = None  # else they would keep each other
@@ -224,13 +241,62 @@ class Answer(WatchedAnswer):
         self._asked = attrs.evolve(self._asked, request=self.request)
         self.share.charge(-self._request_bytes, self.share.budget.requests)
 
-    def _log_end(self, outcome: AnswerOutcome) -> None:
+    def _recorded(
+        self,
+        outcome: AnswerOutcome,
+        status: int | None,
+        usage: dict[str, object] | None,
+        *,
+        reported: bool,
+    ) -> AnswerRecord:
+        error = outcome.error
+        asked = ascii_line(self.request.model or "")
+        said = (error.code or error.type) if error is not None else ""
+        return AnswerRecord(
+            request_id=self.request_id,
+            key=self.owner,
+            face=self._face,
+            asked=asked,
+            answered=ascii_line(self._answering) or self._asked.substitute or asked,
+            outcome=ascii_line(outcome.finish_reason),
+            reason=ascii_line(said),
+            status=status if status is not None or error is None else error.status,
+            ended=time.time(),
+            queued=(self._asking or self.ended) - self.started,
+            first=None if self._first is None else self._first - self.started,
+            seconds=self.ended - self.started,
+            longest_gap=self.stream.longest_gap(),
+            chunks=self.chunks,
+            repaired=self.repaired,
+            input_tokens=_count(usage, "prompt_tokens"),
+            output_tokens=_count(usage, "completion_tokens") or 0,
+            reported=reported,
+            trace=self._trace,
+            call=self._call,
+        )
+
+    def _debug(self, what: str) -> None:
+        after = time.monotonic() - self.started
+        logger.debug(
+            "answer %s %s after %.3f s", self.request_id, what, after, extra={"trace": self._trace}
+        )
+
+    def _log_end(self, record: AnswerRecord, outcome: AnswerOutcome) -> None:
         """Write the one line of the log that names an answer; what it was about is not in it."""
-        begun = 0.0 if self._first is None else self._first - self.started
-        logger.info(
-            "answer %s of %s by %s ended: %s after %.3f s, %d chunks, the first after %.3f s",
-            self.request_id, self.owner or "no key", ascii_line(self.request.model or "no model"),
-            _reason(outcome), self.ended - self.started, self.chunks, begun,
+        model = record.answered or "no model"
+        if record.asked and record.asked != model:
+            model = f"{record.asked} ({model})"
+        tokens = f"{record.input_tokens} + {record.output_tokens} tokens"
+        if not record.reported:
+            tokens = f"about {record.output_tokens} tokens" if record.chunks else "no tokens"
+        logger.log(
+            logging.WARNING if record.failed else logging.INFO,
+            "answer %s of %s by %s ended: %s after %.3f s, %d chunks, the first after %.3f s; %s, "
+            "%.3f s in the queue, upstream status %s, %s, trace %s",
+            self.request_id, self.owner or "no key", model, _reason(outcome), record.seconds,
+            record.chunks, record.first or 0.0, tokens, record.queued, record.status or "none",
+            record.face, record.trace.trace_id,
+            extra={"trace": record.trace, "attributes": record.attributes()},
         )  # fmt: skip
 
     def _queued(self, position: int) -> None:
@@ -296,6 +362,22 @@ _NO_REASON: Final = UpstreamFault(
 def request_bytes(request: ChatRequest) -> int:
     """Bytes of memory that a request takes: itself, and once more as what is sent upstream."""
     return 2 * (len(request.parameters) + len(request.stream_options or b""))
+
+
+def _model_of(chunks: list[bytes]) -> str:
+    """The model that the first chunk names; "" where it names none."""
+    try:
+        first = orjson.loads(chunks[0])
+    except (IndexError, orjson.JSONDecodeError):
+        return ""
+    model = first.get("model") if isinstance(first, dict) else None
+    return model if isinstance(model, str) else ""
+
+
+def _count(usage: dict[str, object] | None, name: str) -> int | None:
+    """A figure of an upstream's usage, which is whatever it has sent."""
+    value = None if usage is None else usage.get(name)
+    return value if type(value) is int and value >= 0 else None
 
 
 def _outcome(ending: ExchangeResult) -> AnswerOutcome:

@@ -11,9 +11,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final, Protocol
 
+from streaming_api.answer_record import AnswerRecord
 from streaming_api.answers.answer import SERVER_STOPPED, Answer, request_bytes
 from streaming_api.answers.elsewhere import Elsewhere
 from streaming_api.answers.queue import AnswerQueue
+from streaming_api.answers.quotas import Quotas
 from streaming_api.answers.request import UpstreamRequest
 from streaming_api.answers.watched_answer import AnswerOutcome, WatchedAnswer
 from streaming_api.config import StreamingConfig
@@ -41,7 +43,7 @@ class Watcher(Protocol):
     def answer_begun(self, seconds: float) -> None:
         """The first chunk of an answer came after so many seconds."""
 
-    def answer_ended(self, outcome: str, chunks: int, repaired: int) -> None:
+    def answer_ended(self, record: AnswerRecord) -> None:
         """An answer has ended."""
 
 
@@ -118,6 +120,7 @@ class Answers:
         self.remote: Remote | None = None
         self._enabled = config.streaming_chat_enabled
         self._watcher = watcher
+        self.quotas = Quotas()
         self._answers: dict[Key, Answer] = {}
         self._kept: OrderedDict[Key, Answer] = OrderedDict()  # ended, oldest first
         self._evicted: OrderedDict[Key, None] = OrderedDict()
@@ -176,11 +179,13 @@ class Answers:
             raise Unavailable(message, "draining", retry_after=1)
         running = len(self._answers) - len(self._kept)
         self.queue.check(arriving=running - self.queue.busy - self.queue.queued)
-        if self._answers_per_key:
-            mine = sum(answer.asked_by == client.name for answer in self.running)
-            if mine >= self._answers_per_key:
+        own = client.key.answers if client.key is not None else 0
+        for limit in (self._answers_per_key, own):
+            if limit and (mine := self.running_of(client)) >= limit:
                 message = f"{mine} answers are running for this key; wait for one to end."
                 raise TooMany(message, "too_many_answers", retry_after=1)
+        if client.key is not None:
+            self.quotas.check(client.key, request.model)
         share = self.budget.share(client.name)
         share.check(request_bytes(request) + ANSWER_BYTES)
         remote = self.remote
@@ -200,6 +205,17 @@ class Answers:
         if remote is not None:
             remote.started(answer)
         return answer
+
+    def running_of(self, client: Client) -> int:
+        """How many answers of a client's key run here."""
+        return sum(answer.asked_by == client.name for answer in self.running)
+
+    def rate_limit_headers(self, client: Client) -> dict[str, str]:
+        """``x-ratelimit-*`` for a client whose key has limits of its own."""
+        key = client.key
+        if key is None or not (key.answers or key.tokens_per_minute or key.tokens_per_day):
+            return {}
+        return self.quotas.headers(key, self.running_of(client))
 
     def _known(self, key: Key) -> WatchedAnswer | None:
         answer = self._answers.get(key)
@@ -256,8 +272,11 @@ class Answers:
         self.waiting.pop(answer, None)
         answer.account.become(self.budget.kept)
         answer.share.kept += 1
-        assert answer.outcome is not None
-        self._watcher.answer_ended(answer.outcome.finish_reason, answer.chunks, answer.repaired)
+        record = answer.record
+        assert record is not None
+        if record.key:
+            self.quotas.spend(record.key, (record.input_tokens or 0) + record.output_tokens)
+        self._watcher.answer_ended(record)
         if self.remote is not None:
             self.remote.ended(answer)
         self.evict()

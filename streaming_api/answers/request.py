@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import attrs
@@ -26,7 +27,11 @@ class UpstreamRequest:
         return self.upstream.substitute(self.request.model)
 
     def exchange(
-        self, client: OpenAIClient, on_chunks: OnChunks, authorization: str | None
+        self,
+        client: OpenAIClient,
+        on_chunks: OnChunks,
+        authorization: str | None,
+        headers: Mapping[str, str] | None = None,
     ) -> Exchange:
         """Prepare the exchange that asks it.
 
@@ -34,6 +39,7 @@ class UpstreamRequest:
             client: of the upstream, which is ready.
             on_chunks: called with the chunks of each read.
             authorization: the asking client's own; the embedded model is not shown it.
+            headers: what else goes with the question.
         """
         model = self.substitute or self.request.model
         return client.exchange(
@@ -43,6 +49,7 @@ class UpstreamRequest:
             authorization=None if self.upstream.model else authorization,
             usage_asked=self.request.usage_asked,
             fallback=self._fallback(model),
+            headers=headers,
         )
 
     def _fallback(self, model: str | None) -> Fallback | None:

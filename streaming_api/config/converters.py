@@ -18,7 +18,7 @@ from cattrs.cols import homogenous_tuple_structure_factory, mapping_structure_fa
 from cattrs.gen import make_dict_structure_fn
 
 from streaming_api.config.problems import describe, did_you_mean
-from streaming_api.config.types import IPNetwork, Pattern
+from streaming_api.config.types import AtLeast, IPNetwork, Pattern
 
 
 class Unfit(ValueError):
@@ -138,6 +138,17 @@ def _matching_text(raw: object, kind: Any) -> str:  # noqa: ANN401 - any Annotat
     return text
 
 
+def _count(raw: object, kind: Any) -> int:  # noqa: ANN401 - any Annotated
+    rule = next(extra for extra in get_args(kind)[1:] if isinstance(extra, AtLeast))
+    if type(raw) is not int or raw < rule.least:
+        raise Unfit(raw, f"a whole number from {rule.least}")
+    return raw
+
+
+def _is_count(kind: Any) -> bool:  # noqa: ANN401 - any type expression
+    return get_origin(kind) is Annotated and any(isinstance(x, AtLeast) for x in get_args(kind))
+
+
 def _is_pattern(kind: Any) -> bool:  # noqa: ANN401 - any type expression
     return get_origin(kind) is Annotated and any(isinstance(x, Pattern) for x in get_args(kind))
 
@@ -189,7 +200,8 @@ def _record_factory(kind: Any, converter: cattrs.BaseConverter) -> Structure:  #
         if isinstance(raw, kind):
             raw = attrs.asdict(raw, recurse=False)
         if not isinstance(raw, Mapping):
-            names = ", ".join(field.name for field in attrs.fields(kind))
+            needed = [field.name for field in attrs.fields(kind) if field.default is attrs.NOTHING]
+            names = ", ".join(needed)
             raise Unfit(raw, f"a mapping with {names}")
         return of_mapping(dict(raw), kind)
 
@@ -206,6 +218,7 @@ def _strict_converter() -> cattrs.Converter:
     converter.register_structure_hook_func(lambda kind: kind == IPNetwork, _network)
     converter.register_structure_hook_func(_is_a(Literal), _choice)
     converter.register_structure_hook_func(_is_pattern, _matching_text)
+    converter.register_structure_hook_func(_is_count, _count)
     converter.register_structure_hook_factory(_is_a(tuple), _tuple_factory)
     converter.register_structure_hook_factory(_is_a(frozenset), _set_factory)
     converter.register_structure_hook_factory(_is_a(Mapping), _mapping_factory)

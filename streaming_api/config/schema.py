@@ -200,6 +200,13 @@ class StreamingConfig(APIConfigSchema):
         between=(0, 2**26),
     )
 
+    log_format: str = setting(
+        "performance.log_format",
+        "auto",
+        "lines for people, or JSON for programs; auto: JSON unless a terminal or the journal",
+        choices=("auto", "text", "json"),
+    )
+
     # connection_management
     pool_size: int = setting(
         "connection_management.pool_size",

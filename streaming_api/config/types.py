@@ -1,12 +1,20 @@
 """The types of values that settings have beside plain ones; converts nothing."""
 
 import ipaddress
+from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 import attrs
 
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 Scope = Literal["chat", "watch", "alerts", "admin"]
+
+
+@attrs.frozen
+class AtLeast:
+    """A rule for whole numbers: the least that is allowed."""
+
+    least: int
 
 
 @attrs.frozen
@@ -26,6 +34,14 @@ Sha256 = Annotated[
     Pattern(
         r"[0-9A-Fa-f]{64}",
         "the SHA-256 of the key, 64 hexadecimal digits (printf %s KEY | sha256sum)",
+    ),
+]
+Count = Annotated[int, AtLeast(0)]
+Expiry = Annotated[
+    str,
+    Pattern(
+        r"|[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])(T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]Z?)?",
+        "a date such as 2030-12-31, or a time in UTC such as 2030-12-31T12:00:00Z",
     ),
 ]
 QueryName = Annotated[
@@ -48,8 +64,24 @@ class ApiKey:
         sha256: SHA-256 of the key as 64 lower-case hexadecimal digits; the key itself is stored
             nowhere.
         scopes: What they may do.
+        answers: How many of their answers may run at once; 0 for no limit of their own.
+        tokens_per_minute: What they may use in a minute; 0 for no limit.
+        tokens_per_day: What they may use in 24 hours; 0 for no limit.
+        models: What they may ask; none for every model.
+        expires: When the key ends, a date or a time in UTC; empty for never.
     """
 
     name: KeyName
     sha256: Sha256 = attrs.field(converter=_lower, repr=False)
     scopes: frozenset[Scope]
+    answers: Count = 0
+    tokens_per_minute: Count = 0
+    tokens_per_day: Count = 0
+    models: frozenset[str] = frozenset()
+    expires: Expiry = ""
+
+    def has_expired(self, now: datetime) -> bool:
+        """Whether the key has ended."""
+        if not self.expires:
+            return False
+        return now >= datetime.fromisoformat(self.expires).replace(tzinfo=UTC)

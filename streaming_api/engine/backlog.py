@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable
+from operator import sub
 from typing import Final
 
 from streaming_api.engine.budget import ANSWER_BYTES, MESSAGE_BYTES, NOBODY, Account
@@ -74,6 +75,11 @@ class Backlog:
     def since(self) -> float:
         """Monotonic seconds at which the oldest message came."""
         return self._appended[self._start]
+
+    def longest_gap(self) -> float:
+        """Seconds of the longest silence between two messages that are kept."""
+        times = self._appended[self._start :]
+        return max(map(sub, times[1:], times), default=0.0)
 
     def drop(self) -> None:
         """Forget the oldest message."""

@@ -128,6 +128,10 @@ class Stream:
             return state
         return self._encoder.encode(number, state.data, state.appended, cursor)
 
+    def longest_gap(self) -> float:
+        """Seconds of the longest silence between two messages that are kept."""
+        return self._log.longest_gap()
+
     def extend(self, number: int, data: Iterable[bytes], now: float) -> list[Message]:
         """Put messages on the log, numbered from ``number`` on."""
         messages = self._encoder.encode_all(number, data, now)

@@ -124,6 +124,7 @@ class Monitor:
 
     def _tell(self, health: Health) -> None:
         self._context.readiness.heard(health)
+        self._context.telemetry.answers.know_models(health.models)
         detail = ", ".join(health.models) or None
         name = self._context.upstream.name
         self._context.topics.status.set(name, health.state, health.reason, detail)

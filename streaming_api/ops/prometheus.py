@@ -19,6 +19,7 @@ from prometheus_client.core import (
 
 from streaming_api.answers.idempotency import RESULTS
 from streaming_api.connections.endings import KINDS, REFUSALS, CloseReason
+from streaming_api.ops.answer_metrics import answer_metrics
 from streaming_api.telemetry.deliveries import BOUNDS
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class Collector:
         yield from self._connections()
         yield from self._deliveries()
         yield from self._answers()
+        yield from answer_metrics(self._context)
         yield from self._health()
 
     def _connections(self) -> Iterator[Metric]:

@@ -10,8 +10,11 @@ import math
 import time
 from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
+
+from streaming_api.answer_record import AnswerRecord
+from streaming_api.telemetry.answer_figures import AnswerFigures
 
 if TYPE_CHECKING:
     from streaming_api.engine.observer import Writes
@@ -110,7 +113,12 @@ class _Endings:
 
 
 class Telemetry:
-    """The figures of one process."""
+    """The figures of one process.
+
+    Attributes:
+        answers: what is known of answers that have ended.
+        on_answer: called with each answer that ends.
+    """
 
     def __init__(self) -> None:
         self.latency = {kind: Histogram() for kind in _KINDS}
@@ -121,6 +129,8 @@ class Telemetry:
         self.outcomes: Counter[str] = Counter(dict.fromkeys(OUTCOMES, 0))
         self.keyed_requests: Counter[str] = Counter()
         self.relayed: Counter[str] = Counter(dict.fromkeys(RELAYED, 0))
+        self.answers = AnswerFigures()
+        self.on_answer: list[Callable[[AnswerRecord], None]] = []
         self.chunks = 0
         self.repaired = 0
         self.background_failures: Counter[str] = Counter()
@@ -212,11 +222,15 @@ class Telemetry:
         """The first token of an answer came after so many seconds."""
         self._first_tokens.append((time.monotonic(), seconds))
 
-    def answer_ended(self, outcome: str, chunks: int, repaired: int = 0) -> None:
-        """An answer has ended; ``repaired`` of its chunks are not what the upstream sent."""
-        self.outcomes[outcome if outcome in OUTCOMES else "other"] += 1
-        self.chunks += chunks
-        self.repaired += repaired
+    def answer_ended(self, record: AnswerRecord) -> None:
+        """An answer has ended."""
+        outcome = record.outcome if record.outcome in OUTCOMES else "other"
+        self.outcomes[outcome] += 1
+        self.chunks += record.chunks
+        self.repaired += record.repaired
+        self.answers.add(record, outcome)
+        for tell in self.on_answer:
+            tell(record)
 
     # What it comes to
 

@@ -7,7 +7,7 @@ behind it; only an address without a path gets ``/v1`` first.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 from urllib.parse import SplitResult, quote, urlsplit
 
@@ -66,7 +66,14 @@ class Endpoint:
         return f"http{'s' if self.is_tls else ''}://{self.authority}{self.base}{path}"
 
     def request(
-        self, method: str, path: str, *, accept: str, authorization: str | None, body: bytes = b""
+        self,
+        method: str,
+        path: str,
+        *,
+        accept: str,
+        authorization: str | None,
+        headers: Mapping[str, str] | None = None,
+        body: bytes = b"",
     ) -> bytes:
         """A whole HTTP/1.1 request (RFC 9112).
 
@@ -85,6 +92,8 @@ class Endpoint:
             if _FORBIDDEN_IN_HEADER.search(authorization):
                 raise ValueError("An Authorization header cannot hold control characters.")
             lines.append(f"Authorization: {authorization}")
+        if headers is not None:
+            lines += [f"{name}: {value}" for name, value in headers.items()]
         if body:
             lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
         head = "\r\n".join([*lines, "", ""])

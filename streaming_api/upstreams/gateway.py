@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import attrs
@@ -118,6 +118,7 @@ class OpenAIClient:
         authorization: str | None = None,
         usage_asked: bool = True,
         fallback: Fallback | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> Exchange:
         """Prepare one answer; `Exchange.run` asks for it.
 
@@ -130,6 +131,7 @@ class OpenAIClient:
             authorization: the client's own header; see `credential`.
             usage_asked: False withholds the chunk that holds nothing but usage.
             fallback: asked instead where the upstream refuses `stream_options`.
+            headers: what else goes with the question, such as its trace.
 
         Raises:
             ValueError: `authorization` holds control characters.
@@ -139,7 +141,12 @@ class OpenAIClient:
 
         def question(body: bytes) -> tuple[Call, AnswerReader]:
             request = endpoint.request(
-                "POST", CHAT_PATH, accept=accept, authorization=credential, body=body
+                "POST",
+                CHAT_PATH,
+                accept=accept,
+                authorization=credential,
+                headers=headers,
+                body=body,
             )
             answer = AnswerReader(self._max_event_bytes, usage_asked=usage_asked, as_chunks=stream)
             limit = self._max_event_bytes
@@ -260,6 +267,11 @@ class Exchange:
     def repaired(self) -> int:
         """Chunks and replies in which something was replaced that UTF-8 JSON cannot say."""
         return self._answer.repaired
+
+    @property
+    def status(self) -> int | None:
+        """The HTTP status of the upstream; None where it has sent none."""
+        return self._call.status
 
     @property
     def _is_refused(self) -> bool:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
+import attrs
 import orjson
 from aiohttp import hdrs, web
 from aiohttp.http import HttpVersion10, HttpVersion11
@@ -27,6 +28,7 @@ from streaming_api.errors import (
     UpgradeRequired,
 )
 from streaming_api.ops.context import CLIENT, CONTEXT, route_of
+from streaming_api.trace_context import TraceContext
 from streaming_api.web.headers import preflight
 from streaming_api.web.tickets import redeem
 
@@ -39,6 +41,17 @@ ANY: Final = "any"
 """The scope of a handler for whoever has a key: what it may do is checked command by command."""
 _SCOPE: Final = "streaming_api_scope"
 _ANTHROPIC: Final = "/v1/messages"
+_FACES: Final = {
+    "/v1/chat/completions": "openai",
+    "/chat/completions": "openai",
+    "/v1/responses": "responses",
+    "/v1/messages": "anthropic",
+    "/api/chat": "ui",
+    "/streaming/sse/chat": "sse",
+    "/streaming/websocket": "websocket",
+    "/streaming/websocket/chat": "websocket",
+}
+"""The API that a route belongs to, as log, figures and traces call it."""
 _CLOSING: Final = frozenset({"invalid_http", "slow_body", "unexpected_body"})
 """Errors after which nothing on the connection can be trusted to be a request."""
 
@@ -57,7 +70,11 @@ def scope(name: str) -> Callable[[Handler], Handler]:
 async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Check Host, Origin and credentials, then let the handler answer; errors become JSON."""
     try:
-        request[CLIENT] = await _client(request)
+        request[CLIENT] = attrs.evolve(
+            await _client(request),
+            face=_FACES.get(route_of(request), "other"),
+            trace=_trace(request),
+        )
         response = await handler(request)
     except ApiError as error:
         request.app[CONTEXT].manager.refused(error)
@@ -79,6 +96,13 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         message = "The server failed; the operator finds the reason in its log."
         response = error_response(ApiError(message, "internal_error"))
     return response
+
+
+def _trace(request: web.Request) -> TraceContext | None:
+    sent = request.headers.get("traceparent")
+    if sent is None:
+        return None
+    return TraceContext.parse(sent, request.headers.get("tracestate", ""))
 
 
 async def _client(request: web.Request) -> Client:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from aiohttp import hdrs
 
-from streaming_api.ops.context import CONTEXT
+from streaming_api.ops.context import CLIENT, CONTEXT
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -22,7 +22,11 @@ COMMON: Final[dict[str, str]] = {
     "Referrer-Policy": "no-referrer",
 }
 """Of every response, also to what is no HTTP."""
-_EXPOSED: Final = "X-Request-Id, Retry-After, Location, ETag, Allow, WWW-Authenticate"
+_EXPOSED: Final = (
+    "X-Request-Id, Retry-After, Location, ETag, Allow, WWW-Authenticate, "
+    "x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-limit-tokens, "
+    "x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens"
+)
 _PREFLIGHT: Final[dict[str, str]] = {
     # "*" stands for every header but this one (Fetch standard, section 3.3.4).
     hdrs.ACCESS_CONTROL_ALLOW_HEADERS: "*, Authorization",
@@ -32,10 +36,13 @@ _PREFLIGHT: Final[dict[str, str]] = {
 
 def headers_for(request: web.Request) -> dict[str, str]:
     """The headers that a response to this request has, whatever it is."""
-    access = request.app[CONTEXT].access
+    context = request.app[CONTEXT]
+    access = context.access
+    client = request.get(CLIENT)
+    limits = {} if client is None else context.answers.rate_limit_headers(client)
     if not access.has_origins:
-        return COMMON
-    headers = {**COMMON, hdrs.VARY: hdrs.ORIGIN}
+        return {**COMMON, **limits} if limits else COMMON
+    headers = {**COMMON, **limits, hdrs.VARY: hdrs.ORIGIN}
     origin = request.headers.get(hdrs.ORIGIN)
     if origin is not None and access.is_allowed_origin(origin):
         headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin

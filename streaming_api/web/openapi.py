@@ -198,6 +198,14 @@ _OPERATIONS: Final[Json] = {
             parameters=("topics",),
         )
     },
+    "/streaming/usage": {
+        "get": operation(
+            "What each key has used, and what it may",
+            {200: reply("The usage", json_of("Usage"))},
+            tag="operations",
+            scope="admin",
+        )
+    },
     "/livez": {
         "get": operation(
             "Whether the event loop turns",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
@@ -17,6 +19,7 @@ from prometheus_client.exposition import choose_encoder
 
 from streaming_api import __version__
 from streaming_api.build import build
+from streaming_api.config import ApiKey
 from streaming_api.connections.endings import KINDS
 from streaming_api.errors import BadRequest, NotFound
 from streaming_api.ops import together
@@ -32,6 +35,7 @@ from streaming_api.wire.messages import timestamp
 if TYPE_CHECKING:
     from streaming_api.ops.context import Context
 
+audit = logging.getLogger("streaming_api.audit")
 _TARGETS: Final = {"websocket": 95, "sse": 90}
 _STABILITY_TARGET: Final = 99
 _AT_ONCE: Final = 64 * 2**10
@@ -340,6 +344,10 @@ async def alertmanager_webhook(request: web.Request) -> web.Response:
         refused = take_webhook(context, told)
     else:
         await context.cluster.share_webhook(body)  # and is told of it as every process is
+    who = client_of(request)
+    audit.info(
+        "%d alerts posted by %s from %s", len(told.alerts), who.owner or "no key", who.address
+    )
     missing = told.truncated + told.unread
     reply: dict[str, object] = {"accepted": len(told.alerts)}
     if missing + refused:
@@ -355,6 +363,41 @@ def take_webhook(context: Context, told: Webhook) -> int:
     refused = context.topics.alerts.webhook(told.alerts, told.group, missing)
     _tell_left_out(context, told)
     return refused
+
+
+@scope("admin")
+async def usage(request: web.Request) -> web.Response:
+    """GET /streaming/usage: what each key has used, and what it may."""
+    context = request.app[CONTEXT]
+    by_key, running = context.telemetry.answers.by_key, Counter[str]()
+    for answer in context.answers.running:
+        running[answer.owner] += 1
+    limits = {key.name: key for key in context.config.api_keys}
+    names = sorted({*limits, *by_key, *running}) or [""]
+    since = datetime.fromtimestamp(context.started, UTC).isoformat()
+    rows = [
+        {
+            "key": name or None,
+            "running": running[name],
+            **by_key[name].told(),
+            "limits": _own_limits(limits.get(name)),
+        }
+        for name in names
+    ]
+    return _json({"since": since, "keys": rows})
+
+
+def _own_limits(key: ApiKey | None) -> dict[str, object]:
+    if key is None:
+        return {}
+    told = {
+        "answers": key.answers,
+        "tokens_per_minute": key.tokens_per_minute,
+        "tokens_per_day": key.tokens_per_day,
+        "models": sorted(key.models),
+        "expires": key.expires,
+    }
+    return {name: value for name, value in told.items() if value}
 
 
 async def _read_webhook(body: bytes) -> Webhook:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
+
+audit = logging.getLogger("streaming_api.audit")
 
 if TYPE_CHECKING:
     from streaming_api.access.client import Client
@@ -17,6 +20,7 @@ async def issue(context: Context, client: Client) -> str:
         Forbidden, TooMany: as `Policy.issue_ticket`.
     """
     ticket = context.access.issue_ticket(client)
+    audit.info("ticket issued to %s at %s", client.owner or "no key", client.address)
     if context.cluster is not None and await context.cluster.share_ticket(ticket, client.owner):
         context.access.redeem(ticket)  # it is the store's from here on: used once, by whomever
     return ticket

@@ -106,9 +106,12 @@ class TestFormats:
 
 
 BOUNDED = frozenset(
-    {"transport", "reason", "topic", "state", "outcome", "source", "le", "kind", "result"}
-)
-"""Labels whose values are known in advance."""
+    {
+        "transport", "reason", "topic", "state", "outcome", "source", "le", "kind", "result",
+        "status", "version", "python", "build", "key", "type",
+    }
+)  # fmt: skip
+"""Labels whose values are known in advance; of keys, by the configuration."""
 
 
 class TestNames:

@@ -13,7 +13,9 @@ from collections.abc import Callable
 
 import pytest
 
+from streaming_api.answer_record import AnswerRecord
 from streaming_api.ops.context import Context
+from streaming_api.upstreams.gateway import ExchangeResult
 from streaming_api.wire import framing
 from streaming_api.wire.framing import Framing
 from tests.fakes import hot_path
@@ -80,6 +82,24 @@ async def test_a_token_leaves_nothing_for_the_garbage_collector(context: Context
     for _ in range(1_000):
         stream.data_received(READ)
     assert len(gc.get_objects()) - before < 10
+
+
+async def test_telemetry_costs_an_answer_and_not_a_token(context: Context) -> None:
+    """Log line, histograms, usage and spans are made at the end, of what is there by then."""
+    told: list[AnswerRecord] = []
+    context.telemetry.on_answer.append(told.append)
+
+    def end(tokens: int) -> int:
+        relay(context, framing.WEBSOCKET, f"r-{tokens}")[0].data_received(READ * tokens)
+        answer = context.answers.local(("", f"r-{tokens}"))
+        assert answer is not None
+        answer._exchange = None
+        return counted(lambda: answer._end(ending))
+
+    ending = ExchangeResult(finish_reason="stop", usage=None, error=None, content_chunks=1)
+    few, many = end(1), end(2_000)
+    assert [record.chunks for record in told] == [2, 2_001]
+    assert many - few <= 2_000 * 0.5, "half a call a token is far below a microsecond"
 
 
 async def test_a_delivery_makes_two_calls_and_keeps_nothing(context: Context) -> None:

@@ -70,6 +70,7 @@ ROUTES = [
     ("GET", "/streaming/metrics"),
     ("GET", "/health"),
     ("GET", "/livez"),
+    ("GET", "/streaming/usage"),
     ("GET", "/readyz"),
     ("GET", "/metrics"),
     ("GET", "/streaming/schema"),

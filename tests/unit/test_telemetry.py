@@ -15,6 +15,7 @@ from streaming_api.engine.viewer import Viewer
 from streaming_api.telemetry.deliveries import BOUNDS, IN_TIME, WINDOW, Histogram, Telemetry
 from streaming_api.wire.messages import Encoder, Message
 from tests.fakes.engine import Clock, Pipe, Shown, channel, chat_stream
+from tests.records import ended
 
 
 @pytest.fixture(autouse=True)
@@ -250,7 +251,7 @@ class TestAnswers:
     def test_each_outcome_is_counted_and_an_unknown_one_as_other(self) -> None:
         telemetry = Telemetry()
         for outcome in ("stop", "stop", "error", "made up by the model"):
-            telemetry.answer_ended(outcome, 10)
+            telemetry.answer_ended(ended(outcome=outcome, chunks=10))
         counted = {name: count for name, count in telemetry.outcomes.items() if count}
         assert counted == {"stop": 2, "error": 1, "other": 1}
         assert telemetry.chunks == 40

@@ -1,0 +1,96 @@
+"""Quotas: what one key may use, besides the limits that all keys have. Monotonic time.
+
+A window begins with the first answer in it; what an answer has used is known at its end, so that
+one that runs may pass a limit, and the next is refused. Each process counts, from its start on.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final
+
+import attrs
+
+from streaming_api.errors import Forbidden, TooMany
+
+if TYPE_CHECKING:
+    from streaming_api.config import ApiKey
+
+MINUTE: Final = 60.0
+DAY: Final = 86_400.0
+
+
+@attrs.define
+class _Window:
+    """Tokens of one key in the window that runs now."""
+
+    seconds: float
+    begun: float = 0.0
+    used: int = 0
+
+    def now(self) -> int:
+        """What is used of it."""
+        if time.monotonic() - self.begun >= self.seconds:
+            self.used = 0
+        return self.used
+
+    def left(self) -> float:
+        """Seconds until it is over."""
+        return max(0.0, self.begun + self.seconds - time.monotonic())
+
+    def add(self, tokens: int) -> None:
+        """Count tokens; the first begin it."""
+        if not self.now():
+            self.begun = time.monotonic()
+        self.used += tokens
+
+
+class Quotas:
+    """Tokens by key, in a minute and in a day."""
+
+    def __init__(self) -> None:
+        self._windows: dict[str, tuple[_Window, _Window]] = {}
+
+    def _of(self, name: str) -> tuple[_Window, _Window]:
+        return self._windows.setdefault(name, (_Window(MINUTE), _Window(DAY)))
+
+    def spend(self, name: str, tokens: int) -> None:
+        """Count what an answer has used."""
+        for window in self._of(name):
+            window.add(tokens)
+
+    def check(self, key: ApiKey, model: str | None) -> None:
+        """Whether a key may ask for another answer.
+
+        Raises:
+            Forbidden: not of this model.
+            TooMany: it has used as many tokens as it may.
+        """
+        if key.models and model not in key.models:
+            may = ", ".join(sorted(key.models))
+            message = f"This key may not ask this model; it may ask {may}."
+            raise Forbidden(message, "model_not_allowed", param="model")
+        minute, day = self._of(key.name)
+        for window, limit, per in (
+            (minute, key.tokens_per_minute, "minute"),
+            (day, key.tokens_per_day, "day"),
+        ):
+            if limit and window.now() >= limit:
+                message = f"This key has used its {limit} tokens of this {per}."
+                raise TooMany(message, "rate_limit_exceeded", retry_after=window.left())
+
+    def headers(self, key: ApiKey, running: int) -> dict[str, str]:
+        """OpenAI's ``x-ratelimit-*``, for the limits that this key has."""
+        told: dict[str, str] = {}
+        if key.answers:
+            told["x-ratelimit-limit-requests"] = str(key.answers)
+            told["x-ratelimit-remaining-requests"] = str(max(0, key.answers - running))
+        minute, day = self._of(key.name)
+        limit, window = (
+            (key.tokens_per_minute, minute) if key.tokens_per_minute else (key.tokens_per_day, day)
+        )
+        if limit:
+            told["x-ratelimit-limit-tokens"] = str(limit)
+            told["x-ratelimit-remaining-tokens"] = str(max(0, limit - window.now()))
+            told["x-ratelimit-reset-tokens"] = f"{window.left():.0f}s"
+        return told

@@ -1,0 +1,129 @@
+"""Logs: where they go, and how a line looks: text for people, JSON for programs.
+
+The fields of JSON are those of OpenTelemetry's log data model, in snake case. A disk that is full,
+or a directory that is gone, costs a line a minute on standard error and nothing else.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from datetime import UTC, datetime
+from logging.handlers import WatchedFileHandler
+from pathlib import Path
+from typing import Final
+
+import orjson
+
+from streaming_api.config import StreamingConfig
+from streaming_api.trace_context import TraceContext
+
+TEXT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+_SEVERITY: Final = {"DEBUG": 5, "INFO": 9, "WARNING": 13, "ERROR": 17, "CRITICAL": 21}
+_COMPLAINT_SECONDS: Final = 60.0
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line.
+
+    Args:
+        service: what ``resource.service.name`` says.
+    """
+
+    def __init__(self, service: str) -> None:
+        super().__init__()
+        self._resource = {"service.name": service, "process.pid": os.getpid()}
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line of a record."""
+        when = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        attributes: dict[str, object] = dict(getattr(record, "attributes", {}))
+        if record.exc_info:
+            attributes["exception.stacktrace"] = self.formatException(record.exc_info)
+        line: dict[str, object] = {
+            "timestamp": when.replace("+00:00", "Z"),
+            "severity_text": record.levelname,
+            "severity_number": _SEVERITY.get(record.levelname, 9),
+            "body": record.getMessage(),
+            "scope": record.name,
+            "attributes": attributes,
+            "resource": self._resource,
+        }
+        trace = getattr(record, "trace", None)
+        if isinstance(trace, TraceContext):
+            line |= {"trace_id": trace.trace_id, "span_id": trace.span_id}
+        return orjson.dumps(line, default=str).decode(errors="replace")
+
+
+class _Patient(logging.Handler):
+    """What a handler does that cannot write: a line a minute, where people look."""
+
+    _complained = -_COMPLAINT_SECONDS
+    _lost = 0
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
+        """Say now and then that lines are lost; never a traceback for each."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+            return
+        self._lost += 1
+        now = time.monotonic()
+        if now - self._complained < _COMPLAINT_SECONDS:
+            return
+        self._complained = now
+        where = getattr(self, "baseFilename", "standard error")
+        reason = error.strerror or str(error)
+        text = f"streaming-api: cannot write to {where}: {reason}; {self._lost} lines are lost.\n"
+        self._lost = 0
+        try:
+            sys.stderr.write(text)
+            sys.stderr.flush()
+        except OSError:
+            return  # nobody is left to tell
+
+
+class StandardError(_Patient, logging.StreamHandler):  # type: ignore[type-arg]
+    """To standard error."""
+
+
+class LogFile(_Patient, WatchedFileHandler):
+    """To a file that logrotate may move away at any time."""
+
+
+def set_up(config: StreamingConfig) -> None:
+    """To standard error, and under systemd also to its logs directory."""
+    error = StandardError()
+    error.setFormatter(_formatter(config, people=sys.stderr.isatty() or _is_the_journal()))
+    handlers: list[logging.Handler] = [error]
+    complaint = None
+    if directory := os.environ.get("LOGS_DIRECTORY"):
+        path = Path(directory.split(":")[0]) / "streaming-api.log"
+        try:
+            file = LogFile(path)
+        except OSError as fault:
+            complaint = (
+                f"cannot write the log to {path}: {fault.strerror or fault}; it goes here only"
+            )
+        else:
+            file.setFormatter(_formatter(config, people=False))
+            handlers.append(file)
+    logging.basicConfig(level=config.log_level, handlers=handlers)
+    if complaint is not None:
+        logging.getLogger(__name__).warning("%s", complaint)
+
+
+def _formatter(config: StreamingConfig, *, people: bool) -> logging.Formatter:
+    is_text = people if config.log_format == "auto" else config.log_format == "text"
+    return logging.Formatter(TEXT) if is_text else JsonLines(config.name)
+
+
+def _is_the_journal() -> bool:
+    """Whether standard error is the journal, which keeps its own fields (systemd.exec(5))."""
+    try:
+        status = os.fstat(sys.stderr.fileno())
+    except (OSError, ValueError):
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"

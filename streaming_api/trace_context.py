@@ -1,0 +1,57 @@
+"""Trace context: which trace an answer belongs to (W3C Trace Context, ``traceparent``). Pure."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from typing import Final
+
+import attrs
+
+_TRACEPARENT: Final = re.compile(
+    r"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?"
+)
+_MOST_STATE: Final = 512
+"""Characters of a ``tracestate`` that are passed on (section 3.3.1.5)."""
+
+
+@attrs.frozen
+class TraceContext:
+    """A place in a trace.
+
+    Attributes:
+        trace_id: 32 hexadecimal digits.
+        span_id: 16 hexadecimal digits: of what others call their parent.
+        sampled: whether the caller records it.
+        state: what vendors carry along (``tracestate``).
+        parent_id: the span that this one is in; "" for a root.
+    """
+
+    trace_id: str
+    span_id: str
+    sampled: bool = True
+    state: str = ""
+    parent_id: str = ""
+
+    @classmethod
+    def parse(cls, traceparent: str, state: str = "") -> TraceContext | None:
+        """What a caller has sent; None for what is no trace context, which starts anew."""
+        found = _TRACEPARENT.fullmatch(traceparent.strip())
+        if found is None or not int(found[1], 16) or not int(found[2], 16):
+            return None
+        kept = state if len(state) <= _MOST_STATE and state.isprintable() else ""
+        return cls(found[1], found[2], bool(int(found[3], 16) & 1), kept)
+
+    @classmethod
+    def begin(cls) -> TraceContext:
+        """The root of a new trace."""
+        return cls(secrets.token_hex(16), secrets.token_hex(8))
+
+    def child(self) -> TraceContext:
+        """A place inside this one."""
+        return attrs.evolve(self, span_id=secrets.token_hex(8), parent_id=self.span_id)
+
+    def headers(self) -> dict[str, str]:
+        """What the next one is sent."""
+        told = {"traceparent": f"00-{self.trace_id}-{self.span_id}-{int(self.sampled):02x}"}
+        return told | {"tracestate": self.state} if self.state else told
