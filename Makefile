@@ -25,7 +25,7 @@ install: $(STAMPS)/install ## install the console script as .venv/bin/streaming-
 run: $(STAMPS)/install embedded ## install, with a small language model, and serve on port 9096
 	@exec $(BIN)/streaming-api serve $(ARGS)
 
-test: $(STAMPS)/test embedded ## run all tests
+test: $(STAMPS)/test embedded clients ## run all tests
 	$(BIN)/python -m pytest $(ARGS)
 
 # What a compiled token can meet; the rest of the suite runs the same code either way.
@@ -33,7 +33,7 @@ compiled: $(STAMPS)/test $(STAMPS)/lint ## run the tests of a token's way agains
 	cd "$$($(BIN)/python -m tests.compiled)" && PYTHONPATH="$$PWD" TESTED_BUILD=compiled \
 	  $(CURDIR)/$(BIN)/python -m pytest $(ARGS) tests/unit $(TOKEN_TESTS)
 
-coverage: $(STAMPS)/test embedded ## run all tests and say which lines and branches they reach
+coverage: $(STAMPS)/test embedded clients ## run all tests and say which lines and branches they reach
 	$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
 
 lint: $(STAMPS)/lint $(STAMPS)/test ## check style, types and the direction of imports
@@ -73,7 +73,7 @@ wheel: $(STAMPS)/venv ## build dist/*.whl, compiled where there is a C compiler
 	@rm -rf build
 
 clean: ## remove what all of this made
-	rm -rf $(VENV) .bench-venv .compiled .conformance build dist *.egg-info
+	rm -rf $(VENV) .bench-venv .clients .compiled .conformance build dist *.egg-info
 	rm -rf .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
@@ -98,6 +98,15 @@ $(STAMPS)/test: $(PROJECT) | $(STAMPS)/venv
 $(STAMPS)/lint: $(PROJECT) | $(STAMPS)/venv
 	$(INSTALL) --editable '.[lint]'
 	@touch $@ $(STAMPS)/install
+
+# Clients from PyPI and npm that tests run; without Node those tests are skipped, and say so.
+.PHONY: clients
+clients: | $(STAMPS)/venv
+	@if [ -e $(STAMPS)/clients ] && [ -z "$$(find tests/other_clients -newer $(STAMPS)/clients)" ]; then exit 0; fi; \
+	if ! command -v npm >/dev/null; then \
+	  echo "Going on without other people's clients: apt-get install nodejs npm, then again."; exit 0; fi; \
+	echo "Installing other people's clients (about 400 MB, once) ..."; \
+	tests/other_clients/install $(PYTHON) && touch $(STAMPS)/clients
 
 # The server runs without the model too, so this never fails: it says what is missing.
 .PHONY: embedded

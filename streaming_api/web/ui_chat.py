@@ -20,6 +20,7 @@ from streaming_api.faces.derived import Derived
 from streaming_api.faces.ui_chats import UiChats, stream_of
 from streaming_api.faces.ui_request import chat_fields, chat_id, message_id
 from streaming_api.ops.context import CONTEXT, client_of
+from streaming_api.upstreams.reply_errors import UpstreamError
 from streaming_api.web.body import json_body
 from streaming_api.web.guard import scope
 from streaming_api.web.openai import Completion, head_alone
@@ -78,6 +79,8 @@ async def start(request: web.Request) -> web.StreamResponse:
     fields, _ = await json_body(request)
     chat = chat_id(fields)
     body = chat_fields(fields)
+    if body.get("model") is None and (model := await _first_model(request)) is not None:
+        body["model"] = model
     asked = chat_request(body, orjson.dumps(body), on_disconnect=OnDisconnect.GRACE)
     with reserve_slot(request, "sse") as slot:
         answer = await settled(lambda: context.retries.start(key, asked, client))
@@ -91,6 +94,15 @@ async def start(request: web.Request) -> web.StreamResponse:
             raise
         connection.begin()
     return TAKEN
+
+
+async def _first_model(request: web.Request) -> str | None:
+    """The model that a page means that names none: the first that the gateway lists."""
+    try:
+        listed = await request.app[CONTEXT].upstream.models(client_of(request).authorization)
+    except UpstreamError:
+        return None
+    return next((str(model["id"]) for model in listed), None)
 
 
 @scope("chat")

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Coroutine
 
+from tests.fakes import other_wires
 from tests.fakes.performance import Performance, Player
 from tests.fakes.script import (
     BEFORE_HEADERS,
@@ -166,6 +167,10 @@ class FakeUpstream(Lifecycle):
             connection.reply(200, self._models())
         elif request.method == "POST" and path == "/v1/chat/completions":
             self._begin(connection, request)
+        elif request.method == "POST" and path == "/v1/messages":
+            other_wires.messages(connection, request, self.default)
+        elif request.method == "POST" and path == "/v1/embeddings":
+            other_wires.embeddings(connection)
         else:
             connection.reply(405, error_body("Not allowed.", "invalid_request_error", None))
 

@@ -91,6 +91,15 @@ async def test_an_answer_that_ended_unheard_is_shown_once(
     assert (await caller.get(STREAM)).status_code == 204
 
 
+async def test_without_a_model_the_first_of_the_gateways_answers(
+    caller: httpx.AsyncClient, upstream: FakeUpstream
+) -> None:
+    asked = body()
+    del asked["model"]
+    assert text_of(events_of(await caller.post(PATH, json=asked))) == TEN
+    assert upstream.generations[0].model == "fake"
+
+
 async def test_idle_is_no_content(caller: httpx.AsyncClient) -> None:
     assert (await caller.get(STREAM)).status_code == 204
     assert (await caller.delete(f"{PATH}/c1")).status_code == 204
