@@ -50,7 +50,7 @@ class AnswerReader:
         over: nothing that comes after this belongs to the answer.
         done: the upstream itself said that this was all: `[DONE]`, or one whole JSON object.
         error: why it ended, when that was a fault. A fault that comes when the answer was complete
-            is none.
+            is none, unless it is the upstream's own word.
         usage: the newest `usage` object that the upstream reported.
         content_chunks: chunks (or whole messages) that carried content.
         repaired: chunks in which something was replaced (`repair.loads`).
@@ -113,7 +113,7 @@ class AnswerReader:
             events = self._events.feed(data)
         except EventTooLargeError as exc:
             chunks = self._take_events(exc.events)
-            self.fail(_too_large(exc.limit))
+            self.fail(too_large(exc.limit))
             return chunks
         return self._take_events(events)
 
@@ -290,14 +290,19 @@ class AnswerReader:
             told = fault(
                 "upstream_error_event", words.strip()[:300] or "The upstream said so, and no more."
             )
-        self.fail(told)
+        self._refuse(told)
 
     def _take_error(self, reply: dict[str, object]) -> None:
         """Read an error out of what is not an answer."""
         error = error_of_object(reply)
         if error is None:
             raise InvalidAnswerError("an object without a list of `choices`")
-        self.fail(error)
+        self._refuse(error)
+
+    def _refuse(self, error: UpstreamFault) -> None:
+        """End with what the upstream itself calls an error, whatever it has said before."""
+        self.error = error
+        self.over = True
 
 
 def invalid(what: str) -> UpstreamFault:
@@ -308,7 +313,8 @@ def invalid(what: str) -> UpstreamFault:
     )
 
 
-def _too_large(limit: int) -> UpstreamFault:
+def too_large(limit: int) -> UpstreamFault:
+    """One event, or a whole answer, is above the bound."""
     return fault("upstream_event_too_large", f"The upstream sent an event above {limit} bytes.")
 
 

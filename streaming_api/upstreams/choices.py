@@ -6,6 +6,7 @@ So the last one counts, and content that comes after one shows that it was not t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 MAX_CHOICES: Final = 1_024  # OpenAI allows n = 128; the bound keeps what is held small
@@ -80,13 +81,21 @@ class Choices:
         content = carries_content(part)
         if content and index in self._reasons:
             self.are_contradicted = True
-        reason = choice.get("finish_reason")
-        if isinstance(reason, str) and reason.strip().lower() not in _NO_REASON:
+        reason = reason_of(choice)
+        if reason is not None:
             self._reasons[index] = reason
             opens = isinstance(part, dict) and part.get("role") and not begun
             if not content and not opens:
                 self._closed.add(index)
         return content
+
+
+def reason_of(choice: Mapping[str, object]) -> str | None:
+    """Its finish reason; None where what stands there is none."""
+    reason = choice.get("finish_reason")
+    if isinstance(reason, str) and reason.strip().lower() not in _NO_REASON:
+        return reason
+    return None
 
 
 def carries_content(part: object) -> bool:

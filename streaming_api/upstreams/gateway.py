@@ -28,6 +28,7 @@ from streaming_api.upstreams.reply_errors import (
 )
 from streaming_api.upstreams.signs import Signs
 from streaming_api.upstreams.stream_usage import Fallback, is_refused, names_stream_options
+from streaming_api.upstreams.whole_answer import WholeAnswerReader
 
 __all__ = [
     "Exchange",
@@ -148,8 +149,11 @@ class OpenAIClient:
                 headers=headers,
                 body=body,
             )
-            answer = AnswerReader(self._max_event_bytes, usage_asked=usage_asked, as_chunks=stream)
             limit = self._max_event_bytes
+            if stream:
+                answer = AnswerReader(limit, usage_asked=usage_asked, as_chunks=True)
+            else:
+                answer = WholeAnswerReader(limit)
             call = Call(
                 self._connector, request, answer, on_chunks, streamed=stream, max_body=limit
             )

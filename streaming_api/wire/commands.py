@@ -198,7 +198,9 @@ def parse_command(fields: Mapping[str, object], text: bytes) -> Command:
         message = f"message_type must be one of {', '.join(MESSAGE_TYPES)}."
         raise BadRequest(message, code, param="message_type")
     actions = _ACTIONS[message_type]
-    action = fields.get("action", actions[0])
+    action = fields.get("action")
+    if action is None:  # null is what is not set, everywhere
+        action = actions[0]
     if action not in actions:
         message = f"action of {message_type} must be one of {', '.join(actions)}."
         raise BadRequest(message, "unknown_action", param="action")
@@ -221,7 +223,9 @@ def parse_command(fields: Mapping[str, object], text: bytes) -> Command:
 def _topic(message_type: str, fields: Mapping[str, object]) -> str:
     """The topic: that of the message type, unless it names another that speaks in this type."""
     known = names_of(message_type)
-    topic = fields.get("topic", known[0])
+    topic = fields.get("topic")
+    if topic is None:
+        return known[0]
     if isinstance(topic, str) and topic in known:
         return topic
     message = f"topic of {message_type} must be one of {', '.join(known)}."
@@ -263,7 +267,9 @@ def chat_request(
     options = fields.get("stream_options") if stream else None
     written = json_text.value_of(text, "stream_options") if isinstance(options, dict) else None
     return ChatRequest(
-        request_id=_request_id(fields) if "request_id" in fields else uuid.uuid4().hex,
+        request_id=uuid.uuid4().hex
+        if fields.get("request_id") is None
+        else check_request_id(fields["request_id"]),
         model=model,
         parameters=json_text.without(text, _OURS | {"stream_options"} if stream else _OURS),
         stream=stream,
@@ -287,8 +293,9 @@ def _model(fields: Mapping[str, object]) -> str | None:
 
 
 def _on_disconnect(fields: Mapping[str, object], default: OnDisconnect) -> OnDisconnect:
+    wanted = fields.get("on_disconnect")
     try:
-        return OnDisconnect(fields.get("on_disconnect", default))
+        return default if wanted is None else OnDisconnect(wanted)
     except ValueError:
         allowed = ", ".join(choice.value for choice in OnDisconnect)
         message = f"on_disconnect must be one of {allowed}."
@@ -308,13 +315,15 @@ def check_request_id(value: object) -> str:
 
 
 def _request_id(fields: Mapping[str, object]) -> str:
-    if "request_id" not in fields:
+    if fields.get("request_id") is None:
         raise BadRequest("request_id is missing.", "missing_field", param="request_id")
     return check_request_id(fields["request_id"])
 
 
 def _after(fields: Mapping[str, object]) -> int:
-    after = fields.get("after", 0)
+    after = fields.get("after")
+    if after is None:
+        return 0
     if not isinstance(after, int) or isinstance(after, bool) or not 0 <= after < 2**63:
         message = "after must be the last sequence_id seen: a whole number, 0 for from the start."
         raise BadRequest(message, "invalid_value", param="after")

@@ -43,7 +43,8 @@ class Event:
         said: of which choices.
         usage: the figure in its usage, if it has one.
         only_usage: it is shown to those alone who asked for usage.
-        kind: "done" and "fault" end the stream; "other" is an event that is no chunk.
+        kind: "done", "error" (the upstream says so itself) and "fault" end the stream; "other"
+            is an event that is no chunk.
     """
 
     wire: bytes
@@ -51,7 +52,7 @@ class Event:
     said: tuple[Said, ...] = ()
     usage: int | None = None
     only_usage: bool = False
-    kind: Literal["chunk", "other", "silent", "done", "fault"] = "chunk"
+    kind: Literal["chunk", "other", "silent", "done", "error", "fault"] = "chunk"
 
 
 @attrs.frozen
@@ -74,8 +75,8 @@ def expected(events: list[Event], end: End, *, usage_asked: bool) -> Result:
     for event in events:
         if event.kind == "done":
             return Result(shown, _last_reason(heard), usage, is_fault=False, done=True)
-        if event.kind == "fault":
-            return _broken(shown, heard, usage)
+        if event.kind in {"error", "fault"}:
+            return _broken(shown, heard if event.kind == "fault" else [], usage)
         if event.usage is not None:
             usage = event.usage
         if event.shown is not None and (usage_asked or not event.only_usage):
@@ -280,10 +281,10 @@ _U: Final = b'"usage":{"completion_tokens":7}'
 _REMARKS: Final = (
     Event(wire=b"data: [DONE]\n\n", kind="done"),
     Event(wire=b'data: "[DONE]"\n\n', kind="done"),
-    Event(wire=b'data: {"error":{"message":"no"}}\n\n', kind="fault"),
-    Event(wire=b"event: error\ndata: no luck\n\n", kind="fault"),
+    Event(wire=b'data: {"error":{"message":"no"}}\n\n', kind="error"),
+    Event(wire=b"event: error\ndata: no luck\n\n", kind="error"),
     Event(wire=b"data: nonsense\n\n", kind="fault"),
-    Event(wire=b'data: {"object":"error","message":"old"}\n\n', kind="fault"),
+    Event(wire=b'data: {"object":"error","message":"old"}\n\n', kind="error"),
     Event(wire=b'data: {"choices":[{"delta":{"content":"half}]}\n\n', kind="fault"),
     Event(wire=b'event: chunk\ndata: {"choices":[{"delta":{"content":"half}]}\n\n', kind="fault"),
     _other(b"null"),

@@ -280,13 +280,37 @@ async def test_a_whole_error_to_a_request_for_a_stream_is_that_error(
     assert (answer.error["code"], answer.error["message"]) == ("c", "no\ufffd")
 
 
-async def test_a_stream_where_a_whole_answer_was_asked_for_is_a_clear_error(
-    server: StreamingService, upstream: FakeUpstream
+@pytest.mark.parametrize("name", SOUND)
+async def test_a_stream_where_a_whole_answer_was_asked_for_is_put_together(
+    server: StreamingService, upstream: FakeUpstream, name: str
 ) -> None:
-    upstream.default = body(text("a") + chunk({}, "stop") + DONE, "application/json")
-    reply = await post(server)
-    assert reply.status_code == 502
-    assert "an event stream where one whole JSON answer" in reply.json()["error"]["message"]
+    data = b"".join(SOUND[name])
+    upstream.default = body(data if name == "half an event at the end" else data + DONE)
+    reply = await post(server, stream=False)
+    assert reply.status_code == 200, reply.text
+    whole = reply.json()
+    (choice,) = whole["choices"]
+    assert (whole["object"], choice["message"]["content"]) == ("chat.completion", "ab")
+    assert choice["finish_reason"] == "stop"
+
+
+@pytest.mark.parametrize("how", ["fin", "rst"])
+@pytest.mark.parametrize("data", [*CUT.values(), text("a") + chunk({}, "stop")])
+async def test_of_a_whole_answer_that_came_in_part_nothing_is_shown(
+    server: StreamingService, upstream: FakeUpstream, data: bytes, how: Literal["fin", "rst"]
+) -> None:
+    upstream.default = cut(data, how)
+    reply = await post(server, stream=False)
+    assert (reply.status_code, reply.json()["error"]["code"]) == (502, "upstream_disconnected")
+
+
+@pytest.mark.parametrize("data", [DONE, b": ping\n\n" + DONE, event({"type": "ping"}) + DONE])
+async def test_a_stream_without_an_answer_is_no_whole_answer(
+    server: StreamingService, upstream: FakeUpstream, data: bytes
+) -> None:
+    upstream.default = body(data)
+    reply = await post(server, stream=False)
+    assert (reply.status_code, reply.json()["error"]["code"]) == (502, "upstream_invalid_response")
 
 
 @pytest.mark.parametrize("reason", ["", "null", None])

@@ -96,6 +96,26 @@ def test_an_error_that_is_nested_deeply_is_still_an_error(depth: int) -> None:
     assert error_of_reply(500, "application/json", reply).message
 
 
+def test_an_error_in_a_list_is_that_error() -> None:
+    """As Google's endpoint of OpenAI's protocol sends it."""
+    error = error_of_reply(400, "application/json", b'[{"error":{"code":400,"message":"no"}}]')
+    assert (error.code, error.message) == ("400", "no")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [b'data: {"error":{"message":"no"}}', b"event: error\ndata: no", b'data: {"detail":"no"}'],
+)
+def test_an_error_is_told_whatever_came_before_it(said: bytes) -> None:
+    """A client that asked the upstream itself would be told, too."""
+    answer = reader()
+    answer.read(b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n')
+    answer.read(b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\n')
+    answer.read(said + b"\n\n")
+    assert answer.error is not None
+    assert (answer.error.message, answer.finish_reason) == ("no", None)
+
+
 def test_an_error_message_is_bounded() -> None:
     """An upstream that echoes the prompt in its error does not get it sent on whole."""
     error = error_of_object({"error": {"message": "x" * 100_000}})

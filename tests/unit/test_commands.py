@@ -215,6 +215,21 @@ class TestStart:
         request = request_of(chat(stream=None, model=None, stream_options=None))
         assert (request.stream, request.model, request.usage_asked) == (True, None, False)
 
+    def test_null_is_what_is_not_set_in_our_own_fields_too(self) -> None:
+        request = request_of(chat(request_id=None, on_disconnect=None))
+        assert (request.request_id != "", request.chosen) == (True, False)
+        assert request.on_disconnect is OnDisconnect.GRACE
+        assert isinstance(command(orjson.dumps(chat(action=None))), ChatRequest)
+        resume = {
+            "message_type": "chat_completion",
+            "action": "resume",
+            "request_id": "r",
+            "after": None,
+        }
+        assert command(orjson.dumps(resume)) == Resume("r", 0)
+        topic = {"message_type": "metrics_update", "action": None, "topic": None, "cursor": None}
+        assert command(orjson.dumps(topic)) == Subscribe("metrics_update", "metrics", None)
+
     def test_another_face_has_its_own_default(self) -> None:
         request = request_of(chat(), on_disconnect=OnDisconnect.CANCEL)
         assert request.on_disconnect is OnDisconnect.CANCEL
@@ -234,18 +249,15 @@ class TestStart:
             ({"stream": "false"}, "invalid_value", "stream"),
             ({"stream": 1}, "invalid_value", "stream"),
             ({"request_id": ""}, "invalid_value", "request_id"),
-            ({"request_id": None}, "invalid_value", "request_id"),
             ({"request_id": "a b"}, "invalid_value", "request_id"),
             ({"request_id": "a/b"}, "invalid_value", "request_id"),
             ({"request_id": "a\n"}, "invalid_value", "request_id"),
             ({"request_id": "ä"}, "invalid_value", "request_id"),
             ({"request_id": "a" * 129}, "invalid_value", "request_id"),
             ({"on_disconnect": "stay"}, "invalid_value", "on_disconnect"),
-            ({"on_disconnect": None}, "invalid_value", "on_disconnect"),
             ({"on_disconnect": ["cancel"]}, "invalid_value", "on_disconnect"),
             ({"action": "begin"}, "unknown_action", "action"),
             ({"action": "subscribe"}, "unknown_action", "action"),
-            ({"action": None}, "unknown_action", "action"),
             ({"action": ["start"]}, "unknown_action", "action"),
             ({"message_type": None}, "missing_field", "message_type"),
             ({"message_type": "chat"}, "unknown_message_type", "message_type"),
@@ -280,7 +292,7 @@ class TestOthers:
         error = refused({"message_type": "chat_completion", "action": action})
         assert (error.code, error.param) == ("missing_field", "request_id")
 
-    @pytest.mark.parametrize("after", [-1, 1.5, "1", None, True, 2**63, [], 1e30])
+    @pytest.mark.parametrize("after", [-1, 1.5, "1", True, 2**63, [], 1e30])
     def test_after_is_a_whole_number(self, after: object) -> None:
         error = refused(chat(action="resume", request_id="r", after=after))
         assert error.param == "after"

@@ -42,6 +42,7 @@ class Upstream:
         (b'{"data":[{"id":"a"},1,null,{"x":1}]}', ["a"]),
         (b'{"data":null}', []),
         (b'{"data":[],"error":null}', []),
+        (b'{"data":[{"id":"a","cost":NaN},{"id":"\\ud83d"}]}', ["a", "\ufffd"]),
         (b"null", []),
         (b"[]", []),
     ],
@@ -61,6 +62,12 @@ def test_what_can_be_shown_is(body: bytes, names: list[str]) -> None:
 def test_what_is_no_list_is_an_error(body: bytes) -> None:
     reader = ModelsReader()
     reader.read_whole(body)
+    assert reader.error is not None
+
+
+def test_an_event_stream_is_no_list() -> None:
+    reader = ModelsReader()
+    reader.read(b'data: {"data":[{"id":"a"}]}\n\n')
     assert reader.error is not None
 
 
