@@ -138,7 +138,7 @@ function showView() {
     if (document.body.classList.contains("drawer")) toggleDrawer();
     openChat().then(() => name === "answer" && id && chat.openAnswer(decodeURIComponent(id)));
   }
-  if (shown === "series") openSeries();
+  if (shown === "series") openSeries().then(() => series.shown());
   connection.watch("metrics", shown === "series" || (series?.starred() ?? false));
   byId("series").hidden = shown !== "series";
   changed("view");

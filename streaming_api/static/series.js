@@ -59,7 +59,7 @@ export function startSeries(rememberAll, watchMetrics) {
   for (const key of (new URLSearchParams(location.search).get("stars") ?? "").split("|").filter(Boolean).slice(0, 12)) star(key);
   onChange(["metrics", "components", "clock"], draw);
   draw();
-  return { starred: () => stars.size > 0, stars: () => [...stars.keys()] };
+  return { shown: () => search.focus({ preventScroll: true }), starred: () => stars.size > 0, stars: () => [...stars.keys()] };
 }
 
 function build(section) {

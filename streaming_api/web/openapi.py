@@ -86,7 +86,7 @@ _STREAMS: Final[Json] = {
         "get": operation(
             "Watch several topics",
             {200: _EVENTS},
-            *(404, *OPENING),
+            *(400, 404, *OPENING),
             tag="event streams",
             scope="watch",
             parameters=("topics", "cursor", "Last-Event-ID"),

@@ -6,6 +6,7 @@ import base64
 import gzip
 import hashlib
 import mimetypes
+import re
 from pathlib import Path
 from typing import Final
 
@@ -52,6 +53,7 @@ POLICY: Final = (
     " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 """Content-Security-Policy: labels, alerts and answers are hostile, and no script is inline."""
+_REFUSED: Final = re.compile(r"q=0(\.0*)?")
 _FOR_EVER: Final = "public, max-age=31536000, immutable"
 
 
@@ -90,11 +92,20 @@ async def static(request: web.Request) -> web.StreamResponse:
         raise NotFound("The page has no such file.", "not_found")
     current = request.match_info.get("edition") == _EDITION
     headers = {"Cache-Control": _FOR_EVER if current else "no-cache", "Vary": "Accept-Encoding"}
-    plain = hdrs.RANGE in request.headers or "If-" in "".join(request.headers)
-    if plain or "gzip" not in request.headers.get(hdrs.ACCEPT_ENCODING, ""):
+    plain = hdrs.RANGE in request.headers or any(name.startswith("If-") for name in request.headers)
+    if plain or not _takes_gzip(request):
         return web.FileResponse(file.path, headers=headers)
     headers[hdrs.CONTENT_ENCODING] = "gzip"
     return web.Response(body=file.compressed, content_type=file.media_type, headers=headers)
+
+
+def _takes_gzip(request: web.Request) -> bool:
+    """RFC 9110 section 12.5.3, as far as gzip goes."""
+    for coding in request.headers.get(hdrs.ACCEPT_ENCODING, "").lower().split(","):
+        name, _, weight = coding.partition(";")
+        if name.strip() == "gzip":
+            return not _REFUSED.fullmatch(weight.strip())
+    return False
 
 
 async def add_headers(_request: web.Request, response: web.StreamResponse) -> None:

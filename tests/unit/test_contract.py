@@ -427,6 +427,7 @@ REQUESTS: Final = [
     (404, "DELETE", "/streaming/chat/none", "/streaming/chat/{request_id}", {}),
     (400, "DELETE", "/streaming/chat/%20", "/streaming/chat/{request_id}", {}),
     (400, "GET", "/streaming/history?since=yesterday", None, {}),
+    (400, "GET", "/streaming/sse?topics=metrics,history", "/streaming/sse", {}),
     (404, "GET", "/streaming/sse?topics=weather", "/streaming/sse", {}),
     (426, "GET", "/streaming/websocket", None, {}),
     (426, "GET", "/streaming/websocket/chat", None, {}),
