@@ -65,6 +65,7 @@ class WatchedAnswer:
         on_begun: called once when the first chunk or the end is there.
         on_ended: called once when it has ended.
         faces: its streams in the words of other wires (`streaming_api.faces`), by their names.
+        notes: what another process needs to make a face again, by its name.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class WatchedAnswer:
         self.on_begun: list[Callable[[], None]] = []
         self.on_ended: list[Callable[[], None]] = []
         self.faces: dict[str, Face] = {}
+        self.notes: dict[str, bytes] = {}
         self.account = account
         self.channel = channel
         stream = Stream(

@@ -129,8 +129,7 @@ class Cluster:
         try:
             await self._once("fetch", key, lambda: self._fetch(key))
         except (NotFound, Gone) as error:
-            self._absent[key] = error
-            asyncio.get_running_loop().call_later(ABSENT_SECONDS, self._absent.pop, key, None)
+            self._miss(key, error)
 
     async def _ask(self, *commands: Command) -> list[Any]:
         """Ask the store in a task of our own: a client that leaves cancels only its waiting."""
@@ -158,7 +157,7 @@ class Cluster:
     def started(self, answer: Answer) -> None:
         """See `Remote`."""
         key = (answer.owner, answer.request_id)
-        about = Meta(self.instance, answer.asked_by, answer.request)
+        about = Meta(self.instance, answer.asked_by, answer.request, answer.notes)
         self._writer.add(key, answer, about)
 
     def ended(self, answer: Answer) -> None:
@@ -174,6 +173,13 @@ class Cluster:
         self._writer.recordings.pop(key, None)
         self.mirrors.pop(key, None)
         self._send(("DEL", self.store.key("a", ref), self.store.key("m", ref)))
+        if isinstance(answer, Mirror):
+            self._tell(answer.instance, "forget", k=ref)
+        self._miss(key, not_found(key[1]))
+
+    def _miss(self, key: Key, error: ApiError) -> None:
+        self._absent[key] = error
+        asyncio.get_running_loop().call_later(ABSENT_SECONDS, self._absent.pop, key, None)
 
     async def _once(
         self, what: str, key: Key, ask: Callable[[], Coroutine[None, None, None]]
@@ -223,6 +229,7 @@ class Cluster:
                 about.instance,
                 self._answers.budget.share(about.asked_by),
             )
+            mirror.notes.update(about.notes)
             mirror.on_watched = self._watched
             mirror.on_cancel = self._cancel
             mirror.confirm = self._confirm
@@ -283,6 +290,20 @@ class Cluster:
         if not taken:
             message = f"{self._per_key} answers are running for this key; wait for one to end."
             raise TooMany(message, "too_many_answers", retry_after=1)
+
+    # Chats of the AI SDK
+
+    def note_chat(self, key: Key, chat_id: str) -> None:
+        """Let every process know the newest answer of a chat."""
+        name = self.store.key("c", f"{key[0]}/{chat_id}")
+        self._send(("SET", name, key[1], "EX", RUNNING_SECONDS))
+
+    async def chat_answer(self, owner: str, chat_id: str) -> str | None:
+        """The newest answer of a chat, as far as the store knows."""
+        with contextlib.suppress(StoreError):
+            (found,) = await self._ask(("GET", self.store.key("c", f"{owner}/{chat_id}")))
+            return None if found is None else str(found.decode())
+        return None
 
     # Tickets
 
@@ -374,6 +395,8 @@ class Cluster:
             viewer.leave()
         elif kind == "cancel":
             answer.cancel()
+        elif kind == "forget":
+            self._answers.delete(answer)
         elif kind == "rewrite":
             recording.recorder.missing()
             self._writer.hurry(recording)

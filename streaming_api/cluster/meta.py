@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Mapping
 from typing import Final
 
 import attrs
@@ -32,11 +33,13 @@ class Meta:
     Attributes:
         instance: the process that fills it.
         asked_by: under whose name its limits are counted.
+        notes: of its faces.
     """
 
     instance: str
     asked_by: str
     request: ChatRequest
+    notes: Mapping[str, bytes] = attrs.field(factory=dict)
 
     def encode(self) -> dict[str, bytes | str]:
         """As fields of a hash."""
@@ -53,6 +56,7 @@ class Meta:
             "asked_by": self.asked_by,
             "request": orjson.dumps(fields),
             "parameters": zlib.compress(request.parameters, 1),
+            **{f"n:{face}": zlib.compress(note, 1) for face, note in self.notes.items()},
         }
 
 
@@ -71,4 +75,9 @@ def decode(request_id: str, fields: dict[bytes, bytes]) -> Meta:
             on_disconnect=OnDisconnect(asked.get("on_disconnect", "grace")),
             usage_asked=asked.get("usage_asked", False),
         ),
+        notes={
+            name.decode().removeprefix("n:"): zlib.decompress(note)
+            for name, note in fields.items()
+            if name.startswith(b"n:")
+        },
     )

@@ -6,7 +6,7 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 
 import attrs
 import orjson
@@ -40,12 +40,26 @@ class ResponseStream(Derived):
 
     translator: ResponseTranslator
 
-    def __init__(self, answer: WatchedAnswer, asked: Asked) -> None:
+    def __init__(self, answer: WatchedAnswer, asked: Asked, created: int | None = None) -> None:
         self.asked = asked
-        fields = response_fields(asked, answer.request_id, int(time.time()))
+        created = int(time.time()) if created is None else created
+        answer.notes[FACE] = orjson.dumps([attrs.asdict(asked), created])
+        fields = response_fields(asked, answer.request_id, created)
         translator = ResponseTranslator(fields, answer.request_id)
         super().__init__(answer, FACE, translator)
         self.count(parsed_bytes(orjson.dumps(asked.items)))
+
+    @classmethod
+    def of(cls, answer: WatchedAnswer) -> Self | None:
+        """The response that an answer is, made again if another process has begun it."""
+        known = answer.faces.get(FACE)
+        if isinstance(known, cls):
+            return known
+        note = answer.notes.get(FACE)
+        if note is None:
+            return None
+        fields, created = orjson.loads(note)
+        return cls(answer, Asked(**{**fields, "items": tuple(fields["items"])}), created)
 
     @property
     def response(self) -> dict[str, object]:
@@ -109,8 +123,8 @@ class Responses:
             on_disconnect=OnDisconnect.FINISH if asked.background else default,
         )
         answer = begin(attrs.evolve(request, chosen=False), client)
-        known = answer.faces.get(FACE)
-        if isinstance(known, ResponseStream):
+        known = ResponseStream.of(answer)
+        if known is not None:
             return answer, known
         response = ResponseStream(answer, asked)
         if not asked.store:
@@ -127,8 +141,8 @@ class Responses:
             answer = self._answers.find(client.owner, response_id.removeprefix(_PREFIX))
         except (NotFound, Gone):
             raise _unknown(response_id) from None
-        response = answer.faces.get(FACE)
-        if not isinstance(response, ResponseStream) or not response_id.startswith(_PREFIX):
+        response = ResponseStream.of(answer)
+        if response is None or not response_id.startswith(_PREFIX):
             raise _unknown(response_id)
         return answer, response
 

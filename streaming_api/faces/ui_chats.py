@@ -42,4 +42,7 @@ def stream_of(answer: WatchedAnswer, message_id: str | None = None) -> Derived:
     found = answer.faces.get(FACE)
     if isinstance(found, Derived):
         return found
-    return Derived(answer, FACE, UiMessageTranslator(message_id or answer.request_id))
+    noted = answer.notes.get(FACE, b"").decode()
+    named = noted or message_id or answer.request_id
+    answer.notes[FACE] = named.encode()
+    return Derived(answer, FACE, UiMessageTranslator(named))

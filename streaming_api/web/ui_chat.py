@@ -7,6 +7,7 @@ an answer: a page that only leaves does not, for it may come back.
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, ClassVar, Final
 
 import orjson
@@ -14,7 +15,7 @@ from aiohttp import hdrs, web
 
 from streaming_api.answers.elsewhere import settled
 from streaming_api.connections.endings import CloseReason
-from streaming_api.errors import ApiError
+from streaming_api.errors import ApiError, Gone, NotFound
 from streaming_api.faces import framing
 from streaming_api.faces.derived import Derived
 from streaming_api.faces.ui_chats import UiChats, stream_of
@@ -85,6 +86,8 @@ async def start(request: web.Request) -> web.StreamResponse:
     with reserve_slot(request, "sse") as slot:
         answer = await settled(lambda: context.retries.start(key, asked, client))
         request.app[UI_CHATS].put(client, chat, answer)
+        if context.cluster is not None:
+            context.cluster.note_chat((client.owner, answer.request_id), chat)
         derived = stream_of(answer, message_id(fields))
         connection = UiReply(request, answer, derived)
         try:
@@ -105,6 +108,18 @@ async def _first_model(request: web.Request) -> str | None:
     return next((str(model["id"]) for model in listed), None)
 
 
+async def _newest(request: web.Request) -> WatchedAnswer | None:
+    """The newest answer of a chat, on whatever process it is."""
+    context, client = request.app[CONTEXT], client_of(request)
+    chat = request.match_info["id"]
+    if context.cluster is not None:
+        request_id = await context.cluster.chat_answer(client.owner, chat)
+        if request_id is not None:
+            with contextlib.suppress(NotFound, Gone):
+                return await settled(lambda: context.answers.find(client.owner, request_id))
+    return request.app[UI_CHATS].get(client, chat)
+
+
 @scope("chat")
 async def resume(request: web.Request) -> web.StreamResponse:
     """GET /api/chat/{id}/stream: the message that is being said, from its start; 204 if none is.
@@ -113,7 +128,7 @@ async def resume(request: web.Request) -> web.StreamResponse:
     """
     context = request.app[CONTEXT]
     context.answers.require()
-    answer = request.app[UI_CHATS].get(client_of(request), request.match_info["id"])
+    answer = await _newest(request)
     if answer is None:
         return web.Response(status=204)
     derived = stream_of(answer)
@@ -133,7 +148,8 @@ async def stop(request: web.Request) -> web.Response:
     """DELETE /api/chat/{id}: stop what is being said; idempotent."""
     context = request.app[CONTEXT]
     context.answers.require()
-    answer = request.app[UI_CHATS].get(client_of(request), request.match_info["id"])
+    answer = await _newest(request)
     if answer is not None:
         answer.cancel()
+        await answer.cancelled()
     return web.Response(status=204)

@@ -385,3 +385,52 @@ class TestAlerts:
             reply = await client.post("/streaming/alerts", json=webhook("DiskFull"))
         assert reply.status_code == 503
         await store.start()
+
+
+class TestOtherFaces:
+    async def test_a_response_is_the_same_object_on_both(self, pair: Pair) -> None:
+        one, other = await pair()
+        async with http(timeout=2 * UNIT) as client:
+            body = {"model": "ten-tokens", "input": "Hello"}
+            made = (await client.post(f"{one.url}/v1/responses", json=body)).json()
+            path = f"/v1/responses/{made['id']}"
+            assert (await client.get(other.url + path)).json() == made
+            items = f"{path}/input_items"
+            expected = (await client.get(one.url + items)).json()
+            assert (await client.get(other.url + items)).json() == expected
+            events = [
+                (await client.get(f"{url}{path}?stream=true")).text for url in (one.url, other.url)
+            ]
+            assert events[0] == events[1]
+            more = {**body, "previous_response_id": made["id"]}
+            reply = await client.post(f"{other.url}/v1/responses", json=more)
+            assert reply.status_code == 200
+            assert (await client.delete(other.url + path)).status_code == 200
+            for server in (other, one):
+                async with asyncio.timeout(UNIT):
+                    while (await client.get(server.url + path)).status_code != 404:
+                        await asyncio.sleep(0.02)
+
+    async def test_a_chat_of_the_ai_sdk_is_resumed_and_stopped_on_the_other(
+        self, pair: Pair, upstream: FakeUpstream
+    ) -> None:
+        gate = gated(upstream)
+        one, other = await pair()
+        message = {"id": "m", "role": "user", "parts": [{"type": "text", "text": "Hello"}]}
+        body = {"id": "c-1", "messages": [message], "model": "gated"}
+        async with (
+            http(timeout=2 * UNIT) as client,
+            client.stream("POST", f"{one.url}/api/chat", json=body) as begun,
+        ):
+            gate.release(3)
+            lines = begun.aiter_lines()
+            while "t2" not in await anext(lines):
+                pass
+            async with client.stream("GET", f"{other.url}/api/chat/c-1/stream") as resumed:
+                assert resumed.status_code == 200
+                again = resumed.aiter_lines()
+                while "t2" not in await anext(again):
+                    pass
+            stopped = await client.delete(f"{other.url}/api/chat/c-1")
+            assert stopped.status_code == 204
+        assert (await upstream.generation()).closed_at is not None
