@@ -114,6 +114,7 @@ class RealPrometheus(_Server):
         targets: `host:port` of further expositions, scraped as job `target` at `/metrics`.
         rules: A rule file.
         alertmanagers: `host:port` of those that are told of alerts.
+        credential: The bearer token that the targets want.
     """
 
     program = package = "prometheus"
@@ -124,8 +125,10 @@ class RealPrometheus(_Server):
         targets: Sequence[str] = (),
         rules: str = ALWAYS_FIRING,
         alertmanagers: Sequence[str] = (),
+        credential: str = "none",
     ) -> None:
         super().__init__(folder)
+        self._credential = credential
         self._targets = list(targets)
         self._rules = rules
         self._alertmanagers = list(alertmanagers)
@@ -139,6 +142,7 @@ scrape_configs:
   - job_name: self
     static_configs: [{{targets: ["127.0.0.1:{self.port}"]}}]
   - job_name: target
+    authorization: {{credentials: {self._credential}}}
     static_configs: [{{targets: {self._targets}}}]
 alerting:
   alertmanagers:

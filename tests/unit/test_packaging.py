@@ -165,14 +165,14 @@ def test_the_rules_fire_when_they_should_and_not_for_a_source_that_never_was() -
 
 def test_rules_and_dashboard_use_metrics_that_there_are() -> None:
     code = "".join(file.read_text(encoding="utf-8") for file in ROOT.glob("streaming_api/**/*.py"))
-    known = set(re.findall(r'"(streaming_\w+)"', code))
+    known = set(re.findall(r'"((?:streaming|gen_ai)_\w+)"', code))
     expressions = [
         target["expr"]
         for panel in json.loads((CONF / "grafana-dashboard.json").read_text("utf-8"))["panels"]
         for target in panel["targets"]
     ]
     rules = (CONF / "prometheus-rules.yml").read_text(encoding="utf-8")
-    used = set(re.findall(r"\bstreaming_\w+", "\n".join([*expressions, rules])))
+    used = set(re.findall(r"\b(?:streaming|gen_ai)_\w+", "\n".join([*expressions, rules])))
     assert used, "nothing found to check"
     assert {re.sub(r"_(total|bucket|count|sum)$", "", name) for name in used} <= known
 
