@@ -8,6 +8,7 @@ ApiError
 ├── MethodNotAllowed    405  the path is there, the method is not
 ├── Gone                410  the stream was there and is no longer retained
 ├── TooLarge            413  a body above body_size_limit
+├── ExpectationFailed   417  an Expect that is none of HTTP's
 ├── Unprocessable       422  an Idempotency-Key of another question
 ├── UpgradeRequired     426  a plain request where a WebSocket is spoken
 ├── TooMany             429  a rate limit
@@ -117,6 +118,13 @@ class TooLarge(ApiError):
     """More than ``body_size_limit`` bytes."""
 
     status = 413
+    type = "invalid_request_error"
+
+
+class ExpectationFailed(ApiError):
+    """An ``Expect`` other than ``100-continue``."""
+
+    status = 417
     type = "invalid_request_error"
 
 

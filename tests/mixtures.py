@@ -25,6 +25,8 @@ FILES: Final = {
 }
 TRAP: Final = b"GET /streaming/status HTTP/1.1\r\nHost: localhost\r\n\r\n"
 TRAPPED: Final = b'"capabilities"'
+SECONDS: Final = 30.0
+"""Seconds that a conversation may take, on the slowest machine."""
 _HANDSHAKE: Final = (
     "Sec-WebSocket-Version: 13",
     "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==",
@@ -95,7 +97,7 @@ class Mixture:
 
     def __init__(self, seed: int, *, proxied: bool = False) -> None:
         self._random = random.Random(seed)
-        self._seed = seed
+        self.seed = seed
         self.proxied = proxied
         self._count = 0
         self._kinds = [
@@ -132,7 +134,7 @@ class Mixture:
 
     def _mark(self) -> str:
         self._count += 1
-        return f"mark-{self._seed}-{self._count}-{self._random.randrange(10**9)}"
+        return f"mark-{self.seed}-{self._count}-{self._random.randrange(10**9)}"
 
     def _chunks(self) -> random.Random | None:
         return self._random.choice((None, self._random))
@@ -312,13 +314,19 @@ async def speak(url: str, mixture: Mixture) -> None:
     """
     asked = mixture.sequence()
     pieces = mixture.cuts(b"".join(one.data for one in asked))
+    under_way: list[Asked] = []
     async with raw(url) as tcp:
         sending = asyncio.create_task(_send(tcp, pieces))
         try:
-            await _check(tcp, asked, lasting=mixture.proxied)
+            async with asyncio.timeout(SECONDS):
+                await _check(tcp, asked, under_way, lasting=mixture.proxied)
         except Exception as error:
             names = [one.name for one in asked]
-            raise AssertionError(f"{names}: {error!r} in {pieces!r}") from error
+            raise AssertionError(
+                f"seed {mixture.seed}, {names}: where the reply to request {len(under_way)}"
+                f" ({under_way[-1].name}) was expected, {error!r};"
+                f" unread {tcp.received[:300]!r}, sent {pieces!r}"
+            ) from error
         finally:
             sending.cancel()
 
@@ -333,12 +341,20 @@ async def _send(tcp: Raw, pieces: list[bytes]) -> None:
         pass  # it closes after its last reply, whatever else comes
 
 
-async def _check(tcp: Raw, asked: list[Asked], *, lasting: bool) -> None:
-    """Each its own reply, in order; ``lasting``: a proxy goes on where the server closes."""
+async def _check(tcp: Raw, asked: list[Asked], under_way: list[Asked], *, lasting: bool) -> None:
+    """Each its own reply, in order.
+
+    Args:
+        tcp: the connection.
+        asked: all that is sent on it.
+        under_way: gets the requests whose replies are read, for who has to say what went wrong.
+        lasting: a proxy goes on where the server closes.
+    """
     over = False
     for one in asked:
         if over and (not lasting or await _at_end(tcp)):
             break
+        under_way.append(one)
         if one.endless:
             told = await tcp.until(one.endless)
             assert told.count(b"HTTP/1.1 ") == 1, told
@@ -364,7 +380,7 @@ async def _reply(tcp: Raw, *, head_only: bool) -> Reply:
     while status == 100:
         line, *lines = (await tcp.until(b"\r\n\r\n")).decode().rstrip().split("\r\n")
         version, code, _ = line.split(" ", 2)
-        assert version in {"HTTP/1.0", "HTTP/1.1"}, line
+        assert version == "HTTP/1.1" or (version, code) == ("HTTP/1.0", "200"), line
         status = int(code)
     headers = {name.lower(): value for name, value in (each.split(": ", 1) for each in lines)}
     body = b""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from typing import TYPE_CHECKING, Final, cast
 
 from aiohttp import web
 
 from streaming_api.errors import BadRequest, TooLarge
 from streaming_api.ops.context import CONTEXT, client_of
 from streaming_api.wire.commands import parse_object, parsed_bytes
+
+if TYPE_CHECKING:
+    from streaming_api.web.one_request import OneRequest
 
 BODY_SECONDS: Final = 12.0
 """A client that takes longer to send its body holds a connection for nothing. With the seconds that
@@ -41,6 +44,7 @@ async def raw_body(
     if share.limit < limit:
         limit, setting = share.limit, "a quarter of performance.memory_budget_mb"
     _check_size(request.content_length or 0, limit, setting)
+    cast("OneRequest", request.protocol).continue_body()
     received = bytearray()
     begun = asyncio.get_running_loop().time()
     try:

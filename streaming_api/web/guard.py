@@ -12,7 +12,7 @@ from typing import Final
 import attrs
 import orjson
 from aiohttp import hdrs, web
-from aiohttp.http import HttpVersion10, HttpVersion11
+from aiohttp.http import HttpVersion11
 
 from streaming_api.access.client import Client
 from streaming_api.errors import (
@@ -30,6 +30,7 @@ from streaming_api.errors import (
 from streaming_api.ops.context import CLIENT, CONTEXT, route_of
 from streaming_api.trace_context import TraceContext
 from streaming_api.web.headers import preflight
+from streaming_api.web.one_request import check_expectation
 from streaming_api.web.tickets import redeem
 
 logger = logging.getLogger(__name__)
@@ -70,6 +71,7 @@ def scope(name: str) -> Callable[[Handler], Handler]:
 async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Check Host, Origin and credentials, then let the handler answer; errors become JSON."""
     try:
+        check_expectation(request)
         request[CLIENT] = attrs.evolve(
             await _client(request),
             face=_FACES.get(route_of(request), "other"),
@@ -126,13 +128,10 @@ def _check_origin(request: web.Request, peer: str) -> None:
     """Where the request was sent to, and which page sent it.
 
     Raises:
-        BadRequest: HTTP/0.9, which has no Host.
         Forbidden: a foreign Host or Origin.
     """
     access = request.app[CONTEXT].access
     headers = request.headers
-    if request.version < HttpVersion10:
-        raise BadRequest("HTTP/1.1 is spoken here.", "invalid_http")
     host = headers.get(hdrs.HOST, "")
     if host or request.version >= HttpVersion11:
         access.check_host(host)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 import orjson
 from aiohttp import web
+from aiohttp.http import HttpVersion11
 from aiohttp.http_exceptions import HttpProcessingError
 
 from streaming_api.errors import ApiError, BadRequest, Unavailable
@@ -98,6 +99,7 @@ class HttpProtocol(OneRequest):
         else:
             self._connections.refused(_NOT_HTTP)
             response = _closing(_NOT_HTTP)
+            request._version = HttpVersion11  # noqa: SLF001 (aiohttp says HTTP/1.0 of what is none)
         response.headers.update(COMMON)
         return response
 

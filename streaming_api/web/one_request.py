@@ -14,13 +14,16 @@ those the parser is asked; a body of known length is counted.
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from aiohttp import hdrs, web
-from aiohttp.http import RawRequestMessage
+from aiohttp.http import HttpVersion10, HttpVersion11, RawRequestMessage
+from aiohttp.http_exceptions import BadHttpMessage
 from aiohttp.streams import EMPTY_PAYLOAD
-from aiohttp.web_protocol import RequestPayloadError
+from aiohttp.web_protocol import RequestPayloadError, _ErrInfo
 from multidict import CIMultiDict, CIMultiDictProxy
+
+from streaming_api.errors import ExpectationFailed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,6 +34,7 @@ MOST_BEHIND: Final = 65_536
 """Bytes behind a request that are held until it is answered; above it the client has to wait."""
 _EMPTY_LINE: Final = b"\r\n\r\n"
 _EDGE: Final = len(_EMPTY_LINE) - 1
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class _Stage(enum.Enum):
@@ -44,14 +48,29 @@ class _Stage(enum.Enum):
 
 
 _READING: Final = frozenset({_Stage.HEAD, _Stage.LENGTH, _Stage.CHUNKS})
+_SPOKEN: Final = frozenset({HttpVersion10, HttpVersion11})
 
 
 class OneRequest(web.RequestHandler):
     """aiohttp's protocol, shown one request at a time."""
 
-    __slots__ = ("_answered", "_behind", "_body", "_edge", "_last", "_missing", "_stage")
+    __slots__ = (
+        "_answered",
+        "_behind",
+        "_body",
+        "_edge",
+        "_last",
+        "_missing",
+        "_stage",
+        "ended",
+        "expected",
+    )  # fmt: skip
 
     _body: StreamReader
+    ended: bool
+    """Whether the client has said that it sends nothing more."""
+    expected: str
+    """What the request under way expects before it sends its body (RFC 9110 section 10.1.1)."""
 
     def _start_reading(self) -> None:
         """Wait for the first request."""
@@ -61,6 +80,8 @@ class OneRequest(web.RequestHandler):
         self._edge = b""  # the last bytes fed: an empty line may be cut anywhere
         self._answered = False  # the request under way has its reply
         self._last = False  # and there is no next one
+        self.ended = False
+        self.expected = ""
 
     # From the client
 
@@ -72,6 +93,25 @@ class OneRequest(web.RequestHandler):
             return
         self._behind += data
         self._read()
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # asyncio's says bool | None
+        """The client sends nothing more; what it has asked is answered (``nc -N``), then it ends.
+
+        TLS has no half of a connection: there this closes it.
+        """
+        self.ended = True
+        return self._is_asked and self.ssl_context is None
+
+    @property
+    def _is_asked(self) -> bool:
+        """Whether there is a whole request to answer, or bytes to read one from."""
+        return self._stage not in _READING or bool(self._behind)
+
+    def continue_body(self) -> None:
+        """Ask for the body of the request under way, if its client waits for that."""
+        if self.expected and self._stage in _READING and self.transport is not None:
+            self.transport.write(_CONTINUE)
+        self.expected = ""
 
     def take_behind(self) -> bytes:
         """What came behind the request, for whoever takes the transport over."""
@@ -101,6 +141,8 @@ class OneRequest(web.RequestHandler):
                 self._pause_reading_for_buffer()
         elif self._buffer_paused:
             self._resume_reading_for_buffer()
+        if self.ended and not self._is_asked and self.transport is not None:
+            self.transport.close()
 
     def _resume_reading_if_drained(self) -> None:
         """Aiohttp asks when it takes a request up; `_read` knows when there is room."""
@@ -118,8 +160,8 @@ class OneRequest(web.RequestHandler):
                 self._missing -= len(piece)
             if parsed:  # an error in the body: it is no request, and has no reply of its own
                 self._messages.pop()
-                self._body.set_exception(RequestPayloadError("The body is no HTTP."))
-            if self._body.exception() is not None:
+                self._break_body()
+            if self._stage is _Stage.OVER or self._body.exception() is not None:
                 self._stage = _Stage.OVER
             elif self._body.is_eof():
                 self._stage = _Stage.WHOLE
@@ -127,13 +169,25 @@ class OneRequest(web.RequestHandler):
             if self._stage not in _READING:
                 self._body = EMPTY_PAYLOAD  # a body knows its protocol: one cycle less
 
+    def _break_body(self) -> None:
+        """The rest of a body cannot be read: whoever reads it is told."""
+        self._stage = _Stage.OVER
+        if self._answered:  # it was only being discarded
+            self._body.feed_eof()
+            self.close()
+        else:
+            self._body.set_exception(RequestPayloadError("The body is no HTTP."))
+
     def _begun(self) -> None:
         """A head has been read, or cannot be."""
         message, body = self._messages[-1]
+        if isinstance(message, RawRequestMessage) and message.version not in _SPOKEN:
+            message = _ErrInfo(400, BadHttpMessage("another version"), "another version")
+            self._messages[-1] = (message, body)
         if not isinstance(message, RawRequestMessage):  # an error: the last thing said here
             self._stage = _Stage.OVER
             return
-        message = _plain(message)
+        message, self.expected = _expectation(_plain(message))
         self._messages[-1] = (message, body)
         self._answered = False
         if body.is_eof():
@@ -152,6 +206,8 @@ class OneRequest(web.RequestHandler):
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
         """Send the reply; then the next request may be read."""
+        if self.expected and self._stage in _READING:  # nobody asked for the body: it may not come
+            resp.force_close()
         resp, reset = await super().finish_response(request, resp, start_time)
         if self._stage is _Stage.OVER:
             if request.content.exception() is not None:
@@ -185,6 +241,28 @@ def _plain(message: RawRequestMessage) -> RawRequestMessage:
     if message.upgrade or hdrs.UPGRADE in headers:
         message = message._replace(should_close=True)
     return message
+
+
+def _expectation(message: RawRequestMessage) -> tuple[RawRequestMessage, str]:
+    """A head without what it expects, and that: aiohttp would ask for bodies that nobody wants."""
+    expected = message.headers.get(hdrs.EXPECT)
+    if expected is None:
+        return message, ""
+    headers = CIMultiDict(message.headers)
+    del headers[hdrs.EXPECT]
+    message = message._replace(headers=CIMultiDictProxy(headers))
+    return message, expected.lower() if message.version >= HttpVersion11 else ""
+
+
+def check_expectation(request: web.BaseRequest) -> None:
+    """Nothing, if what the client expects can be done.
+
+    Raises:
+        ExpectationFailed: it cannot.
+    """
+    if cast("OneRequest", request.protocol).expected not in {"", "100-continue"}:
+        message = "The one expectation that can be met is 100-continue."
+        raise ExpectationFailed(message, "expectation_failed")
 
 
 def listed(headers: Mapping[str, str], name: str) -> list[str]:

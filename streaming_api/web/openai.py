@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from streaming_api.engine.sink import Watcher
     from streaming_api.engine.viewer import Viewer
 
+_HALF_CLOSED: Final = BadRequest(
+    "The connection was closed for sending, which counts as leaving: keep it open for the answer.",
+    "half_closed",
+)
 FAILED: Final = frozenset({"cancelled", "abandoned", "incomplete", "error"})
 
 
@@ -149,6 +153,18 @@ class Completion(EventStream):
     def tell_error(self, error: ApiError) -> None:
         """Say in the stream what went wrong."""
         super().comment(b"data: %b\n\n" % orjson.dumps({"error": error.body()}))
+
+    def eof_received(self) -> None:
+        """The client has left, or is told why it gets no more."""
+        if self.ending is not None:
+            return
+        if self._headed:
+            self.tell_error(_HALF_CLOSED)
+            self.end_body(CloseReason.CLIENT)
+        else:
+            self._keep_alive = False
+            self.reply_error(_HALF_CLOSED)
+            self.ending = CloseReason.CLIENT
 
     def end(self, ending: CloseReason) -> None:
         """End before the answer has, saying so: in the stream, or instead of it."""

@@ -109,6 +109,14 @@ class EventStream(Connection):
         """End the response; an EventSource comes again by itself."""
         self.end(ending)
 
+    def eof_received(self) -> None:
+        """The client sends nothing more: it has left, or must be taken to have.
+
+        Nothing tells a client that only listens from one that is gone, and the upstream must not
+        work for nobody. One that listens is told at least that the answer is not complete.
+        """
+        self.close(CloseReason.CLIENT)
+
     def end(self, ending: CloseReason) -> None:
         """Say that the response is complete, and close once it is sent."""
         if self.ending is not None:

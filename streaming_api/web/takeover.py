@@ -7,6 +7,7 @@ would only cost memory and wake-ups. The hand-over uses two public attributes (`
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Final, cast
 
 from aiohttp import hdrs, web
@@ -92,6 +93,14 @@ def hand_back(connection: Connection, behind: bytes) -> bool:
     return True
 
 
+def _end(connection: Connection) -> None:
+    """The client sends nothing more."""
+    transport = connection.transport
+    if cast("object", transport.get_protocol()) is connection and not transport.is_closing():
+        connection.eof_received()
+        transport.close()
+
+
 def take_over(
     request: web.Request, connection: Connection, slot: Slot, opening: bytes = b""
 ) -> None:
@@ -110,7 +119,10 @@ def take_over(
     transport = protocol.transport
     if transport is None or transport.is_closing():
         raise ConnectionResetError
-    behind = cast("OneRequest", protocol).take_behind()
+    ours = cast("OneRequest", protocol)
+    behind = ours.take_behind()
+    if ours.ended:  # it was told before; this client is told what it is
+        asyncio.get_running_loop().call_soon(_end, connection)
     transport.set_protocol(cast("asyncio.Protocol", connection))
     protocol.transport = None
     protocol.connection_lost(None)
