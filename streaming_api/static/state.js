@@ -2,6 +2,7 @@
 
 const KEPT_SECONDS = 3600;
 const MOST_EVENTS = 300;
+const MOST_MARKS = 500;
 const MOST_RESOLVED = 200;
 const HOUR_MS = 3_600_000;
 
@@ -139,7 +140,9 @@ function replaceHistory({ times, series, marks }) {
   for (const [name, values] of Object.entries(series)) current.set(name, values.at(-1) ?? null);
   history.times = [...before, ...times];
   history.series = merged;
-  history.marks = [...history.marks.filter((mark) => mark.time < first), ...marks];
+  const keyOf = ({ time, event, name }) => `${time} ${event} ${name}`;
+  const listed = new Set(marks.map(keyOf));
+  history.marks = [...history.marks.filter((mark) => !listed.has(keyOf(mark))), ...marks].slice(-MOST_MARKS);
 }
 
 // The values of the newest second: a sample names only what differs from it.
@@ -166,7 +169,7 @@ function addSample({ time, gap, values }) {
 function addMark(mark) {
   state.history.marks.push(mark);
   const since = mark.time - KEPT_SECONDS;
-  state.history.marks = state.history.marks.filter(({ time }) => time >= since).slice(-500);
+  state.history.marks = state.history.marks.filter(({ time }) => time >= since).slice(-MOST_MARKS);
 }
 
 function foldMetrics({ event, values = {}, removed = {}, infinite = {} }, time) {

@@ -153,7 +153,7 @@ class History(Topic):
         coarse = max(0, len(times) - RECENT) // COARSE * COARSE
         ends = range(COARSE, coarse + 1, COARSE)
         moments = [int(times[end - 1]) for end in ends] + [int(each) for each in times[coarse:]]
-        oldest = times[0] if times else 0.0
+        oldest = times[-1] - SECONDS if times else 0.0  # the start is before the first sample
         series = {}
         for name, column in self._series.items():
             values = self._in_order(column)

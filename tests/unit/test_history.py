@@ -129,6 +129,15 @@ def test_marks_say_when_it_began_and_what_happened(history: History, clock: Cloc
     assert everything(history, NOON)["marks"] == [firing]
 
 
+def test_the_start_is_among_the_marks_however_long_it_took(history: History, clock: Clock) -> None:
+    clock.advance(7)
+    history.sample({"a": 1})
+    assert [mark["event"] for mark in snapshot(history)["marks"]] == ["started"]
+    clock.advance(SECONDS + 1)
+    history.sample({"a": 1})
+    assert snapshot(history)["marks"] == []
+
+
 async def test_who_watches_is_told_what_changed(history: History, clock: Clock) -> None:
     line = Channel(
         "0" * 16,
