@@ -8,6 +8,7 @@ follow each other; lanes run side by side. A client that comes back goes on with
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 import orjson
@@ -73,7 +74,7 @@ class ResponsesSocket(WebSocket):
         if kind == "response.create":
             self._create(lane, fields, text)
         elif kind == "response.resume":
-            self.resume(lane, fields)
+            self._resume(lane, fields)
         elif kind == "response.cancel":
             answer, _ = self._responses.find(self.client, _response_id(fields))
             answer.cancel()
@@ -93,7 +94,11 @@ class ResponsesSocket(WebSocket):
             told["stream_id"] = lane
         self.send(orjson.dumps(told), "")
 
-    def resume(self, lane: str | None, fields: Fields) -> None:
+    def go_on(self, query: Mapping[str, str]) -> None:
+        """Do what the address of a client that has come back says."""
+        self._run({**query, "type": "response.resume"}, b"")
+
+    def _resume(self, lane: str | None, fields: Fields) -> None:
         """Show a response from strictly after the last event that the client has.
 
         Raises:
@@ -181,9 +186,5 @@ async def socket(request: web.Request) -> web.StreamResponse:
         ),
     )
     if "response_id" in request.query:
-        fields: Fields = dict(request.query)
-        try:
-            connection.resume(request.query.get("stream_id"), fields)
-        except ApiError as error:
-            connection.tell(error, fields)
+        connection.go_on(dict(request.query))
     return TAKEN
