@@ -18,6 +18,8 @@ MOST_BYTES: Final = 256 * 2**10
 SEAL_ID: Final = b"18446744073709551615-0"
 SEALED: Final = 2**64 - 1
 _LEVEL: Final = 1
+_WINDOW_BITS: Final = 12
+_MEMORY: Final = 5
 
 Fields = Mapping[bytes, bytes]
 
@@ -49,7 +51,9 @@ class Entry:
         """As fields of the store: messages hold no LF, so it separates them."""
         fields = {b"f": b"%d" % self.first}
         if self.payloads:
-            fields[b"z"] = zlib.compress(b"\n".join(self.payloads), _LEVEL)
+            # a small window: an entry repeats what is near, and the tables of a large one cost more
+            packer = zlib.compressobj(_LEVEL, zlib.DEFLATED, _WINDOW_BITS, _MEMORY)
+            fields[b"z"] = packer.compress(b"\n".join(self.payloads)) + packer.flush()
         for name, flag in ((b"e", self.final), (b"c", self.cut), (b"s", self.seal)):
             if flag:
                 fields[name] = b"1"

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
+import attrs
 import orjson
 
+from streaming_api.private_store import PrivateStore
+from streaming_api.workers import find_server
 from tests.bench import clients
 from tests.bench.peers.base import ChatFace, Peer, ViewFace, this_python
 from tests.bench.peers.direct import END_OF_COMPLETION, ask_openai
@@ -105,3 +109,38 @@ class Ours(Peer):
     def publication(self, payloads: Sequence[bytes]) -> tuple[bytes, int]:
         """One POST for all, one message a line."""
         return clients.post_request(f"{self.base}/bench/publish", b"\n".join(payloads)), 1
+
+
+class OursInCluster(Ours):
+    """The same as one of several processes: what the store costs the owner of the answers."""
+
+    name = "streaming-api with a store"
+    settings = "As above, with `cluster.url`: a private store on a unix socket, on another core."
+
+    def __init__(self, folder: Path, upstream: str) -> None:
+        super().__init__(folder, upstream)
+        self._store: PrivateStore | None = None
+
+    def command(self) -> Sequence[str]:
+        """Serve with a store."""
+        program = find_server()
+        if program is None:
+            message = "there is no redis-server and no valkey-server"
+            raise RuntimeError(message)
+        self._store = PrivateStore(program, 8)
+        self._store.start()
+        command = super().command()
+        config = self.folder / "config.yaml"
+        config.write_text(f"{config.read_text()}cluster: {{url: {self._store.url}}}\n")
+        return command
+
+    async def stop(self) -> None:
+        """End both."""
+        await super().stop()
+        if self._store is not None:
+            self._store.close()
+
+    def chat_faces(self) -> list[ChatFace]:
+        """WebSocket, as the others are compared by."""
+        face = super().chat_faces()[0]
+        return [attrs.evolve(face, name=f"{WEBSOCKET}, with a store")]

@@ -14,10 +14,10 @@ from tests.bench.peers.direct import Direct
 from tests.bench.peers.fastapi import FastApi
 from tests.bench.peers.litellm import LiteLlm
 from tests.bench.peers.nginx import Nginx
-from tests.bench.peers.ours import Ours
+from tests.bench.peers.ours import Ours, OursInCluster
 
 WORK = "relay"
-PEERS: tuple[type[Peer], ...] = (Direct, Nginx, FastApi, LiteLlm, Ours)
+PEERS: tuple[type[Peer], ...] = (Direct, Nginx, FastApi, LiteLlm, Ours, OursInCluster)
 CASES = (("paced", 100), ("paced", 10), ("flat", 10), ("paced", 400), ("paced", 1))
 TOKENS = 60
 ANSWER_TIMEOUT = 60.0
