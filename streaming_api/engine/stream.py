@@ -152,10 +152,10 @@ class Stream:
         return self._log.payloads(cursor, until, limit)
 
     def overfull(self, now: float) -> bool:
-        """Whether the log holds more than its retention allows."""
+        """Whether the log holds more than its retention allows; a last message always may stay."""
         kept, log = self.retention, self._log
         return (
-            log.bytes > kept.bytes
+            (log.bytes > kept.bytes and not (self.last and len(log) == 1))
             or len(log) > kept.messages
             or (self.policy is not Policy.LOSSLESS and bool(log) and now - log.since > kept.seconds)
         )

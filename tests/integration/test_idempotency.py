@@ -224,10 +224,11 @@ class TestAnAnswerThatIsNotKeptWhole:
         second = await ask(server, key=keys[1], stream=stream, **same)
         assert (second.status_code, second.json()["error"]["code"]) == (410, "stream_evicted")
 
+    @pytest.mark.parametrize("kept", [1, 100, 1_000])
     async def test_is_a_gap_and_its_end_on_our_own_wire(
-        self, start_server: StartServer, upstream: FakeUpstream
+        self, start_server: StartServer, upstream: FakeUpstream, kept: int
     ) -> None:
-        server = await start_server(api_gateway_endpoint=upstream.url, chat_retention_bytes=1000)
+        server = await start_server(api_gateway_endpoint=upstream.url, chat_retention_bytes=kept)
         upstream.default = Script(tokens=300)
         first = await ask(server, request_id="r-1")
         assert first.json()["object"] == "chat.completion"

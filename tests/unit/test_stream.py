@@ -290,6 +290,15 @@ class TestBackpressure:
         assert not on.full
         assert chat.evicted == 3
 
+    def test_how_an_answer_ended_is_kept_however_little_is_kept_of_it(self) -> None:
+        on = channel()
+        chat = chat_stream(on, keep(size=1))
+        on.append(chat, [b"{}"] * 3)
+        assert chat.evicted == 3
+        on.end(chat, b'{"finish_reason":"stop"}')
+        assert chat.evicted == 3
+        assert [message.number for message in chat.after(0, on.number, 1)] == [4]
+
     def test_a_live_viewer_holds_nothing_up(self) -> None:
         on = channel()
         chat = chat_stream(on, keep(messages=2))
