@@ -107,7 +107,7 @@ export function shownWindow() {
 }
 
 /** Shows so many minutes up to now. */
-export function setRange(minutes) {
+function setRange(minutes) {
   view.minutes = minutes;
   view.zoom = null;
   viewChanged();

@@ -23,7 +23,7 @@ const REASONS = {
 export const beside = (path) => new URL(path, document.baseURI).href;
 
 /** The topics of a subscription, each with what a command calls it. */
-export const COMMANDS = {
+const COMMANDS = {
   history: { message_type: "metrics_update", topic: "history" },
   alerts: { message_type: "alert" },
   status: { message_type: "status_update" },

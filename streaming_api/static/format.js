@@ -19,13 +19,6 @@ export function rate(value) {
   return value < 100 ? value.toFixed(1) : count(value);
 }
 
-/** A share in percent, already in percent: 99.94 becomes 99.9 %; only a true 100 is called 100 %. */
-export function percent(value) {
-  if (!isNumber(value)) return ABSENT;
-  if (value === 100) return "100 %";
-  return `${(Math.floor(value * 10) / 10).toFixed(1)} %`;
-}
-
 /** A latency in seconds, as [number, unit]. */
 export function latency(seconds) {
   if (!isNumber(seconds)) return [ABSENT, ""];

@@ -99,7 +99,6 @@ function pool(parent, tag, attributes = {}) {
     next() {
       if (used === nodes.length) nodes.push(parent.appendChild(svg(tag, attributes)));
       const node = nodes[used++];
-      node.removeAttribute("hidden");
       node.style.display = "";
       return node;
     },
@@ -117,8 +116,8 @@ const set = (node, attributes) => {
 };
 
 /**
- * A chart of `lines` [{name, tone, area}]. draw(frame) draws what is between frame.from and frame.to; timeAt(x)
- * says which second is under a place of the plot, 0 to 1.
+ * A chart of `lines` [{name, tone, area}]. draw(frame) draws what is between frame.from and frame.to; shareAt(x)
+ * says where in the window a place on the screen is, 0 to 1.
  */
 export function makePlot({ lines, unit, options = {}, threshold = null }) {
   const node = svg("svg", { class: "plot", "aria-hidden": "true" });

@@ -31,7 +31,7 @@ export function rateBetween(before, after) {
 }
 
 /** The points of a series as shown: a counter's as rates. Pure. */
-export function shownPoints(name, points) {
+function shownPoints(name, points) {
   if (!isCounter(name)) return [...points];
   return points.slice(1).map((point, index) => ({ time: point.time, value: rateBetween(points[index], point) }));
 }

@@ -9,9 +9,6 @@ const TICK_MS = 500;
 const UPSTREAMS = ["gateway", "embedded_model"];
 const WORST = ["bad", "warn", "idle", "ok"];
 
-/** The worst of some tones. Pure. */
-export const worst = (tones) => WORST.find((tone) => tones.includes(tone)) ?? "ok";
-
 /**
  * What there is to say, the worst first: [{tone, text, detail}]. Pure: `known` is {components: {name: COMPONENT},
  * alerts that count, draining, chat: whether this server answers chats, since(timestamp) in seconds}.
