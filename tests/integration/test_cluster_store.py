@@ -236,3 +236,13 @@ async def test_a_wrong_password_is_said_and_shown_to_nobody(
         reply = await client.post("/v1/chat/completions", json=question("ten-tokens", stream=True))
     assert reply.text.endswith("data: [DONE]\n\n"), "answers of its own ids go on"
     assert "hunter2" not in status + caplog.text
+
+
+async def test_a_store_that_may_evict_is_warned_of(pair: Pair, store: RealStore) -> None:
+    await store.client.config_set("maxmemory-policy", "allkeys-lru")
+    one, _ = await pair(store.url)
+
+    def reason() -> str:
+        return one.context.topics.components().get("cluster", {}).get("reason") or ""
+
+    await eventually(lambda: "allkeys-lru" in reason())

@@ -1,0 +1,204 @@
+"""Claims: whose an answer is, which process may start it, and how many a key may have at once."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import TYPE_CHECKING, Final
+
+from streaming_api.answers.answers import Key, gone, not_found
+from streaming_api.cluster import meta as metas
+from streaming_api.cluster.meta import Meta, ref_of
+from streaming_api.cluster.shared import unavailable
+from streaming_api.cluster.store import RUNNING_SECONDS, Command, StoreError
+from streaming_api.errors import ApiError, Gone, NotFound, TooMany
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from streaming_api.access.client import Client
+    from streaming_api.answers.answer import Answer
+    from streaming_api.cluster.outbox import Outbox
+    from streaming_api.cluster.store import Store
+    from streaming_api.wire.commands import ChatRequest
+
+CLAIM_SECONDS: Final = 5.0
+"""How long a claim is held for a start that does not come."""
+ABSENT_SECONDS: Final = 0.5
+"""How long it is remembered that there is no such answer: for the call that asked."""
+WAIT_SECONDS: Final = 2.0
+"""How long an answer that has been claimed may take to be described."""
+
+Show = Callable[[Key, Meta], Awaitable[None]]
+
+
+class Claims:
+    """Asks the store whose answers are.
+
+    Args:
+        per_key: answers that a key may have at once; 0 for any number.
+        lease: seconds that a running answer counts without being renewed.
+        show: has an answer of another process mirrored here.
+    """
+
+    def __init__(
+        self, store: Store, outbox: Outbox, per_key: int, lease: float, show: Show
+    ) -> None:
+        self._store = store
+        self._outbox = outbox
+        self._per_key = per_key
+        self._lease = lease
+        self._show = show
+        self._claimed: dict[Key, asyncio.TimerHandle] = {}
+        self._asking: dict[tuple[str, Key], asyncio.Task[None]] = {}
+        self._absent: dict[Key, ApiError] = {}
+
+    def absent(self, key: Key) -> ApiError | None:
+        """Why an answer is not there, if that has just been found out."""
+        return self._absent.get(key)
+
+    def miss(self, key: Key, error: ApiError) -> None:
+        """Remember for a moment that an answer is not there."""
+        self._absent[key] = error
+        asyncio.get_running_loop().call_later(ABSENT_SECONDS, self._absent.pop, key, None)
+
+    async def fetch(self, key: Key) -> None:
+        """See `Remote`."""
+        try:
+            await self._once("fetch", key, lambda: self._fetch(key))
+        except (NotFound, Gone) as error:
+            self.miss(key, error)
+
+    def may_start(self, request: ChatRequest, client: Client) -> bool:
+        """See `Remote`."""
+        claim = self._claimed.pop((client.owner, request.request_id), None)
+        if claim is not None:
+            claim.cancel()
+            return True
+        return not request.chosen and not self._per_key
+
+    async def claim(self, request: ChatRequest, client: Client) -> None:
+        """See `Remote`."""
+        key = (client.owner, request.request_id)
+        await self._once("claim", key, lambda: self._claim(key, request, client))
+
+    def ended(self, answer: Answer) -> None:
+        """It counts no longer."""
+        if self._per_key:
+            self._uncount(answer.asked_by, answer.request_id)
+
+    def renew(self, running: Iterable[Answer]) -> list[Command]:
+        """What keeps running answers counted."""
+        if not self._per_key:
+            return []
+        lease = round(self._lease)
+        return [
+            ("EVAL", _RENEW, 1, self._store.key("q", answer.asked_by), answer.request_id, lease)
+            for answer in running
+        ]
+
+    def _uncount(self, name: str, request_id: str) -> None:
+        self._outbox.send(("ZREM", self._store.key("q", name), request_id))
+
+    async def _once(
+        self, what: str, key: Key, ask: Callable[[], Coroutine[None, None, None]]
+    ) -> None:
+        """Ask the store in a task of our own: a client that leaves cancels only its waiting."""
+        task = self._asking.get((what, key))
+        if task is None:
+            task = self._asking[what, key] = asyncio.create_task(ask(), name=f"cluster {what}")
+            task.add_done_callback(lambda done: self._asked(what, key, done))
+        await asyncio.shield(task)
+
+    def _asked(self, what: str, key: Key, done: asyncio.Task[None]) -> None:
+        del self._asking[what, key]
+        if not done.cancelled():
+            done.exception()  # whoever waits is told; if nobody does, nobody need be
+
+    async def _fetch(self, key: Key) -> None:
+        ref = ref_of(key)
+        until = time.monotonic() + WAIT_SECONDS
+        while True:
+            try:
+                found, was = await self._outbox.ask(
+                    ("HGETALL", self._store.key("m", ref)), ("EXISTS", self._store.key("g", ref))
+                )
+            except StoreError:
+                raise unavailable() from None
+            if not found:
+                raise gone(key[1]) if was else not_found(key[1])
+            fields = _mapping(found)
+            if b"v" in fields:
+                await self._show(key, metas.decode(key[1], fields))
+                return
+            if time.monotonic() > until:
+                raise unavailable()
+            await asyncio.sleep(WAIT_SECONDS / 100)  # somebody has claimed it just now
+
+    async def _claim(self, key: Key, request: ChatRequest, client: Client) -> None:
+        ref = ref_of(key)
+        about = Meta(self._outbox.instance, client.name, request)
+        if self._per_key:
+            await self._take_quota(client.name, key[1])
+        try:
+            taken, (holder, described) = await self._outbox.ask(
+                ("HSETNX", self._store.key("m", ref), "instance", self._outbox.instance),
+                ("HMGET", self._store.key("m", ref), "instance", "v"),
+            )
+            reserved = holder == self._outbox.instance.encode() and described is None
+            if mine := bool(taken) or reserved:
+                fields = [part for pair in about.encode().items() for part in pair]
+                await self._outbox.ask(
+                    ("HSET", self._store.key("m", ref), *fields),
+                    ("EXPIRE", self._store.key("m", ref), RUNNING_SECONDS),
+                    ("DEL", self._store.key("g", ref)),
+                )
+        except StoreError:
+            raise unavailable() from None
+        if not mine:
+            if self._per_key:
+                self._uncount(client.name, key[1])
+            await self._fetch(key)
+            return
+        loop = asyncio.get_running_loop()
+        self._claimed[key] = loop.call_later(CLAIM_SECONDS, self._release, key)
+
+    def _release(self, key: Key) -> None:
+        """Nobody has used the claim: whoever asked for it has left."""
+        self._claimed.pop(key, None)
+        self._outbox.send(("DEL", self._store.key("m", ref_of(key))))
+
+    async def _take_quota(self, name: str, request_id: str) -> None:
+        try:
+            (taken,) = await self._outbox.ask(
+                ("EVAL", _TAKE, 1, self._store.key("q", name), self._per_key, request_id,
+                 round(self._lease))
+            )  # fmt: skip
+        except StoreError:
+            raise unavailable() from None
+        if not taken:
+            message = f"{self._per_key} answers are running for this key; wait for one to end."
+            raise TooMany(message, "too_many_answers", retry_after=1)
+
+
+_TAKE: Final = """
+local now = tonumber(redis.call('TIME')[1])
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - 1)
+if redis.call('ZSCORE', KEYS[1], ARGV[2]) == false
+   and redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[1]) then return 0 end
+redis.call('ZADD', KEYS[1], now + tonumber(ARGV[3]), ARGV[2])
+redis.call('EXPIRE', KEYS[1], 3600)
+return 1
+"""
+_RENEW: Final = """
+local now = tonumber(redis.call('TIME')[1])
+return redis.call('ZADD', KEYS[1], 'XX', now + tonumber(ARGV[2]), ARGV[1])
+"""
+
+
+def _mapping(fields: object) -> dict[bytes, bytes]:
+    if isinstance(fields, dict):
+        return fields
+    assert isinstance(fields, list)
+    return dict(zip(fields[::2], fields[1::2], strict=True))

@@ -1,0 +1,194 @@
+"""Mirrors: the answers of other processes that are shown here, and what their owners are told."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from streaming_api.answers.answers import Key
+from streaming_api.cluster.entries import SEAL_ID, Entry
+from streaming_api.cluster.meta import Meta, ref_of
+from streaming_api.cluster.mirror import Mirror
+from streaming_api.cluster.shared import unavailable
+from streaming_api.cluster.store import GONE_SECONDS, Message
+from streaming_api.wire.messages import CHAT
+
+if TYPE_CHECKING:
+    from streaming_api.answers.answers import Answers
+    from streaming_api.cluster.figures import Figures
+    from streaming_api.cluster.outbox import Outbox
+    from streaming_api.cluster.store import Store
+    from streaming_api.engine.channel import Channel
+
+IDLE_SECONDS: Final = 10.0
+"""How long a mirror that nobody watches is kept."""
+LOAD_SECONDS: Final = 2.0
+CANCEL_SECONDS: Final = 2.0
+
+Soil = Callable[[str, Mirror], None]
+
+
+class Mirrors:
+    """All mirrors of this process.
+
+    Args:
+        answers: of this process, whose retention and memory are theirs.
+        new_channel: makes the channel of a mirror.
+        kept: seconds that the store keeps an answer after its end.
+        soil: has a mirror read from the store.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        outbox: Outbox,
+        figures: Figures,
+        answers: Answers,
+        new_channel: Callable[[str], Channel],
+        kept: int,
+        soil: Soil,
+    ) -> None:
+        self.present: dict[Key, Mirror] = {}
+        self._store = store
+        self._outbox = outbox
+        self._figures = figures
+        self._answers = answers
+        self._new_channel = new_channel
+        self._kept = kept
+        self._soil = soil
+
+    async def show(self, key: Key, about: Meta) -> None:
+        """Have an answer here, read up to what the store has.
+
+        Raises:
+            Unavailable: nothing of it could be read in time.
+        """
+        mirror = self.present.get(key)
+        if mirror is None:
+            mirror = Mirror(
+                about.request,
+                key[0],
+                about.asked_by,
+                self._new_channel(key[1]),
+                self._answers.retention,
+                about.instance,
+                self._answers.budget.share(about.asked_by),
+            )
+            mirror.notes.update(about.notes)
+            mirror.on_watched = self._watched
+            mirror.on_cancel = self._cancel
+            mirror.confirm = self._confirm
+            mirror.channel.on_room = lambda: self._soil(ref_of(key), mirror)
+            self.present[key] = mirror
+        self._soil(ref_of(key), mirror)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LOAD_SECONDS):
+                await mirror.loaded.wait()
+                return
+        if not mirror.channel.number:
+            self.present.pop(key, None)
+            raise unavailable()
+
+    # What their owners are told
+
+    def _watched(self, mirror: Mirror) -> None:
+        """The first viewer of a mirror has come, or its last one has left."""
+        if mirror.channel.ended:
+            return
+        if mirror.channel.watched:
+            known = f"{_ref(mirror)} {mirror.channel.fastest()}"
+            self._outbox.tell(mirror.instance, "watch", k=known)
+        else:
+            self._outbox.tell(mirror.instance, "unwatch", k=_ref(mirror))
+
+    def _cancel(self, mirror: Mirror) -> None:
+        self._outbox.tell(mirror.instance, "cancel", k=_ref(mirror))
+
+    def repair(self, mirror: Mirror) -> None:
+        """Something is missing in the store: whoever has it writes it again."""
+        if not mirror.owner_lost:
+            self._outbox.tell(mirror.instance, "rewrite", k=_ref(mirror))
+
+    async def _confirm(self, mirror: Mirror) -> None:
+        """Wait for the end of a cancelled answer: it is in the store, so everybody sees it."""
+        ended = asyncio.Event()
+        mirror.on_ended.append(ended.set)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CANCEL_SECONDS):
+                while mirror.outcome is None:
+                    self._soil(_ref(mirror), mirror)
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(CANCEL_SECONDS / 10):
+                            await ended.wait()
+                return
+        if mirror.outcome is None:
+            raise unavailable()
+
+    # What is told here
+
+    def receive(self, kind: str, key: Key, message: Message) -> bool:
+        """Take a message about a mirror; False if it is about none."""
+        mirror = self.present.get(key)
+        if mirror is None:
+            return False
+        if kind == "news":
+            self._soil(ref_of(key), mirror)
+        elif kind == "notice":
+            for viewer in mirror.channel.viewers():
+                viewer.connection.send(message.get(b"p", b"{}"), CHAT)
+        return kind in {"news", "notice"}
+
+    # Once a second
+
+    def look(self) -> None:
+        """Read what is watched, whatever was heard of it; drop what nobody watches."""
+        now = time.monotonic()
+        for key, mirror in tuple(self.present.items()):
+            if mirror.channel.watched:
+                self._soil(ref_of(key), mirror)
+                self._watched(mirror)
+            elif now - mirror.idle_since > IDLE_SECONDS:
+                del self.present[key]
+
+    @property
+    def owners(self) -> list[str]:
+        """The processes whose running answers are shown here."""
+        return sorted({m.instance for m in self.present.values() if m.outcome is None})
+
+    @property
+    def waited_for(self) -> bool:
+        """Whether somebody watches one that has not ended."""
+        return any(m.outcome is None and m.channel.watched for m in self.present.values())
+
+    async def seal(self, dead: set[str]) -> None:
+        """End the answers of processes that are dead.
+
+        Raises:
+            StoreError: nobody knows what came of it.
+        """
+        for key, mirror in tuple(self.present.items()):
+            if mirror.instance in dead and mirror.outcome is None:
+                await self._seal(key, mirror)
+
+    async def _seal(self, key: Key, mirror: Mirror) -> None:
+        """End an answer whose owner is dead; the store refuses whatever it may still say."""
+        ref = ref_of(key)
+        entry = Entry(mirror.channel.number + 1, seal=True)
+        fields = [part for pair in entry.encode().items() for part in pair]
+        replies = await self._store.run(
+            ("XADD", self._store.key("a", ref), SEAL_ID, *fields),
+            ("EXPIRE", self._store.key("a", ref), self._kept),
+            ("EXPIRE", self._store.key("m", ref), self._kept),
+            ("SET", self._store.key("g", ref), 1, "EX", self._kept + GONE_SECONDS),
+        )
+        if not isinstance(replies[0], Exception):
+            self._figures.seals += 1
+        mirror.owner_lost = True
+        self._soil(ref, mirror)
+
+
+def _ref(mirror: Mirror) -> str:
+    return ref_of((mirror.owner, mirror.request_id))

@@ -1,0 +1,62 @@
+"""Outbox: what need not be waited for is told the store and the other processes soon."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any, Final
+
+from streaming_api.cluster.figures import Figures
+from streaming_api.cluster.store import Command, Store, StoreError
+
+_MOST: Final = 10_000
+_TOGETHER: Final = 500
+
+
+class Outbox:
+    """Questions and hints of this process.
+
+    Args:
+        instance: this process.
+    """
+
+    def __init__(self, store: Store, instance: str, figures: Figures) -> None:
+        self.instance = instance
+        self._store = store
+        self._figures = figures
+        self._waiting: asyncio.Queue[Command] = asyncio.Queue(_MOST)
+
+    async def ask(self, *commands: Command) -> list[Any]:
+        """Ask the store in a task of our own: a client that leaves cancels only its waiting.
+
+        Raises:
+            StoreError: it cannot be said.
+        """
+        task = asyncio.create_task(self._store.ask(*commands), name="cluster question")
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        try:
+            return await asyncio.shield(task)
+        except StoreError as error:
+            self._figures.failed(str(error))
+            raise
+
+    def tell(self, instance: str, kind: str, **fields: str | bytes) -> None:
+        """Tell another process something."""
+        self.send(self._store.message(instance, kind, by=self.instance, **fields))
+
+    def send(self, command: Command) -> None:
+        """Run a command soon; a hint that finds no room is lost, which costs time."""
+        with contextlib.suppress(asyncio.QueueFull):
+            self._waiting.put_nowait(command)
+
+    async def keep_sending(self) -> None:
+        """Send for ever, as much as there is in one round trip."""
+        while True:
+            commands = [await self._waiting.get()]
+            while not self._waiting.empty() and len(commands) < _TOGETHER:
+                commands.append(self._waiting.get_nowait())
+            try:
+                await self._store.run(*commands)
+            except StoreError as error:
+                self._figures.failed(str(error))
+                await asyncio.sleep(0.1)
