@@ -140,8 +140,10 @@ class Connection:
         self.write(self.framing.notice(payload, message_type))
         self._delivered = self._last_write
 
-    def add_plain(self, plain: bytes) -> None:
-        """Add to the checksum what was written compressed; only gzip has one."""
+    def add_plain(self, plain: bytes) -> None:  # noqa: ARG002 (gzip sums it up)
+        """Note what was written compressed to this client alone: no window has it."""
+        for viewer in self.viewers:
+            viewer.spoil()
 
     def add_checksum(self, written: Checksum) -> None:
         """Add to it what a live viewer was written."""

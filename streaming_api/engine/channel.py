@@ -18,8 +18,9 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
 from streaming_api.engine.stream import Policy, Stream
-from streaming_api.wire.checksum import Checksum
+from streaming_api.wire.checksum import NO_SUM, Checksum
 from streaming_api.wire.messages import Message, parse_cursor
+from streaming_api.wire.window import Window
 
 if TYPE_CHECKING:
     from streaming_api.engine.observer import DeliveryObserver, Recorder, Writes
@@ -38,7 +39,9 @@ class Audience:
     What was sent is counted here, once for all of them; a viewer remembers where it joined.
     """
 
-    __slots__ = ("bytes", "checksum", "framing", "last_write", "messages", "viewers", "watched")
+    __slots__ = (
+        "bytes", "framing", "last_write", "messages", "viewers", "watched", "window",
+    )  # fmt: skip
 
     def __init__(self, framing: Framing, watched: frozenset[str]) -> None:
         self.framing = framing
@@ -46,8 +49,13 @@ class Audience:
         self.viewers: dict[Watcher, Callable[[bytes], None]] = {}
         self.messages = 0
         self.bytes = 0
-        self.checksum = Checksum()  # of all that was sent here, if the framing has one
         self.last_write = 0.0
+        self.window = Window() if framing.has_window else None
+
+    @property
+    def checksum(self) -> Checksum:
+        """Of all that was sent here, where the framing needs one."""
+        return NO_SUM if self.window is None else self.window.checksum
 
     def part(self, batch: list[Message]) -> list[Message]:
         """What of a batch these viewers watch."""
@@ -56,13 +64,24 @@ class Audience:
     def frame(self, part: list[Message], now: float) -> bytes:
         """The bytes of a part, counted before any viewer is written: see `Channel._write`."""
         framing = self.framing
-        data = framing.message(part[0]) if len(part) == 1 else framing.batch(part)
+        if self.window is not None:
+            data = framing.windowed(part, self.window)
+            self._spoil_others()
+        else:
+            data = framing.message(part[0]) if len(part) == 1 else framing.batch(part)
         self.messages += len(part)
         self.bytes += len(data)
         self.last_write = now
-        if framing.has_checksum:
-            self.checksum = self.checksum.add(framing.plain(part))
         return data
+
+    def _spoil_others(self) -> None:
+        """What is sent here is not in the windows of others who watch on the same connections."""
+        for viewer in self.viewers:
+            beside = viewer.connection.viewers
+            if len(beside) > 1:
+                for other in beside:
+                    if other is not viewer:
+                        other.spoil()
 
 
 class Channel:
@@ -339,6 +358,8 @@ class Channel:
         if audience is None:
             audience = self.audiences[key] = Audience(*key)
         audience.viewers[viewer] = viewer.write
+        if audience.window is not None:
+            audience.window.spoiled = True
         return audience
 
     def lag(self, viewer: Watcher) -> None:

@@ -41,7 +41,7 @@ class Sink(Protocol):
         """Add what a watcher has counted: messages, bytes, and when they were written."""
 
     def add_plain(self, plain: bytes) -> None:
-        """Add bytes that were written compressed to the checksum."""
+        """Note bytes that were written compressed, to this client alone."""
 
     def add_checksum(self, written: Checksum) -> None:
         """Add to the checksum what a live watcher was written."""
@@ -100,6 +100,9 @@ class Watcher(Protocol):
 
     def catch_up(self) -> None:
         """Read on from the log until caught up."""
+
+    def spoil(self) -> None:
+        """Have its audience's next message refer to nothing that was sent before."""
 
     def settle_checksum(self) -> None:
         """Give its connection the checksum of what it was written while live."""

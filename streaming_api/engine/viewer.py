@@ -10,13 +10,12 @@ from mypy_extensions import mypyc_attr
 
 from streaming_api.engine.channel import Audience, Channel
 from streaming_api.engine.stream import Policy, Stream
-from streaming_api.wire.checksum import Checksum
+from streaming_api.wire.checksum import NO_SUM
 from streaming_api.wire.messages import Message, notice
 
 if TYPE_CHECKING:
     from streaming_api.engine.sink import Sink
 
-_NO_SUM: Final = Checksum()
 _READS_IN_A_ROW: Final = 4
 """Reads of the log after which a viewer who catches up lets others have the event loop."""
 
@@ -65,7 +64,7 @@ class Viewer:
         self._audience: Audience | None = None
         self._joined = (0, 0)  # messages and bytes that the audience had been sent
         self._summed = (
-            _NO_SUM  # what of the audience's checksum its connection has, or need not have
+            NO_SUM  # what of the audience's checksum its connection has, or need not have
         )
 
     def __repr__(self) -> str:
@@ -159,6 +158,11 @@ class Viewer:
             self.connection.add_checksum(self._audience.checksum.since(self._summed))
             self._summed = self._audience.checksum
 
+    def spoil(self) -> None:
+        """Its client has been sent, compressed, what others of its audience have not."""
+        if self._audience is not None and self._audience.window is not None:
+            self._audience.window.spoiled = True
+
     def catch_up(self) -> None:
         """Read on from the log until caught up, or until the connection is over its mark again."""
         for _ in range(_READS_IN_A_ROW):
@@ -192,7 +196,7 @@ class Viewer:
     def _write_late(self, messages: list[Message]) -> None:
         data = self.framing.batch(messages)
         self.write(data)
-        if self.framing.has_checksum:
+        if self.framing.has_window:
             self.connection.add_plain(self.framing.plain(messages))
         self.connection.count(len(messages), len(data), time.monotonic())
         self.channel.delivered_late(self, messages)

@@ -23,6 +23,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 import orjson
+from mypy_extensions import mypyc_attr
 
 from streaming_api.text import excerpt
 from streaming_api.upstreams import completion, repair
@@ -43,6 +44,7 @@ class InvalidAnswerError(Exception):
     """The upstream sent something that cannot be read; the text says what."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class AnswerReader:
     """One answer, from first byte to its end.
 

@@ -82,6 +82,7 @@ class EventStream(Connection):
 
     def add_plain(self, plain: bytes) -> None:
         """Add to the checksum of the gzip stream, behind what its viewers were written."""
+        super().add_plain(plain)
         for viewer in self.viewers:
             viewer.settle_checksum()
         self._checksum = self._checksum.add(plain)

@@ -101,6 +101,8 @@ class WebSocket(Connection):
         kind = framing.WEBSOCKET
         if deflate is not None:
             kind = framing.DEFLATED_WEBSOCKET[deflate.server_bits]
+            if deflate.server_takeover and deflate.server_bits == 15:
+                kind = framing.WINDOWED_WEBSOCKET
         super().__init__(manager, client, kind, path)
         self._parser = FrameParser(config.message_size_limit, deflate=deflate is not None)
         self._commands = command_handler

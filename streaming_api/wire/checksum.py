@@ -37,6 +37,10 @@ class Checksum(NamedTuple):
         return Checksum(self.crc ^ _shifted(start.crc, size), size)
 
 
+NO_SUM: Final = Checksum()
+"""Of nothing."""
+
+
 def _product(one: int, other: int) -> int:
     """Of two polynomials over GF(2), modulo the one of CRC-32."""
     product = 0

@@ -1,7 +1,7 @@
 """permessage-deflate: what a client offers and what is agreed. RFC 7692 section 7. Pure.
 
-Agreed is always ``server_no_context_takeover`` (each message is compressed once for all) and
-``client_no_context_takeover`` (no window is kept for a client between its messages).
+Agreed is always ``client_no_context_takeover`` (no window is kept for a client between its
+messages). Ours refer to each other (`streaming_api.wire.window`) unless the client forbids it.
 """
 
 from __future__ import annotations
@@ -20,10 +20,12 @@ class Deflate:
 
     Attributes:
         server_bits: base-2 logarithm of the window that our messages may refer to, 9 to 15.
+        server_takeover: whether our messages may refer to those before them.
         header: the value of ``Sec-WebSocket-Extensions`` in the answer.
     """
 
     server_bits: int
+    server_takeover: bool
     header: str
 
 
@@ -40,25 +42,27 @@ def _agree(parameters: list[str]) -> Deflate | None:
     given: dict[str, str] = {}
     for parameter in parameters:
         name, _, value = parameter.partition("=")
-        name = name.strip()
-        if name in given:
+        name, value = name.strip(), value.strip().strip('"')
+        if name in given or not _is_known(name, value):
             return None
-        given[name] = value.strip().strip('"')
-    bits = 15
-    answer = ["permessage-deflate", "server_no_context_takeover", "client_no_context_takeover"]
-    for name, value in given.items():
-        match name:
-            case "server_no_context_takeover" | "client_no_context_takeover":
-                if value:
-                    return None
-            case "server_max_window_bits":
-                if not _BITS.fullmatch(value) or value == "8":
-                    return None  # zlib cannot make raw deflate with a window of 256 bytes
-                bits = int(value)
-                answer.append(f"server_max_window_bits={bits}")
-            case "client_max_window_bits":
-                if value and not _BITS.fullmatch(value):
-                    return None
-            case _:
-                return None
-    return Deflate(bits, "; ".join(answer))
+        given[name] = value
+    bits = int(given.get("server_max_window_bits", "15"))
+    takeover = "server_no_context_takeover" not in given
+    answer = ["permessage-deflate", "client_no_context_takeover"]
+    if not takeover:
+        answer.append("server_no_context_takeover")
+    if "server_max_window_bits" in given:
+        answer.append(f"server_max_window_bits={bits}")
+    return Deflate(bits, takeover, "; ".join(answer))
+
+
+def _is_known(name: str, value: str) -> bool:
+    match name:
+        case "server_no_context_takeover" | "client_no_context_takeover":
+            return not value
+        case "server_max_window_bits":  # zlib cannot make raw deflate with a window of 256 bytes
+            return _BITS.fullmatch(value) is not None and value != "8"
+        case "client_max_window_bits":
+            return not value or _BITS.fullmatch(value) is not None
+        case _:
+            return False

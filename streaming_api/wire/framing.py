@@ -3,8 +3,8 @@
 WebSocket: RFC 6455 section 5.2, compression RFC 7692. Server-Sent Events: the WHATWG HTML standard,
 section 9.2. Chunks: RFC 9112 section 7.1. Deflate and gzip: RFC 1951 and RFC 1952.
 
-A compressed message is self-contained: it refers to nothing before it, so one compression is valid
-for every receiver, whatever it has received until then.
+A message is compressed once for everybody: with a window that live viewers share (`Window`), or
+self-contained, so that it is valid for any receiver, whatever it has received until then.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import ClassVar, Final
 from mypy_extensions import mypyc_attr
 
 from streaming_api.wire.messages import Message
+from streaming_api.wire.window import Window
 
 COMPRESS_FROM: Final = 512
 """Bytes below which a message is not worth compressing."""
@@ -88,8 +89,8 @@ class Framing:
 
     __slots__ = ("name",)
 
-    has_checksum: ClassVar = False
-    """Whether each connection must add to a checksum of its own what it is written: `plain`."""
+    has_window: ClassVar = False
+    """Whether live viewers share a window: `windowed`."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -108,6 +109,10 @@ class Framing:
     def batch(self, messages: Iterable[Message]) -> bytes:
         """The bytes of several messages, for one write."""
         return b"".join(map(self.message, messages))
+
+    def windowed(self, messages: Iterable[Message], window: Window) -> bytes:
+        """The same for clients who share a window, and have been sent all that is in it."""
+        raise NotImplementedError
 
     def plain(self, messages: Iterable[Message]) -> bytes:
         """These messages before their compression."""
@@ -136,6 +141,32 @@ class _DeflatedWebSocket(_WebSocket):
         if len(payload) < COMPRESS_FROM:
             return frame(payload)
         return frame(deflate(payload, self._bits).removesuffix(_SYNC), compressed=True)
+
+
+class _WindowedWebSocket(_DeflatedWebSocket):
+    """Notices and what is replayed refer to nothing; the former are not compressed (RSV1 unset).
+
+    What is not compressed does not enter a client's window (RFC 7692 section 7.2.3.2).
+    """
+
+    __slots__ = ()
+
+    has_window: ClassVar = True
+
+    def __init__(self) -> None:
+        super().__init__(15)
+        self.name = "websocket-windowed"
+
+    def plain(self, messages: Iterable[Message]) -> bytes:  # noqa: ARG002 (nobody sums it up)
+        return b""
+
+    def windowed(self, messages: Iterable[Message], window: Window) -> bytes:
+        return b"".join(
+            [
+                frame(window.deflate(message.payload).removesuffix(_SYNC), compressed=True)
+                for message in messages
+            ]
+        )
 
 
 class _Events(Framing):
@@ -168,7 +199,12 @@ class _GzipEvents(_Events):
 
     __slots__ = ()
 
-    has_checksum: ClassVar = True
+    has_window: ClassVar = True
+
+    def windowed(self, messages: Iterable[Message], window: Window) -> bytes:
+        plain = self.plain(messages)
+        window.checksum = window.checksum.add(plain)
+        return chunk(window.deflate(plain))
 
     def message(self, message: Message) -> bytes:
         return self.batch((message,))
@@ -227,6 +263,7 @@ class _ChunkedOpenAI(_OpenAI):
 
 WEBSOCKET: Final[Framing] = _WebSocket("websocket")
 DEFLATED_WEBSOCKET: Final[dict[int, Framing]] = {n: _DeflatedWebSocket(n) for n in range(9, 16)}
+WINDOWED_WEBSOCKET: Final[Framing] = _WindowedWebSocket()
 EVENTS: Final[Framing] = _Events("events")
 CHUNKED_EVENTS: Final[Framing] = _ChunkedEvents("chunked-events")
 GZIP_EVENTS: Final[Framing] = _GzipEvents("gzip-events")

@@ -222,9 +222,9 @@ class TestGzip:
         assert gzip_end(0, 2**32 + 5)[-4:] == b"\x05\x00\x00\x00"
 
     @pytest.mark.parametrize("framing", [WEBSOCKET, EVENTS, CHUNKED_EVENTS, OPENAI])
-    def test_no_other_framing_has_a_checksum(self, framing: Framing) -> None:
-        assert GZIP_EVENTS.has_checksum
-        assert not framing.has_checksum
+    def test_what_is_not_compressed_has_no_window(self, framing: Framing) -> None:
+        assert GZIP_EVENTS.has_window
+        assert not framing.has_window
 
 
 class TestOpenAI:

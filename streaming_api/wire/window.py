@@ -1,0 +1,50 @@
+"""Window: one deflate compressor for all clients who are sent the same bytes. Pure.
+
+A back-reference counts bytes of what *this* client has inflated. So a compressor can be shared by
+those whose inflated history since a common point is the same: the point at which it was made. When
+that is no longer so (somebody joins, or is sent something compressed that the others are not) the
+next message is a key frame: a new compressor, which refers to nothing older.
+RFC 1951; RFC 7692 section 7.2.3.2 for WebSocket.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import Final
+
+from streaming_api.wire.checksum import Checksum
+
+_SMALL: Final = (3, -12, 5)
+"""Level, window bits (raw), memory level: looks back 4 KiB, holds 32. Tokens need no more."""
+_LARGE: Final = (6, -15, 8)
+"""Looks back 32 KiB, holds 256: once something does not fit into the small one."""
+
+
+class Window:
+    """What its clients have been sent since the last key frame.
+
+    Attributes:
+        spoiled: whether the next message must be a key frame.
+        checksum: of everything deflated here since it was made, where somebody sums it up.
+    """
+
+    __slots__ = ("_compressor", "_settings", "checksum", "spoiled")
+
+    def __init__(self) -> None:
+        self.spoiled = True
+        self.checksum = Checksum()
+        self._settings = _SMALL
+        self._compressor: zlib._Compress | None = None
+
+    def deflate(self, plain: bytes) -> bytes:
+        """Blocks for every client, which end on a byte boundary with an empty stored one."""
+        if self._settings is _SMALL and len(plain) > 4096:
+            self._settings = _LARGE
+            self.spoiled = True
+        compressor = self._compressor
+        if compressor is None or self.spoiled:
+            level, bits, memory = self._settings
+            compressor = zlib.compressobj(level, zlib.DEFLATED, bits, memory)
+            self._compressor = compressor
+            self.spoiled = False
+        return compressor.compress(plain) + compressor.flush(zlib.Z_SYNC_FLUSH)
