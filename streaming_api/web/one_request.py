@@ -26,7 +26,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from streaming_api.errors import ExpectationFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from aiohttp.streams import StreamReader
 
@@ -64,11 +64,14 @@ class OneRequest(web.RequestHandler):
         "_stage",
         "ended",
         "expected",
+        "on_ended",
     )  # fmt: skip
 
     _body: StreamReader
     ended: bool
     """Whether the client has said that it sends nothing more."""
+    on_ended: Callable[[], object] | None
+    """Called when it says so; for a handler whose work is in vain then."""
     expected: str
     """What the request under way expects before it sends its body (RFC 9110 section 10.1.1)."""
 
@@ -81,6 +84,7 @@ class OneRequest(web.RequestHandler):
         self._answered = False  # the request under way has its reply
         self._last = False  # and there is no next one
         self.ended = False
+        self.on_ended = None
         self.expected = ""
 
     # From the client
@@ -100,6 +104,8 @@ class OneRequest(web.RequestHandler):
         TLS has no half of a connection: there this closes it.
         """
         self.ended = True
+        if self.on_ended is not None:
+            self.on_ended()
         return self._is_asked and self.ssl_context is None
 
     @property

@@ -7,8 +7,10 @@ for answers; cookies, and what a browser says of its page, are not the gateway's
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
 
@@ -19,6 +21,7 @@ from streaming_api.errors import BadRequest, NotFound
 from streaming_api.ops.context import CONTEXT, client_of, route_of
 from streaming_api.upstreams.reply_errors import UpstreamError
 from streaming_api.web.guard import scope
+from streaming_api.web.one_request import OneRequest
 from streaming_api.web.openai import error_of
 from streaming_api.web.takeover import take_slot
 
@@ -78,7 +81,8 @@ async def relay(request: web.Request) -> web.StreamResponse:
         queue.check()
         response: web.StreamResponse | None = None
         try:
-            response = await _queued(context, request)  # is cancelled when the client leaves
+            with _ended_with_client(request):
+                response = await _queued(context, request)
         except UpstreamError as failed:
             raise error_of(failed.error, "error") from None
         finally:
@@ -90,6 +94,21 @@ async def relay(request: web.Request) -> web.StreamResponse:
                 request.method, route_of(request), client.address, status or "failed", seconds,
             )  # fmt: skip
     return response
+
+
+@contextlib.contextmanager
+def _ended_with_client(request: web.Request) -> Iterator[None]:
+    """Cancel this task when the client sends nothing more, which is how one leaves."""
+    protocol, task = request.protocol, asyncio.current_task()
+    assert isinstance(protocol, OneRequest)
+    assert task is not None
+    if protocol.ended:
+        raise ConnectionResetError
+    protocol.on_ended = task.cancel
+    try:
+        yield
+    finally:
+        protocol.on_ended = None
 
 
 async def _queued(context: Context, request: web.Request) -> web.StreamResponse:
