@@ -137,7 +137,7 @@ class Answer(WatchedAnswer):
                 self._asking = time.monotonic()
                 self._debug("asks the upstream")
                 self._exchange = self._asked.exchange(
-                    upstream, self._chunks, authorization, self._call.headers()
+                    upstream, self._chunks, authorization, self._headers()
                 )
                 ending = await self._exchange.run()
             finally:
@@ -152,6 +152,15 @@ class Answer(WatchedAnswer):
             self._stopped = AnswerOutcome("error", _OUR_BUG)
         self._end(ending)
 
+    def _headers(self) -> dict[str, str]:
+        """What goes upstream with the question: the client's own, this answer's id, its trace."""
+        own = {"X-Request-Id": self.request_id} | dict(self.request.headers)
+        return own | self._call.headers()
+
+    def _note_headers(self) -> None:
+        if self._exchange is not None:
+            self.gateway_headers = self._asked.upstream.returned(self._exchange.headers)
+
     def _ended_before_it_ran(self, task: asyncio.Task[None]) -> None:
         if self.outcome is None:  # cancelled before the task's first step
             self._end(_NOTHING)
@@ -162,6 +171,7 @@ class Answer(WatchedAnswer):
         """The hot path: what one read of the upstream brought goes on the stream as it is."""
         if self._first is None:
             self._first = time.monotonic()
+            self._note_headers()
             self._observer.begun(self._first - self.started)
             self._answering = _model_of(chunks)
             self._debug("has its first chunk")
@@ -202,6 +212,7 @@ class Answer(WatchedAnswer):
         self.outcome = outcome = self._stopped or _outcome(ending)
         status = None
         if self._exchange is not None:
+            self._note_headers()
             self.repaired = self._exchange.repaired
             status = self._exchange.status
         self._exchange = None  # what is kept of the answer is its log

@@ -6,7 +6,7 @@ what another process has recorded.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final, Protocol
 
 import attrs
@@ -64,6 +64,7 @@ class WatchedAnswer:
         chunks: messages of the upstream on it.
         on_begun: called once when the first chunk or the end is there.
         on_ended: called once when it has ended.
+        gateway_headers: headers of the gateway that its client is shown.
         faces: its streams in the words of other wires (`streaming_api.faces`), by their names.
         notes: what another process needs to make a face again, by its name.
     """
@@ -86,6 +87,7 @@ class WatchedAnswer:
         self.chunks = 0
         self.on_begun: list[Callable[[], None]] = []
         self.on_ended: list[Callable[[], None]] = []
+        self.gateway_headers: Mapping[str, str] = {}
         self.faces: dict[str, Face] = {}
         self.notes: dict[str, bytes] = {}
         self.account = account

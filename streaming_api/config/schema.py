@@ -341,6 +341,23 @@ class StreamingConfig(APIConfigSchema):
         "paths that are passed on to the gateway as they are; * at the end stands for any rest",
         check=checks.paths,
     )
+    forward_headers: tuple[str, ...] = setting(
+        "monitoring.forward_headers",
+        (
+            "baggage",
+            "OpenAI-Organization",
+            "OpenAI-Project",
+            "X-Title",
+            "HTTP-Referer",
+            "X-Request-Id",
+        ),
+        "headers of a client that go to the gateway with its question; * at the end: any rest",
+    )
+    return_headers: tuple[str, ...] = setting(
+        "monitoring.return_headers",
+        ("x-ratelimit-*", "openai-processing-ms", "x-litellm-*"),
+        "headers of the gateway that come back with its answer; * at the end: any rest",
+    )
     stream_usage: str = setting(
         "monitoring.stream_usage",
         "auto",

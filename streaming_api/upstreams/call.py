@@ -148,6 +148,11 @@ class Call:
         return self._was_closed and not stream.answered
 
     @property
+    def headers(self) -> dict[str, str]:
+        """The reply's headers; none before there is one."""
+        return {} if self._head is None else self._head.headers
+
+    @property
     def status(self) -> int | None:
         """The reply's HTTP status; None before there is one."""
         return None if self._head is None else self._head.status

@@ -268,6 +268,11 @@ class Exchange:
         )
 
     @property
+    def headers(self) -> dict[str, str]:
+        """The headers of the upstream's reply."""
+        return self._call.headers
+
+    @property
     def repaired(self) -> int:
         """Chunks and replies in which something was replaced that UTF-8 JSON cannot say."""
         return self._answer.repaired

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ import attrs
 
 from streaming_api.upstreams.embedded import EmbeddedModel
 from streaming_api.upstreams.gateway import OpenAIClient
+from streaming_api.upstreams.header_names import chosen
 from streaming_api.upstreams.model_list import ModelList
 from streaming_api.upstreams.reply_errors import UpstreamError, UpstreamFault
 from streaming_api.upstreams.signs import Signs
@@ -48,6 +50,7 @@ class Upstream:
         self.usage = StreamUsage(config.stream_usage)
         self._silence = config.connection_timeout
         self._keep_alive = config.upstream_keep_alive
+        self._return_headers = config.return_headers
         self._doubt = asyncio.Event()
         self._signs = Signs(self._doubted)
         self._list = ModelList(self._ask_models)
@@ -101,6 +104,13 @@ class Upstream:
             reason = "No upstream is configured (monitoring.api_gateway_endpoint)."
             raise UpstreamError(UpstreamFault(503, "upstream_error", "no_upstream", reason))
         return self._gateway
+
+    def returned(self, headers: Mapping[str, str]) -> dict[str, str]:
+        """What of the gateway's headers a client is shown, its own id under another name."""
+        told = chosen(headers, self._return_headers)
+        if "x-request-id" in headers:
+            told["X-Upstream-Request-Id"] = headers["x-request-id"]
+        return told
 
     def substitute(self, model: str | None) -> str | None:
         """The embedded model's name when another one is asked for; else None."""

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, ClassVar, Final
 
+import attrs
 import orjson
 from aiohttp import hdrs, web
 from aiohttp.http import HttpVersion11
@@ -20,13 +21,14 @@ from streaming_api.connections.endings import CloseReason
 from streaming_api.errors import ApiError, BadRequest, Gone, NotFound, UpstreamError
 from streaming_api.ops.context import CONTEXT, client_of
 from streaming_api.upstreams import reply_errors
+from streaming_api.upstreams.header_names import chosen
 from streaming_api.web.body import json_body
 from streaming_api.web.guard import scope
 from streaming_api.web.headers import head_lines
 from streaming_api.web.sse import EventStream, idempotency_key, last_seen
 from streaming_api.web.takeover import TAKEN, reserve_slot, take_over
 from streaming_api.wire import framing
-from streaming_api.wire.commands import OnDisconnect, chat_request
+from streaming_api.wire.commands import ChatRequest, OnDisconnect, chat_request
 
 if TYPE_CHECKING:
     from streaming_api.answers.watched_answer import AnswerOutcome, WatchedAnswer
@@ -117,6 +119,10 @@ class Completion(EventStream):
             self.write(self._head_bytes(200, "text/event-stream", coding))
 
     def _head_bytes(self, status: int, content_type: str, extra: str) -> bytes:
+        told = (extra + self._common).lower()
+        for name, value in self._answer.gateway_headers.items():
+            if f"{name.lower()}:" not in told:  # ours, of this server's own limits, comes first
+                extra += f"{name}: {value}\r\n"
         return (
             f"HTTP/1.1 {status} {_reason(status)}\r\n"
             f"Content-Type: {content_type}\r\n{self.HEAD}{extra}{self._common}"
@@ -232,6 +238,12 @@ def error_of(error: reply_errors.UpstreamFault | None, finish_reason: str) -> Up
     )
 
 
+def with_headers(asked: ChatRequest, request: web.Request) -> ChatRequest:
+    """Return a question with what of the client's headers goes to the upstream."""
+    names = request.app[CONTEXT].config.forward_headers
+    return attrs.evolve(asked, headers=chosen(request.headers, names))
+
+
 def head_alone(extra: Mapping[str, str] | None = None) -> web.StreamResponse:
     """Return the reply to a HEAD for a stream, which is not opened for it."""
     response = web.StreamResponse(headers=extra)
@@ -253,7 +265,7 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
         fields["stream"] = False
     # Who marks a question for retries comes back for its answer.
     leaving = OnDisconnect.CANCEL if key is None else OnDisconnect.GRACE
-    asked = chat_request(fields, text, on_disconnect=leaving)
+    asked = with_headers(chat_request(fields, text, on_disconnect=leaving), request)
     with reserve_slot(request, "sse") as slot:
         answer = await settled(lambda: context.retries.start(key, asked, client))
         connection = Completion(request, answer)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Final
 
 import orjson
@@ -17,15 +16,17 @@ from streaming_api.faces.kept_responses import Responses, ResponseStream, starti
 from streaming_api.ops.context import CONTEXT, client_of
 from streaming_api.web.body import json_body
 from streaming_api.web.guard import scope
-from streaming_api.web.openai import Completion, head_alone
+from streaming_api.web.openai import Completion, head_alone, with_headers
 from streaming_api.web.sse import idempotency_key
 from streaming_api.web.takeover import TAKEN, reserve_slot, take_over
 
 if TYPE_CHECKING:
+    from streaming_api.access.client import Client
     from streaming_api.answers.watched_answer import WatchedAnswer
     from streaming_api.connections.admission import Slot
     from streaming_api.engine.sink import Watcher
     from streaming_api.engine.viewer import Viewer
+    from streaming_api.wire.commands import ChatRequest
 
 CANCEL_SECONDS: Final = 5.0
 """What a cancelled answer gets to end."""
@@ -130,7 +131,11 @@ async def create(request: web.Request) -> web.StreamResponse:
     responses = responses_of(request)
     client = client_of(request)
     client.take_command()
-    begin = partial(context.retries.start, idempotency_key(request))
+    key = idempotency_key(request)
+
+    def begin(asked: ChatRequest, client: Client) -> WatchedAnswer:
+        return context.retries.start(key, with_headers(asked, request), client)
+
     body, _ = await json_body(request)
     if body.get("background") is True and body.get("stream") is not True:
         _, response = await settled(lambda: responses.start(body, client, begin))

@@ -24,7 +24,7 @@ from streaming_api.ops.context import CONTEXT, client_of
 from streaming_api.upstreams.reply_errors import UpstreamError
 from streaming_api.web.body import json_body
 from streaming_api.web.guard import scope
-from streaming_api.web.openai import Completion, head_alone
+from streaming_api.web.openai import Completion, head_alone, with_headers
 from streaming_api.web.sse import idempotency_key
 from streaming_api.web.takeover import TAKEN, reserve_slot, take_over
 from streaming_api.wire.commands import OnDisconnect, chat_request
@@ -82,7 +82,9 @@ async def start(request: web.Request) -> web.StreamResponse:
     body = chat_fields(fields)
     if body.get("model") is None and (model := await _first_model(request)) is not None:
         body["model"] = model
-    asked = chat_request(body, orjson.dumps(body), on_disconnect=OnDisconnect.GRACE)
+    asked = with_headers(
+        chat_request(body, orjson.dumps(body), on_disconnect=OnDisconnect.GRACE), request
+    )
     with reserve_slot(request, "sse") as slot:
         answer = await settled(lambda: context.retries.start(key, asked, client))
         request.app[UI_CHATS].put(client, chat, answer)

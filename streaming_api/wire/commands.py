@@ -57,6 +57,7 @@ class ChatRequest:
             None where it wrote null, which leaves them out.
         usage_asked: whether the client itself asked for a chunk with the usage.
         chosen: whether the client chose the request_id: it may have been used before.
+        headers: of the client's, for the upstream.
     """
 
     request_id: str
@@ -67,6 +68,7 @@ class ChatRequest:
     on_disconnect: OnDisconnect = OnDisconnect.GRACE
     usage_asked: bool = False
     chosen: bool = True
+    headers: Mapping[str, str] = attrs.field(factory=dict)
 
     @property
     def usage_added(self) -> bool:

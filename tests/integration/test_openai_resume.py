@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 
+import attrs
 import httpx
 import httpx_sse
 import pytest
@@ -114,3 +115,37 @@ class TestBeside:
         reply = await caller.get("/v1/threads")
         assert reply.status_code == 404
         assert "POST /v1/chat/completions" in reply.json()["error"]["message"]
+
+
+class TestHeaders:
+    @pytest.mark.parametrize("path", [PATH, "/v1/responses", "/api/chat"])
+    @pytest.mark.parametrize("model", ["fake", "rate-limited"])
+    async def test_go_both_ways_by_their_names(
+        self, caller: httpx.AsyncClient, upstream: FakeUpstream, path: str, model: str
+    ) -> None:
+        shown = (
+            ("x-ratelimit-remaining-requests", "41"),
+            ("openai-processing-ms", "12"),
+            ("x-request-id", "theirs"),
+            ("x-secret", "1"),
+        )
+        script = upstream.scripts.get(model, upstream.default)
+        upstream.scripts[model] = attrs.evolve(script, headers=script.headers + shown)
+        part = {"type": "text", "text": "Hello"}
+        bodies = {
+            PATH: question(model),
+            "/v1/responses": {"model": model, "input": "Hello"},
+            "/api/chat": {
+                "id": "c", "model": model, "messages": [{"role": "user", "parts": [part]}],
+            },
+        }  # fmt: skip
+        sent = {"OpenAI-Organization": "org", "baggage": "a=1", "Cookie": "secret"}
+        reply = await caller.post(path, json=bodies[path], headers=sent)
+        seen = upstream.generations[0].request.headers
+        assert (seen["openai-organization"], seen["baggage"]) == ("org", "a=1")
+        assert "cookie" not in seen
+        assert reply.headers["x-ratelimit-remaining-requests"] == "41"
+        assert reply.headers["openai-processing-ms"] == "12"
+        assert reply.headers["x-upstream-request-id"] == "theirs"
+        assert "x-secret" not in reply.headers
+        assert seen["x-request-id"] == reply.headers["x-request-id"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streaming_api.faces.response_request import asked_for, response_fields
@@ -201,6 +201,7 @@ PIECES = st.one_of(
 REASONS = st.sampled_from(["stop", "length", "tool_calls", "cancelled", "error"])
 
 
+@settings(deadline=None)
 @given(st.lists(PIECES, max_size=12), REASONS)
 def test_whatever_comes_every_event_is_valid_and_adds_up(pieces: list[bytes], how: str) -> None:
     events = told(*pieces, end(how))
