@@ -23,7 +23,7 @@ NODE: Final = ROOT / ".clients/node"
 CHROMIUM: Final = shutil.which("chromium")
 HERE: Final = "http://127.0.0.1:9096"
 RELOADS: Final = int(os.environ.get("RELOADS", "12"))
-"""Reloads in mid-answer; ``make conformance`` has 200."""
+"""Reloads in mid-answer; RELOADS=200 is the long form."""
 TOKENS_BETWEEN: Final = 5
 PATIENCE: Final = 15_000  # milliseconds
 
