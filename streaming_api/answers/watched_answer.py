@@ -6,6 +6,7 @@ what another process has recorded.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -203,6 +204,18 @@ class WatchedAnswer:
             stream=self.stream.name,
             request_id=self.request_id,
         )
+
+
+def weakly(method: Callable[[], None]) -> Callable[[], None]:
+    """Return a call of a method that does not keep its object: what calls it is a part of that."""
+    reference = weakref.WeakMethod(method)
+
+    def call() -> None:
+        bound = reference()
+        if bound is not None:
+            bound()
+
+    return call
 
 
 def tell(callbacks: list[Callable[[], None]]) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
-from streaming_api.answers.watched_answer import AnswerOutcome, WatchedAnswer, tell
+from streaming_api.answers.watched_answer import AnswerOutcome, WatchedAnswer, tell, weakly
 from streaming_api.engine.budget import Account
 from streaming_api.engine.viewer import Viewer
 from streaming_api.upstreams.reply_errors import UpstreamFault
@@ -78,7 +78,7 @@ class Mirror(WatchedAnswer):
         self.on_watched: Callable[[Mirror], None] | None = None
         self.confirm: Callable[[Mirror], Awaitable[None]] | None = None
         self._ahead: list[tuple[Viewer, int]] = []
-        channel.on_unwatched = self._unwatched
+        channel.on_unwatched = weakly(self._unwatched)
 
     def __repr__(self) -> str:
         state = self.outcome.finish_reason if self.outcome else "runs"

@@ -131,7 +131,7 @@ class ConnectionManager:
         if self._emptied is not None and not self.connections:
             self._emptied.set()
 
-    # Time
+    # Time. A task that waits holds no connection: what each of them does is a method of its own.
 
     def heartbeat_at(self, connection: Connection, due: float) -> None:
         """Ask a connection for its `heartbeat` once more, at this time."""
@@ -141,28 +141,33 @@ class ConnectionManager:
         """Give each connection its sign of life when it is due."""
         while True:
             now = time.monotonic()
-            while self._heartbeats and self._heartbeats[0][0] <= now:
-                _, number = heapq.heappop(self._heartbeats)
-                connection = self.connections.get(number)
-                if connection is not None:
-                    heapq.heappush(self._heartbeats, (connection.heartbeat(now), number))
+            self._give_heartbeats(now)
             self.admission.log_refusals(now=now)
             until = self._heartbeats[0][0] if self._heartbeats else now + 1
             await asyncio.sleep(min(max(until - now, 0.01), 1))
+
+    def _give_heartbeats(self, now: float) -> None:
+        while self._heartbeats and self._heartbeats[0][0] <= now:
+            _, number = heapq.heappop(self._heartbeats)
+            connection = self.connections.get(number)
+            if connection is not None:
+                heapq.heappush(self._heartbeats, (connection.heartbeat(now), number))
 
     async def keep_sweeping_stalled(self) -> None:
         """Abort connections whose transport makes no progress for ``stall_timeout``."""
         timeout = self.config.stall_timeout
         while True:
             await asyncio.sleep(timeout / 8)
-            now = time.monotonic()
-            for connection in tuple(self.connections.values()):
-                unsent = connection.unsent
-                taken = connection.sent()[1] - unsent
-                if not unsent or taken != connection.progress[0]:
-                    connection.progress = (taken, now)
-                elif now - connection.progress[1] >= timeout * 7 / 8:
-                    connection.abort(CloseReason.STALLED)
+            self._sweep_stalled(timeout, time.monotonic())
+
+    def _sweep_stalled(self, timeout: float, now: float) -> None:
+        for connection in self.present():
+            unsent = connection.unsent
+            taken = connection.sent()[1] - unsent
+            if not unsent or taken != connection.progress[0]:
+                connection.progress = (taken, now)
+            elif now - connection.progress[1] >= timeout * 7 / 8:
+                connection.abort(CloseReason.STALLED)
 
     async def keep_counting_memory(self, read_on: Callable[[], None]) -> None:
         """Four times a second: count what waits on connections, make room, give memory back.
@@ -172,12 +177,15 @@ class ConnectionManager:
         """
         while True:
             await asyncio.sleep(_COUNT_SECONDS)
-            for connection in self.present():
-                connection.count_memory()
+            self._count_memory()
             self._make_room()
             read_on()
             if self._trimmer.look(self._process.memory_bytes(), self.budget.bytes):
                 self.admission.measure_again()
+
+    def _count_memory(self) -> None:
+        for connection in self.present():
+            connection.count_memory()
 
     def _make_room(self) -> None:
         """Where answers cannot give up enough, those go for whom most waits, either way."""
@@ -194,10 +202,12 @@ class ConnectionManager:
         """Close connections on which nothing was delivered and nothing received for so long."""
         while True:
             await asyncio.sleep(self.config.cleanup_interval)
-            before = time.monotonic() - self.config.max_idle_time
-            for connection in tuple(self.connections.values()):
-                if connection.ending is None and connection.last_activity < before:
-                    connection.close(CloseReason.IDLE)
+            self._sweep_idle(time.monotonic() - self.config.max_idle_time)
+
+    def _sweep_idle(self, before: float) -> None:
+        for connection in self.present():
+            if connection.ending is None and connection.last_activity < before:
+                connection.close(CloseReason.IDLE)
 
     async def drain(self, seconds: float) -> None:
         """Tell everybody that this server stops, all at once, and wait until they are gone."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import orjson
 
-from streaming_api.answers.watched_answer import AnswerOutcome
+from streaming_api.answers.watched_answer import AnswerOutcome, weakly
 from streaming_api.engine.stream import Policy, Stream
 from streaming_api.engine.viewer import Viewer
 from streaming_api.errors import BadRequest, Gone
@@ -85,7 +85,7 @@ class Derived:
         )
         self.stream = self.channel.add(stream)
         self._watched = frozenset(self.channel.streams)
-        self.channel.on_unwatched = self._unwatched
+        self.channel.on_unwatched = weakly(self._unwatched)
         self.channel.on_room = self._tap.resume_writing
         self.channel.append(self.stream, translator.opening())
         answer.faces[face] = self
@@ -97,8 +97,10 @@ class Derived:
         return f"<Derived {self.stream.name} {state} at {self.channel.number}>"
 
     def __del__(self) -> None:
-        """What its translator held is free."""
+        """What its translator held is free, and the answer need not wait for it."""
         self._account.charge(-self._counted)
+        if self._reader is not None:
+            self._reader.leave()
 
     def count(self, size: int) -> None:
         """Count bytes of memory that are held beside its log, until it is gone."""

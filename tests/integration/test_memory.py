@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from typing import Final
+
+import pytest
 
 from streaming_api.service import StreamingService
 from streaming_api.telemetry.malloc import Trimmer
@@ -114,6 +117,60 @@ class TestAnswers:
                     ended += 1
         assert most < 5 * MIB
         assert not server.context.answers.waiting
+
+
+FACES: Final = {
+    "/v1/responses": {"model": "fake", "input": "Hello", "stream": True},
+    "/api/chat": {
+        "id": "c",
+        "model": "fake",
+        "messages": [{"id": "m", "role": "user", "parts": [{"type": "text", "text": "Hello"}]}],
+    },
+    "/v1/chat/completions": question(stream=True),
+    "/streaming/sse/chat": question(),
+}
+
+
+class TestFaces:
+    @pytest.mark.parametrize("path", FACES)
+    async def test_count_with_their_answer_and_are_free_when_it_is_forgotten(
+        self, path: str, start_server: StartServer, upstream: FakeUpstream
+    ) -> None:
+        """At once: nothing waits for the garbage collector, and no task keeps a connection."""
+        upstream.default = Script(tokens=500)
+        server = await start_server(
+            api_gateway_endpoint=upstream.url, chat_retention_seconds=1, resume_grace=0
+        )
+        gc.collect()
+        gc.disable()
+        try:
+            async with raw(server.url) as whole, raw(server.url, receive_buffer=4096) as left:
+                for tcp in (whole, left):
+                    await tcp.request("POST", path, FACES[path])
+                await whole.rest()
+                kept = 2 if path.startswith(("/v1/resp", "/api")) else 1
+                assert held(server)["kept"] > kept * 100_000
+                await left.more()
+            await eventually(lambda: not server.connection_manager.connections)
+            await eventually(lambda: _forgotten(server))
+            assert server.connection_manager.budget.bytes == 0
+        finally:
+            gc.enable()
+
+    async def test_count_what_a_response_was_asked(
+        self, start_server: StartServer, upstream: FakeUpstream
+    ) -> None:
+        server = await start_server(api_gateway_endpoint=upstream.url)
+        items = [{"role": "user", "content": "x"} for _ in range(10_000)]
+        async with http(server.url) as client:
+            body = {"model": "fake", "input": items}
+            assert (await client.post("/v1/responses", json=body)).status_code == 200
+        assert held(server)["kept"] > 2 * MIB
+
+
+def _forgotten(server: StreamingService) -> bool:
+    server.context.answers.evict()
+    return not server.context.answers.present
 
 
 class TestInput:

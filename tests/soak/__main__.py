@@ -23,6 +23,7 @@ from tests.fakes.fault_proxy import FaultProxy
 from tests.soak import scenarios
 from tests.soak.figures import Report, percentile, slope
 from tests.soak.load import EVENT_STREAMS, WEBSOCKETS, Load, load
+from tests.soak.memory import memory
 from tests.soak.processes import Gateway, Process, Server
 
 TOKENS: Final = 100
@@ -41,6 +42,10 @@ ABORT_ROUNDS: Final = 3
 LEFT: Final = 0.5
 """KiB that one connection may leave on average. One that leaked would leave 6 or more."""
 SETTLE: Final = 60.0
+MEMORY_FROM: Final = 6.0
+"""Minutes of a soak that has the two for the budget of memory, and what comes behind them."""
+MEMORY: Final = 180.0
+"""Seconds that they take."""
 AFTERWARDS: Final = 75.0
 """Seconds that what comes after the load takes."""
 
@@ -61,12 +66,20 @@ async def soak(minutes: float, report: Report) -> None:
             await _cycles(server, report, before)
             await _cuts_and_storm(server, report)
             left = minutes * 60 - (time.monotonic() - begun) - AFTERWARDS
+            left -= MEMORY if minutes >= MEMORY_FROM else 0
             seconds = max(30.0, left)
             await _load(server, upstream, seconds, report)
             await _returns(server, before, tasks, report)
             await _kills(server, report)
             report.promise("the server ends by itself on SIGTERM", await server.stop() == 0)
+        if minutes >= MEMORY_FROM:
+            await memory(folder, report)
     report.say(f"took {(time.monotonic() - begun) / 60:.1f} minutes")
+
+
+async def _memory(report: Report) -> None:
+    with tempfile.TemporaryDirectory(prefix="soak-") as name:
+        await memory(Path(name), report)
 
 
 async def _settled(server: Process, wanted: int | None) -> int:
@@ -200,10 +213,11 @@ def main() -> int:
     """Parse the command line, soak, and say whether all promises were kept."""
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=10, help="of the whole, 3 or more")
+    parser.add_argument("--memory", action="store_true", help="only the loads on memory")
     options = parser.parse_args()
     raise_descriptor_limit()
     report = Report()
-    uvloop.run(soak(options.minutes, report))
+    uvloop.run(_memory(report) if options.memory else soak(options.minutes, report))
     if report.broken:
         report.say("\n  ".join([f"{len(report.broken)} promises are broken:", *report.broken]))
         return 1

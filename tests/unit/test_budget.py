@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import gc
+import weakref
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -21,6 +23,7 @@ from streaming_api.connections.endings import CloseReason
 from streaming_api.connections.manager import ConnectionManager
 from streaming_api.engine.budget import ANSWER_BYTES, Budget, Share
 from streaming_api.errors import TooLarge, TooMany, Unavailable
+from streaming_api.faces.ui_chats import stream_of
 from streaming_api.telemetry.deliveries import Telemetry
 from streaming_api.upstreams.upstream import Upstream
 from streaming_api.wire.commands import ChatRequest, OnDisconnect
@@ -35,8 +38,10 @@ CHUNK: Final = b'{"choices":[{"index":0,"delta":{"content":"%b"}}]}' % (b"x" * (
 class House:
     """Answers that nobody fills but the test, and connections that take what it says."""
 
-    def __init__(self) -> None:
-        config = StreamingConfig(api_gateway_endpoint="http://127.0.0.1:9", answers_per_key=0)
+    def __init__(self, retention: int = 4 * 2**20) -> None:
+        config = StreamingConfig(
+            api_gateway_endpoint="http://127.0.0.1:9", chat_retention_bytes=retention
+        )
         self.budget = Budget(LIMIT)
         self.manager = ConnectionManager(config, budget=self.budget)
         self.answers = Answers(
@@ -69,8 +74,8 @@ class House:
 
 
 @asynccontextmanager
-async def house() -> AsyncIterator[House]:
-    made = House()
+async def house(retention: int = 4 * 2**20) -> AsyncIterator[House]:
+    made = House(retention)
     try:
         yield made
     finally:
@@ -243,6 +248,59 @@ class TestConnections:
         connection = Shown(Pipe(0, high=KIB), manager=here.manager)
         connection.write(b"x" * (10 * KIB))
         assert here.budget.unsent.bytes == 10 * KIB
+
+
+class TestNothingStays:
+    """Memory is free when nobody needs it, and not when the garbage collector comes by."""
+
+    @pytest.fixture(autouse=True)
+    def without_collector(self) -> Iterator[None]:
+        gc.collect()
+        gc.disable()
+        yield
+        gc.enable()
+
+    async def test_of_a_face_that_is_full_when_all_leave(self) -> None:
+        async with house(64 * KIB) as here:
+            answer = here.start("one", "a")
+            shown = Shown(Pipe(0), manager=here.manager)
+            shown.write(b"x")
+            stream_of(answer).attach(shown)
+            here.fill(answer, 200 * KIB)
+            assert here.budget.running.bytes > 100 * KIB
+            shown.leave_all()
+            await end(answer)
+            here.answers.forget(answer)
+            del answer
+            shown.connection_lost(None)
+            assert here.budget.bytes == 0
+
+    async def test_of_an_answer_that_was_cancelled_before_it_began(self) -> None:
+        async with house() as here:
+            answer = here.start("one", "a")
+            await end(answer)
+            here.answers.forget(answer)
+            del answer
+            assert here.budget.bytes == 0
+
+    async def test_of_a_connection_that_is_gone(self) -> None:
+        here = House()
+        counted = asyncio.Event()
+
+        class Counted(Shown):
+            def count_memory(self) -> None:
+                counted.set()
+
+        connection = Counted(manager=here.manager)
+        here.manager.add(connection, _slot(here.manager, "a"))
+        gone = weakref.ref(connection)
+        counting = asyncio.create_task(here.manager.keep_counting_memory(here.answers.read_on))
+        await counted.wait()
+        here.manager.removed(connection)
+        connection.pipe.protocol = None
+        del connection
+        assert gone() is None
+        counting.cancel()
 
 
 def _slot(manager: ConnectionManager, address: str) -> Slot:
