@@ -18,6 +18,8 @@ WAY_OF_A_TOKEN = (
     "upstreams/sse_parser.py",
     "upstreams/choices.py",
     "upstreams/answer.py",
+    "upstreams/assembly.py",
+    "upstreams/whole_answer.py",
     "upstreams/http1.py",
     "upstreams/call.py",
     "answers/answer.py",
