@@ -27,6 +27,9 @@ from streaming_api.config import (
 EXIT_BAD_CONFIGURATION = 2
 """Exit status when the command line or the configuration cannot be used; nothing was started."""
 
+EXIT_UNREACHABLE = 1
+"""Exit status of ``check --online`` when an endpoint does not answer."""
+
 _OVERRIDES = ("host", "port", "log_level")
 
 
@@ -48,22 +51,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     def read() -> StreamingConfig:
         return _load(arguments, os.environ).config
 
-    return _run(arguments.command, loaded, read)
+    online = getattr(arguments, "online", False)
+    return _run(arguments.command, loaded, read, online=online)
 
 
-def _run(command: str, loaded: Loaded, read: Callable[[], StreamingConfig]) -> int:
+def _check(loaded: Loaded, *, online: bool) -> int:
+    """Print what is in effect, and what `serve` would stumble over."""
+    from streaming_api.preflight import warnings
+
+    print(effective(loaded))
+    print(f"\nbuild: {build()}")
+    for warning in warnings(loaded.config, os.environ):
+        print(f"\nWARNING: {warning}")
+    if not online:
+        return 0
+    from streaming_api.online import unreachable
+
+    missing = unreachable(loaded.config)
+    for sentence in missing:
+        print(f"\nERROR: {sentence}")
+    return EXIT_UNREACHABLE if missing else 0
+
+
+def _run(command: str, loaded: Loaded, read: Callable[[], StreamingConfig], *, online: bool) -> int:
     """Carry out one command; the server is imported only where it is needed."""
     if command == "check":
-        from streaming_api.descriptors import shortage
-        from streaming_api.workers import plan
-
-        print(effective(loaded))
-        print(f"\nbuild: {build()}")
-        planned = plan(loaded.config)
-        for warning in (planned.missing, shortage(loaded.config, planned.workers)):
-            if warning is not None:
-                print(f"\nWARNING: {warning}")
-        return 0
+        return _check(loaded, online=online)
     if command == "selftest":
         from streaming_api.selftest import run
 
@@ -122,6 +135,9 @@ def _parser() -> argparse.ArgumentParser:
             metavar="FILE",
             help="variables as in a systemd EnvironmentFile; the real environment wins",
         )
+    check.add_argument(
+        "--online", action="store_true", help="also ask every endpoint; status 1 if one is silent"
+    )
     serve.add_argument("--host", help="address to listen on")
     serve.add_argument("--port", type=int, help="port to listen on; 0 for any free one")
     serve.add_argument("--log-level", metavar="LEVEL", help="DEBUG, INFO, WARNING or ERROR")

@@ -95,24 +95,27 @@ class LogFile(_Patient, WatchedFileHandler):
 
 def set_up(config: StreamingConfig) -> None:
     """To standard error, and under systemd also to its logs directory."""
-    error = StandardError()
-    error.setFormatter(_formatter(config, people=sys.stderr.isatty() or _is_the_journal()))
-    handlers: list[logging.Handler] = [error]
-    complaint = None
-    if directory := os.environ.get("LOGS_DIRECTORY"):
-        path = Path(directory.split(":")[0]) / "streaming-api.log"
-        try:
-            file = LogFile(path)
-        except OSError as fault:
-            complaint = (
-                f"cannot write the log to {path}: {fault.strerror or fault}; it goes here only"
-            )
-        else:
-            file.setFormatter(_formatter(config, people=False))
-            handlers.append(file)
-    logging.basicConfig(level=config.log_level, handlers=handlers)
+    found, complaint = handlers(config)
+    logging.basicConfig(level=config.log_level, handlers=found)
     if complaint is not None:
         logging.getLogger(__name__).warning("%s", complaint)
+
+
+def handlers(config: StreamingConfig) -> tuple[list[logging.Handler], str | None]:
+    """Where the log goes, and a sentence if it cannot go to a file that it should go to."""
+    error = StandardError()
+    error.setFormatter(_formatter(config, people=sys.stderr.isatty() or _is_the_journal()))
+    directory = os.environ.get("LOGS_DIRECTORY")
+    if not directory:
+        return [error], None
+    path = Path(directory.split(":")[0]) / "streaming-api.log"
+    try:
+        file = LogFile(path)
+    except OSError as fault:
+        why = fault.strerror or fault
+        return [error], f"cannot write the log to {path}: {why}; it goes here only"
+    file.setFormatter(_formatter(config, people=False))
+    return [error, file], None
 
 
 def _formatter(config: StreamingConfig, *, people: bool) -> logging.Formatter:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final, Self
@@ -27,6 +28,8 @@ MakeApp = Callable[[StreamingConfig], web.Application]
 
 HANDSHAKE_SECONDS: Final = 10.0
 """Seconds for a TLS handshake, and for the goodbye of one."""
+_FRESH_SECONDS: Final = 0.5
+"""What a connection that was accepted just before a stop gets to send its first request."""
 _BACKLOG: Final = 4096
 
 
@@ -114,6 +117,7 @@ class StreamingService:
         if listener is not None and self._runner is not None:
             await leave(self._runner.app)
             listener.close()
+            await _first_requests(self._runner)
             await self._runner.cleanup()
             self._runner = None
 
@@ -135,6 +139,20 @@ def url_of(config: StreamingConfig, port: int) -> str:
     scheme = "https" if config.tls_certificate else "http"
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(config.host, config.host)  # noqa: S104 (shown, not bound)
     return f"{scheme}://{host}:{port}"
+
+
+async def _first_requests(runner: web.AppRunner) -> None:
+    """Wait, shortly, for the requests of connections that were accepted just before the end.
+
+    They would be closed as idle ones, and their clients could not know that nothing was done.
+    """
+    server = runner.server
+    until = time.monotonic() + _FRESH_SECONDS
+    while server is not None and time.monotonic() < until:
+        # all are ours, but for what has been taken over
+        if not any(getattr(one, "is_fresh", False) for one in server.connections):
+            return
+        await asyncio.sleep(0.01)
 
 
 async def _listen(

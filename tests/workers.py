@@ -86,7 +86,8 @@ async def serving(*arguments: str, **variables: str) -> AsyncIterator[Service]:
         cwd=ROOT,
         env={
             **os.environ, "STREAMING_EMBEDDED_MODEL": "none",
-            "STREAMING_COMMANDS_PER_SECOND": "10000", **variables,
+            "STREAMING_COMMANDS_PER_SECOND": "10000", "STREAMING_LOG_FORMAT": "text",
+            **variables,
         },
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,

@@ -74,6 +74,11 @@ class HttpProtocol(OneRequest):
         self._connections = manager
         self._start_reading()
 
+    @property
+    def is_fresh(self) -> bool:
+        """Whether no request has come on it yet."""
+        return self._request_count == 0
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Accepted."""
         sock = transport.get_extra_info("socket")

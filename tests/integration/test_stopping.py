@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -218,6 +218,42 @@ async def test_what_a_service_manager_hands_over_and_is_no_tcp_socket_is_said() 
         writer.close()
     assert process.returncode == 1
     assert b"no TCP socket (ListenStream=PORT)" in output
+
+
+def end(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is None:
+        process.kill()
+
+
+async def test_two_units_serve_on_one_socket_and_one_may_leave() -> None:
+    """As citadel-llm.socket hands it to each instance that names it."""
+    with socket.create_server(("127.0.0.1", 0)) as listening, ExitStack() as processes:
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        command = f"exec {sys.executable} -m streaming_api serve 3<&{listening.fileno()}"
+        both = []
+        for _ in range(2):
+            process = await asyncio.create_subprocess_exec(
+                "bash", "-c", f"export LISTEN_FDS=1 LISTEN_PID=$$; {command}",
+                cwd=ROOT, pass_fds=[listening.fileno()],
+                env={**os.environ, "STREAMING_EMBEDDED_MODEL": "none"},
+                stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+            )  # fmt: skip
+            processes.callback(end, process)
+            service = Service(process)
+            both.append((service, asyncio.create_task(service.read())))
+            await service.logged("serves on")
+        first, reading = both[0]
+        first.signal(signal.SIGTERM)
+        async with http(url, timeout=4 * UNIT) as client:
+            while not reading.done():
+                reply = await client.get("/livez", headers={"Connection": "close"})
+                assert reply.status_code == 200
+            assert await first.ended() == 0
+            assert (await client.get("/livez")).status_code == 200
+        second, reading = both[1]
+        second.signal(signal.SIGTERM)
+        assert await second.ended() == 0
+        await reading
 
 
 async def test_nothing_is_waited_for_where_nothing_runs() -> None:

@@ -143,8 +143,9 @@ class TestCheck:
         self, capsys: pytest.CaptureFixture[str]
     ) -> None:
         assert cli.main(["check", "--config", str(DATA / "streaming-api.yaml")]) == 0
-        *lines, _, built = capsys.readouterr().out.splitlines()
-        assert built == f"build: {build()}"
+        table, _, rest = capsys.readouterr().out.partition("\n\n")
+        lines = table.splitlines()
+        assert rest.splitlines()[0] == f"build: {build()}"
         assert len(lines) == len(SETTINGS)
         assert len({line.index(line.split()[1]) for line in lines}) == 1
         port = next(line for line in lines if line.startswith("service.port "))

@@ -117,7 +117,8 @@ def test_make_alone_lists_every_target() -> None:
 
 
 def test_the_unit_says_nothing_wrong(tmp_path: Path) -> None:
-    text = UNIT.read_text(encoding="utf-8").replace("/opt/citadel/env/bin/%i", "/bin/true")
+    text = UNIT.read_text(encoding="utf-8")
+    text = text.replace("/opt/citadel/env/bin/streaming-api", "/bin/true")
     unit = tmp_path / UNIT.name.replace("@", "@streaming-api")
     unit.write_text(text, encoding="utf-8")
     assert run("systemd-analyze", "verify", "--man=no", unit) == ""
@@ -144,7 +145,9 @@ def test_the_unit_limits_what_the_configuration_limits() -> None:
 def test_the_unit_uses_the_agreed_places() -> None:
     unit = settings(UNIT.read_text(encoding="utf-8"))
     services = "/opt/citadel/config/services"
-    assert unit["ExecStart"] == [f"/opt/citadel/env/bin/%i serve --config {services}/%i.yaml"]
+    assert unit["ExecStart"] == [
+        f"/opt/citadel/env/bin/streaming-api serve --config {services}/%i.yaml"
+    ]
     assert unit["EnvironmentFile"] == [f"-{services}/%i.env"]
     assert unit["LogsDirectory"] == ["citadel-llm/%i"]
     assert unit["RestartPreventExitStatus"] == ["2"]
