@@ -59,7 +59,9 @@ class Machine:
         return text
 
     def run(self, command: str) -> str:
-        """Run a line of a shell; fail where it fails."""
+        """Run a line of a shell; fail where it fails. The wheel is built once for all."""
+        if command == "make wheel" and [*self.source.glob("dist/*.whl")]:
+            return ""
         names = ("PATH", "HOME", "PIP_INDEX_URL", "PIP_CONFIG_FILE", "LANG")
         environ = {name: os.environ[name] for name in names if name in os.environ}
         done = subprocess.run(
@@ -100,13 +102,19 @@ class Machine:
             process.wait()
 
 
-def test_the_first_hour_as_it_stands(tmp_path: Path) -> None:
-    machine = Machine(tmp_path)
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
+    """One for the module: to compile takes a minute."""
+    return Machine(tmp_path_factory.mktemp("machine"))
+
+
+def test_the_first_hour_as_it_stands(machine: Machine) -> None:
+    folder = machine.folder
     unit = None
     for command in listed("The first hour"):
         if command == "systemctl daemon-reload":
-            file = tmp_path / "etc/systemd/system/citadel-llm@.service"
-            checked = tmp_path / "citadel-llm@streaming-api.service"
+            file = folder / "etc/systemd/system/citadel-llm@.service"
+            checked = folder / "citadel-llm@streaming-api.service"
             checked.write_text(machine.placed(file.read_text()))
             machine.run(f"systemd-analyze verify --man=no {checked}")
         elif command.startswith("systemctl enable --now"):
@@ -120,13 +128,12 @@ def test_the_first_hour_as_it_stands(tmp_path: Path) -> None:
     for command in upgrade:
         machine.run(command)
     unit.__exit__(None, None, None)
-    log = (tmp_path / "streaming-api.log").read_text().splitlines()
+    log = (folder / "streaming-api.log").read_text().splitlines()
     assert json.loads(log[0])["resource"]["service.name"] == "streaming-api"
 
 
-def test_the_steps_of_the_image(tmp_path: Path) -> None:
+def test_the_steps_of_the_image(machine: Machine) -> None:
     """Those that build and install, but for Debian's packages; then what the image runs."""
-    machine = Machine(tmp_path)
     text = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
     build = text.partition("AS build\n")[2].partition("FROM build AS build-model")[0]
     for command in re.findall(r"^RUN (.*)$", build, re.MULTILINE):
