@@ -17,22 +17,33 @@ import attrs
 import orjson
 import uvloop
 
+from tests import compiled
 from tests.bench import environment, processes, report
 from tests.bench.bench import Bench, say
 from tests.bench.peers.base import ROOT
+from tests.bench.peers.ours import Ours
 from tests.bench.targets import all_targets
-from tests.bench.works import broadcast, connections, first_token, promise, relay, resume
+from tests.bench.works import (
+    broadcast,
+    connections,
+    first_token,
+    promise,
+    relay,
+    resume,
+    wire_bytes,
+)
 
 Work = Callable[[Bench], Awaitable[None]]
 WORKS: dict[str, Work] = {
     "relay": relay.run,
     "first-token": first_token.run,
+    "wire": wire_bytes.run,
     "broadcast": broadcast.run,
     "connections": connections.run,
     "resume": resume.run,
     "promise": promise.run,
 }
-MINUTES = 10.0
+MINUTES = 12.0
 QUIET = 0.05
 """Share of the CPUs that other programs may use before the report says so."""
 LAST_WORKS_SECONDS = 15.0
@@ -48,6 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except environment.SetupError as error:
         say(str(error))
         return 1
+    if options.build == "compiled":
+        say("compiling the way of a token into .compiled (half a minute, once)")
+        Ours.root = compiled.build()
     names = options.only or list(WORKS)
     with tempfile.TemporaryDirectory(prefix="streaming-api-bench-") as folder:
         bench = Bench(
@@ -81,7 +95,7 @@ async def _measure(bench: Bench, names: Sequence[str]) -> None:
         for name in names:
             say(f"{name} (after {time.monotonic() - started:.0f} s)")
             await WORKS[name](bench)
-            if name != "relay":  # the first token is asked of the same peers
+            if name not in {"relay", "first-token"}:  # what follows is asked of the same peers
                 await bench.stop()
     finally:
         await bench.stop()
@@ -129,10 +143,16 @@ def _parser() -> argparse.ArgumentParser:
         "--quick", action="store_true", help="small sizes, one round: to see that it works"
     )
     parser.add_argument(
-        "--minutes", type=float, default=MINUTES, help="the whole ends after so many (default 10)"
+        "--minutes", type=float, default=MINUTES, help="the whole ends after so many (default 12)"
     )
     parser.add_argument(
         "--rounds", type=int, default=3, help="measure everything at most so often (default 3)"
+    )
+    parser.add_argument(
+        "--build",
+        choices=["compiled", "pure"],
+        default="compiled",
+        help="which build of ours is measured (default: compiled, and pure beside it in the relay)",
     )
     parser.add_argument("--dry", action="store_true", help="do not write into docs/benchmarks.md")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample to FILE")

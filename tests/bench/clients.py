@@ -24,6 +24,7 @@ OPENING_AT_ONCE = 200
 SOURCES = tuple(f"127.0.0.{last}" for last in range(2, 10))
 """Addresses to connect from, in turn: one alone has 28,000 ports."""
 TAKEOVER = b"permessage-deflate; server_no_context_takeover; client_no_context_takeover"
+WINDOW = b"permessage-deflate; client_no_context_takeover"
 DEFLATE_TAIL = b"\x00\x00\xff\xff"
 PING, PONG, CLOSE, TEXT = 9, 10, 8, 1
 FINAL, COMPRESSED = 0x80, 0x40
@@ -179,7 +180,11 @@ class WebSocketClient(Client):
     inflated: dict[bytes, bytes] = {}  # noqa: RUF012 - shared: equal bytes, equal messages
     """Messages are independent of each other without context takeover, so each is inflated once."""
 
+    _window: zlib._Decompress | None = None
+
     def _accept(self, head: bytes) -> bool:
+        if b"permessage-deflate" in head and b"server_no_context_takeover" not in head:
+            self._window = zlib.decompressobj(-15)
         return head.split(b" ", 2)[1] == b"101"
 
     def split(self, data: bytes) -> list[bytes]:
@@ -221,6 +226,8 @@ class WebSocketClient(Client):
             raise ValueError(f"the benchmark cannot read a frame that begins with {first:#x}")
 
     def _inflate(self, payload: bytes) -> bytes:
+        if self._window is not None:
+            return self._window.decompress(payload + DEFLATE_TAIL)
         message = self.inflated.get(payload)
         if message is None:
             message = zlib.decompressobj(-15).decompress(payload + DEFLATE_TAIL)
@@ -244,9 +251,9 @@ def client_frame(payload: bytes, opcode: int = TEXT) -> bytes:
     return struct.pack("!BBH4x", FINAL | opcode, 0x80 | LENGTH_16, size) + payload
 
 
-def upgrade_request(url: str, *, compressed: bool = False) -> bytes:
-    """The opening handshake for `url`."""
-    offer = b"Sec-WebSocket-Extensions: " + TAKEOVER + b"\r\n" if compressed else b""
+def upgrade_request(url: str, extension: bytes = b"") -> bytes:
+    """The opening handshake for `url`, which offers an extension."""
+    offer = b"Sec-WebSocket-Extensions: %b\r\n" % extension if extension else b""
     key = base64.b64encode(os.urandom(16))
     return (
         _request_line("GET", url)

@@ -32,6 +32,7 @@ class Sample:
         load_busy: Share of the wall time that the load generator was busy; near 1 it was the limit.
         p50_ms, p95_ms, p99_ms: Latency as the client saw it, milliseconds; None if not measured.
         memory: Bytes; None if not measured.
+        wire: Bytes that a client read for each unit; None if not measured.
     """
 
     work: str
@@ -45,6 +46,7 @@ class Sample:
     p95_ms: float | None = None
     p99_ms: float | None = None
     memory: float | None = None
+    wire: float | None = None
 
 
 @attrs.define
@@ -138,12 +140,20 @@ class Results:
         """CPU per unit of `face` over that of `other`: the median of the rounds' own ratios."""
         return _ratio(self.of(work, case, face), self.of(work, case, other))
 
+    def ratios(self, work: str, case: str, face: str, other: str) -> list[float]:
+        """The same ratio of each round."""
+        return _ratios(self.of(work, case, face), self.of(work, case, other))
+
     def ratio_of_cases(self, work: str, case: str, other: str, face: str) -> float | None:
         """CPU per unit of one case over that of another, likewise."""
         return _ratio(self.of(work, case, face), self.of(work, other, face))
 
 
 def _ratio(samples: Sequence[Sample], others: Sequence[Sample]) -> float | None:
-    pairs = zip(samples, others, strict=False)
-    ratios = [sample.cpu_us / other.cpu_us for sample, other in pairs if other.cpu_us]
+    ratios = _ratios(samples, others)
     return statistics.median(ratios) if ratios else None
+
+
+def _ratios(samples: Sequence[Sample], others: Sequence[Sample]) -> list[float]:
+    pairs = zip(samples, others, strict=False)
+    return [sample.cpu_us / other.cpu_us for sample, other in pairs if other.cpu_us]

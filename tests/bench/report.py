@@ -12,14 +12,22 @@ from tests.bench.peers.direct import Direct
 from tests.bench.peers.fastapi import FastApi
 from tests.bench.peers.litellm import LiteLlm
 from tests.bench.peers.nginx import Nchan, Nginx
-from tests.bench.peers.ours import Ours
+from tests.bench.peers.ours import Ours, Pure
 from tests.bench.targets import KIB, NGINX, Target
-from tests.bench.works import broadcast, connections, first_token, promise, relay, resume
+from tests.bench.works import (
+    broadcast,
+    connections,
+    first_token,
+    promise,
+    relay,
+    resume,
+    wire_bytes,
+)
 
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
 BEGIN = "<!-- bench:begin (written by make bench; do not edit) -->"
 END = "<!-- bench:end -->"
-PEERS: tuple[type[Peer], ...] = (Ours, Nginx, Nchan, FastApi, LiteLlm, Direct)
+PEERS: tuple[type[Peer], ...] = (Ours, Pure, Nginx, Nchan, FastApi, LiteLlm, Direct)
 REFERENCES = {
     relay.WORK: (NGINX,),
     broadcast.WORK: ("Nchan WebSocket", "Nchan EventSource"),
@@ -76,6 +84,12 @@ def _sections(results: Results) -> Iterator[str]:
     if results.cases(resume.WORK):
         yield "### Resume: CPU of the server per replayed message"
         yield _works_table(results, resume.WORK, _ratio)
+    if results.cases(wire_bytes.WORK):
+        yield "### Wire: bytes that a client reads for each token, framing and end included"
+        yield _works_table(results, wire_bytes.WORK, _wire)
+    if any(results.cases(work) for work in REFERENCES):
+        yield "### Spread: each CPU ratio above, from its smallest to its largest round"
+        yield _spread_table(results)
     if results.cases(promise.WORK):
         yield (
             "### The promise: 1,000 WebSockets, 500 event streams, 100 answers at 50 tokens/s, "
@@ -117,11 +131,32 @@ def _ratio(results: Results, work: str, case: str, face: str) -> str:
     references = REFERENCES.get(work, ())
     if face in references:
         return f"1 ({figure(cost)} µs)"
-    websocket = "WebSocket" in face
-    reference = next((r for r in references if ("WebSocket" in r) == websocket), None)
-    reference = reference or (references[0] if references else None)
-    ratio = results.ratio(work, case, face, reference) if reference else None
+    ratio = results.ratio(work, case, face, _reference(references, face)) if references else None
     return f"({figure(cost)} µs)" if ratio is None else f"{figure(ratio)} x ({figure(cost)} µs)"
+
+
+def _wire(results: Results, work: str, case: str, face: str) -> str:
+    read = results.median(work, case, face, "wire")
+    return "" if read is None else figure(read)
+
+
+def _spread_table(results: Results) -> str:
+    rows = []
+    for work, references in REFERENCES.items():
+        for case in _cases(results, work):
+            for face in results.faces(work):
+                other = _reference(references, face)
+                ratios = results.ratios(work, case, face, other) if "streaming-api" in face else []
+                if ratios:
+                    least, most = figure(min(ratios)), figure(max(ratios))
+                    rows.append((f"{work}, {case}", face, least, most, str(len(ratios))))
+    return _table(("", "face", "minimum", "maximum", "rounds"), rows)
+
+
+def _reference(references: Sequence[str], face: str) -> str:
+    """What a face is compared with: the one of the same kind, if there is one."""
+    websocket = "WebSocket" in face
+    return next((r for r in references if ("WebSocket" in r) == websocket), references[0])
 
 
 def _latency(results: Results, work: str, case: str, face: str) -> str:

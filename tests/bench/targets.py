@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 import attrs
 
 from tests.bench.measure import MIB, Results
-from tests.bench.peers.ours import OPENAI, SSE, WEBSOCKET
+from tests.bench.peers.ours import OPENAI, PURE, SSE, WEBSOCKET
 from tests.bench.works import (
     broadcast,
     connections,
     first_token,
     promise,
     relay,
+    wire_bytes,
 )
 
 NGINX = "nginx proxy_pass"
@@ -83,7 +84,7 @@ def microseconds(value: float) -> str:
 
 def all_targets(results: Results) -> list[Target]:
     """Every target, in the order of the works."""
-    makers = (_relay, _first_token, _broadcast, _connections, _promise, _growth)
+    makers = (_relay, _first_token, _wire, _broadcast, _connections, _promise, _growth)
     return [target for make in makers for target in make(results)]
 
 
@@ -95,11 +96,13 @@ def _relay(results: Results) -> Iterator[Target]:
     flat = relay.case("flat", 10)
     for face in RELAY_FACES:
         what = f"relay, 100 answers at 50 tokens/s, {face}"
-        yield at_most(what, results.ratio(relay.WORK, HUNDRED, face, NGINX), 2.0, times("nginx"))
+        yield at_most(what, results.ratio(relay.WORK, HUNDRED, face, NGINX), 1.5, times("nginx"))
         like = "FastAPI WebSocket" if face == WEBSOCKET else "FastAPI SSE"
         for other, limit in ((like, 3), ("LiteLLM", 30)):
             ratio = _inverse(results.ratio(relay.WORK, HUNDRED, face, other))
             yield at_least(f"{what}, beside {other}", ratio, limit, less)
+    ratio = results.ratio(relay.WORK, HUNDRED, PURE, NGINX)
+    yield at_most(f"relay, 100 answers at 50 tokens/s, {PURE}", ratio, 2.2, times("nginx"))
     for face in RELAY_FACES:
         ratio = results.ratio(relay.WORK, flat, face, NGINX)
         yield at_most(f"relay flat out, {face}", ratio, 1.5, times("nginx"))
@@ -107,8 +110,8 @@ def _relay(results: Results) -> Iterator[Target]:
 
 def _first_token(results: Results) -> Iterator[Target]:
     for answers, figure, limit, how in (
-        (0, "p50_ms", 1.0, "idle, median"),
-        (100, "p99_ms", 5.0, "beside 100 answers, p99"),
+        (0, "p50_ms", 0.3, "idle, median"),
+        (100, "p99_ms", 3.0, "beside 100 answers, p99"),
     ):
         case = first_token.case(answers)
         direct = results.median(first_token.WORK, case, "direct", "p50_ms")
@@ -117,6 +120,12 @@ def _first_token(results: Results) -> Iterator[Target]:
             added = None if ours is None or direct is None else ours - direct
             what = f"first token, {how} over the direct median, {face}"
             yield at_most(what, added, limit, milliseconds)
+
+
+def _wire(results: Results) -> Iterator[Target]:
+    for face in (WEBSOCKET, SSE):
+        read = results.median(wire_bytes.WORK, wire_bytes.COMPRESSED, face, "wire")
+        yield at_most(f"wire, compressed, a token, {face}", read, 40, lambda n: f"{n:.3g} bytes")
 
 
 def _broadcast(results: Results) -> Iterator[Target]:
@@ -146,8 +155,8 @@ def _connections(results: Results) -> Iterator[Target]:
     for ours, theirs in WATCH_FACES:
         cost = results.median(connections.WORK, case, ours)
         other = results.median(connections.WORK, case, theirs)
-        most = max(150.0, 5 * other) if other else 150.0
-        what = f"accepting a connection (150 µs or 5 x nginx), {ours}"
+        most = max(150.0, 4 * other) if other else 150.0
+        what = f"accepting a connection (150 µs or 4 x Nchan), {ours}"
         yield at_most(what, cost, most, microseconds)
 
 

@@ -31,6 +31,7 @@ class ChatFace:
         end: Bytes that only the end of an answer has.
         ask: Makes the body, or the first message, from (model, tokens).
         headers: Further request headers.
+        compressed: Whether the client offers compression, with a window of its own.
     """
 
     name: str
@@ -39,6 +40,7 @@ class ChatFace:
     end: bytes
     ask: Callable[[str, int], bytes]
     headers: tuple[tuple[str, str], ...] = ()
+    compressed: bool = False
 
     async def connect(self) -> clients.Client:
         """Open a connection that is ready to ask."""
@@ -46,7 +48,8 @@ class ChatFace:
         if not self.websocket:
             return await clients.connect(port, lambda: clients.HttpClient(clients.Ignore()))
         client = await clients.connect(port, lambda: clients.WebSocketClient(clients.Ignore()))
-        client.send(clients.upgrade_request(self.url))
+        offer = clients.WINDOW if self.compressed else b""
+        client.send(clients.upgrade_request(self.url, offer))
         await client.opened
         return client
 
@@ -56,7 +59,8 @@ class ChatFace:
         """Ask for an answer; `receiver` gets it."""
         body = self.ask(model, tokens)
         if isinstance(client, clients.HttpClient):
-            client.ask(clients.post_request(self.url, body, self.headers), receiver)
+            gzip = (("Accept-Encoding", "gzip"),) if self.compressed else ()
+            client.ask(clients.post_request(self.url, body, self.headers + gzip), receiver)
         else:
             client.receiver = receiver
             client.send(clients.client_frame(body))
@@ -92,7 +96,9 @@ class ViewFace:
         client: clients.Client
         if self.websocket:
             client = await clients.connect(port, lambda: clients.WebSocketClient(receiver))
-            client.send(clients.upgrade_request(self.url, compressed=self.compressed))
+            client.send(
+                clients.upgrade_request(self.url, clients.TAKEOVER if self.compressed else b"")
+            )
         else:
             client = await clients.connect(port, lambda: clients.HttpClient(receiver))
             gzip = (("Accept-Encoding", "gzip"),) if self.compressed else ()
@@ -114,6 +120,7 @@ class Peer:
         relay_rounds: In how many rounds it relays.
         flat_tokens: Tokens of an answer that comes flat out.
         heaviness: Divides how many broadcasts it is given.
+        root: The folder that it runs in.
     """
 
     name = ""
@@ -122,6 +129,7 @@ class Peer:
     relay_rounds = 3
     flat_tokens = 6_000
     heaviness = 1
+    root = ROOT
 
     def __init__(self, folder: Path, upstream: str) -> None:
         """Keep its files in `folder` and, where it relays, ask `upstream` (a base URL)."""
@@ -168,7 +176,7 @@ class Peer:
         """
         log = self.folder / "log"
         self._process = processes.spawn(
-            self.command(), core=core, log=log, env=self.environment(), cwd=ROOT
+            self.command(), core=core, log=log, env=self.environment(), cwd=self.root
         )
         deadline = time.monotonic() + START_TIMEOUT
         while not await answers(self.ready_url()):

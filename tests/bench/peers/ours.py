@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import attrs
@@ -11,7 +11,7 @@ import orjson
 from streaming_api.private_store import PrivateStore
 from streaming_api.workers import find_server
 from tests.bench import clients
-from tests.bench.peers.base import ChatFace, Peer, ViewFace, this_python
+from tests.bench.peers.base import ROOT, ChatFace, Peer, ViewFace, this_python
 from tests.bench.peers.direct import END_OF_COMPLETION, ask_openai
 
 CONFIG = """\
@@ -28,6 +28,7 @@ monitoring:
 """
 WEBSOCKET = "streaming-api WebSocket"
 SSE = "streaming-api SSE"
+PURE = "streaming-api WebSocket, pure Python"
 OPENAI = "streaming-api OpenAI"
 END_OF_ANSWER = b'"chat.completion.end"'
 SUBSCRIBE = {"message_type": "status_update", "action": "subscribe"}
@@ -50,6 +51,10 @@ class Ours(Peer):
         config = self.folder / "config.yaml"
         config.write_text(CONFIG.replace("PORT", str(self.port)).replace("UPSTREAM", self.upstream))
         return [this_python(), "-m", "tests.bench.ours", str(config)]
+
+    def environment(self) -> Mapping[str, str]:
+        """Import from where it runs, which is the compiled copy or this checkout."""
+        return {"PYTHONPATH": str(self.root)}
 
     def chat_faces(self) -> list[ChatFace]:
         """WebSocket, SSE, and OpenAI's own wire."""
@@ -144,3 +149,16 @@ class OursInCluster(Ours):
         """WebSocket, as the others are compared by."""
         face = super().chat_faces()[0]
         return [attrs.evolve(face, name=f"{WEBSOCKET}, with a store")]
+
+
+class Pure(Ours):
+    """The same in pure Python, to be measured beside the compiled build."""
+
+    name = "streaming-api, pure Python"
+    settings = "As above, from the checkout instead of the compiled copy."
+    most_answers = 100
+    root = ROOT
+
+    def chat_faces(self) -> list[ChatFace]:
+        """One is enough to compare."""
+        return [attrs.evolve(super().chat_faces()[0], name=PURE)]

@@ -14,10 +14,10 @@ from tests.bench.peers.direct import Direct
 from tests.bench.peers.fastapi import FastApi
 from tests.bench.peers.litellm import LiteLlm
 from tests.bench.peers.nginx import Nginx
-from tests.bench.peers.ours import Ours, OursInCluster
+from tests.bench.peers.ours import Ours, OursInCluster, Pure
 
 WORK = "relay"
-PEERS: tuple[type[Peer], ...] = (Direct, Nginx, FastApi, LiteLlm, Ours, OursInCluster)
+PEERS: tuple[type[Peer], ...] = (Direct, Nginx, FastApi, LiteLlm, Ours, Pure, OursInCluster)
 CASES = (("paced", 100), ("paced", 10), ("flat", 10), ("paced", 400), ("paced", 1))
 TOKENS = 60
 ANSWER_TIMEOUT = 60.0
@@ -143,6 +143,8 @@ async def run(bench: Bench) -> None:
     for number in bench.rounds(3, seconds=170):
         for model, answers in CASES[:3] if bench.quick else CASES:
             for kind in PEERS:
+                if kind is Pure and Ours.root == Pure.root:
+                    continue  # they are the same
                 peer = await bench.peer(kind)
                 if peer is None or number >= kind.relay_rounds or answers > kind.most_answers:
                     continue
