@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from pathlib import Path
@@ -68,8 +69,9 @@ async def test_every_query_is_valid_and_shows_something(
                 return found
 
             scraped = 'changes(streaming_key_answers_total{key="page",result="failed"}[1m]) > 1'
-            while not await results(scraped):
-                await load()
+            async with asyncio.timeout(12 * UNIT):
+                while not await results(scraped):
+                    await load()
             for expression in rules():
                 await results(expression)
             for panel in panels():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import signal
@@ -126,12 +127,14 @@ async def test_sources_change(tmp_path: Path) -> None:
             url = f"{exposition.url}/metrics"
             conf.write(monitoring={"poll_interval": 0.1, "custom_metrics_endpoint": url})
             await conf.reload(service, "custom_metrics_endpoint")
-            while (await components()).get("exposition") != "up":
-                pass
+            async with asyncio.timeout(8 * UNIT):
+                while (await components()).get("exposition") != "up":
+                    await asyncio.sleep(0.02)
             conf.write(monitoring={"poll_interval": 0.1})
             await conf.reload(service, "custom_metrics_endpoint", 2)
-            while (await components())["exposition"] != "absent":
-                pass
+            async with asyncio.timeout(8 * UNIT):
+                while (await components())["exposition"] != "absent":
+                    await asyncio.sleep(0.02)
 
 
 async def test_what_cannot_change_is_named_and_stays(tmp_path: Path) -> None:

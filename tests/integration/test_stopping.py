@@ -245,9 +245,10 @@ async def test_two_units_serve_on_one_socket_and_one_may_leave() -> None:
         first, reading = both[0]
         first.signal(signal.SIGTERM)
         async with http(url, timeout=4 * UNIT) as client:
-            while not reading.done():
-                reply = await client.get("/livez", headers={"Connection": "close"})
-                assert reply.status_code == 200
+            async with asyncio.timeout(8 * UNIT):
+                while not reading.done():
+                    reply = await client.get("/livez", headers={"Connection": "close"})
+                    assert reply.status_code == 200
             assert await first.ended() == 0
             assert (await client.get("/livez")).status_code == 200
         second, reading = both[1]
