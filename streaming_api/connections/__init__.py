@@ -1,1 +1,1 @@
-"""Clients' transports: one connection, all of them, who is reserve_slot, how they end."""
+"""Clients' transports: one connection, all of them, who is admitted, how they end."""

@@ -80,7 +80,7 @@ def error_of_object(reply: object, status: int | None = None) -> UpstreamFault |
         return attrs.evolve(_error_of_fields(error, status), fields=_bounded(error))
     if error:
         kind = _text(reply.get("error_type")) or "upstream_error"
-        return UpstreamFault(status, kind, _text(reply.get("code")), _message(error))
+        return UpstreamFault(status, kind, _text(reply.get("code")), _sentence(error))
     if reply.get("detail"):
         return UpstreamFault(status, "upstream_error", None, _detail(reply["detail"]))
     if reply.get("object") == "error" or (status is not None and reply.get("message")):
@@ -111,7 +111,7 @@ def _error_of_fields(fields: dict[str, object], status: int | None) -> UpstreamF
         status=status,
         type=_text(fields.get("type")) or "upstream_error",
         code=_text(fields.get("code")),
-        message=_message(words or fields),
+        message=_sentence(words or fields),
         param=_text(fields.get("param")),
     )
 
@@ -138,11 +138,17 @@ def _message(value: object) -> str:
     return words if len(words) <= MAX_MESSAGE else words[:MAX_MESSAGE] + "…"
 
 
+def _sentence(value: object) -> str:
+    """Return the upstream's words, or ours where it has none."""
+    words = _message(value)
+    return words if words.strip() else "The upstream refused and said nothing more."
+
+
 def _detail(detail: object) -> str:
     """FastAPI's `detail`: a text, or a list of `{"loc": [...], "msg": "..."}`."""
     if not isinstance(detail, list):
-        return _message(detail)
-    return _message("; ".join(_problem(item) for item in detail))
+        return _sentence(detail)
+    return _sentence("; ".join(_problem(item) for item in detail))
 
 
 def _problem(item: object) -> str:

@@ -6,7 +6,7 @@ import sys
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from streaming_api.upstreams.answer import AnswerReader
@@ -148,6 +148,8 @@ def test_no_json_body_can_crash_the_reader(value: object) -> None:
 
 @given(st.integers(400, 599), st.sampled_from(["application/json", "text/html", ""]),
        json_values().map(orjson.dumps) | st.binary())  # fmt: skip
+@example(400, "application/json", b'{"choices":null,"detail":[""]}')
+@example(500, "application/json", b'{"error":" "}')
 def test_every_refusal_has_words_for_a_person(status: int, kind: str, body: bytes) -> None:
     error = error_of_reply(status, kind, body)
     assert error.status == status
