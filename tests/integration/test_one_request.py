@@ -146,3 +146,50 @@ async def test_other_versions_are_no_http(server: StreamingService, version: str
     assert reply.startswith(b"HTTP/1.1 400 ")
     assert reply.count(b"HTTP/1.1 ") == 1
     assert b'"invalid_http"' in reply
+
+
+# Lists over several lines (RFC 9110 section 5.3)
+
+HANDSHAKE = (
+    "Sec-WebSocket-Version: 13",
+    "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==",
+)
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        (("Connection: keep-alive", "Connection: Upgrade", "Upgrade: websocket"), b"101"),
+        (("Connection: Upgrade", "Upgrade: h2c", "Upgrade: websocket"), b"101"),
+        (
+            (
+                "Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Protocol: other",
+                "sec-websocket-protocol: streaming-api.v1",
+            ),
+            b"\r\nSec-WebSocket-Protocol: streaming-api.v1\r\n",
+        ),
+        (
+            (
+                "Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Extensions: x-unknown",
+                "Sec-WebSocket-Extensions: permessage-deflate",
+            ),
+            b"\r\nSec-WebSocket-Extensions: permessage-deflate",
+        ),
+        (("Connection: Upgrade", "Upgrade: websocket", HANDSHAKE[1]), b"400"),  # a key is no list
+    ],
+    ids=["Connection", "Upgrade", "subprotocols", "extensions", "two keys"],
+)  # fmt: skip
+async def test_a_list_over_several_lines_is_one_list(
+    server: StreamingService, lines: tuple[str, ...], told: bytes
+) -> None:
+    async with raw(server.url) as tcp:
+        path = "/streaming/websocket"
+        await tcp.send(request("GET", path, *lines, *HANDSHAKE, chunks=None))
+        assert told in await tcp.until(b"\r\n\r\n")
+
+
+async def test_codings_over_several_lines_are_one_list(server: StreamingService) -> None:
+    lines = ("Accept-Encoding: br", "Accept-Encoding: gzip")
+    async with raw(server.url) as tcp:
+        await tcp.send(request("HEAD", "/streaming/sse", *lines, chunks=None))
+        assert b"\r\nContent-Encoding: gzip\r\n" in await tcp.until(b"\r\n\r\n")

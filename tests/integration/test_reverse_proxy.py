@@ -12,6 +12,7 @@ from typing import Final
 import aiohttp
 import pytest
 from aiohttp import WSMsgType, web
+from aiohttp.http import HttpVersion11
 from aiohttp.test_utils import BaseTestServer, TestServer
 
 from tests.nginx import NGINX, SAMPLE, nginx
@@ -101,6 +102,31 @@ async def test_each_event_passes_when_it_is_written(backend: Backend, proxy: str
     (request,) = backend.requests
     assert request.headers["X-Forwarded-For"] == "127.0.0.1"
     assert request.host == proxy.removeprefix("http://")  # with its port
+
+
+async def test_connections_to_the_server_are_kept_and_told_what_the_client_used(
+    backend: Backend, proxy: str
+) -> None:
+    for _ in range(3):  # clients of their own
+        async with aiohttp.ClientSession() as http, http.post(f"{proxy}/take", data=b"x"):
+            pass
+    first, *others = backend.requests
+    assert all(request.protocol is first.protocol for request in others)  # upstream's keepalive
+    assert "Connection" not in first.headers
+    assert "Upgrade" not in first.headers
+    assert first.version == HttpVersion11
+    assert first.headers["X-Forwarded-Proto"] == "http"
+
+
+async def test_nothing_is_compressed_again(backend: Backend, proxy: str) -> None:
+    backend.second.set()
+    headers = {"Accept-Encoding": "gzip"}
+    async with (
+        aiohttp.ClientSession() as http,
+        http.get(f"{proxy}/events", headers=headers) as response,
+    ):
+        await response.read()
+        assert "Content-Encoding" not in response.headers  # the frame around the sample says on
 
 
 async def test_websockets_pass(proxy: str) -> None:
