@@ -266,7 +266,8 @@ def check_expectation(request: web.BaseRequest) -> None:
     Raises:
         ExpectationFailed: it cannot.
     """
-    if cast("OneRequest", request.protocol).expected not in {"", "100-continue"}:
+    expected = cast("OneRequest", request.protocol).expected
+    if expected and {member.strip() for member in expected.split(",")} != {"100-continue"}:
         message = "The one expectation that can be met is 100-continue."
         raise ExpectationFailed(message, "expectation_failed")
 

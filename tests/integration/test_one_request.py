@@ -117,6 +117,13 @@ async def test_a_body_that_is_refused_is_not_asked_for(
     assert b"\r\nConnection: close\r\n" in replies
 
 
+async def test_an_expectation_on_two_lines_is_one(server: StreamingService) -> None:
+    lines = ("Expect: 100-Continue", "Expect: 100-continue", "Connection: close")
+    async with raw(server.url) as tcp:
+        await tcp.send(request("POST", "/v1/chat/completions", *lines, body=b"{}", chunks=None))
+        assert b'"missing_field"' in await tcp.rest()
+
+
 async def test_other_expectations_are_417(server: StreamingService) -> None:
     async with raw(server.url) as tcp:
         await tcp.send(request("GET", "/health", "Expect: wonders", chunks=None) + HEALTH)
