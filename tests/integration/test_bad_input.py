@@ -105,11 +105,6 @@ WRONG = {
         "invalid_value",
         "request_id",
     ),
-    "request_id is null": (
-        START + '"request_id":null,' + HELLO + "}",
-        "invalid_value",
-        "request_id",
-    ),
     "on_disconnect": (
         START + '"on_disconnect":"stay",' + HELLO + "}",
         "invalid_value",
