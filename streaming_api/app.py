@@ -30,10 +30,11 @@ from streaming_api.ops.peers import Peers
 from streaming_api.ops.prometheus import publish
 from streaming_api.ops.readiness import Readiness
 from streaming_api.ops.tracing import tracing
+from streaming_api.serving.tls import Certificate
+from streaming_api.serving.workers import plan
 from streaming_api.sources.alertmanager import WebhookError, parse_webhook
 from streaming_api.telemetry.deliveries import Telemetry
 from streaming_api.telemetry.process import Process
-from streaming_api.tls import Certificate
 from streaming_api.topics import Topics
 from streaming_api.upstreams.upstream import Upstream
 from streaming_api.web import (
@@ -51,7 +52,6 @@ from streaming_api.web import (
 )
 from streaming_api.web.guard import guard
 from streaming_api.wire.topics import TOPICS
-from streaming_api.workers import plan
 
 if TYPE_CHECKING:
     from streaming_api.cluster.cluster import Cluster

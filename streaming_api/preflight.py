@@ -11,9 +11,9 @@ from typing import Final
 
 from streaming_api.config import StreamingConfig
 from streaming_api.config.certificate import load_key_pair
-from streaming_api.descriptors import shortage
-from streaming_api.listening import listening_socket
-from streaming_api.workers import plan
+from streaming_api.serving.descriptors import shortage
+from streaming_api.serving.listening import listening_socket
+from streaming_api.serving.workers import plan
 
 WARN_BEFORE: Final = timedelta(days=14)
 """How long before a certificate expires somebody should renew it."""

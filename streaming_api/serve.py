@@ -17,16 +17,16 @@ from typing import Final
 import attrs
 import uvloop
 
-from streaming_api import logs, systemd
 from streaming_api.app import make_app
 from streaming_api.config import ConfigError, Source, StreamingConfig
-from streaming_api.descriptors import raise_limit, shortage
-from streaming_api.listening import activated_socket
 from streaming_api.ops import reload
 from streaming_api.ops.dump import describe
 from streaming_api.service import MakeApp, StreamingService, url_of
-from streaming_api.supervisor import Share, Supervisor
-from streaming_api.workers import plan
+from streaming_api.serving import logs, systemd
+from streaming_api.serving.descriptors import raise_limit, shortage
+from streaming_api.serving.listening import activated_socket
+from streaming_api.serving.supervisor import Share, Supervisor
+from streaming_api.serving.workers import plan
 
 logger = logging.getLogger(__name__)
 

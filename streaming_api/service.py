@@ -14,8 +14,8 @@ from aiohttp import web
 
 from streaming_api.app import leave, make_app
 from streaming_api.config import StreamingConfig
-from streaming_api.listening import listening_socket
 from streaming_api.ops.context import CONTEXT
+from streaming_api.serving.listening import listening_socket
 from streaming_api.web.http_protocol import HttpProtocol
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ UNIT: Final = 5.0
 """Seconds that anything may take before a test gives up; never waited for when all is well."""
 
 _SCHEMA = json.loads(
-    (Path(__file__).parent.parent / "streaming_api/schema/message.schema.json").read_text()
+    (Path(__file__).parent.parent / "streaming_api/web/contract/message.schema.json").read_text()
 )
 _VALIDATOR = jsonschema.Draft202012Validator(
     _SCHEMA, format_checker=jsonschema.Draft202012Validator.FORMAT_CHECKER

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from redis.asyncio import Redis
 
-from streaming_api.workers import find_server
+from streaming_api.serving.workers import find_server
 from tests.clients import UNIT
 
 

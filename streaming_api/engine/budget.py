@@ -1,7 +1,7 @@
 """Budget: memory held for clients, counted in one place, of all and of each key or address. Pure.
 
 Counted is what it takes in memory: the overheads below were measured with tracemalloc
-(docs/decisions/0021-memory-and-work-are-budgets.md). The hot path adds to four numbers and compares
+(docs/decisions/0022-memory-and-work-are-budgets.md). The hot path adds to four numbers and compares
 two; whatever is not known as an addition is looked at four times a second.
 """
 

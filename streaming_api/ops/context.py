@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from streaming_api.connections.manager import ConnectionManager
     from streaming_api.ops.peers import Peers
     from streaming_api.ops.readiness import Readiness
+    from streaming_api.serving.tls import Certificate
     from streaming_api.telemetry.deliveries import Telemetry
     from streaming_api.telemetry.process import Process
-    from streaming_api.tls import Certificate
     from streaming_api.topics import Topics
     from streaming_api.upstreams.upstream import Upstream
 

@@ -16,8 +16,8 @@ from typing import Final, Self
 import aiohttp
 from aiohttp import web
 
-VARIABLE: Final = "WORKERS_DIRECTORY"
-"""Where the supervisor tells its workers to meet."""
+from streaming_api.serving.workers import MEETING_VARIABLE
+
 _SECONDS: Final = 1.0
 
 Own = Mapping[str, Callable[[str], bytes]]
@@ -39,7 +39,7 @@ class Peers:
     @classmethod
     def of_supervisor(cls, name: str | None) -> Self | None:
         """The peers of this worker; None where it is no worker."""
-        directory = os.environ.get(VARIABLE)
+        directory = os.environ.get(MEETING_VARIABLE)
         return None if not directory or name is None else cls(Path(directory), name)
 
     async def start(self, own: Own) -> None:

@@ -1,7 +1,7 @@
 """malloc: gives memory that is free back to the system. Of glibc; elsewhere nothing happens.
 
 glibc keeps what was freed below anything that is still used: after many large answers nearly all
-of it (docs/decisions/0021-memory-and-work-are-budgets.md). ``malloc_trim`` gives back each free
+of it (docs/decisions/0022-memory-and-work-are-budgets.md). ``malloc_trim`` gives back each free
 page.
 """
 

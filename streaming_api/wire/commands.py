@@ -15,8 +15,8 @@ from typing import Final
 import attrs
 import orjson
 
-from streaming_api import json_text
 from streaming_api.errors import BadRequest
+from streaming_api.wire import json_text
 from streaming_api.wire.messages import CHAT, MESSAGE_TYPES, STATUS
 from streaming_api.wire.topics import TOPICS, names_of
 

@@ -16,13 +16,13 @@ import pytest
 import websockets
 
 from streaming_api import service as service_module
-from streaming_api import tls
 from streaming_api.access import policy as doors_module
 from streaming_api.cli import main
 from streaming_api.config import ApiKey, load
 from streaming_api.config.types import Scope
 from streaming_api.ops.dump import describe
 from streaming_api.service import StreamingService
+from streaming_api.serving import tls
 from streaming_api.web import http_protocol
 from tests.certificates import make_certificate
 from tests.clients import Socket, events, eventually, question, websocket

@@ -10,9 +10,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from streaming_api import private_store
-from streaming_api.private_store import PrivateStore
-from streaming_api.workers import find_server
+from streaming_api.serving import private_store
+from streaming_api.serving.private_store import PrivateStore
+from streaming_api.serving.workers import find_server
 from tests.clients import UNIT, eventually, http, websocket
 from tests.conftest import StartServer
 from tests.workers import ROOT, serving
@@ -95,7 +95,7 @@ async def test_a_port_that_is_taken_is_told_and_nothing_is_left(
 async def test_one_process_says_loudly_that_it_should_be_two(
     start_server: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streaming_api.workers.find_server", lambda: None)
+    monkeypatch.setattr("streaming_api.serving.workers.find_server", lambda: None)
     server = await start_server(workers=2)
     async with http(server.url) as client:
         reply = (await client.get("/streaming/status")).json()

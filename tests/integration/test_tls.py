@@ -14,9 +14,9 @@ from typing import Final
 import httpx
 import pytest
 
-from streaming_api import tls
 from streaming_api.config import ConfigError, StreamingConfig
 from streaming_api.service import StreamingService
+from streaming_api.serving import tls
 from tests.certificates import RSA, encrypt, make_certificate
 from tests.clients import eventually, http
 from tests.conftest import StartServer

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from streaming_api.config import ConfigError, StreamingConfig, load
-from streaming_api.descriptors import shortage
+from streaming_api.serving.descriptors import shortage
 
 HASH = "a" * 64
 YAML = f"- name: page\n  sha256: {HASH}\n  scopes: [chat, watch]\n"

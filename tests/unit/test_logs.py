@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from streaming_api import logs
 from streaming_api.config import StreamingConfig
-from streaming_api.logs import JsonLines, LogFile
+from streaming_api.serving import logs
+from streaming_api.serving.logs import JsonLines, LogFile
 from streaming_api.trace_context import TraceContext
 
 
@@ -24,7 +24,7 @@ def test_a_full_disk_costs_one_line_a_minute(
 ) -> None:
     """/dev/full refuses every byte."""
     now = 1_000.0
-    monkeypatch.setattr("streaming_api.logs.time.monotonic", lambda: now)
+    monkeypatch.setattr("streaming_api.serving.logs.time.monotonic", lambda: now)
     handler = LogFile("/dev/full")
     for _ in range(100):
         handler.emit(record())
@@ -64,7 +64,7 @@ def test_the_file_is_json_where_people_read_the_rest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LOGS_DIRECTORY", f"{tmp_path}:/elsewhere")
-    monkeypatch.setattr("streaming_api.logs._is_the_journal", lambda: True)
+    monkeypatch.setattr("streaming_api.serving.logs._is_the_journal", lambda: True)
     (error, file), told = logs.handlers(StreamingConfig())
     assert told is None
     assert (type(error.formatter), type(file.formatter)) == (logging.Formatter, JsonLines)

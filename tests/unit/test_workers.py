@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from streaming_api import cli, workers
+from streaming_api import cli
 from streaming_api.config import StreamingConfig
-from streaming_api.workers import Plan, plan
+from streaming_api.serving import workers
+from streaming_api.serving.workers import Plan, plan
 
 REAL_FIND_SPEC = importlib.util.find_spec
 

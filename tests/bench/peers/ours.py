@@ -8,8 +8,8 @@ from pathlib import Path
 import attrs
 import orjson
 
-from streaming_api.private_store import PrivateStore
-from streaming_api.workers import find_server
+from streaming_api.serving.private_store import PrivateStore
+from streaming_api.serving.workers import find_server
 from tests.bench import clients
 from tests.bench.peers.base import ROOT, ChatFace, Peer, ViewFace, this_python
 from tests.bench.peers.direct import END_OF_COMPLETION, ask_openai

@@ -1,7 +1,7 @@
 """The contract for machines: the message's JSON Schema, OpenAPI and AsyncAPI. Open to everybody.
 
-A schema is written once, in ``streaming_api/schema``, and put into both documents here. They are
-made once, when this module is loaded; an answer is a look at a few bytes.
+The documents are the files beside this one. A schema is written once and put into both here. They
+are made once, when this module is loaded; an answer is a look at a few bytes.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ import orjson
 from aiohttp import ETag, hdrs, web
 
 from streaming_api import __version__
-from streaming_api.web.openapi import openapi as openapi_of
-from streaming_api.web.openapi_parts import Json
 
-_SCHEMAS: Final = Path(__file__).parent.parent / "schema"
+Json = dict[str, object]
+_FILES: Final = Path(__file__).parent
 
 
 @attrs.frozen
@@ -51,8 +50,8 @@ class Document:
         return response
 
 
-def _read(name: str) -> dict[str, object]:
-    return cast("dict[str, object]", orjson.loads((_SCHEMAS / name).read_bytes()))
+def _read(name: str) -> Json:
+    return cast("Json", orjson.loads((_FILES / name).read_bytes()))
 
 
 def message_schema() -> Json:
@@ -62,22 +61,27 @@ def message_schema() -> Json:
 
 def openapi_document() -> Json:
     """OpenAPI 3.1 of every HTTP endpoint."""
-    return openapi_of(__version__, _shared_schemas())
+    return _whole("openapi.json")
 
 
 def asyncapi_document() -> Json:
-    """AsyncAPI 3.0 of the WebSocket's two paths."""
-    document = _read("asyncapi.json")
-    info = cast("dict[str, object]", document["info"])
-    components = cast("dict[str, dict[str, object]]", document["components"])
-    info["version"] = __version__
-    components["schemas"] = {**_shared_schemas(), **components["schemas"]}
-    return document
+    """AsyncAPI 3.0 of the WebSocket's paths."""
+    return _whole("asyncapi.json")
 
 
-def _shared_schemas() -> dict[str, object]:
+def _whole(name: str) -> Json:
+    """Read a document, and put in what it shares with the other one: version and schemas."""
+    document = _read(name)
+    info = cast("Json", document["info"])
+    components = cast("dict[str, Json]", document["components"])
     message = {name: value for name, value in message_schema().items() if name != "$schema"}
-    return {"Message": message, **_read("components.json")}
+    info["version"] = __version__
+    components["schemas"] = {
+        "Message": message,
+        **_read("components.json"),
+        **components.get("schemas", {}),
+    }
+    return document
 
 
 _MESSAGE: Final = Document.of(message_schema())

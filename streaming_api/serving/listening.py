@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import socket
 
-from streaming_api import systemd
 from streaming_api.config import StreamingConfig
+from streaming_api.serving import systemd
 
 
 def listening_socket(config: StreamingConfig) -> socket.socket:

@@ -22,13 +22,12 @@ from typing import Final
 
 import attrs
 
-from streaming_api import systemd
 from streaming_api.background import FIRST_PAUSE, LONGEST_PAUSE, Backoff
 from streaming_api.config import StreamingConfig
-from streaming_api.listening import listening_socket
-from streaming_api.ops.peers import VARIABLE
-from streaming_api.private_store import PrivateStore, end_with_parent
-from streaming_api.workers import Plan
+from streaming_api.serving import systemd
+from streaming_api.serving.listening import listening_socket
+from streaming_api.serving.private_store import PrivateStore, end_with_parent
+from streaming_api.serving.workers import MEETING_VARIABLE, Plan
 
 logger = logging.getLogger(__name__)
 
@@ -167,7 +166,7 @@ class Supervisor:
         for other in self._workers:
             if other is not worker:
                 other.socket.close()
-        os.environ[VARIABLE] = self._meeting.name
+        os.environ[MEETING_VARIABLE] = self._meeting.name
         os.environ.pop("NOTIFY_SOCKET", None)  # only the supervisor speaks to the service manager
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 

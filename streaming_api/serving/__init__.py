@@ -1,0 +1,1 @@
+"""Processes, ports, certificates: what stands around one application."""
