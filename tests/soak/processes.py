@@ -82,7 +82,7 @@ class Process(Lifecycle):
                 stdout=log,
                 stderr=log,
                 cwd=ROOT,
-                env=environment | self._environment,
+                env=environment | {"STREAMING_LOG_FORMAT": "text"} | self._environment,
             )
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline and self._process.returncode is None:
