@@ -45,9 +45,12 @@ async def service(upstream: FakeUpstream) -> AsyncIterator[Service]:
 
 def worker_of(service: Service, socket: Socket) -> int:
     """The process that has accepted a connection."""
-    port = socket.connection.local_address[1]
+    # theirs, ours: another connection may have had our port before, and linger
+    ends = [socket.connection.remote_address[1], socket.connection.local_address[1]]
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    inode = next(row[9] for row in rows if int(row[2].rpartition(":")[2], 16) == port)
+    inode = next(
+        row[9] for row in rows if [int(end.rpartition(":")[2], 16) for end in row[1:3]] == ends
+    )
     for pid in service.workers:
         for link in Path(f"/proc/{pid}/fd").iterdir():
             with suppress(FileNotFoundError):
