@@ -15,27 +15,28 @@ if TYPE_CHECKING:
     from streaming_api.web.one_request import OneRequest
 
 BODY_SECONDS: Final = 12.0
-"""A client that takes longer to send its body holds a connection for nothing. With the seconds that
-the rest of a body may linger (`streaming_api.web.http_protocol`) it is gone after 15 seconds."""
+"""Seconds that a client may take to send its body, so that a slow one does not hold a connection.
+With the time in which the rest of a body may linger (`streaming_api.web.http_protocol`) it is gone
+after 15 seconds."""
 BODY_RATE: Final = 128 * 2**10
-"""Bytes a second that a large body must come with, on average, beyond that."""
+"""Bytes a second that a large body must average once those seconds are over."""
 
 
 async def raw_body(
     request: web.Request, setting: str = "service.body_size_limit", limit: int | None = None
 ) -> bytes:
-    """The body, inflated.
+    """Return the body, inflated.
 
     Args:
-        request: whose.
-        setting: which one limits it.
-        limit: its value, in bytes; None for that of ``body_size_limit``.
+            request: the request whose body is read.
+            setting: the name of the setting that limits it.
+            limit: the limit in bytes; None for ``body_size_limit``.
 
     Raises:
-        BadRequest: it came too slowly.
-        TooLarge: more bytes than the limit.
-        Unavailable: too many large ones at once, or memory is short.
-        TooMany: this key or address holds its share of the memory.
+            BadRequest: the body came too slowly.
+            TooLarge: it has more bytes than the limit.
+            Unavailable: too many large bodies are being read at once, or memory is short.
+            TooMany: this key or address holds its share of the memory.
     """
     config = request.app[CONTEXT].config
     budget = request.app[CONTEXT].manager.budget
@@ -71,12 +72,12 @@ def _check_size(size: int, limit: int, setting: str) -> None:
 
 
 async def json_body(request: web.Request) -> tuple[dict[str, object], bytes]:
-    """The body as a JSON object, and as it was written.
+    """Return the body as a JSON object, and its bytes as they were sent.
 
     Raises:
-        BadRequest: not JSON, not an object, or too slow.
-        TooLarge: more than ``body_size_limit`` bytes, or than one may hold of the memory.
-        Unavailable: too many large ones at once, or memory is short.
+            BadRequest: the body is not JSON, is not an object, or came too slowly.
+            TooLarge: it has more than ``body_size_limit`` bytes, or more than one client may hold.
+            Unavailable: too many large bodies are being read at once, or memory is short.
         TooMany: this key or address holds its share of the memory.
     """
     text = await raw_body(request)

@@ -20,7 +20,7 @@ class CommandHandler:
     """Runs the commands of the connections of one path.
 
     Args:
-        chat_only: whether the path is for answers and for nothing else.
+            chat_only: whether the path serves answers and nothing else.
     """
 
     def __init__(self, context: Context, *, chat_only: bool) -> None:
@@ -28,10 +28,10 @@ class CommandHandler:
         self._chat_only = chat_only
 
     def run(self, connection: Connection, command: Command) -> None:
-        """Do what the command says.
+        """Carry out a command.
 
         Raises:
-            ApiError: what the client is told.
+                ApiError: the command fails; the client is sent this error.
         """
         match command:
             case ChatRequest():

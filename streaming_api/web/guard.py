@@ -39,7 +39,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 BEARER_SUBPROTOCOL: Final = "streaming-api.bearer."
 ANY: Final = "any"
-"""The scope of a handler for whoever has a key: what it may do is checked command by command."""
+"""The scope of a handler that any key may use: permissions are checked command by command."""
 _SCOPE: Final = "streaming_api_scope"
 _ANTHROPIC: Final = "/v1/messages"
 _FACES: Final = {
@@ -52,13 +52,13 @@ _FACES: Final = {
     "/streaming/websocket": "websocket",
     "/streaming/websocket/chat": "websocket",
 }
-"""The API that a route belongs to, as log, figures and traces call it."""
+"""The API that a route belongs to, under its name in logs, figures and traces."""
 _CLOSING: Final = frozenset({"invalid_http", "slow_body", "unexpected_body"})
-"""Errors after which nothing on the connection can be trusted to be a request."""
+"""Errors after which nothing more on the connection can be trusted to be a request."""
 
 
 def scope(name: str) -> Callable[[Handler], Handler]:
-    """A handler for clients with this scope only; without it a handler is for everybody."""
+    """Restrict a handler to clients with this scope; a handler without a scope is open to all."""
 
     def mark(handler: Handler) -> Handler:
         setattr(handler, _SCOPE, name)
@@ -92,7 +92,7 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     except (ConnectionError, TimeoutError):
         if request.transport is not None and not request.transport.is_closing():
             raise
-        return web.Response()  # never sent: the client has left, which is nothing to log
+        return web.Response()  # never sent: the client has left, so there is nothing to log
     except Exception:
         logger.exception("%s %s failed", request.method, route_of(request))
         message = "The server failed; the operator finds the reason in its log."
@@ -125,17 +125,17 @@ async def _client(request: web.Request) -> Client:
 
 
 def _check_origin(request: web.Request, peer: str) -> None:
-    """Where the request was sent to, and which page sent it.
+    """Check the host that the request was sent to, and the page that sent it.
 
     Raises:
-        Forbidden: a foreign Host or Origin.
+            Forbidden: the ``Host`` or ``Origin`` is foreign.
     """
     access = request.app[CONTEXT].access
     headers = request.headers
     host = headers.get(hdrs.HOST, "")
     if host or request.version >= HttpVersion11:
         access.check_host(host)
-    if not request.raw_path.startswith(("/", "*")):  # absolute: it counts, not Host (RFC 9112)
+    if not request.raw_path.startswith(("/", "*")):  # absolute form: overrides Host (RFC 9112)
         host = request.url.raw_authority
         access.check_host(host)
     if hdrs.ORIGIN in headers:
@@ -159,7 +159,7 @@ async def _authenticated(request: web.Request, address: str) -> Client:
 
 
 def bearer_of(request: web.Request) -> str | None:
-    """The API key in ``Authorization``, or in the WebSocket subprotocol that browsers can send."""
+    """Return the API key in ``Authorization``, or in the WebSocket subprotocol that browsers use."""
     method, _, token = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
     if method.lower() == "bearer" and token.strip():
         return token.strip()
@@ -176,9 +176,9 @@ def bearer_of(request: web.Request) -> str | None:
 
 
 def error_response(error: ApiError, path: str = "") -> web.Response:
-    """``{"error": {type, code, message, param}}`` with the error's status.
+    """Return ``{"error": {type, code, message, param}}`` with the error's status.
 
-    On the paths of Anthropic's API it says ``"type": "error"`` besides, as that has it.
+    On the paths of Anthropic's API it also says ``"type": "error"``, as that API does.
     """
     told: dict[str, object] = {"type": "error"} if path.startswith(_ANTHROPIC) else {}
     response = web.Response(
@@ -206,11 +206,11 @@ _KINDS: Final[Mapping[int, type[ApiError]]] = {
     kind.status: kind
     for kind in (Unauthorized, Forbidden, NotFound, TooLarge, TooMany, Unavailable)
 }
-"""Which error of ours one of aiohttp's is; else the client's, or from 500 on the server's."""
+"""Our error for each of aiohttp's; any other is the client's fault, or from 500 on the server's."""
 
 
 def _http_error(request: web.Request, error: web.HTTPException) -> web.Response:
-    """What aiohttp itself says (no such route, wrong method, body too large), in our shape."""
+    """Return aiohttp's own error (no such route, wrong method, body too large) in our shape."""
     if isinstance(error, web.HTTPMethodNotAllowed):
         allowed = ", ".join(sorted({*error.allowed_methods, hdrs.METH_OPTIONS}))
         if request.method == hdrs.METH_OPTIONS:
@@ -227,7 +227,7 @@ def _http_error(request: web.Request, error: web.HTTPException) -> web.Response:
 
 
 def _nothing_here(request: web.Request) -> str:
-    """What a client is told at a path that is not served; an OpenAI client, what is."""
+    """Return the message for a path that is not served; to an OpenAI client, name those that are."""
     if not request.path.startswith("/v1/"):
         return "There is nothing at this path; GET /streaming/openapi.json lists what there is."
     served = sorted(

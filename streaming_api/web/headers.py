@@ -1,8 +1,8 @@
 """Headers of every response: what a browser is told, and CORS for the pages of allowed origins.
 
-CORS is the Fetch standard's: a page of an origin in ``allowed_origins`` may read every response,
-errors included, without credentials of the browser's (cookies); it sends its key itself. To the
-pages of other origins nothing is said, and the guard refuses them.
+CORS follows the Fetch standard: a page of an origin in ``allowed_origins`` may read every response,
+errors included, but without the browser's credentials (cookies); it sends its key itself. Pages of
+other origins are sent no CORS headers, and the guard refuses them.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ COMMON: Final[dict[str, str]] = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
-"""Of every response, also to what is no HTTP."""
+"""Headers of every response, even of the reply to bytes that are not HTTP."""
 _EXPOSED: Final = (
     "X-Request-Id, Retry-After, Location, ETag, Allow, WWW-Authenticate, "
     "x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-limit-tokens, "
     "x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens"
 )
 _PREFLIGHT: Final[dict[str, str]] = {
-    # "*" stands for every header but this one (Fetch standard, section 3.3.4).
+    # "*" stands for every header except this one (Fetch standard, section 3.3.4).
     hdrs.ACCESS_CONTROL_ALLOW_HEADERS: "*, Authorization",
     hdrs.ACCESS_CONTROL_MAX_AGE: "600",
 }
 
 
 def headers_for(request: web.Request) -> dict[str, str]:
-    """The headers that a response to this request has, whatever it is."""
+    """Return the headers that every response to this request has."""
     context = request.app[CONTEXT]
     access = context.access
     client = request.get(CLIENT)
@@ -51,12 +51,12 @@ def headers_for(request: web.Request) -> dict[str, str]:
 
 
 def head_lines(request: web.Request) -> str:
-    """The same as lines of a head that we write ourselves."""
+    """Return the same headers as lines of a head that we write ourselves."""
     return "".join(f"{name}: {value}\r\n" for name, value in headers_for(request).items())
 
 
 def preflight(request: web.Request, allowed: str) -> dict[str, str]:
-    """What the reply to OPTIONS says besides; ``allowed``: the methods of the path."""
+    """Return the further headers of a reply to OPTIONS; ``allowed``: the methods of the path."""
     headers: dict[str, str] = {hdrs.ALLOW: allowed}
     if hdrs.ACCESS_CONTROL_REQUEST_METHOD in request.headers:
         headers |= {hdrs.ACCESS_CONTROL_ALLOW_METHODS: allowed, **_PREFLIGHT}
@@ -64,7 +64,7 @@ def preflight(request: web.Request, allowed: str) -> dict[str, str]:
 
 
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
-    """Add them to a response that aiohttp sends."""
+    """Add these headers to a response that aiohttp sends."""
     if request.app[CONTEXT].manager.leaving and response.status != 101:
         response.force_close()  # so that a proxy's next request goes to another server
         response.headers[hdrs.CONNECTION] = "close"

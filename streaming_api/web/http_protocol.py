@@ -1,8 +1,9 @@
 """The protocol of a connection that has not been taken over: aiohttp's, with a door before it.
 
-Three differences: a process that is short of file descriptors says so and hangs up at once; what is
-no HTTP gets the one shape that errors have; and it is counted, not logged, for whoever sends
-nonsense must not fill the log, least of all with its own bytes, among which may be a key.
+Three differences: a process that is short of file descriptors says so and hangs up at once; bytes
+that are not HTTP are answered with an error in the usual shape; and they are counted, not logged,
+for a client that sends nonsense must not fill the log, least of all with its own bytes, which may
+contain a key.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ if TYPE_CHECKING:
     from streaming_api.connections.manager import ConnectionManager
 
 HEAD_SECONDS: Final = 10.0
-"""Seconds for a request's line and headers, and for the next one on a kept-alive connection."""
+"""Seconds for a request's line and headers, and for the next request on a kept-alive connection."""
 LINGER_SECONDS: Final = 2.0
-"""Seconds in which the rest of an unread body may come, so that its sender can read the reply."""
+"""Seconds in which the rest of an unread body is still read, so that its sender gets the reply."""
 _NOT_HTTP: Final = BadRequest(
     "This is not HTTP/1.1, or its line or a header is longer than 8190 bytes.", "invalid_http"
 )
@@ -50,11 +51,11 @@ _SHORT_REPLY: Final = (
 
 
 class HttpProtocol(OneRequest):
-    """One connection, from its accept until it ends or is taken over.
+    """One connection, from when it is accepted until it ends or is taken over.
 
     Args:
-        server: aiohttp's, whose requests these are.
-        manager: knows how many descriptors are left, and counts refusals.
+            server: aiohttp's server, which handles the requests.
+            manager: knows how many descriptors are left, and counts refusals.
         loop: the event loop.
     """
 
@@ -69,22 +70,22 @@ class HttpProtocol(OneRequest):
             keepalive_timeout=HEAD_SECONDS,
             lingering_time=LINGER_SECONDS,
             tcp_keepalive=False,  # inherited from the listening socket
-            access_log=None,  # type: ignore[arg-type]  # as run_app passes it: none is kept
+            access_log=None,  # type: ignore[arg-type]  # run_app passes None, too: no access log
         )
         self._connections = manager
         self._start_reading()
 
     @property
     def is_fresh(self) -> bool:
-        """Whether no request has come on it yet."""
+        """Whether no request has arrived on this connection yet."""
         return self._request_count == 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Accepted."""
+        """Begin to read, or hang up at once if descriptors are short."""
         sock = transport.get_extra_info("socket")
         if sock is not None and self._connections.admission.is_last_descriptor(sock.fileno()):
             self._connections.telemetry.refused("descriptors")
-            self.close()  # what it sends is not read
+            self.close()  # nothing that the client sends is read
             accepted = cast("asyncio.Transport", transport)
             accepted.write(_SHORT_REPLY)
             accepted.close()
@@ -98,13 +99,13 @@ class HttpProtocol(OneRequest):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """The reply to what never became a request; the connection ends with it."""
+        """Return the reply to bytes that never became a request; the connection ends with it."""
         if not isinstance(exc, HttpProcessingError):
             response = super().handle_error(request, status, exc, message)
         else:
             self._connections.refused(_NOT_HTTP)
             response = _closing(_NOT_HTTP)
-            request._version = HttpVersion11  # noqa: SLF001 (aiohttp says HTTP/1.0 of what is none)
+            request._version = HttpVersion11  # noqa: SLF001 (aiohttp assumes HTTP/1.0 if unparsed)
         response.headers.update(COMMON)
         return response
 

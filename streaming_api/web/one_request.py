@@ -2,13 +2,13 @@
 
 The rule of a request's life on a connection: *each request gets exactly its own reply, in order, or
 the connection ends.* aiohttp's parser reads ahead: it may hold whole requests and half of one when
-a transport is taken over, and it drops what comes behind an ``Upgrade`` that it does not know. So
-it is shown one request; what comes behind stays here as bytes, up to a bound, until that request
-has been answered. Then the next one is shown, or who has taken the transport over gets the bytes.
+a transport is taken over, and it drops what follows an ``Upgrade`` that it does not know. So it is
+fed one request; what follows stays here as bytes, up to a bound, until that request has been
+answered. Then the next one is fed, or whoever has taken the transport over gets the bytes.
 
 No framing is read here, for two readers of one request may differ (request smuggling): the parser
-says where it ends. A head, and a body in chunks, can only end at an empty line, so after each of
-those the parser is asked; a body of known length is counted.
+says where a request ends. A head, or a body in chunks, can only end at an empty line, so the parser
+is asked after each of those; a body of known length is counted.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from aiohttp.streams import StreamReader
 
 MOST_BEHIND: Final = 65_536
-"""Bytes behind a request that are held until it is answered; above it the client has to wait."""
+"""Bytes after a request that are held until it is answered; above that the client has to wait."""
 _EMPTY_LINE: Final = b"\r\n\r\n"
 _EDGE: Final = len(_EMPTY_LINE) - 1
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -44,7 +44,7 @@ class _Stage(enum.Enum):
     LENGTH = enum.auto()
     CHUNKS = enum.auto()
     WHOLE = enum.auto()
-    OVER = enum.auto()  # and nothing else is read on this connection
+    OVER = enum.auto()  # nothing more is read on this connection
 
 
 _READING: Final = frozenset({_Stage.HEAD, _Stage.LENGTH, _Stage.CHUNKS})
@@ -69,20 +69,20 @@ class OneRequest(web.RequestHandler):
 
     _body: StreamReader
     ended: bool
-    """Whether the client has said that it sends nothing more."""
+    """Whether the client has said that it will send nothing more."""
     on_ended: Callable[[], object] | None
-    """Called when it says so; for a handler whose work is in vain then."""
+    """Called when the client says so; for a handler whose work is then in vain."""
     expected: str
-    """What the request under way expects before it sends its body (RFC 9110 section 10.1.1)."""
+    """The ``Expect`` of the current request, before its body is sent (RFC 9110 section 10.1.1)."""
 
     def _start_reading(self) -> None:
         """Wait for the first request."""
         self._stage = _Stage.HEAD
         self._missing = 0  # bytes of a body of known length
-        self._behind = b""  # what has come and is not fed
-        self._edge = b""  # the last bytes fed: an empty line may be cut anywhere
-        self._answered = False  # the request under way has its reply
-        self._last = False  # and there is no next one
+        self._behind = b""  # received, but not fed yet
+        self._edge = b""  # the last bytes fed: an empty line may be split anywhere
+        self._answered = False  # the current request has its reply
+        self._last = False  # there is no next request
         self.ended = False
         self.on_ended = None
         self.expected = ""
@@ -90,7 +90,7 @@ class OneRequest(web.RequestHandler):
     # From the client
 
     def data_received(self, data: bytes) -> None:
-        """Bytes of the client; none when aiohttp reads on, whose parser may hold some back."""
+        """Take bytes of the client; none if aiohttp resumes reading, as its parser may hold some back."""
         if not data:
             self._feed(b"")
         elif self._stage is _Stage.OVER:
@@ -99,9 +99,9 @@ class OneRequest(web.RequestHandler):
         self._read()
 
     def eof_received(self) -> bool:  # type: ignore[override]  # asyncio's says bool | None
-        """The client sends nothing more; what it has asked is answered (``nc -N``), then it ends.
+        """Note that the client sends nothing more; answer what it has asked (``nc -N``), then close.
 
-        TLS has no half of a connection: there this closes it.
+        TLS has no half-closed connections: there this closes the connection.
         """
         self.ended = True
         if self.on_ended is not None:
@@ -114,19 +114,19 @@ class OneRequest(web.RequestHandler):
         return self._stage not in _READING or bool(self._behind)
 
     def continue_body(self) -> None:
-        """Ask for the body of the request under way, if its client waits for that."""
+        """Ask for the body of the current request, if its client waits to be asked."""
         if self.expected and self._stage in _READING and self.transport is not None:
             self.transport.write(_CONTINUE)
         self.expected = ""
 
     def take_behind(self) -> bytes:
-        """What came behind the request, for whoever takes the transport over."""
+        """Return the bytes that followed the request, for whoever takes the transport over."""
         behind, self._behind = self._behind, b""
         self._stage = _Stage.OVER
         return behind
 
     def _read(self) -> None:
-        """Feed what belongs to the request under way."""
+        """Feed the bytes that belong to the current request."""
         data, at = self._edge + self._behind, len(self._edge)
         while at < len(data) and self._stage in _READING and not self._reading_paused:
             if self._close or self._force_close:
@@ -151,10 +151,10 @@ class OneRequest(web.RequestHandler):
             self.transport.close()
 
     def _resume_reading_if_drained(self) -> None:
-        """Aiohttp asks when it takes a request up; `_read` knows when there is room."""
+        """Do nothing: aiohttp calls this when it takes up a request; `_read` knows if there is room."""
 
     def _feed(self, piece: bytes) -> None:
-        """Feed a piece of one request, and ask the parser where that stands."""
+        """Feed a piece of one request, and ask the parser how far that request is."""
         count = self._request_count
         super().data_received(piece)
         parsed = self._request_count > count
@@ -164,7 +164,7 @@ class OneRequest(web.RequestHandler):
         elif self._stage in _READING:
             if self._stage is _Stage.LENGTH:
                 self._missing -= len(piece)
-            if parsed:  # an error in the body: it is no request, and has no reply of its own
+            if parsed:  # an error in the body: not a request, so it gets no reply of its own
                 self._messages.pop()
                 self._break_body()
             if self._stage is _Stage.OVER or self._body.exception() is not None:
@@ -173,10 +173,10 @@ class OneRequest(web.RequestHandler):
                 self._stage = _Stage.WHOLE
                 self._next()
             if self._stage not in _READING:
-                self._body = EMPTY_PAYLOAD  # a body knows its protocol: one cycle less
+                self._body = EMPTY_PAYLOAD  # a body refers to its protocol: one cycle less
 
     def _break_body(self) -> None:
-        """The rest of a body cannot be read: whoever reads it is told."""
+        """Tell whoever reads the body that the rest of it cannot be read."""
         self._stage = _Stage.OVER
         if self._answered:  # it was only being discarded
             self._body.feed_eof()
@@ -185,12 +185,14 @@ class OneRequest(web.RequestHandler):
             self._body.set_exception(RequestPayloadError("The body is no HTTP."))
 
     def _begun(self) -> None:
-        """A head has been read, or cannot be."""
+        """Note that a head has been read, or cannot be read."""
         message, body = self._messages[-1]
         if isinstance(message, RawRequestMessage) and message.version not in _SPOKEN:
             message = _ErrInfo(400, BadHttpMessage("another version"), "another version")
             self._messages[-1] = (message, body)
-        if not isinstance(message, RawRequestMessage):  # an error: the last thing said here
+        if not isinstance(
+            message, RawRequestMessage
+        ):  # an error: the last thing on this connection
             self._stage = _Stage.OVER
             return
         message, self.expected = _expectation(_plain(message))
@@ -212,7 +214,9 @@ class OneRequest(web.RequestHandler):
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
         """Send the reply; then the next request may be read."""
-        if self.expected and self._stage in _READING:  # nobody asked for the body: it may not come
+        if (
+            self.expected and self._stage in _READING
+        ):  # nobody asked for the body, so it may not come
             resp.force_close()
         resp, reset = await super().finish_response(request, resp, start_time)
         if self._stage is _Stage.OVER:
@@ -227,17 +231,17 @@ class OneRequest(web.RequestHandler):
         return resp, reset
 
     def _next(self) -> None:
-        """What follows a request that is whole and answered."""
+        """Decide what follows a request that has been read to its end and answered."""
         if self._stage is _Stage.WHOLE and self._answered:
             self._stage = _Stage.OVER if self._last else _Stage.HEAD
 
 
 def _plain(message: RawRequestMessage) -> RawRequestMessage:
-    """A request's head as handlers may read it.
+    """Return a request's head as handlers may read it.
 
-    Several lines of one name are one list (RFC 9110 section 5.3); of what is no list they make
-    nonsense, which is refused as such. And behind a request for another protocol nothing is taken
-    for a request: its reply closes the connection, unless it is the one that changes the protocol.
+    Several lines of one name are joined to one list (RFC 9110 section 5.3); a field that is not a list
+    becomes nonsense by that, and is refused as such. And nothing that follows a request to change the
+    protocol is taken for a request: its reply closes the connection, unless the protocol does change.
     """
     headers = message.headers
     names = dict.fromkeys(headers)
@@ -250,7 +254,7 @@ def _plain(message: RawRequestMessage) -> RawRequestMessage:
 
 
 def _expectation(message: RawRequestMessage) -> tuple[RawRequestMessage, str]:
-    """A head without what it expects, and that: aiohttp would ask for bodies that nobody wants."""
+    """Split ``Expect`` off a head: aiohttp would ask for bodies that nobody wants."""
     expected = message.headers.get(hdrs.EXPECT)
     if expected is None:
         return message, ""
@@ -261,10 +265,10 @@ def _expectation(message: RawRequestMessage) -> tuple[RawRequestMessage, str]:
 
 
 def check_expectation(request: web.BaseRequest) -> None:
-    """Nothing, if what the client expects can be done.
+    """Check that the client's expectation can be met.
 
     Raises:
-        ExpectationFailed: it cannot.
+            ExpectationFailed: it cannot be met.
     """
     expected = cast("OneRequest", request.protocol).expected
     if expected and {member.strip() for member in expected.split(",")} != {"100-continue"}:
@@ -273,5 +277,5 @@ def check_expectation(request: web.BaseRequest) -> None:
 
 
 def listed(headers: Mapping[str, str], name: str) -> list[str]:
-    """The members of a list of tokens (RFC 9110 section 5.6.1)."""
+    """Return the members of a list of tokens (RFC 9110 section 5.6.1)."""
     return [member.strip() for member in headers.get(name, "").split(",")]

@@ -1,8 +1,8 @@
 """OpenAI's own wire on the same engine: an OpenAI SDK works with only its ``base_url`` changed.
 
 OpenAI API reference, "Create chat completion". An upstream's error before the first token is an
-HTTP error with its status; later, an ``error`` object in the stream. ``[DONE]`` follows only an
-answer that the upstream has ended itself, with a finish reason or with ``[DONE]``.
+HTTP error with its status; a later one is an ``error`` object in the stream. ``[DONE]`` follows
+only an answer that the upstream itself has ended, with a finish reason or with ``[DONE]``.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ FAILED: Final = frozenset({"cancelled", "abandoned", "incomplete", "error"})
 
 
 class Completion(EventStream):
-    """One client of ``POST /v1/chat/completions``; its head is sent with the first bytes.
+    """One client of ``POST /v1/chat/completions``; the head is sent with the first bytes.
 
-    Until the answer has begun its viewer is attached and is shown nothing, so that an upstream's
-    error can still be an HTTP error, while a client that leaves is noticed at once.
+    Until the answer has begun, its viewer is attached but shown nothing, so that an upstream's error
+    can still become an HTTP error, while a client that leaves is noticed at once.
     """
 
     FRAMINGS: ClassVar = (framing.OPENAI, framing.CHUNKED_OPENAI)
-    """For a body that ends with the connection, and for one in chunks."""
+    """Framings for a body that ends with the connection, and for one in chunks."""
     HEAD: ClassVar = ""
-    """More lines of the head."""
+    """Further lines of the head."""
 
     __slots__ = ("_after", "_answer", "_common", "_headed", "_viewer")
 
@@ -67,20 +67,20 @@ class Completion(EventStream):
 
     @property
     def streamed(self) -> bool:
-        """Whether the client is sent events, and not one object."""
+        """Whether the client is sent events instead of one object."""
         return self._answer.request.stream
 
     @property
     def missing(self) -> bool:
-        """Whether some of what the client is to have is no longer kept."""
+        """Whether part of what the client is to receive is no longer kept."""
         return self._answer.stream.evicted > self._after
 
     def attach(self) -> Viewer:
-        """Begin to watch, from where the client was."""
+        """Begin to watch, from the client's cursor."""
         return self._answer.attach(self, self._after)
 
     def begin(self) -> None:
-        """Watch the answer: now if it has begun, else when it does."""
+        """Watch the answer: now if it has begun, otherwise as soon as it does."""
         self._viewer = self.attach()
         if self._answer.begun:
             self._begun()
@@ -88,7 +88,7 @@ class Completion(EventStream):
             self._answer.on_begun.append(self._begun)
 
     def leave_all(self) -> None:
-        """Nobody watches here any more."""
+        """Note that nobody watches here any more."""
         super().leave_all()
         self._viewer = None
 
@@ -132,18 +132,18 @@ class Completion(EventStream):
         ).encode()
 
     def send(self, payload: bytes, message_type: str) -> None:
-        """A notice, which is a comment here; before the head there is no place for one."""
+        """Send a notice as a comment; before the head there is no place for one."""
         if self._headed:
             super().send(payload, message_type)
 
     def comment(self, text: bytes) -> None:
-        """Silence before the first token: the head goes out with a sign of life."""
+        """Send a heartbeat; before the first token it takes the head along."""
         if self.streamed:
             self._head()
             super().comment(text)
 
     def finished(self, viewer: Watcher) -> None:  # noqa: ARG002 (there is one)
-        """All of the stream is written; say how it ended."""
+        """Say how the stream ended, all of which has been written."""
         outcome = self._answer.outcome
         assert outcome is not None
         if _has_failed(outcome):
@@ -153,15 +153,15 @@ class Completion(EventStream):
         self.end_body(CloseReason.FINISHED)
 
     def end_body(self, ending: CloseReason) -> None:
-        """End the response; all that it has to say is said."""
+        """End the response, all of which has been sent."""
         super().end(ending)
 
     def tell_error(self, error: ApiError) -> None:
-        """Say in the stream what went wrong."""
+        """Report in the stream what went wrong."""
         super().comment(b"data: %b\n\n" % orjson.dumps({"error": error.body()}))
 
     def eof_received(self) -> None:
-        """The client has left, or is told why it gets no more."""
+        """Note that the client has left; tell one that only listens why it gets no more."""
         if self.ending is not None:
             return
         if self._headed:
@@ -173,7 +173,7 @@ class Completion(EventStream):
             self.ending = CloseReason.CLIENT
 
     def end(self, ending: CloseReason) -> None:
-        """End before the answer has, saying so: in the stream, or instead of it."""
+        """End before the answer does, and say so: in the stream, or in place of it."""
         if self.ending is not None:
             return
         if self._headed:
@@ -183,7 +183,7 @@ class Completion(EventStream):
             self.reply_error(error_of(None, "incomplete"))
 
     def reply_whole(self) -> bool:
-        """Send the whole completion, or the error instead of it, if it has ended."""
+        """Send the whole completion, or the error in its place, if the answer has ended."""
         outcome = self._answer.outcome
         if outcome is None:
             return False
@@ -210,7 +210,7 @@ class Completion(EventStream):
 
 
 def _has_failed(outcome: AnswerOutcome) -> bool:
-    """Whether a client that asked the upstream itself would be told of a fault, or cut."""
+    """Whether a direct client of the upstream would have been sent an error, or cut off."""
     return outcome.finish_reason in FAILED and not outcome.done
 
 
@@ -222,7 +222,7 @@ def _reason(status: int) -> str:
 
 
 def error_of(error: reply_errors.UpstreamFault | None, finish_reason: str) -> UpstreamError:
-    """Return what a client is told of an answer that has failed."""
+    """Return the error that a client is sent for an answer that has failed."""
     if error is None:
         message = f"The answer was ended: {finish_reason}."
         return UpstreamError(message, finish_reason, status=503)
@@ -239,13 +239,13 @@ def error_of(error: reply_errors.UpstreamFault | None, finish_reason: str) -> Up
 
 
 def with_headers(asked: ChatRequest, request: web.Request) -> ChatRequest:
-    """Return a question with what of the client's headers goes to the upstream."""
+    """Return a question with those of the client's headers that go to the upstream."""
     names = request.app[CONTEXT].config.forward_headers
     return attrs.evolve(asked, headers=chosen(request.headers, names))
 
 
 def head_alone(extra: Mapping[str, str] | None = None) -> web.StreamResponse:
-    """Return the reply to a HEAD for a stream, which is not opened for it."""
+    """Return the reply to a HEAD, which opens no stream."""
     response = web.StreamResponse(headers=extra)
     response.content_type = "text/event-stream"
     response.headers[hdrs.CACHE_CONTROL] = "no-cache"
@@ -263,7 +263,7 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     fields, text = await json_body(request)
     if fields.get("stream") is None:
         fields["stream"] = False
-    # Who marks a question for retries comes back for its answer.
+    # A client that marks a question for retries comes back for its answer.
     leaving = OnDisconnect.CANCEL if key is None else OnDisconnect.GRACE
     asked = with_headers(chat_request(fields, text, on_disconnect=leaving), request)
     with reserve_slot(request, "sse") as slot:
@@ -280,7 +280,7 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
 
 @scope("chat")
 async def watch_completion(request: web.Request) -> web.StreamResponse:
-    """GET /v1/chat/completions/{request_id}: go on after ``Last-Event-ID`` or ``?after=``."""
+    """GET /v1/chat/completions/{request_id}: continue after ``Last-Event-ID`` or ``?after=``."""
     context = request.app[CONTEXT]
     context.answers.require()
     owner, request_id = client_of(request).owner, request.match_info["request_id"]
@@ -305,7 +305,7 @@ async def watch_completion(request: web.Request) -> web.StreamResponse:
 
 @scope("chat")
 async def delete_completion(request: web.Request) -> web.Response:
-    """DELETE /v1/chat/completions/{request_id}: cancel, and keep it no longer."""
+    """DELETE /v1/chat/completions/{request_id}: cancel the answer and keep it no longer."""
     context = request.app[CONTEXT]
     context.answers.require()
     request_id = request.match_info["request_id"]
@@ -322,7 +322,7 @@ async def models(request: web.Request) -> web.Response:
 
 @scope("chat")
 async def model(request: web.Request) -> web.Response:
-    """GET /v1/models/{model}: one of the upstream's list."""
+    """GET /v1/models/{model}: one model of the upstream's list."""
     name = request.match_info["model"]
     for found in await _models(request):
         if found.get("id") == name:

@@ -39,7 +39,7 @@ audit = logging.getLogger("streaming_api.audit")
 _TARGETS: Final = {"websocket": 95, "sse": 90}
 _STABILITY_TARGET: Final = 99
 _AT_ONCE: Final = 64 * 2**10
-"""Bytes of a webhook above which it is not read in the event loop."""
+"""Bytes of a webhook above which it is not parsed in the event loop."""
 _STORMS: Final = asyncio.Semaphore(1)
 _NO_TRAFFIC: Final = "nothing has been delivered in the last 5 minutes"
 
@@ -58,12 +58,12 @@ def _json_bytes(body: bytes, status: int = 200) -> web.Response:
 
 
 async def livez(request: web.Request) -> web.Response:  # noqa: ARG001 (a handler's signature)
-    """GET /livez: 200, by which the event loop turns."""
+    """GET /livez: 200, which proves that the event loop turns."""
     return _json({"status": "alive"})
 
 
 async def readyz(request: web.Request) -> web.Response:
-    """GET /readyz: 200 if it may be sent traffic, 503 with the reasons if not."""
+    """GET /readyz: 200 if this process may be sent traffic, 503 with the reasons if not."""
     reasons = request.app[CONTEXT].readiness.reasons()
     ready = {"status": "not ready" if reasons else "ready", "reasons": reasons}
     return _json(ready, status=503 if reasons else 200)
@@ -164,7 +164,7 @@ def _answers(context: Context) -> dict[str, object]:
 async def connections(request: web.Request) -> web.Response:
     """GET /streaming/connections: counts, limits; a row per connection for ``admin``.
 
-    With ``?rows=0`` no rows, which is all that ``watch`` may see.
+    With ``?rows=0`` there are no rows, which is all that ``watch`` may see.
     """
     context = request.app[CONTEXT]
     if request.query.get("rows") == "0":
@@ -181,7 +181,7 @@ async def connections(request: web.Request) -> web.Response:
 
 
 async def _whole(context: Context, what: str, mine: Figures) -> Figures:
-    """The figures of all workers together; where there is one process, its own."""
+    """Return the figures of all workers together; for a single process, its own."""
     if context.peers is None:
         return mine
     others = await context.peers.ask(what)
@@ -191,7 +191,7 @@ async def _whole(context: Context, what: str, mine: Figures) -> Figures:
 
 
 def own_figures(context: Context) -> Own:
-    """What this worker tells the others about itself."""
+    """Return the figures that this worker reports to the others."""
     return {
         "metrics": lambda accept: choose_encoder(accept)[0](REGISTRY),
         "figures": lambda _: orjson.dumps(_figures(context)),
@@ -232,7 +232,7 @@ def _rows(context: Context) -> list[dict[str, object]]:
 
 @scope("watch")
 async def figures(request: web.Request) -> web.Response:
-    """GET /streaming/metrics: the figures of /metrics, as JSON, with the shares and percentiles."""
+    """GET /streaming/metrics: the figures of /metrics as JSON, with shares and percentiles."""
     context = request.app[CONTEXT]
     return _json(await _whole(context, "figures", _figures(context)))
 
@@ -281,7 +281,7 @@ def _share(percent: float | None, target: float) -> dict[str, object]:
 
 @scope("watch")
 async def history(request: web.Request) -> web.Response:
-    """GET /streaming/history: the last hour at one second, from after ``?since=`` on."""
+    """GET /streaming/history: the last hour at one second's resolution, from after ``?since=`` on."""
     topics = request.app[CONTEXT].topics
     topics.require(topics.history.name)
     try:
@@ -298,7 +298,7 @@ async def history(request: web.Request) -> web.Response:
 
 @scope("watch")
 async def snapshot(request: web.Request) -> web.Response:
-    """GET /streaming/snapshot: the status, and what who joins the topics of the page is shown."""
+    """GET /streaming/snapshot: the status, and what a new viewer of the page's topics is shown."""
     asked = request.query.get("topics", "alerts,status,history").split(",")
     response = _json_bytes(snapshot_of(request, asked))
     response.enable_compression()
@@ -306,7 +306,7 @@ async def snapshot(request: web.Request) -> web.Response:
 
 
 def snapshot_of(request: web.Request, names: Iterable[str]) -> bytes:
-    """The JSON ``{status, messages}``: of each of these topics that is on, its snapshot."""
+    """Return the JSON ``{status, messages}``: the snapshot of each of these topics that is on."""
     topics = request.app[CONTEXT].topics
     messages = (topics.state(name) for name in dict.fromkeys(names))
     status = orjson.dumps(_status(request))
@@ -315,7 +315,7 @@ def snapshot_of(request: web.Request, names: Iterable[str]) -> bytes:
 
 @scope("watch")
 async def scrape(request: web.Request) -> web.Response:
-    """GET /metrics: Prometheus' text, or OpenMetrics when asked for."""
+    """GET /metrics: Prometheus' text format, or OpenMetrics if asked for."""
     peers = request.app[CONTEXT].peers
     if peers is None:
         return await server_stats(request)
@@ -343,7 +343,7 @@ async def alertmanager_webhook(request: web.Request) -> web.Response:
     if context.cluster is None:
         refused = take_webhook(context, told)
     else:
-        await context.cluster.share_webhook(body)  # and is told of it as every process is
+        await context.cluster.share_webhook(body)  # this process then gets it as all do
     who = client_of(request)
     audit.info(
         "%d alerts posted by %s from %s", len(told.alerts), who.owner or "no key", who.address
@@ -358,7 +358,7 @@ async def alertmanager_webhook(request: web.Request) -> web.Response:
 
 
 def take_webhook(context: Context, told: Webhook) -> int:
-    """Show what the webhook told of; how many alerts were refused for want of room."""
+    """Show the webhook's alerts; return how many were refused for want of room."""
     missing = told.truncated + told.unread
     refused = context.topics.alerts.webhook(told.alerts, told.group, missing)
     _tell_left_out(context, told)
@@ -367,7 +367,7 @@ def take_webhook(context: Context, told: Webhook) -> int:
 
 @scope("admin")
 async def usage(request: web.Request) -> web.Response:
-    """GET /streaming/usage: what each key has used, and what it may."""
+    """GET /streaming/usage: what each key has used, and its limits."""
     context = request.app[CONTEXT]
     by_key, running = context.telemetry.answers.by_key, Counter[str]()
     for answer in context.answers.running:
@@ -401,7 +401,7 @@ def _own_limits(key: ApiKey | None) -> dict[str, object]:
 
 
 async def _read_webhook(body: bytes) -> Webhook:
-    """A storm is read beside the event loop, one after the other: it takes many times its size."""
+    """Parse a large webhook off the event loop, one at a time: it takes many times its size."""
     if len(body) <= _AT_ONCE:
         return parse_webhook(body)
     async with _STORMS:
@@ -409,7 +409,7 @@ async def _read_webhook(body: bytes) -> Webhook:
 
 
 def _tell_left_out(context: Context, told: Webhook) -> None:
-    """The status says what of the webhook's alerts is not shown, as long as that is so."""
+    """Report in the status which of the webhook's alerts are not shown, as long as that is so."""
     status = context.topics.status
     count = context.topics.alerts.left_out
     if count:

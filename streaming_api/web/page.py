@@ -23,7 +23,7 @@ from streaming_api.web.operations import snapshot_of
 
 @attrs.frozen
 class _File:
-    """A file of the page, as it is and compressed."""
+    """A file of the page, plain and compressed."""
 
     path: Path
     body: bytes
@@ -40,11 +40,11 @@ def _read(path: Path) -> _File:
 _FOLDER: Final = Path(__file__).parent.parent / "static"
 _FILES: Final = {path.name: _read(path) for path in sorted(_FOLDER.iterdir()) if path.is_file()}
 _EDITION: Final = hashlib.sha256(b"".join(file.body for file in _FILES.values())).hexdigest()[:16]
-"""Changes with any of the files: under it in the path they are cached for ever."""
+"""Changes with any of the files; it is in their path, so that they may be cached for ever."""
 _FIRST: Final = (
     "main", "state", "dom", "format", "charts", "plot", "verdict", "connection", "alerts", "events",
 )  # fmt: skip
-"""The modules of the first screen, told before the browser has read one; six draw the charts."""
+"""The modules of the first screen, named before the browser has read one; six draw the charts."""
 _STYLE: Final = _FILES["page.css"].body.decode()
 _STYLE_HASH: Final = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
 POLICY: Final = (
@@ -60,7 +60,7 @@ _FOR_EVER: Final = "public, max-age=31536000, immutable"
 async def page(request: web.Request) -> web.StreamResponse:
     """GET /: the live page, with what it needs to draw its first screen at once.
 
-    Where keys are configured the document says nothing: it is for everybody.
+    Where keys are configured the document holds no data: everybody may read it.
     """
     context = request.app[CONTEXT]
     first = b"null"
@@ -73,7 +73,7 @@ async def page(request: web.Request) -> web.StreamResponse:
         "edition": _EDITION,
         "modules": _FIRST,
         "style": Markup(_STYLE),  # noqa: S704 (a file of ours)
-        "first": Markup(_in_script(first)),  # noqa: S704 (JSON, and nothing in it ends a script)
+        "first": Markup(_in_script(first)),  # noqa: S704 (JSON; nothing in it ends a script)
     }
     response = aiohttp_jinja2.render_template("index.html", request, values)
     response.enable_compression()
@@ -81,12 +81,12 @@ async def page(request: web.Request) -> web.StreamResponse:
 
 
 def _in_script(document: bytes) -> str:
-    """JSON as it may stand in a script element: without a ``<``, no text can end that."""
+    """Return JSON as it may stand in a script element, which no text without a ``<`` can end."""
     return document.decode().replace("<", "\\u003c")
 
 
 async def static(request: web.Request) -> web.StreamResponse:
-    """GET /static/{file} or /static/{edition}/{file}: what the page is made of; nothing else."""
+    """GET /static/{file} or /static/{edition}/{file}: the files of the page, and nothing else."""
     file = _FILES.get(request.match_info["file"])
     if file is None:
         raise NotFound("The page has no such file.", "not_found")
@@ -100,7 +100,7 @@ async def static(request: web.Request) -> web.StreamResponse:
 
 
 def _takes_gzip(request: web.Request) -> bool:
-    """RFC 9110 section 12.5.3, as far as gzip goes."""
+    """Whether the client accepts gzip (RFC 9110 section 12.5.3, as far as gzip goes)."""
     for coding in request.headers.get(hdrs.ACCEPT_ENCODING, "").lower().split(","):
         name, _, weight = coding.partition(";")
         if name.strip() == "gzip":
@@ -109,7 +109,7 @@ def _takes_gzip(request: web.Request) -> bool:
 
 
 async def add_headers(_request: web.Request, response: web.StreamResponse) -> None:
-    """What a browser is told about the page and its files."""
+    """Add the headers of the page and its files."""
     if response.content_type == "text/html":
         response.headers["Content-Security-Policy"] = POLICY
         response.headers["Cache-Control"] = "no-store"
