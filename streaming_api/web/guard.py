@@ -159,7 +159,7 @@ async def _authenticated(request: web.Request, address: str) -> Client:
 
 
 def bearer_of(request: web.Request) -> str | None:
-    """Return the API key in ``Authorization``, or in the WebSocket subprotocol that browsers use."""
+    """Return the API key in ``Authorization``, or in the subprotocol of a browser's WebSocket."""
     method, _, token = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
     if method.lower() == "bearer" and token.strip():
         return token.strip()
@@ -227,7 +227,7 @@ def _http_error(request: web.Request, error: web.HTTPException) -> web.Response:
 
 
 def _nothing_here(request: web.Request) -> str:
-    """Return the message for a path that is not served; to an OpenAI client, name those that are."""
+    """Return the message for a path that is not served; tell an OpenAI client which ones are."""
     if not request.path.startswith("/v1/"):
         return "There is nothing at this path; GET /streaming/openapi.json lists what there is."
     served = sorted(

@@ -90,7 +90,7 @@ class OneRequest(web.RequestHandler):
     # From the client
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes of the client; none if aiohttp resumes reading, as its parser may hold some back."""
+        """Take the client's bytes; none if aiohttp reads on, whose parser may hold some back."""
         if not data:
             self._feed(b"")
         elif self._stage is _Stage.OVER:
@@ -99,7 +99,7 @@ class OneRequest(web.RequestHandler):
         self._read()
 
     def eof_received(self) -> bool:  # type: ignore[override]  # asyncio's says bool | None
-        """Note that the client sends nothing more; answer what it has asked (``nc -N``), then close.
+        """Note that the client sends nothing more; answer what it asked (``nc -N``), then close.
 
         TLS has no half-closed connections: there this closes the connection.
         """
@@ -151,7 +151,7 @@ class OneRequest(web.RequestHandler):
             self.transport.close()
 
     def _resume_reading_if_drained(self) -> None:
-        """Do nothing: aiohttp calls this when it takes up a request; `_read` knows if there is room."""
+        """Do nothing: aiohttp asks when it takes up a request, but `_read` knows if there is room."""
 
     def _feed(self, piece: bytes) -> None:
         """Feed a piece of one request, and ask the parser how far that request is."""
@@ -190,9 +190,7 @@ class OneRequest(web.RequestHandler):
         if isinstance(message, RawRequestMessage) and message.version not in _SPOKEN:
             message = _ErrInfo(400, BadHttpMessage("another version"), "another version")
             self._messages[-1] = (message, body)
-        if not isinstance(
-            message, RawRequestMessage
-        ):  # an error: the last thing on this connection
+        if not isinstance(message, RawRequestMessage):  # an error: nothing is read after it
             self._stage = _Stage.OVER
             return
         message, self.expected = _expectation(_plain(message))
@@ -214,9 +212,7 @@ class OneRequest(web.RequestHandler):
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
         """Send the reply; then the next request may be read."""
-        if (
-            self.expected and self._stage in _READING
-        ):  # nobody asked for the body, so it may not come
+        if self.expected and self._stage in _READING:  # nobody asked for the body: it may not come
             resp.force_close()
         resp, reset = await super().finish_response(request, resp, start_time)
         if self._stage is _Stage.OVER:
@@ -239,9 +235,10 @@ class OneRequest(web.RequestHandler):
 def _plain(message: RawRequestMessage) -> RawRequestMessage:
     """Return a request's head as handlers may read it.
 
-    Several lines of one name are joined to one list (RFC 9110 section 5.3); a field that is not a list
-    becomes nonsense by that, and is refused as such. And nothing that follows a request to change the
-    protocol is taken for a request: its reply closes the connection, unless the protocol does change.
+    Several lines of one name are joined into one list (RFC 9110 section 5.3); a field that is not a
+    list becomes nonsense by that, and is refused as such. And what follows a request for another
+    protocol is never taken for a request: the reply closes the connection, unless it is the reply
+    that changes the protocol.
     """
     headers = message.headers
     names = dict.fromkeys(headers)

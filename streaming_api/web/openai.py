@@ -45,8 +45,8 @@ FAILED: Final = frozenset({"cancelled", "abandoned", "incomplete", "error"})
 class Completion(EventStream):
     """One client of ``POST /v1/chat/completions``; the head is sent with the first bytes.
 
-    Until the answer has begun, its viewer is attached but shown nothing, so that an upstream's error
-    can still become an HTTP error, while a client that leaves is noticed at once.
+    Until the answer has begun, its viewer is attached but shown nothing, so that an upstream's
+    error can still become an HTTP error, while a client that leaves is noticed at once.
     """
 
     FRAMINGS: ClassVar = (framing.OPENAI, framing.CHUNKED_OPENAI)

@@ -281,7 +281,7 @@ def _share(percent: float | None, target: float) -> dict[str, object]:
 
 @scope("watch")
 async def history(request: web.Request) -> web.Response:
-    """GET /streaming/history: the last hour at one second's resolution, from after ``?since=`` on."""
+    """GET /streaming/history: the last hour, second by second, from after ``?since=`` on."""
     topics = request.app[CONTEXT].topics
     topics.require(topics.history.name)
     try:

@@ -81,7 +81,7 @@ async def page(request: web.Request) -> web.StreamResponse:
 
 
 def _in_script(document: bytes) -> str:
-    """Return JSON as it may stand in a script element, which no text without a ``<`` can end."""
+    """Return JSON that may stand in a script element: no text without a ``<`` can end that."""
     return document.decode().replace("<", "\\u003c")
 
 

@@ -1,7 +1,7 @@
 """Everything else that the gateway can do: requests passed on as they are, bytes both ways.
 
 RFC 9110, section 7.6: what belongs to one connection stays there. The credential is exchanged as
-for answers; cookies, and what a browser says of its page, are not the gateway's business.
+for answers; cookies, and what a browser says about its page, are not the gateway's business.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MOST_WHOLE: Final = 256 * 2**10
-"""Bytes of a request's body up to which it is read whole, so that it can be sent again."""
+"""Bytes up to which a request's body is read whole, so that it can be sent again."""
 _KEY: Final = "x-api-key"
 _HOP_BY_HOP: Final = frozenset(
     {
@@ -53,10 +53,10 @@ _BODILESS: Final = frozenset({204, 304})
 
 
 def add_routes(router: web.UrlDispatcher, paths: tuple[str, ...]) -> None:
-    """The routes of what is passed on.
+    """Add the routes of requests that are passed on.
 
     Args:
-        router: gets them, behind all others.
+            router: gets the routes, after all others.
         paths: each may end with ``*``, which stands for any rest.
     """
     for path in paths:
@@ -98,7 +98,7 @@ async def relay(request: web.Request) -> web.StreamResponse:
 
 @contextlib.contextmanager
 def _ended_with_client(request: web.Request) -> Iterator[None]:
-    """Cancel this task when the client sends nothing more, which is how one leaves."""
+    """Cancel this task when the client sends nothing more, which is how a client leaves."""
     protocol, task = request.protocol, asyncio.current_task()
     assert isinstance(protocol, OneRequest)
     assert task is not None
@@ -158,7 +158,7 @@ async def _relayed(context: Context, request: web.Request) -> web.StreamResponse
 
 
 async def _send(exchange: Relay, request: web.Request, *, chunked: bool) -> None:
-    """Pass the body on as it comes, no faster than it is taken."""
+    """Pass the body on as it arrives, no faster than it is taken."""
     async for data in request.content.iter_any():
         await exchange.write(b"%x\r\n%b\r\n" % (len(data), data) if chunked else data)
     if chunked:
@@ -180,7 +180,7 @@ async def _reply(exchange: Relay, request: web.Request) -> web.StreamResponse:
             await response.write(data)
     except UpstreamError:
         if request.transport is not None:
-            request.transport.abort()  # it is cut there, and so it is here
+            request.transport.abort()  # it was cut off there, so it is cut off here
         raise ConnectionResetError from None
     await response.write_eof()
     return response
@@ -200,7 +200,7 @@ def _headers_for_upstream(context: Context, request: web.Request) -> list[tuple[
     credential = context.upstream.credential(own)
     if credential is not None:
         headers.append(("Authorization", credential))
-        if key is not None:  # Anthropic's way, for a gateway that reads no other
+        if key is not None:  # Anthropic's header, for a gateway that reads no other
             headers.append((_KEY, credential.partition(" ")[2]))
     return headers
 

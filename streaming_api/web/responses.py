@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from streaming_api.wire.commands import ChatRequest
 
 CANCEL_SECONDS: Final = 5.0
-"""What a cancelled answer gets to end."""
+"""Seconds that a cancelled answer gets to end."""
 
 
 class ResponseReply(Completion):
-    """One client of a response: the events, or the whole object."""
+    """One client of a response, which is sent the events or the whole object."""
 
     FRAMINGS: ClassVar = (framing.RESPONSES, framing.CHUNKED_RESPONSES)
 
@@ -54,28 +54,28 @@ class ResponseReply(Completion):
 
     @property
     def streamed(self) -> bool:
-        """Whether the client is sent events, and not one object."""
+        """Whether the client is sent events instead of one object."""
         return self._streamed
 
     @property
     def missing(self) -> bool:
-        """Whether some of what the client is to have is no longer kept."""
+        """Whether part of what the client is to receive is no longer kept."""
         if self._response.lost:
             return True
         return self._streamed and self._response.stream.evicted > self._after
 
     def attach(self) -> Viewer:
-        """Begin to watch, from where the client was."""
+        """Begin to watch, from the client's cursor."""
         return self._response.attach(self, self._after)
 
     def begin_at_once(self) -> None:
-        """Watch without waiting for the first token: the client is ready to come back."""
+        """Watch without waiting for the first token: the client is prepared to come back."""
         self._viewer = self.attach()
         self._head()
         self._viewer.catch_up()
 
     def reply_whole(self) -> bool:
-        """Send the response object, if it has ended."""
+        """Send the response object, if the response has ended."""
         if not self._response.ended:
             self._response.on_ended.append(self._begun)
             return True
@@ -83,12 +83,12 @@ class ResponseReply(Completion):
         return True
 
     def finished(self, viewer: Watcher) -> None:  # noqa: ARG002 (there is one)
-        """The last event, which says how it ended, is written."""
+        """Note that the last event, which says how the response ended, has been written."""
         self._response.seen = True
         self.end_body(CloseReason.FINISHED)
 
     def tell_error(self, error: ApiError) -> None:
-        """Say why the events stop before the last one."""
+        """Report why the events stop before the last one."""
         event = error_event(error, self._response.channel.number)
         self.comment(b"event: error\ndata: %b\n\n" % event)
 
@@ -150,7 +150,7 @@ async def create(request: web.Request) -> web.StreamResponse:
 
 @scope("chat")
 async def retrieve(request: web.Request) -> web.StreamResponse:
-    """GET /v1/responses/{id}: the object as of now, or (``?stream=true``) the events."""
+    """GET /v1/responses/{id}: the object as it is now, or (``?stream=true``) the events."""
     answer, response = await _found(request)
     if request.query.get("stream", "false").lower() not in {"true", "1"}:
         return _json(response.response)
@@ -185,7 +185,7 @@ def _show(
 
 @scope("chat")
 async def cancel(request: web.Request) -> web.Response:
-    """POST /v1/responses/{id}/cancel: idempotent; the response as it ended."""
+    """POST /v1/responses/{id}/cancel: cancel and return the response as it ended; idempotent."""
     answer, response = await _found(request)
     answer.cancel()
     await response.until_ended(CANCEL_SECONDS)
@@ -194,7 +194,7 @@ async def cancel(request: web.Request) -> web.Response:
 
 @scope("chat")
 async def delete(request: web.Request) -> web.Response:
-    """DELETE /v1/responses/{id}: it is cancelled if it runs, and kept no longer."""
+    """DELETE /v1/responses/{id}: cancel the response if it runs, and keep it no longer."""
     response_id = request.match_info["id"]
     answer, _ = await _found(request)
     request.app[CONTEXT].answers.delete(answer)
@@ -203,7 +203,7 @@ async def delete(request: web.Request) -> web.Response:
 
 @scope("chat")
 async def input_items(request: web.Request) -> web.Response:
-    """GET /v1/responses/{id}/input_items: the conversation that was answered, by pages."""
+    """GET /v1/responses/{id}/input_items: the conversation that was answered, page by page."""
     _, response = await _found(request)
     items = list(response.asked.items)
     order = request.query.get("order", "desc")

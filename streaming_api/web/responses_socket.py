@@ -1,8 +1,8 @@
 """The Responses API over WebSocket: OpenAI's WebSocket mode.
 
 ``response.create`` events come in, response events go out. Responses of one lane (``stream_id``)
-follow each other; lanes run side by side. A client that comes back goes on with
-``?response_id=...&starting_after=...`` at the connection, or with a ``response.resume`` event.
+follow each other; lanes run side by side. A client that comes back continues with
+``?response_id=...&starting_after=...`` in the address, or with a ``response.resume`` event.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from streaming_api.wire.framing import Framing
 
 _MOST_WAITING: Final = 32
-"""Responses that may wait on one connection for others of their lane."""
+"""Responses that may wait on one connection for others in their lane."""
 
 Fields = dict[str, object]
 
@@ -59,13 +59,13 @@ class ResponsesSocket(WebSocket):
         self._running: dict[Watcher, tuple[str | None, ResponseStream]] = {}
         self._waiting_in: dict[str | None, deque[bytes]] = {}  # bodies, by lane
         self._framings: dict[str | None, Framing] = {None: RESPONSE_FRAMES}
-        self._latest: ResponseStream | None = None  # may be gone on from, stored or not
+        self._latest: ResponseStream | None = None  # may be continued from, stored or not
 
     def run(self, fields: Fields, text: bytes) -> None:
-        """Do what an event says.
+        """Carry out an event.
 
         Raises:
-            ApiError: what the client is told.
+                ApiError: the event fails; the client is sent this error.
         """
         kind = fields.get("type")
         lane = optional_text(fields, "stream_id")
@@ -86,7 +86,7 @@ class ResponsesSocket(WebSocket):
             )
 
     def tell(self, error: ApiError, fields: Fields) -> None:
-        """An error about an event; the connection lives on."""
+        """Report an error about an event; the connection stays open."""
         self.manager.refused(error)
         told: Fields = {"type": "error", "status": error.status, "error": error.body()}
         lane = fields.get("stream_id")
@@ -95,14 +95,14 @@ class ResponsesSocket(WebSocket):
         self.send(orjson.dumps(told), "")
 
     def go_on(self, query: Mapping[str, str]) -> None:
-        """Do what the address of a client that has come back says."""
+        """Resume the response that the address of a returning client names."""
         self._run({**query, "type": "response.resume"}, b"")
 
     def _resume(self, lane: str | None, fields: Fields) -> None:
-        """Show a response from strictly after the last event that the client has.
+        """Show a response from strictly after the last event that the client has seen.
 
         Raises:
-            ApiError: what the client is told.
+                ApiError: this fails; the client is sent this error.
         """
         _, response = self._responses.find(self.client, _response_id(fields))
         given = fields.get("starting_after")
@@ -112,7 +112,7 @@ class ResponsesSocket(WebSocket):
 
     @property
     def unread(self) -> int:
-        """What is not whole yet, and what waits for its lane."""
+        """Bytes that are not a whole message yet, and those that wait for their lane."""
         waiting = sum(len(text) for texts in self._waiting_in.values() for text in texts)
         return super().unread + waiting
 
@@ -144,7 +144,7 @@ class ResponsesSocket(WebSocket):
         viewer.catch_up()
 
     def finished(self, viewer: Watcher) -> None:
-        """A response has been shown to its end: the next of its lane begins."""
+        """Note that a response has been shown to its end, and begin the next one of its lane."""
         lane, response = self._running.pop(viewer)
         response.seen = True
         self._latest = response
@@ -161,7 +161,7 @@ class ResponsesSocket(WebSocket):
             self.tell(error, fields)
 
     def leave_all(self) -> None:
-        """Nobody watches here any more."""
+        """Note that nobody watches here any more."""
         super().leave_all()
         self._running.clear()
         self._waiting_in.clear()

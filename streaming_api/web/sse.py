@@ -52,49 +52,49 @@ class EventStream(Connection):
         super().__init__(context.manager, client_of(request), kind, route_of(request))
         self._chunked = chunked
         self._keep_alive = chunked and request.keep_alive
-        self._behind = b""  # the client's next request, if it does not wait for the end
-        self._complete = False  # the response, which may still have unsent bytes
+        self._behind = b""  # the client's next request, if sent before the end of this one
+        self._complete = False  # the response is, but may still have unsent bytes
         self._checksum = Checksum()  # of what a gzip stream holds so far
 
     def data_received(self, data: bytes) -> None:
-        """A client of an event stream has nothing to say before its next request."""
+        """Keep the bytes as the client's next request: an event stream takes no input."""
         self._behind += data
         if len(self._behind) > MOST_BEHIND:
             self.transport.pause_reading()
 
     @property
     def keep_alive(self) -> bool:
-        """Whether the client's next request may come on this connection."""
+        """Whether the client may send its next request on this connection."""
         return self._keep_alive
 
     def comment(self, text: bytes) -> None:
-        """Bytes that are no event: a sign of life."""
+        """Send bytes that are not an event: a heartbeat."""
         if self.framing is framing.GZIP_EVENTS:
             self.add_plain(text)
             text = framing.stored(text)
         self.write(framing.chunk(text) if self._chunked else text)
 
     def send(self, payload: bytes, message_type: str) -> None:
-        """A notice or an error, for this client alone."""
+        """Send a notice or an error to this client alone."""
         super().send(payload, message_type)
         if self.framing is framing.GZIP_EVENTS:
             self.add_plain(framing.EVENTS.notice(payload, message_type))
 
     def add_plain(self, plain: bytes) -> None:
-        """Add to the checksum of the gzip stream, behind what its viewers were written."""
+        """Add to the checksum of the gzip stream, after what its viewers have been written."""
         super().add_plain(plain)
         for viewer in self.viewers:
             viewer.settle_checksum()
         self._checksum = self._checksum.add(plain)
 
     def add_checksum(self, written: Checksum) -> None:
-        """Add what a live viewer was written."""
+        """Add to the checksum what a live viewer has been written."""
         self._checksum = self._checksum.join(written)
 
     def heartbeat(self, now: float) -> float:
-        """A comment after so much silence, so that nobody in between takes it for dead."""
+        """Send a comment after a time of silence, so that no proxy takes the connection for dead."""
         interval = self.manager.config.sse_keep_alive_interval
-        if self.ending is not None:  # its last bytes are on their way, for the stall sweep to watch
+        if self.ending is not None:  # its last bytes are on their way; the stall sweep watches them
             return now + interval
         due = self.last_write + interval
         if now < due:
@@ -103,18 +103,18 @@ class EventStream(Connection):
         return now + interval
 
     def finished(self, viewer: Watcher) -> None:  # noqa: ARG002 (there is one)
-        """The answer has ended, and so does the response."""
+        """Note that the answer has ended, and end the response."""
         self.end(CloseReason.FINISHED)
 
     def close(self, ending: CloseReason) -> None:
-        """End the response; an EventSource comes again by itself."""
+        """End the response; an EventSource reconnects by itself."""
         self.end(ending)
 
     def eof_received(self) -> None:
-        """The client sends nothing more: it has left, or must be taken to have.
+        """Note that the client sends nothing more: it has left, or must be taken to have left.
 
-        Nothing tells a client that only listens from one that is gone, and the upstream must not
-        work for nobody. One that listens is told at least that the answer is not complete.
+        A client that only listens cannot be told from one that is gone, and the upstream must not work
+        for nobody. A client that listens is at least told that the answer is not complete.
         """
         self.close(CloseReason.CLIENT)
 
@@ -131,7 +131,7 @@ class EventStream(Connection):
         self._leave(ending)
 
     def _leave(self, ending: CloseReason) -> None:
-        """The response is complete: once it is sent the next request may come, or it closes."""
+        """Once the response is sent, let the next request come, or close the connection."""
         if ending != CloseReason.FINISHED or not self._keep_alive:
             self.transport.close()
             return
@@ -142,7 +142,7 @@ class EventStream(Connection):
             self._hand_back()
 
     def resume_writing(self) -> None:
-        """The kernel has taken all that was unsent."""
+        """Note that the kernel has taken all unsent bytes."""
         if self._complete:
             self._hand_back()
         else:
@@ -159,7 +159,7 @@ class _Opening(EventSourceResponse):
     _send_headers_immediately = False  # they go out with the first bytes of the body
 
     def __init__(self, *, gzip: bool, keep_alive: bool) -> None:
-        # Its time-out would set TCP_USER_TIMEOUT, which the listening socket has passed on already.
+        # A time-out would set TCP_USER_TIMEOUT, which is inherited from the listening socket already.
         super().__init__(send_timeout=None, allow_all_methods=True)
         self.headers[hdrs.CONNECTION] = "keep-alive" if keep_alive else "close"
         self.headers[hdrs.VARY] = hdrs.ACCEPT_ENCODING
@@ -167,14 +167,14 @@ class _Opening(EventSourceResponse):
             self.headers[hdrs.CONTENT_ENCODING] = "gzip"
 
     async def _ping(self) -> None:
-        """Nothing: aiohttp-sse's ping does not know what else is written: that is `heartbeat`'s.
+        """Do nothing: aiohttp-sse's ping does not know what else is written; `heartbeat` does.
 
-        To cancel it would leave request, response and task in a cycle for the garbage collector.
+        Cancelling it would leave request, response and task in a cycle for the garbage collector.
         """
 
 
 def _head_alone(request: web.Request) -> web.StreamResponse:
-    """The reply to a HEAD: the head of the event stream, which is not opened for it."""
+    """Return the reply to a HEAD: the head of an event stream, which is not opened for it."""
     gzip = _negotiate(request) is framing.GZIP_EVENTS
     return _Opening(gzip=gzip, keep_alive=request.keep_alive)
 
@@ -195,7 +195,7 @@ async def open_events(request: web.Request, slot: Slot) -> EventStream:
 
 
 def _negotiate(request: web.Request) -> framing.Framing:
-    """RFC 9110 section 12.5.3, as far as gzip goes."""
+    """Choose a framing by RFC 9110 section 12.5.3, as far as gzip goes."""
     if request.version < HttpVersion11:
         return framing.EVENTS
     config = request.app[CONTEXT].config
@@ -208,10 +208,10 @@ def _negotiate(request: web.Request) -> framing.Framing:
 
 
 def require_sse(context: Context) -> None:
-    """Nothing, if event streams are served.
+    """Check that event streams are served.
 
     Raises:
-        NotFound: they are not.
+            NotFound: they are not served.
     """
     if not context.config.sse_enabled:
         message = "Event streams are switched off here (sse.enabled); use /streaming/websocket."
@@ -251,7 +251,7 @@ async def _topics(request: web.Request, names: tuple[str, ...]) -> web.StreamRes
 
 
 def _cursor(request: web.Request) -> str | None:
-    """Where the client was: Last-Event-ID, or ``?cursor=`` for those who cannot set it."""
+    """Return the client's cursor: Last-Event-ID, or ``?cursor=`` for those who cannot set it."""
     return request.headers.get(hdrs.LAST_EVENT_ID) or request.query.get("cursor") or None
 
 
@@ -291,7 +291,7 @@ async def watch_answer(request: web.Request) -> web.StreamResponse:
 
 
 def idempotency_key(request: web.Request) -> str | None:
-    """What the client's retries of this request will carry, too."""
+    """Return the key that the client's retries of this request will carry, too."""
     return parse_key(request.headers.getall("Idempotency-Key", []))
 
 
@@ -308,7 +308,7 @@ async def _show(
 
 
 def last_seen(request: web.Request, answer: WatchedAnswer) -> tuple[int, str | None]:
-    """The last sequence_id that the client has seen, or what is wrong with its cursor."""
+    """Return the last ``sequence_id`` that the client has seen, or what is wrong with its cursor."""
     after = request.query.get("after", "0")
     if not after.isascii() or not after.isdigit() or len(after) > 18:
         message = "after must be the last sequence_id seen: a whole number, 0 for from the start."
@@ -319,7 +319,7 @@ def last_seen(request: web.Request, answer: WatchedAnswer) -> tuple[int, str | N
 
 @scope("chat")
 async def cancel_answer(request: web.Request) -> web.Response:
-    """DELETE /streaming/chat/{request_id}: cancel; idempotent."""
+    """DELETE /streaming/chat/{request_id}: cancel the answer; idempotent."""
     context = request.app[CONTEXT]
     context.answers.require()
     request_id = check_request_id(request.match_info["request_id"])

@@ -2,7 +2,7 @@
 
 aiohttp parses the request and checks it; from then on its task, parser, writer and keep-alive timer
 would only cost memory and wake-ups. The hand-over uses two public attributes (``request.protocol``,
-``protocol.transport``) and tells aiohttp the truth from its side: the connection is gone.
+``protocol.transport``) and tells aiohttp what is true from its side: the connection is gone.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 
 def reserve_slot(request: web.Request, kind: str) -> Slot:
-    """A slot among the limits for this request's connection.
+    """Reserve a slot within the limits for this request's connection.
 
     Raises:
-        Unavailable: a limit is reached.
-        TooMany: too many connections a minute from this address or key.
-        BadRequest: it has a body, which no handler of a takeover without one reads.
-        MethodNotAllowed: a HEAD, whose reply has no body and so leaves nothing to take over.
+            Unavailable: a limit is reached.
+            TooMany: this address or key opens too many connections a minute.
+            BadRequest: the request has a body, which a handler of a takeover without one never reads.
+            MethodNotAllowed: it is a HEAD, whose reply has no body and so leaves nothing to take over.
     """
     if request.method == hdrs.METH_HEAD:
         raise MethodNotAllowed("This path takes GET.", allowed="GET")
@@ -40,11 +40,11 @@ def reserve_slot(request: web.Request, kind: str) -> Slot:
 
 
 def take_slot(request: web.Request, kind: str) -> Slot:
-    """A slot for a request whose connection stays aiohttp's.
+    """Take a slot for a request whose connection stays with aiohttp.
 
     Raises:
         Unavailable: a limit is reached.
-        TooMany: too many connections a minute from this address or key.
+            TooMany: this address or key opens too many connections a minute.
     """
     context = request.app[CONTEXT]
     client = client_of(request)
@@ -56,27 +56,27 @@ def take_slot(request: web.Request, kind: str) -> Slot:
 
 
 class _Taken(web.StreamResponse):
-    """What a handler returns to aiohttp when the transport is not aiohttp's any more."""
+    """What a handler returns to aiohttp when the transport no longer belongs to aiohttp."""
 
     async def prepare(self, request: web.BaseRequest) -> None:
-        """Nothing is sent."""
+        """Send nothing."""
 
     async def write_eof(self, data: bytes = b"") -> None:
-        """Nothing ends."""
+        """End nothing."""
 
 
 TAKEN: Final[web.StreamResponse] = _Taken()
 
 
 def hand_back(connection: Connection, behind: bytes) -> bool:
-    """Let aiohttp read the next request on a connection whose response is sent, every byte of it.
+    """Let aiohttp read the next request on a connection whose response is sent, to the last byte.
 
     Args:
-        connection: it is gone after this, its transport is not.
+            connection: is gone after this; its transport is not.
         behind: what the client has sent already.
 
     Returns:
-        Whether it could: not while stopping.
+            Whether this was possible: not while stopping.
     """
     manager = connection.manager
     if manager.http is None or manager.leaving or manager.draining:
@@ -94,7 +94,7 @@ def hand_back(connection: Connection, behind: bytes) -> bool:
 
 
 def _end(connection: Connection) -> None:
-    """The client sends nothing more."""
+    """Tell a connection that its client sends nothing more."""
     transport = connection.transport
     if cast("object", transport.get_protocol()) is connection and not transport.is_closing():
         connection.eof_received()
@@ -108,12 +108,12 @@ def take_over(
 
     Args:
         request: whose transport it is.
-        connection: takes it.
+            connection: takes the transport.
         slot: the connection's, from `reserve_slot`.
         opening: bytes to send before anything else.
 
     Raises:
-        ConnectionResetError: the client is gone already.
+            ConnectionResetError: the client has gone already.
     """
     protocol = request.protocol
     transport = protocol.transport
@@ -121,7 +121,7 @@ def take_over(
         raise ConnectionResetError
     ours = cast("OneRequest", protocol)
     behind = ours.take_behind()
-    if ours.ended:  # it was told before; this client is told what it is
+    if ours.ended:  # the end came before the takeover: pass it on now
         asyncio.get_running_loop().call_soon(_end, connection)
     transport.set_protocol(cast("asyncio.Protocol", connection))
     protocol.transport = None

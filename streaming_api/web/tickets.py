@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 async def issue(context: Context, client: Client) -> str:
-    """Return a new ticket; where the store can be told it is good on every process.
+    """Return a new ticket, which every process accepts where the store can be told of it.
 
     Raises:
         Forbidden, TooMany: as `Policy.issue_ticket`.
@@ -22,15 +22,15 @@ async def issue(context: Context, client: Client) -> str:
     ticket = context.access.issue_ticket(client)
     audit.info("ticket issued to %s at %s", client.owner or "no key", client.address)
     if context.cluster is not None and await context.cluster.share_ticket(ticket, client.owner):
-        context.access.redeem(ticket)  # it is the store's from here on: used once, by whomever
+        context.access.redeem(ticket)  # the store's from here on: used once, on any process
     return ticket
 
 
 async def redeem(context: Context, ticket: str) -> ApiKey | None:
-    """Return the key that a ticket was issued for; the ticket is used up.
+    """Use a ticket up, and return the key that it was issued for.
 
     Raises:
-        Unauthorized: unknown, used or too old.
+            Unauthorized: the ticket is unknown, used or too old.
     """
     if context.cluster is not None:
         owner = await context.cluster.redeem_ticket(ticket)

@@ -38,7 +38,7 @@ UI_CHATS: Final = web.AppKey("ui_chats", UiChats)
 
 
 class UiReply(Completion):
-    """One page that is shown a message."""
+    """One page, which is shown a message."""
 
     FRAMINGS: ClassVar = (framing.UI_MESSAGES, framing.CHUNKED_UI_MESSAGES)
     HEAD: ClassVar = "x-vercel-ai-ui-message-stream: v1\r\n"
@@ -55,16 +55,16 @@ class UiReply(Completion):
         return self._derived.lost or bool(self._derived.stream.evicted)
 
     def attach(self) -> Viewer:
-        """Begin to watch, from the start: a page that comes back begins anew."""
+        """Begin to watch, from the start: a page that comes back starts afresh."""
         return self._derived.attach(self)
 
     def finished(self, viewer: Watcher) -> None:  # noqa: ARG002 (there is one)
-        """The message has ended and says so."""
+        """Note that the message has ended, which it says itself."""
         self._derived.seen = True
         self.end_body(CloseReason.FINISHED)
 
     def tell_error(self, error: ApiError) -> None:
-        """Say why the message stops before its end."""
+        """Report why the message stops before its end."""
         told = orjson.dumps({"type": "error", "errorText": error.message})
         self.comment(b"data: %b\n\n" % told)
 
@@ -102,7 +102,7 @@ async def start(request: web.Request) -> web.StreamResponse:
 
 
 async def _first_model(request: web.Request) -> str | None:
-    """The model that a page means that names none: the first that the gateway lists."""
+    """Return the model for a page that names none: the first that the gateway lists."""
     try:
         listed = await request.app[CONTEXT].upstream.models(client_of(request).authorization)
     except UpstreamError:
@@ -111,7 +111,7 @@ async def _first_model(request: web.Request) -> str | None:
 
 
 async def _newest(request: web.Request) -> WatchedAnswer | None:
-    """The newest answer of a chat, on whatever process it is."""
+    """Return the newest answer of a chat, whichever process it is on."""
     context, client = request.app[CONTEXT], client_of(request)
     chat = request.match_info["id"]
     if context.cluster is not None:
@@ -124,9 +124,9 @@ async def _newest(request: web.Request) -> WatchedAnswer | None:
 
 @scope("chat")
 async def resume(request: web.Request) -> web.StreamResponse:
-    """GET /api/chat/{id}/stream: the message that is being said, from its start; 204 if none is.
+    """GET /api/chat/{id}/stream: the message in progress, from its start; 204 if there is none.
 
-    One that has ended, and that nobody was there to hear to its end, is still shown.
+    A message that has ended without anybody seeing its end is still shown.
     """
     context = request.app[CONTEXT]
     context.answers.require()
@@ -147,7 +147,7 @@ async def resume(request: web.Request) -> web.StreamResponse:
 
 @scope("chat")
 async def stop(request: web.Request) -> web.Response:
-    """DELETE /api/chat/{id}: stop what is being said; idempotent."""
+    """DELETE /api/chat/{id}: stop the message in progress; idempotent."""
     context = request.app[CONTEXT]
     context.answers.require()
     answer = await _newest(request)

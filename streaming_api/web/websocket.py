@@ -1,7 +1,7 @@
 """WebSocket: the handshake, one connection's protocol, and its commands.
 
 RFC 6455 and RFC 7692. After the handshake the transport belongs to a `WebSocket`; deliveries go
-straight to it from the streams, and frames of the client come to `data_received`.
+straight to it from the streams, and the client's frames come to `data_received`.
 """
 
 from __future__ import annotations
@@ -67,15 +67,15 @@ _VIOLATIONS: Final = {
 _CLOSE_TIMEOUT: Final = 5.0
 """Seconds a client has to answer a close frame before its connection is dropped."""
 _LINGER: Final = 1.0
-"""Seconds in which one who broke the protocol can read the close frame."""
+"""Seconds that a client that broke the protocol has to read the close frame."""
 TURN_FRAMES: Final = 64
-"""Frames of one connection in one turn of the loop."""
+"""Frames that one connection may be read in one turn of the loop."""
 TURN_BYTES: Final = 64 * 2**10
-"""The same in bytes of payload, decompressed and to a frame."""
+"""The same in bytes of payload, decompressed, rounded up to a whole frame."""
 CHOKED_BYTES: Final = 256 * 2**10
-"""Unsent bytes above which nothing more is read from a client who does not read either."""
+"""Unsent bytes above which nothing more is read from a client that does not read either."""
 _FRAMES: Final = 8
-"""Frames a second for each command that a client may send: pieces, pings and pongs count."""
+"""Frames a second for each command that a client may send; fragments, pings and pongs count."""
 SUBPROTOCOL: Final = "streaming-api.v1"
 
 
@@ -111,7 +111,7 @@ class WebSocket(Connection):
         self._refusals = Bucket(commands, 2 * commands)
         self._frames = Bucket(_FRAMES * commands, 2 * _FRAMES * commands)
         self._waiting = False  # for its turn to read on, or for what a command needs
-        self._choked = False  # not read, because it does not read either
+        self._choked = False  # not read, because the client does not read either
         self._pinged = False
         self._closing_since = 0.0
         self._deaf = False
@@ -119,14 +119,14 @@ class WebSocket(Connection):
     # From the client
 
     def data_received(self, data: bytes) -> None:
-        """Frames, whole or in pieces."""
+        """Take frames, whole or in pieces."""
         if self._waiting or self._choked:
             self._parser.keep(data)
         else:
             self._read(data)
 
     def _read(self, data: bytes) -> None:
-        """As much as fits in one turn of the loop; what is left has its turn later."""
+        """Read as much as fits in one turn of the loop; the rest has its turn later."""
         if self._deaf or (self.ending is not None and not self._closing_since):
             return
         parser = self._parser
@@ -151,11 +151,11 @@ class WebSocket(Connection):
 
     @property
     def unread(self) -> int:
-        """What waits for the rest of its frame or message."""
+        """Bytes that wait for the rest of their frame or message."""
         return self._parser.held
 
     def _count_unread(self) -> None:
-        """A large message that is not whole yet ends where there is no memory for it."""
+        """Count a large message that is not whole yet; close if there is no memory for it."""
         is_large = self.unread > TURN_BYTES
         if is_large or self.counted_input:
             self.count_memory()
@@ -163,7 +163,7 @@ class WebSocket(Connection):
                 self.close(CloseReason.MEMORY)
 
     def _have_a_break(self) -> None:
-        """Leave the rest for later, if there is one and this turn has done enough."""
+        """Leave the rest for later, if there is any and this turn has done enough."""
         if self.unsent > CHOKED_BYTES:
             self._choked = True
         elif self._parser.unfinished or self._parser.inflated >= TURN_BYTES:
@@ -179,7 +179,7 @@ class WebSocket(Connection):
             self.transport.resume_reading()
 
     def resume_writing(self) -> None:
-        """Drained: the viewers read on, and what the client says is read again."""
+        """Let the viewers catch up after a drain, and read from the client again."""
         super().resume_writing()
         if self._choked:
             self._choked = False
@@ -203,7 +203,7 @@ class WebSocket(Connection):
             self.message(received)
 
     def message(self, received: Received) -> None:
-        """One whole message of the client; here it is a command, counted before it is read."""
+        """Take one whole message of the client, here a command, which is counted before it is read."""
         fields: dict[str, object] = {}
         try:
             self.client.take_command(len(received.payload))
@@ -224,7 +224,7 @@ class WebSocket(Connection):
             self.tell(error, fields)
 
     def _run(self, fields: dict[str, object], text: bytes) -> bool:
-        """Run a command; whether it is done. Else nothing more is read: none may overtake it."""
+        """Run a command; return whether it is done. If not, reading stops: none may overtake it."""
         try:
             self.run(fields, text)
         except Elsewhere as elsewhere:
@@ -237,7 +237,7 @@ class WebSocket(Connection):
         return True
 
     def _arrived(self, done: asyncio.Future[None], fields: dict[str, object], text: bytes) -> None:
-        """What a command needed is there: it runs again, and then what came behind it."""
+        """Run a command again now that what it needed is there, then what came after it."""
         error = done.exception()
         if self.ending is not None:
             return
@@ -250,15 +250,15 @@ class WebSocket(Connection):
         self.manager.turns.later(self._read_on)
 
     def run(self, fields: dict[str, object], text: bytes) -> None:
-        """Do what a command says.
+        """Carry out a command.
 
         Raises:
-            ApiError: what the client is told.
+                ApiError: the command fails; the client is sent this error.
         """
         self._commands.run(self, parse_command(fields, text))
 
     def tell(self, error: ApiError, fields: dict[str, object]) -> None:
-        """An error about a command; the connection lives on."""
+        """Report an error about a command; the connection stays open."""
         self.manager.refused(error)
         request_id = fields.get("request_id")
         if not isinstance(request_id, str) or len(request_id) > 128:
@@ -271,28 +271,28 @@ class WebSocket(Connection):
     # Life and end
 
     def heartbeat(self, now: float) -> float:
-        """Ping; a client from which nothing came since the last one is gone."""
+        """Send a ping; drop a client that has sent nothing since the last one."""
         config = self.manager.config
         if self._closing_since:
             if now - self._closing_since >= _CLOSE_TIMEOUT:
                 self.abort(self.ending or CloseReason.CLIENT)
             return now + _CLOSE_TIMEOUT
         next_ping = now + config.heartbeat_interval
-        if not self.viewers and self.received == self.opened:  # it has not said anything yet
+        if not self.viewers and self.received == self.opened:  # it has not sent anything yet
             until = self.opened + config.timeout
             if now >= until:
                 self.close(CloseReason.NO_COMMAND)
                 return now + _CLOSE_TIMEOUT
             next_ping = min(next_ping, until)
-        if self._pinged and not (self._choked or self._waiting):  # else its pong is not read yet
+        if self._pinged and not (self._choked or self._waiting):  # otherwise its pong may be unread
             self.abort(CloseReason.PING_TIMEOUT)
-        elif now - self.opened >= config.heartbeat_interval / 2:  # else it has just come
+        elif now - self.opened >= config.heartbeat_interval / 2:  # otherwise it has just come
             self._pinged = True
             self.write(framing.frame(b"", framing.PING))
         return next_ping
 
     def close(self, ending: CloseReason) -> None:
-        """Close with the code of this ending."""
+        """Close with the code that stands for this ending."""
         code, reason = _CLOSES[ending]
         self._close(ending, code, reason)
 
@@ -309,9 +309,9 @@ class WebSocket(Connection):
             self.manager.heartbeat_at(self, self._closing_since + _CLOSE_TIMEOUT)
 
     def _hang_up(self) -> None:
-        """Nothing more that it says can be understood: it is read for a second, and dropped.
+        """Read on for a second, though nothing more can be understood, and then drop the connection.
 
-        A close with unread bytes is a reset, which could overtake the close frame.
+        Closing with unread bytes sends a reset, which could overtake the close frame.
         """
         self._deaf = True
         if self.transport.can_write_eof():
@@ -320,7 +320,7 @@ class WebSocket(Connection):
         self.manager.heartbeat_at(self, time.monotonic() + _LINGER)
 
     def _closed_by_client(self, payload: bytes) -> None:
-        """Answer the client's close with its own code, or take it as the answer to ours."""
+        """Answer the client's close with its own code, or take it as the reply to ours."""
         if self.ending is None:
             self.ending = CloseReason.CLIENT
             self.leave_all()
@@ -329,10 +329,10 @@ class WebSocket(Connection):
         self.transport.close()
 
     def finished(self, viewer: Watcher) -> None:
-        """An answer has ended; the socket stays for the next."""
+        """Keep the socket for the next answer."""
 
     def eof_received(self) -> None:
-        """The client will send no more: a WebSocket without its close frame."""
+        """Note that the client sends no more: a WebSocket that ends without a close frame."""
         if self.ending is None:
             self.ending = CloseReason.CLIENT
 
@@ -343,11 +343,11 @@ class WebSocket(Connection):
 def handler(
     *, chat_only: bool, make: type[WebSocket] = WebSocket
 ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-    """The handler of one WebSocket path.
+    """Return the handler of one WebSocket path.
 
     Args:
-        chat_only: whether the path is for answers and for nothing else.
-        make: makes the connection (conformance tests do something else with its messages).
+            chat_only: whether the path serves answers and nothing else.
+            make: makes the connection (conformance tests treat its messages differently).
     """
 
     @scope(ANY)
@@ -376,7 +376,7 @@ def open_socket(request: web.Request, make: Callable[[Deflate | None], Socket]) 
         make: makes the connection.
 
     Raises:
-        ApiError: it is none, or may not be.
+            ApiError: the request is not a handshake, or must not be accepted.
     """
     config = request.app[CONTEXT].config
     if not config.websocket_enabled:
@@ -393,11 +393,11 @@ def open_socket(request: web.Request, make: Callable[[Deflate | None], Socket]) 
 
 
 def _handshake_key(request: web.Request) -> str:
-    """The client's nonce, if this is a handshake. RFC 6455 section 4.2.1.
+    """Return the client's nonce, if this is a handshake (RFC 6455 section 4.2.1).
 
     Raises:
-        UpgradeRequired: a plain request, or another version.
-        BadRequest: a handshake with something wrong.
+            UpgradeRequired: it is a plain request, or asks for another version.
+            BadRequest: it is a handshake with an error in it.
     """
     headers = request.headers
     upgrade, connection = (

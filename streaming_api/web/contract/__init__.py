@@ -1,7 +1,7 @@
 """The contract for machines: the message's JSON Schema, OpenAPI and AsyncAPI. Open to everybody.
 
-The documents are the files beside this one. A schema is written once and put into both here. They
-are made once, when this module is loaded; an answer is a look at a few bytes.
+The documents are the files beside this one; a schema is written once and included in both. They
+are built once, when this module is loaded; to answer a request costs no more than a look-up.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ class Document:
 
     @classmethod
     def of(cls, content: Json) -> Document:
-        """The document with this content."""
+        """Return the document with this content."""
         body = orjson.dumps(content, option=orjson.OPT_INDENT_2)
         return cls(body, ETag(hashlib.sha256(body).hexdigest()[:16]))
 
     def answer(self, request: web.Request) -> web.Response:
-        """The document, or 304 for a client that has it already."""
+        """Send the document, or 304 to a client that has it already."""
         known = request.if_none_match or ()
         unchanged = any(etag.value in {self.etag.value, "*"} for etag in known)
         if unchanged:
@@ -55,22 +55,22 @@ def _read(name: str) -> Json:
 
 
 def message_schema() -> Json:
-    """JSON Schema of every message that the server sends."""
+    """Return the JSON Schema of every message that the server sends."""
     return _read("message.schema.json")
 
 
 def openapi_document() -> Json:
-    """OpenAPI 3.1 of every HTTP endpoint."""
+    """Return the OpenAPI 3.1 document of every HTTP endpoint."""
     return _whole("openapi.json")
 
 
 def asyncapi_document() -> Json:
-    """AsyncAPI 3.0 of the WebSocket's paths."""
+    """Return the AsyncAPI 3.0 document of the WebSocket's paths."""
     return _whole("asyncapi.json")
 
 
 def _whole(name: str) -> Json:
-    """Read a document, and put in what it shares with the other one: version and schemas."""
+    """Read a document, and add what it shares with the other one: version and schemas."""
     document = _read(name)
     info = cast("Json", document["info"])
     components = cast("dict[str, Json]", document["components"])
@@ -90,7 +90,7 @@ _ASYNCAPI: Final = Document.of(asyncapi_document())
 
 
 async def schema(request: web.Request) -> web.Response:
-    """GET /streaming/schema: JSON Schema of a message."""
+    """GET /streaming/schema: the JSON Schema of a message."""
     return _MESSAGE.answer(request)
 
 
