@@ -28,15 +28,15 @@ async def raw_body(
     """Return the body, inflated.
 
     Args:
-            request: the request whose body is read.
-            setting: the name of the setting that limits it.
-            limit: the limit in bytes; None for ``body_size_limit``.
+        request: the request whose body is read.
+        setting: the name of the setting that limits it.
+        limit: the limit in bytes; None for ``body_size_limit``.
 
     Raises:
-            BadRequest: the body came too slowly.
-            TooLarge: it has more bytes than the limit.
-            Unavailable: too many large bodies are being read at once, or memory is short.
-            TooMany: this key or address holds its share of the memory.
+        BadRequest: the body came too slowly.
+        TooLarge: it has more bytes than the limit.
+        Unavailable: too many large bodies are being read at once, or memory is short.
+        TooMany: this key or address holds its share of the memory.
     """
     config = request.app[CONTEXT].config
     budget = request.app[CONTEXT].manager.budget
@@ -75,9 +75,9 @@ async def json_body(request: web.Request) -> tuple[dict[str, object], bytes]:
     """Return the body as a JSON object, and its bytes as they were sent.
 
     Raises:
-            BadRequest: the body is not JSON, is not an object, or came too slowly.
-            TooLarge: it has more than ``body_size_limit`` bytes, or more than one client may hold.
-            Unavailable: too many large bodies are being read at once, or memory is short.
+        BadRequest: the body is not JSON, is not an object, or came too slowly.
+        TooLarge: it has more than ``body_size_limit`` bytes, or more than one client may hold.
+        Unavailable: too many large bodies are being read at once, or memory is short.
         TooMany: this key or address holds its share of the memory.
     """
     text = await raw_body(request)

@@ -20,7 +20,7 @@ class CommandHandler:
     """Runs the commands of the connections of one path.
 
     Args:
-            chat_only: whether the path serves answers and nothing else.
+        chat_only: whether the path serves answers and nothing else.
     """
 
     def __init__(self, context: Context, *, chat_only: bool) -> None:
@@ -31,7 +31,7 @@ class CommandHandler:
         """Carry out a command.
 
         Raises:
-                ApiError: the command fails; the client is sent this error.
+            ApiError: the command fails; the client is sent this error.
         """
         match command:
             case ChatRequest():

@@ -128,7 +128,7 @@ def _check_origin(request: web.Request, peer: str) -> None:
     """Check the host that the request was sent to, and the page that sent it.
 
     Raises:
-            Forbidden: the ``Host`` or ``Origin`` is foreign.
+        Forbidden: the ``Host`` or ``Origin`` is foreign.
     """
     access = request.app[CONTEXT].access
     headers = request.headers

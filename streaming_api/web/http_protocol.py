@@ -54,8 +54,8 @@ class HttpProtocol(OneRequest):
     """One connection, from when it is accepted until it ends or is taken over.
 
     Args:
-            server: aiohttp's server, which handles the requests.
-            manager: knows how many descriptors are left, and counts refusals.
+        server: aiohttp's server, which handles the requests.
+        manager: knows how many descriptors are left, and counts refusals.
         loop: the event loop.
     """
 

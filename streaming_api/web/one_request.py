@@ -151,7 +151,7 @@ class OneRequest(web.RequestHandler):
             self.transport.close()
 
     def _resume_reading_if_drained(self) -> None:
-        """Do nothing: aiohttp asks when it takes up a request, but `_read` knows if there is room."""
+        """Do nothing: aiohttp asks when it takes a request up; `_read` knows when there is room."""
 
     def _feed(self, piece: bytes) -> None:
         """Feed a piece of one request, and ask the parser how far that request is."""
@@ -265,7 +265,7 @@ def check_expectation(request: web.BaseRequest) -> None:
     """Check that the client's expectation can be met.
 
     Raises:
-            ExpectationFailed: it cannot be met.
+        ExpectationFailed: it cannot be met.
     """
     expected = cast("OneRequest", request.protocol).expected
     if expected and {member.strip() for member in expected.split(",")} != {"100-continue"}:

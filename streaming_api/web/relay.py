@@ -56,7 +56,7 @@ def add_routes(router: web.UrlDispatcher, paths: tuple[str, ...]) -> None:
     """Add the routes of requests that are passed on.
 
     Args:
-            router: gets the routes, after all others.
+        router: gets the routes, after all others.
         paths: each may end with ``*``, which stands for any rest.
     """
     for path in paths:

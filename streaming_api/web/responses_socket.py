@@ -65,7 +65,7 @@ class ResponsesSocket(WebSocket):
         """Carry out an event.
 
         Raises:
-                ApiError: the event fails; the client is sent this error.
+            ApiError: the event fails; the client is sent this error.
         """
         kind = fields.get("type")
         lane = optional_text(fields, "stream_id")
@@ -102,7 +102,7 @@ class ResponsesSocket(WebSocket):
         """Show a response from strictly after the last event that the client has seen.
 
         Raises:
-                ApiError: this fails; the client is sent this error.
+            ApiError: this fails; the client is sent this error.
         """
         _, response = self._responses.find(self.client, _response_id(fields))
         given = fields.get("starting_after")

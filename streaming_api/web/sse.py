@@ -92,7 +92,7 @@ class EventStream(Connection):
         self._checksum = self._checksum.join(written)
 
     def heartbeat(self, now: float) -> float:
-        """Send a comment after a time of silence, so that no proxy takes the connection for dead."""
+        """Send a comment after a silence, so that nobody in between takes the stream for dead."""
         interval = self.manager.config.sse_keep_alive_interval
         if self.ending is not None:  # its last bytes are on their way; the stall sweep watches them
             return now + interval
@@ -113,8 +113,8 @@ class EventStream(Connection):
     def eof_received(self) -> None:
         """Note that the client sends nothing more: it has left, or must be taken to have left.
 
-        A client that only listens cannot be told from one that is gone, and the upstream must not work
-        for nobody. A client that listens is at least told that the answer is not complete.
+        A client that only listens cannot be told from one that is gone, and the upstream must not
+        work for nobody. A client that listens is at least told that the answer is not complete.
         """
         self.close(CloseReason.CLIENT)
 
@@ -159,7 +159,7 @@ class _Opening(EventSourceResponse):
     _send_headers_immediately = False  # they go out with the first bytes of the body
 
     def __init__(self, *, gzip: bool, keep_alive: bool) -> None:
-        # A time-out would set TCP_USER_TIMEOUT, which is inherited from the listening socket already.
+        # A time-out would set TCP_USER_TIMEOUT, which the listening socket has passed on already.
         super().__init__(send_timeout=None, allow_all_methods=True)
         self.headers[hdrs.CONNECTION] = "keep-alive" if keep_alive else "close"
         self.headers[hdrs.VARY] = hdrs.ACCEPT_ENCODING
@@ -211,7 +211,7 @@ def require_sse(context: Context) -> None:
     """Check that event streams are served.
 
     Raises:
-            NotFound: they are not served.
+        NotFound: they are not served.
     """
     if not context.config.sse_enabled:
         message = "Event streams are switched off here (sse.enabled); use /streaming/websocket."
@@ -308,7 +308,7 @@ async def _show(
 
 
 def last_seen(request: web.Request, answer: WatchedAnswer) -> tuple[int, str | None]:
-    """Return the last ``sequence_id`` that the client has seen, or what is wrong with its cursor."""
+    """Return the last ``sequence_id`` that the client has seen, or its cursor's fault."""
     after = request.query.get("after", "0")
     if not after.isascii() or not after.isdigit() or len(after) > 18:
         message = "after must be the last sequence_id seen: a whole number, 0 for from the start."

@@ -27,10 +27,10 @@ def reserve_slot(request: web.Request, kind: str) -> Slot:
     """Reserve a slot within the limits for this request's connection.
 
     Raises:
-            Unavailable: a limit is reached.
-            TooMany: this address or key opens too many connections a minute.
-            BadRequest: the request has a body, which a handler of a takeover without one never reads.
-            MethodNotAllowed: it is a HEAD, whose reply has no body and so leaves nothing to take over.
+        Unavailable: a limit is reached.
+        TooMany: this address or key opens too many connections a minute.
+        BadRequest: the request has a body, which no handler reads that takes over without one.
+        MethodNotAllowed: it is a HEAD, whose reply has no body and so leaves nothing to take over.
     """
     if request.method == hdrs.METH_HEAD:
         raise MethodNotAllowed("This path takes GET.", allowed="GET")
@@ -44,7 +44,7 @@ def take_slot(request: web.Request, kind: str) -> Slot:
 
     Raises:
         Unavailable: a limit is reached.
-            TooMany: this address or key opens too many connections a minute.
+        TooMany: this address or key opens too many connections a minute.
     """
     context = request.app[CONTEXT]
     client = client_of(request)
@@ -72,11 +72,11 @@ def hand_back(connection: Connection, behind: bytes) -> bool:
     """Let aiohttp read the next request on a connection whose response is sent, to the last byte.
 
     Args:
-            connection: is gone after this; its transport is not.
+        connection: is gone after this; its transport is not.
         behind: what the client has sent already.
 
     Returns:
-            Whether this was possible: not while stopping.
+        Whether this was possible: not while stopping.
     """
     manager = connection.manager
     if manager.http is None or manager.leaving or manager.draining:
@@ -108,12 +108,12 @@ def take_over(
 
     Args:
         request: whose transport it is.
-            connection: takes the transport.
+        connection: takes the transport.
         slot: the connection's, from `reserve_slot`.
         opening: bytes to send before anything else.
 
     Raises:
-            ConnectionResetError: the client has gone already.
+        ConnectionResetError: the client has gone already.
     """
     protocol = request.protocol
     transport = protocol.transport

@@ -30,7 +30,7 @@ async def redeem(context: Context, ticket: str) -> ApiKey | None:
     """Use a ticket up, and return the key that it was issued for.
 
     Raises:
-            Unauthorized: the ticket is unknown, used or too old.
+        Unauthorized: the ticket is unknown, used or too old.
     """
     if context.cluster is not None:
         owner = await context.cluster.redeem_ticket(ticket)

@@ -203,7 +203,7 @@ class WebSocket(Connection):
             self.message(received)
 
     def message(self, received: Received) -> None:
-        """Take one whole message of the client, here a command, which is counted before it is read."""
+        """Take one whole message of the client: a command, which is counted before it is parsed."""
         fields: dict[str, object] = {}
         try:
             self.client.take_command(len(received.payload))
@@ -253,7 +253,7 @@ class WebSocket(Connection):
         """Carry out a command.
 
         Raises:
-                ApiError: the command fails; the client is sent this error.
+            ApiError: the command fails; the client is sent this error.
         """
         self._commands.run(self, parse_command(fields, text))
 
@@ -271,7 +271,7 @@ class WebSocket(Connection):
     # Life and end
 
     def heartbeat(self, now: float) -> float:
-        """Send a ping; drop a client that has sent nothing since the last one."""
+        """Send a ping; drop a client from which nothing has come since the last one."""
         config = self.manager.config
         if self._closing_since:
             if now - self._closing_since >= _CLOSE_TIMEOUT:
@@ -309,7 +309,7 @@ class WebSocket(Connection):
             self.manager.heartbeat_at(self, self._closing_since + _CLOSE_TIMEOUT)
 
     def _hang_up(self) -> None:
-        """Read on for a second, though nothing more can be understood, and then drop the connection.
+        """Read on for a second, although nothing more can be understood, then drop the connection.
 
         Closing with unread bytes sends a reset, which could overtake the close frame.
         """
@@ -346,8 +346,8 @@ def handler(
     """Return the handler of one WebSocket path.
 
     Args:
-            chat_only: whether the path serves answers and nothing else.
-            make: makes the connection (conformance tests treat its messages differently).
+        chat_only: whether the path serves answers and nothing else.
+        make: makes the connection (conformance tests treat its messages differently).
     """
 
     @scope(ANY)
@@ -376,7 +376,7 @@ def open_socket(request: web.Request, make: Callable[[Deflate | None], Socket]) 
         make: makes the connection.
 
     Raises:
-            ApiError: the request is not a handshake, or must not be accepted.
+        ApiError: the request is not a handshake, or must not be accepted.
     """
     config = request.app[CONTEXT].config
     if not config.websocket_enabled:
@@ -396,8 +396,8 @@ def _handshake_key(request: web.Request) -> str:
     """Return the client's nonce, if this is a handshake (RFC 6455 section 4.2.1).
 
     Raises:
-            UpgradeRequired: it is a plain request, or asks for another version.
-            BadRequest: it is a handshake with an error in it.
+        UpgradeRequired: it is a plain request, or asks for another version.
+        BadRequest: it is a handshake with an error in it.
     """
     headers = request.headers
     upgrade, connection = (
