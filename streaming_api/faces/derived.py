@@ -1,8 +1,8 @@
 """Derived stream: an answer's stream once more, in another wire's words.
 
-A derived stream is a viewer of the answer and a channel of its own. What it reads, its translator
-turns into events; those are numbered, kept, flushed and replayed by the engine as everything else
-is. When its own log is full it stops reading, and so, if nobody else is faster, does the answer.
+A derived stream is a viewer of the answer and has a channel of its own. Its translator turns what
+it reads into events, which the engine numbers, keeps, flushes and replays like all others. When its
+own backlog is full it stops reading, and so does the answer, unless another viewer reads faster.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ _TOO_LARGE: Final = UpstreamFault(
 
 
 class Derived:
-    """An answer in another wire's words.
+    """An answer in the words of another wire.
 
     Args:
-        answer: what is translated; it holds this, and not the other way round.
+        answer: what is translated; the answer holds this stream, and not the other way round.
         face: the name of the wire.
-        translator: has read nothing yet.
+        translator: a translator that has read nothing yet.
 
     Attributes:
-        ended: whether the last event is there.
+        ended: whether the last event has been appended.
         lost: whether messages of the answer were dropped before they could be translated.
-        seen: whether somebody has been written everything.
-        on_ended: called once when the last event is there.
+        seen: whether everything has been written to some viewer.
+        on_ended: functions to call once when the last event has been appended.
     """
 
     def __init__(
@@ -97,27 +97,27 @@ class Derived:
         return f"<Derived {self.stream.name} {state} at {self.channel.number}>"
 
     def __del__(self) -> None:
-        """What its translator held is free, and the answer need not wait for it."""
+        """Release what the translator held, and let the answer no longer wait for this stream."""
         self._account.charge(-self._counted)
         if self._reader is not None:
             self._reader.leave()
 
     def count(self, size: int) -> None:
-        """Count bytes of memory that are held beside its log, until it is gone."""
+        """Count bytes of memory that this stream holds beside its backlog for as long as it lives."""
         self._counted += size
         self._account.charge(size)
 
     # Its audience
 
     def check(self, after: int) -> None:
-        """Check that it can be shown from strictly after an event.
+        """Check that the stream can be shown from strictly after an event.
 
         Args:
             after: the number of the last event that the client has.
 
         Raises:
             Gone: what follows is no longer kept.
-            BadRequest: no event has that number yet.
+            BadRequest: no event has this number yet.
         """
         if self.lost or self.stream.evicted > after:
             message = "What follows that event is no longer kept; ask again."
@@ -127,12 +127,12 @@ class Derived:
             raise BadRequest(message, "invalid_value", param="starting_after")
 
     def attach(self, connection: Sink, after: int = 0, framing: Framing | None = None) -> Viewer:
-        """Count a connection among those who watch, before anything is shown on it.
+        """Count a connection among the viewers, before anything is shown on it.
 
         Args:
-            connection: what it is shown on.
+            connection: where the stream is shown.
             after: the number of the last event that the client has.
-            framing: another than the connection's.
+            framing: the framing, if not the connection's own.
         """
         viewer = Viewer(connection, self.channel, self._watched)
         if framing is not None:
@@ -142,12 +142,12 @@ class Derived:
         return viewer
 
     def settle(self) -> None:
-        """If nobody watches, what ``on_disconnect`` says happens."""
+        """Do what ``on_disconnect`` says, if nobody watches."""
         if not self.channel.watched:
             self._unwatched()
 
     def _unwatched(self) -> None:
-        """Leave the answer, and so let it see that nobody watches; one that finishes is read on."""
+        """Leave the answer, so that it sees that nobody watches; read on if it is to finish anyway."""
         if self._reader is not None and self._answer.request.on_disconnect is not _FINISH:
             self._cursor = self._reader.cursor
             self._reader.leave()
@@ -156,14 +156,14 @@ class Derived:
     # Reading the answer
 
     def _read_on(self) -> None:
-        """Watch the answer from where the translator stands."""
+        """Watch the answer from where the translator has got to."""
         if self._reader is None and not self.ended and not self.lost:
             self._answer.returned()
             self._reader = _Reader(self._tap, self._answer.channel, self._answer.watched)
             self._reader.resume(self._cursor)
 
     def feed(self, data: bytes) -> None:
-        """Translate messages of the answer, one a line."""
+        """Translate messages of the answer, one on each line."""
         events: list[bytes] = []
         before = self.translator.size
         for line in data.split(b"\n")[:-1]:
@@ -191,14 +191,14 @@ class Derived:
             tell()
 
     def lose(self) -> None:
-        """The answer has moved on without this: who watches is told, as if they were too slow."""
+        """Note that the answer has moved on without this stream; tell its viewers they were too slow."""
         self.lost = True
         self._reader = None
         for viewer in self.channel.viewers():
             viewer.connection.too_slow()
 
     async def until_ended(self, seconds: float) -> None:
-        """Wait for the last event, but not for ever."""
+        """Wait for the last event, for at most this long."""
         if self.ended:
             return
         arrived = asyncio.Event()
@@ -211,7 +211,7 @@ _FINISH: Final = OnDisconnect.FINISH
 
 
 class _Tap:
-    """What the answer takes for a viewer's connection: the way into a derived stream."""
+    """What the answer sees as a viewer's connection: the way into a derived stream."""
 
     kind: Final = "derived"
 
@@ -224,7 +224,7 @@ class _Tap:
         self.unsent: Final = 0
 
     def pause_writing(self) -> None:
-        """Read no more: the derived stream is full."""
+        """Stop reading: the derived stream is full."""
         self.paused = True
         for viewer in self.viewers:
             viewer.fall_behind()
@@ -236,49 +236,49 @@ class _Tap:
             viewer.catch_up()
 
     def too_slow(self) -> None:
-        """The answer's log has moved on."""
+        """Note that the answer's backlog has moved on."""
         self._derived.lose()
 
     def send(self, payload: bytes, message_type: str) -> None:
-        """Drop a notice: it is for one client, and a derived stream is none."""
+        """Drop a notice: it is for one client, and a derived stream is not a client."""
 
     def count(self, messages: int, size: int, when: float) -> None:
-        """Count nothing: nobody has been sent anything yet."""
+        """Count nothing: nothing has been sent to anybody yet."""
 
     def add_plain(self, plain: bytes) -> None:
-        """Nothing is compressed here."""
+        """Add nothing: nothing is compressed here."""
 
     def add_checksum(self, written: Checksum) -> None:
-        """Nothing is compressed here."""
+        """Add nothing: nothing is compressed here."""
 
     def finished(self, viewer: Watcher) -> None:
-        """The translator has read the end."""
+        """Do nothing: the translator has read the end."""
 
 
 class _Input(asyncio.Transport):
-    """The end of a tap: it takes everything at once."""
+    """The transport of a tap, which takes everything at once."""
 
     def __init__(self, feed: Callable[[bytes], None]) -> None:
         super().__init__()
         self._feed = weakref.WeakMethod(feed)
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Pass on what the answer has said."""
+        """Pass on messages of the answer."""
         feed = self._feed()
         if feed is not None:
             feed(bytes(data))
 
     def get_write_buffer_size(self) -> int:
-        """Nothing ever waits here."""
+        """Return 0: nothing ever waits here."""
         return 0
 
     def is_closing(self) -> bool:
-        """It never does."""
+        """Return False: a tap never closes."""
         return False
 
 
 class _Reader(Viewer):
-    """A derived stream as a viewer of its answer; what it reads is no delivery to anybody."""
+    """A derived stream as a viewer of its answer; what it reads does not count as a delivery."""
 
     __slots__ = ()
 

@@ -10,27 +10,27 @@ Fields = Mapping[str, object]
 
 
 def missing(name: str) -> BadRequest:
-    """Return the error of a field that is not there."""
+    """Return the error for a field that is missing."""
     return BadRequest(f"{name} is missing.", "missing_required_parameter", param=name)
 
 
 def invalid(name: str, expected: str) -> BadRequest:
-    """Return the error of a field with a wrong value."""
+    """Return the error for a field with a wrong value."""
     return BadRequest(f"{name} must be {expected}.", "invalid_value", param=name)
 
 
 def unsupported(name: str, value: object = None) -> BadRequest:
-    """Return the error of what chat completions cannot say."""
+    """Return the error for what chat completions cannot express."""
     given = f" ({value[:100]})" if isinstance(value, str) else ""
     message = f"{name}{given} is not supported here: answers come from chat completions."
     return BadRequest(message, "unsupported_parameter", param=name)
 
 
 def boolean(fields: Fields, name: str, *, default: bool) -> bool:
-    """Return a truth value; null stands for the default.
+    """Return a boolean; null stands for the default.
 
     Raises:
-        BadRequest: it is none.
+        BadRequest: the value is not a boolean.
     """
     value = fields.get(name)
     if value is None:
@@ -41,15 +41,15 @@ def boolean(fields: Fields, name: str, *, default: bool) -> bool:
 
 
 def optional_text(fields: Fields, name: str, path: str = "") -> str | None:
-    """Return a text, or None.
+    """Return a string, or None.
 
     Args:
-        fields: where it may stand.
+        fields: the object that may hold it.
         name: its name there.
-        path: its name in the request, if that is longer.
+        path: its name in the whole request, if that is longer.
 
     Raises:
-        BadRequest: it is something else.
+        BadRequest: the value is not a string.
     """
     value = fields.get(name)
     if value is not None and not isinstance(value, str):
@@ -58,10 +58,10 @@ def optional_text(fields: Fields, name: str, path: str = "") -> str | None:
 
 
 def optional_object(fields: Fields, name: str, path: str = "") -> Fields:
-    """Return an object; an empty one if there is none.
+    """Return an object; an empty one if the field is absent.
 
     Raises:
-        BadRequest: it is something else.
+        BadRequest: the value is not an object.
     """
     value = fields.get(name)
     if value is None:
@@ -72,10 +72,10 @@ def optional_object(fields: Fields, name: str, path: str = "") -> Fields:
 
 
 def texts(fields: Fields, name: str) -> list[str]:
-    """Return a list of texts; an empty one if there is none.
+    """Return a list of strings; an empty one if the field is absent.
 
     Raises:
-        BadRequest: it is something else.
+        BadRequest: the value is not a list of strings.
     """
     value = fields.get(name)
     if value is None:

@@ -56,7 +56,7 @@ CHUNKED_RESPONSES: Final[Framing] = _Bodies("chunked-responses", _response_event
 UI_MESSAGES: Final[Framing] = _Bodies("ui-messages", _ui_event, _plain)
 CHUNKED_UI_MESSAGES: Final[Framing] = _Bodies("chunked-ui-messages", _ui_event, chunk)
 LINES: Final[Framing] = _Bodies("lines", _line, _plain)
-"""The data of each message on a line: what a derived stream reads."""
+"""The data of each message on its own line, as a derived stream reads it."""
 
 
 class ResponseFrames(Framing):

@@ -51,7 +51,7 @@ class ResponseStream(Derived):
 
     @classmethod
     def of(cls, answer: WatchedAnswer) -> Self | None:
-        """The response that an answer is, made again if another process has begun it."""
+        """Return an answer's response, rebuilt if another process has begun it."""
         known = answer.faces.get(FACE)
         if isinstance(known, cls):
             return known
@@ -63,7 +63,7 @@ class ResponseStream(Derived):
 
     @property
     def response(self) -> dict[str, object]:
-        """The response object as of now."""
+        """The response object as it is now."""
         return self.translator.response()
 
     @property
@@ -78,7 +78,7 @@ class Responses:
     """All responses of one server.
 
     Args:
-        answers: that they are made of.
+        answers: the answers that the responses are made of.
     """
 
     def __init__(self, answers: Answers) -> None:
@@ -96,14 +96,14 @@ class Responses:
         """Ask for a response.
 
         Args:
-            body: of the request.
-            client: who asks.
+            body: the body of the request.
+            client: the client that asks.
             begin: starts an answer (or finds it, if it was asked for before).
-            stream: whether events are wanted, if the body does not say it.
-            remembered: a response that is not kept, but that the client may go on from.
+            stream: whether events are wanted, if the body does not say so.
+            remembered: a response that is not kept, but that the client may continue from.
 
         Raises:
-            ApiError: what the client is told.
+            ApiError: the request fails; the client is sent this error.
         """
         request_id = uuid.uuid4().hex
         asked = asked_for(
@@ -135,7 +135,7 @@ class Responses:
         """Return a response of this client.
 
         Raises:
-            NotFound: there is none, or it is no longer kept.
+            NotFound: there is no such response, or it is no longer kept.
         """
         try:
             answer = self._answers.find(client.owner, response_id.removeprefix(_PREFIX))
@@ -149,7 +149,7 @@ class Responses:
     def _earlier(
         self, body: Fields, client: Client, remembered: ResponseStream | None
     ) -> tuple[Fields, ...]:
-        """Return the items of the conversation that a request goes on from."""
+        """Return the items of the conversation that a request continues."""
         previous = optional_text(body, "previous_response_id")
         if previous is None:
             return ()
@@ -169,7 +169,7 @@ class Responses:
         return response.items
 
     def _item(self, client: Client, item_id: str) -> Fields:
-        """Return an item that an earlier response has, or was asked with."""
+        """Return an item from the output or the input of an earlier response."""
         found = _ITEM_ID.fullmatch(item_id)
         if found is not None:
             try:
@@ -196,7 +196,7 @@ def starting_after(given: str | None) -> int:
         given: the ``sequence_number`` of that event, if the client has one.
 
     Raises:
-        BadRequest: it is none.
+        BadRequest: it is not such a number.
     """
     if given is None:
         return 0

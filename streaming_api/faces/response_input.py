@@ -17,19 +17,19 @@ _ROLES: Final = {
     "system": "system",
     "developer": "system",
 }
-"""Roles in chat completions: few upstreams besides OpenAI know ``developer``."""
+"""Roles in chat completions: few upstreams other than OpenAI know ``developer``."""
 
 
 def input_items(given: object, request_id: str, find_item: Callable[[str], Fields]) -> list[Fields]:
     """Return the items of ``input``, each with an id and a type, checked.
 
     Args:
-        given: a text, or a list of items.
-        request_id: of the answer, in the ids of items that have none.
+        given: a string, or a list of items.
+        request_id: the answer's id, which is part of the ids of items that have none.
         find_item: returns the item that an ``item_reference`` means.
 
     Raises:
-        BadRequest: with the item at fault in ``param``.
+        BadRequest: an item is wrong; ``param`` names it.
     """
     if isinstance(given, str):
         given = [{"role": "user", "content": given}]
@@ -150,7 +150,7 @@ _PREFIXES: Final = {
 
 
 @attrs.define
-class _Turn:
+"""What the assistant says and calls in one turn: one chat message."""
     """What the assistant says and calls in one go: one chat message."""
 
     texts: list[str] = attrs.Factory(list)
@@ -171,8 +171,8 @@ class _Turn:
 def messages_of(items: Iterable[Fields]) -> list[dict[str, object]]:
     """Return the chat messages that items stand for.
 
-    A message of the assistant and the calls after it are one. What it thought is left out: chat
-    completions have no place for it, and models are not shown their earlier thoughts.
+    An assistant's message and the calls after it become one. Its reasoning is left out: chat
+    completions have no place for it, and models are not shown their earlier reasoning.
     """
     messages: list[dict[str, object]] = []
     turn: _Turn | None = None

@@ -19,7 +19,7 @@ class Item(Protocol):
     """An item of the output."""
 
     def item(self) -> dict[str, object]:
-        """Return the item as of now."""
+        """Return the item as it is now."""
 
     def opened(self) -> Events:
         """Return the events with which it begins."""
@@ -29,7 +29,7 @@ class Item(Protocol):
 
 
 class Reasoning:
-    """What the model thinks, as a summary with one part."""
+    """The model's reasoning, as a summary with one part."""
 
     def __init__(self, item_id: str, index: int) -> None:
         self._id = item_id
@@ -40,7 +40,7 @@ class Reasoning:
         )  # fmt: skip
 
     def item(self) -> dict[str, object]:
-        """Return the item as of now."""
+        """Return the item as it is now."""
         summary = [_summary("".join(self._texts))] if self._texts else []
         return {"type": "reasoning", "id": self._id, "summary": summary}
 
@@ -53,7 +53,7 @@ class Reasoning:
         ]
 
     def add(self, text: str) -> Events:
-        """Return the event of a piece of it."""
+        """Return the event for a piece of the reasoning."""
         self._texts.append(text)
         fields = b'{%b,"delta":%b}' % (self._place, orjson.dumps(text))
         return [("response.reasoning_summary_text.delta", fields)]
@@ -82,7 +82,7 @@ class Message:
         self._item_place = b'"item_id":%b,"output_index":%d' % (orjson.dumps(item_id), index)
 
     def item(self) -> dict[str, object]:
-        """Return the item as of now."""
+        """Return the item as it is now."""
         return {
             "type": "message",
             "id": self._id,
@@ -92,11 +92,11 @@ class Message:
         }
 
     def opened(self) -> Events:
-        """Return the event with which it begins; a part's own follow."""
+        """Return the event with which it begins; the events of its parts follow."""
         return [_item_event("response.output_item.added", self._index, self.item())]
 
     def say(self, text: str, logprobs: tuple[object, ...]) -> Events:
-        """Return the events of a piece of text."""
+        """Return the events for a piece of text."""
         events, part = self._part("output_text")
         part.texts.append(text)
         part.logprobs += logprobs
@@ -105,7 +105,7 @@ class Message:
         return [*events, ("response.output_text.delta", fields)]
 
     def refuse(self, text: str) -> Events:
-        """Return the events of a piece of a refusal."""
+        """Return the events for a piece of a refusal."""
         events, part = self._part("refusal")
         part.texts.append(text)
         fields = b'{%b,"delta":%b}' % (part.place, orjson.dumps(text))
@@ -118,7 +118,7 @@ class Message:
         return [*events, _item_event("response.output_item.done", self._index, self.item())]
 
     def _part(self, kind: str) -> tuple[Events, _Part]:
-        """Return the part of this kind that goes on, and what to say if it has just begun."""
+        """Return the current part if it is of this kind, else a new one, and the events to send."""
         if self._parts and self._parts[-1].kind == kind:
             return [], self._parts[-1]
         events = self._parts[-1].closed() if self._parts else []
@@ -173,11 +173,11 @@ class Call:
 
     @property
     def complete(self) -> bool:
-        """Whether the arguments are whole: nothing but white space can follow."""
+        """Whether the arguments are complete: only white space could follow."""
         return is_json("".join(self._arguments))
 
     def item(self) -> dict[str, object]:
-        """Return the item as of now."""
+        """Return the item as it is now."""
         return {
             "type": "function_call",
             "id": self._id,
@@ -192,7 +192,7 @@ class Call:
         return [_item_event("response.output_item.added", self._index, self.item())]
 
     def add(self, arguments: str) -> Events:
-        """Return the event of a piece of its arguments."""
+        """Return the event for a piece of its arguments."""
         self._arguments.append(arguments)
         fields = b'{%b,"delta":%b}' % (self._place, orjson.dumps(arguments))
         return [("response.function_call_arguments.delta", fields)]
@@ -200,8 +200,8 @@ class Call:
     def closed(self, *, whole: bool) -> Events:
         """Return the events with which it ends.
 
-        A call that was cut off has none: a client runs the function when they come. It stands in
-        the output of the response's last event, ``incomplete``.
+        A call that was cut off has no such events: a client runs the function when they come. It is in
+        the output of the response's last event, as ``incomplete``.
         """
         arguments = "".join(self._arguments)
         self._arguments = [arguments]

@@ -1,7 +1,7 @@
 """A request of the Responses API as one for chat completions. Pure.
 
-What chat completions cannot say (hosted tools, files, conversations kept elsewhere) is refused with
-the name of the field; nothing is left out silently but what has no effect there.
+What chat completions cannot express (hosted tools, files, conversations kept elsewhere) is refused
+with the name of the field; nothing is left out silently except what would have no effect there.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _OURS: Final = frozenset(
         "type", "stream_id", "generate", *_UNSUPPORTED,
     }
 )  # fmt: skip
-"""What is translated here; every other field goes to the upstream unchanged."""
+"""Fields that are translated here; every other field goes to the upstream unchanged."""
 _NO_EFFECT: Final = frozenset({"reasoning.encrypted_content", "message.input_image.image_url"})
 _LOGPROBS: Final = "message.output_text.logprobs"
 
@@ -45,9 +45,9 @@ class Asked:
     Attributes:
         items: the input items of the whole conversation, each with an id.
         chat: the fields of the request for chat completions.
-        fields: of the response object, as far as they repeat the request.
-        background: whether the answer goes on without anybody watching.
-        store: whether the response can be had after its end.
+        fields: those of the response object that repeat the request.
+        background: whether the answer continues without a viewer.
+        store: whether the response can be retrieved after its end.
     """
 
     items: tuple[Fields, ...]
@@ -69,12 +69,12 @@ def asked_for(
 
     Args:
         body: the request.
-        request_id: of the answer to come, in the ids of its input items.
-        earlier: items of the conversation before it (``previous_response_id``).
+        request_id: the id of the answer to come, which is part of the ids of its input items.
+        earlier: the items of the conversation so far (``previous_response_id``).
         find_item: returns the item that an ``item_reference`` means.
 
     Raises:
-        BadRequest: with the field at fault in ``param``.
+        BadRequest: a field is wrong; ``param`` names it.
     """
     for name in _UNSUPPORTED:
         if body.get(name) is not None:
@@ -108,7 +108,7 @@ def asked_for(
 
 
 def response_fields(asked: Asked, request_id: str, created_at: int) -> dict[str, object]:
-    """Return a response object as it is before anything is in it."""
+    """Return a response object as it is before it has any output."""
     return {
         "id": f"resp_{request_id}",
         "object": "response",
@@ -132,7 +132,7 @@ def _model(body: Fields) -> dict[str, object]:
 
 
 def _tools(body: Fields) -> dict[str, object]:
-    """Return ``tools`` and ``tool_choice`` as chat completions have them."""
+    """Return ``tools`` and ``tool_choice`` in the form of chat completions."""
     tools = [_tool(tool, f"tools[{place}]") for place, tool in enumerate(_tool_list(body))]
     choice = body.get("tool_choice")
     if not tools:
@@ -182,7 +182,7 @@ def _tool(tool: object, where: str) -> dict[str, dict[str, object]]:
 
 
 def _allowed(tools: list[dict[str, dict[str, object]]], choice: Fields) -> dict[str, object]:
-    """Return the tools that are allowed, and none else: every upstream understands that."""
+    """Return only the tools that are allowed: every upstream understands that."""
     listed = choice.get("tools")
     if not isinstance(listed, list) or not listed:
         raise invalid("tool_choice.tools", "a list of tools")
@@ -200,7 +200,7 @@ def _allowed(tools: list[dict[str, dict[str, object]]], choice: Fields) -> dict[
 
 
 def _output(body: Fields) -> dict[str, object]:
-    """Return what shapes the answer: its format, its length, how much thinking."""
+    """Return what shapes the answer: its format, its length and the reasoning effort."""
     chat: dict[str, object] = {}
     text = optional_object(body, "text")
     if (form := optional_object(text, "format", "text.format")) and form.get("type") != "text":
@@ -284,7 +284,7 @@ def _repeated(body: Fields) -> dict[str, object]:
 def _text_field(text: Fields) -> dict[str, object]:
     """Return ``text`` as a response repeats it; a schema is named, not repeated.
 
-    The specification's response has ``null`` there (Open Responses 2026-04-24).
+    The response has ``null`` there by the specification (Open Responses 2026-04-24).
     """
     form = optional_object(text, "format", "text.format") or {"type": "text"}
     told: dict[str, object] = {"type": form.get("type")}

@@ -1,8 +1,8 @@
 """Responses: an answer as the events of OpenAI's Responses API (Open Responses). Pure.
 
-Every item of the output goes its whole way before the next begins: ``output_item.added``, its
-deltas, its ``done`` events, ``output_item.done``; parallel calls whose pieces come mixed stay open
-together. ``sequence_number`` is the event's place in the answer, counted from 0.
+Every item of the output is complete before the next begins: ``output_item.added``, its deltas, its
+``done`` events, ``output_item.done``; only parallel calls whose pieces come interleaved stay open
+together. ``sequence_number`` is the event's position in the answer, counted from 0.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ class ResponseTranslator:
     """One answer as a response.
 
     Args:
-        fields: of the response object that do not change: `response_fields`.
-        request_id: of the answer, in the ids of its items.
+        fields: those of the response object that do not change: `response_fields`.
+        request_id: the answer's id, which is part of the ids of its items.
 
     Attributes:
-        status: ``in_progress``, and in the end ``completed``, ``incomplete``, ``failed`` or
+        status: ``in_progress``, and at the end ``completed``, ``incomplete``, ``failed`` or
             ``cancelled``.
         size: characters of text that are held for the whole response.
     """
@@ -47,7 +47,7 @@ class ResponseTranslator:
         return self._taken()
 
     def read(self, chunk: Mapping[str, object]) -> list[bytes]:
-        """Return the events that a chunk makes."""
+        """Return the events for a chunk."""
         if isinstance(model := chunk.get("model"), str) and model:
             self._fields["model"] = model
         delta = delta_of(chunk)
@@ -81,7 +81,7 @@ class ResponseTranslator:
         return self._taken()
 
     def response(self) -> dict[str, object]:
-        """Return the response object as of now."""
+        """Return the response object as it is now."""
         return {**self._fields, "output": [item.item() for item in self._items]}
 
     # What a chunk adds
@@ -113,7 +113,7 @@ class ResponseTranslator:
             call = None
         if call is None:
             if not (delta.call_id or delta.name):
-                return  # an end of arguments that were complete already: white space
+                return  # the end of arguments that were already complete: white space
             self._close_current(whole=True)
             for other in tuple(self._calls.values()):
                 if other.complete:
@@ -171,7 +171,7 @@ _STATUS: Final = {
     "abandoned": "cancelled",
     "error": "failed",
 }
-"""The status that an end stands for; every other one is the model's own, and whole."""
+"""The status for a finish reason; every other one is the model's own, and means completed."""
 _LAST_EVENT: Final = {
     "completed": "response.completed",
     "incomplete": "response.incomplete",
@@ -200,7 +200,7 @@ def _error(end: End) -> dict[str, object]:
 
 
 def _usage(usage: Mapping[str, object] | None) -> dict[str, object] | None:
-    """Return the tokens that an upstream reported, in the words of the Responses API."""
+    """Return the tokens that an upstream reported, in the form of the Responses API."""
     if usage is None:
         return None
     prompt = _count(usage, "prompt_tokens")

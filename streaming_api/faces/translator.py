@@ -1,7 +1,8 @@
 """Translator: upstream chunks in, the events of another wire out. Pure.
 
-A translator is a function of the chunks from the first one on: fed the same, it says the same, byte
-for byte. So its events have numbers, and a client that comes back is shown what it would have got.
+A translator is a function of the chunks from the first one on: fed the same chunks, it returns the
+same events, byte for byte. So its events have numbers, and a client that comes back is shown what
+it would have received.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ _NOTHING: Final[Mapping[str, object]] = {}
 
 
 class Translator(Protocol):
-    """One answer in one wire's words.
+    """One answer in the words of one wire.
 
     Attributes:
-        size: characters of text that it holds, for what it has to say in the end.
+        size: characters of text that are held for the events at the end.
     """
 
     size: int
@@ -30,7 +31,7 @@ class Translator(Protocol):
         """Return the events that come before any chunk."""
 
     def read(self, chunk: Mapping[str, object]) -> list[bytes]:
-        """Return the events that a chunk makes, each JSON on one line."""
+        """Return the events for a chunk, each as JSON on one line."""
 
     def end(self, end: End) -> list[bytes]:
         """Return the events that end the answer."""
@@ -61,7 +62,7 @@ class End:
 
 
 def end_of(fields: Mapping[str, object]) -> End:
-    """Return how an answer ended, as its last message has it."""
+    """Return how an answer ended, from its last message."""
     reason = fields.get("finish_reason")
     reported = fields.get("usage_source") == "reported"
     error = fields.get("error")
@@ -76,7 +77,7 @@ def end_of(fields: Mapping[str, object]) -> End:
 
 @attrs.frozen
 class CallDelta:
-    """A piece of a function call: its place among the calls, and what is new of it."""
+    """A piece of a function call: its position among the calls, and what is new."""
 
     index: int
     call_id: str
@@ -99,7 +100,7 @@ def delta_of(chunk: Mapping[str, object]) -> Delta:
     """Return what a chunk (or a whole completion) adds to the first choice."""
     for choice in _list(chunk.get("choices")):
         fields = mapping(choice)
-        if not fields.get("index"):  # some servers leave it out, or null
+        if not fields.get("index"):  # some servers omit it, or send null
             said = mapping(fields.get("delta") or fields.get("message"))
             return Delta(
                 reasoning=_text(said.get("reasoning_content")) or _text(said.get("reasoning")),
@@ -126,7 +127,7 @@ def _call(fields: Mapping[str, object], place: int) -> CallDelta:
 
 
 def is_json(text: str) -> bool:
-    """Whether a text is a whole JSON value, so that nothing can be missing behind it."""
+    """Whether a text is a complete JSON value, so that nothing can be missing after it."""
     try:
         orjson.loads(text)
     except orjson.JSONDecodeError:
@@ -135,7 +136,7 @@ def is_json(text: str) -> bool:
 
 
 def mapping(value: object) -> Mapping[str, object]:
-    """Return the value if it is an object, else an empty one."""
+    """Return the value if it is an object, otherwise an empty one."""
     return value if isinstance(value, Mapping) else _NOTHING
 
 

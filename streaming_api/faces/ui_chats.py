@@ -16,7 +16,7 @@ FACE: Final = "ui-messages"
 
 
 class UiChats:
-    """The newest answer of each chat, as long as it runs or is kept; known by owner and chat id."""
+    """The newest answer of each chat while it runs or is kept, by owner and chat id."""
 
     def __init__(self) -> None:
         self._newest: weakref.WeakValueDictionary[tuple[str, str], WatchedAnswer] = (
@@ -36,8 +36,8 @@ def stream_of(answer: WatchedAnswer, message_id: str | None = None) -> Derived:
     """Return an answer as a UI message stream.
 
     Args:
-        answer: is translated when it is asked for first.
-        message_id: of the message that it goes on with; None for one of its own.
+        answer: is translated on the first request for its stream.
+        message_id: the id of the message that it continues; None for one of its own.
     """
     found = answer.faces.get(FACE)
     if isinstance(found, Derived):

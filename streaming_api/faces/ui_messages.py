@@ -1,7 +1,7 @@
 """UI messages: an answer as the AI SDK's UI message stream (npm ``ai``, version 5 and later). Pure.
 
 ``useChat`` reads it: a message is a step with parts of text, reasoning and tool calls, each with a
-start and an end. A refusal is text; nothing else stands for it there.
+start and an end. A refusal is sent as text, as there is no other form for it.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ class UiMessageTranslator:
     """One answer as a UI message stream.
 
     Args:
-        message_id: of the message that the page shows.
+        message_id: the id of the message that the page shows.
 
     Attributes:
-        size: characters that are held.
+        size: characters of text that are held.
     """
 
     def __init__(self, message_id: str) -> None:
         self._message_id = message_id
         self._parts = 0
-        self._open: tuple[str, str] | None = None  # kind and id of the part that goes on
+        self._open: tuple[str, str] | None = None  # kind and id of the part in progress
         self._calls: dict[int, _ToolCall] = {}
         self._events: list[bytes] = []
         self.size = 0
 
     def opening(self) -> list[bytes]:
-        """Return the events before any chunk."""
+        """Return the events that come before any chunk."""
         self._say({"type": "start", "messageId": self._message_id})
         self._say({"type": "start-step"})
         return self._taken()
 
     def read(self, chunk: Mapping[str, object]) -> list[bytes]:
-        """Return the events that a chunk makes."""
+        """Return the events for a chunk."""
         delta = delta_of(chunk)
         if delta.reasoning:
             self._add("reasoning", delta.reasoning)
@@ -89,7 +89,7 @@ class UiMessageTranslator:
             call = None
         if call is None:
             if not (delta.call_id or delta.name):
-                return  # an end of arguments that were complete already: white space
+                return  # the end of arguments that were already complete: white space
             self._close_part()
             for index in [index for index, call in self._calls.items() if call.complete]:
                 self._close_call(index, whole=True)
@@ -113,7 +113,7 @@ class UiMessageTranslator:
             self._close_call(index, whole=whole)
 
     def _close_call(self, index: int, *, whole: bool) -> None:
-        """Say that a call's input is there; a call that was cut off is not to be run."""
+        """Report that a call's input is complete; a call that was cut off must not be run."""
         call = self._calls.pop(index)
         if not whole:
             return
@@ -136,7 +136,7 @@ class UiMessageTranslator:
 
 
 class _ToolCall:
-    """A call whose input is not complete."""
+    """A call whose input is not complete yet."""
 
     def __init__(self, call_id: str, name: str) -> None:
         self.call_id = call_id

@@ -1,7 +1,7 @@
 """What ``useChat`` sends, as a request for chat completions. Pure.
 
-The body holds ``id`` (of the chat), ``messages`` (UI messages with parts), and what the page adds
-to it, which goes to the upstream unchanged.
+The body holds ``id`` (of the chat), ``messages`` (UI messages with parts), and what the page adds,
+which goes to the upstream unchanged.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ Fields = Mapping[str, object]
 
 _OURS: Final = frozenset({"id", "messages", "trigger", "messageId", "stream", "tools"})
 _IGNORED: Final = frozenset({"step-start", "reasoning", "source-url", "source-document"})
-"""Parts of a message that a model is not shown again."""
+"""Parts of a message that are not sent to a model again."""
 
 
 def chat_id(fields: Fields) -> str:
     """Return the id of the chat.
 
     Raises:
-        BadRequest: there is none.
+        BadRequest: the request has no id.
     """
     found = fields.get("id")
     if found is None:
@@ -35,9 +35,9 @@ def chat_id(fields: Fields) -> str:
 
 
 def message_id(fields: Fields) -> str | None:
-    """Return the id of the assistant's message that the answer goes on with, if it does.
+    """Return the id of the assistant's message that the answer continues, or None.
 
-    A page that has run the calls of a message sends it as the last one, and adds what comes to it.
+    A page that has run the calls of a message sends that message last, and adds the answer to it.
     """
     messages = fields.get("messages")
     last = messages[-1] if isinstance(messages, list) and messages else None
@@ -51,7 +51,7 @@ def chat_fields(fields: Fields) -> dict[str, object]:
     """Return the fields of the request for chat completions.
 
     Raises:
-        BadRequest: with the field at fault in ``param``.
+        BadRequest: a field is wrong; ``param`` names it.
     """
     given = fields.get("messages")
     if given is None:
@@ -65,7 +65,7 @@ def chat_fields(fields: Fields) -> dict[str, object]:
             raise invalid(where, "an object")
         messages += _messages(message, where)
     chat = {name: value for name, value in fields.items() if name not in _OURS}
-    if isinstance(fields.get("tools"), list):  # OpenAI's own; the AI SDK's are kept in the page
+    if isinstance(fields.get("tools"), list):  # OpenAI's form; those of the AI SDK stay in the page
         chat["tools"] = fields["tools"]
     return {**chat, "messages": messages, "stream": True}
 
@@ -144,7 +144,7 @@ def _step(parts: list[Fields]) -> list[dict[str, object]]:
 
 
 _STATES: Final = frozenset({"output-available", "output-error", "output-denied"})
-"""A call without a result, which the page has sent in between, is not shown to the model."""
+"""A call without a result: the page has sent a message in between, and the model is not shown it."""
 
 
 def _tool_name(part: Fields) -> str | None:

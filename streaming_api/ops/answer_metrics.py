@@ -1,7 +1,7 @@
 """Answers as Prometheus' metrics, named as OpenTelemetry's conventions for generative AI name them.
 
-Dots are underscores, units are in the names: ``gen_ai.server.time_to_first_token`` in seconds is
-``gen_ai_server_time_to_first_token_seconds``. Exemplars carry the trace of the newest answer.
+Dots become underscores and units are part of the names: ``gen_ai.server.time_to_first_token`` in
+seconds is ``gen_ai_server_time_to_first_token_seconds``. Exemplars carry the newest answer's trace.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _LABELS: Final = ["gen_ai_operation_name", "gen_ai_response_model"]
 
 
 def answer_metrics(context: Context) -> Iterator[Metric]:
-    """Histograms, the upstream's statuses, usage by key, and which build this is."""
+    """Return histograms, the upstream's statuses, usage by key, and which build this is."""
     figures = context.telemetry.answers
     yield _histogram(
         "gen_ai_server_time_to_first_token_seconds",

@@ -27,15 +27,15 @@ if TYPE_CHECKING:
 
 @attrs.define(eq=False)
 class Context:
-    """The parts of the house that handlers use.
+    """The parts of the application that handlers use.
 
     Attributes:
-        config: what is in effect now; a reload replaces it.
-        bindings: what Idempotency-Keys are bound to.
-        retries: starts answers that carry one.
-        cluster: this process as one of several; None where it is alone.
-        peers: the other workers of this machine; None where there are none.
-        certificate: the TLS certificate in service; None where plain HTTP is spoken.
+        config: the configuration in effect; a reload replaces it.
+        bindings: what each Idempotency-Key is bound to.
+        retries: starts answers that carry an Idempotency-Key.
+        cluster: this process as one of several; None if it is alone.
+        peers: the other workers of this machine; None if there are none.
+        certificate: the TLS certificate in service; None if the server speaks plain HTTP.
         started: wall-clock seconds since the epoch at start-up, for people.
         began: the same in monotonic seconds, for durations.
     """
@@ -58,26 +58,26 @@ class Context:
     began: float
 
     def messages(self) -> dict[str, int]:
-        """Messages so far, by topic; ``chat`` is every chunk."""
+        """Return the messages so far, by topic; ``chat`` counts every chunk."""
         streams = self.topics.channel.streams.values()
         return {"chat": self.relayed()} | {stream.name: stream.total for stream in streams}
 
     def relayed(self) -> int:
-        """Chunks relayed so far, those of running answers included."""
+        """Return the number of chunks relayed so far, including those of running answers."""
         return self.telemetry.chunks + sum(answer.chunks for answer in self.answers.running)
 
 
 CONTEXT = web.AppKey("context", Context)
 CLIENT = web.RequestKey("client", Client)
-"""Where a request carries who sent it."""
+"""Where a request holds the client that sent it."""
 
 
 def route_of(request: web.Request) -> str:
-    """The path as the URL table has it, without the ids that stand in it."""
+    """Return the path as the URL table has it, without the ids of this request."""
     resource = request.match_info.route.resource
     return "unknown" if resource is None else resource.canonical
 
 
 def client_of(request: web.Request) -> Client:
-    """Who sent this request; the guard has put it there."""
+    """Return the client that sent this request, as the guard has stored it."""
     return request[CLIENT]

@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from streaming_api.ops.context import Context
 
 _MOST: Final = 200
-"""Rows of each kind; more would be a log to get lost in."""
+"""Rows of each kind; in more of them a reader would get lost."""
 
 
 def describe(context: Context) -> str:
-    """Tasks and where they wait, answers, topics, connections; no message content, no secrets."""
+    """List tasks and where they wait, answers, topics, connections; no message content, no secrets."""
     return "\n".join(_lines(context))
 
 

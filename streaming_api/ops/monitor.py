@@ -1,7 +1,7 @@
 """Monitor: this process watches itself, and says so to the topics.
 
-Loop lag, rates, what the topic ``metrics`` shows of this process, what its own alerts go by, and
-whether the upstream answers.
+It samples loop lag, rates, what the topic ``metrics`` shows of this process, what the process' own
+alerts are based on, and whether the upstream answers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _SETTLE: Final = 0.05
 _ASK: Final = 5.0
 """Seconds between two questions to an upstream that is up, unless answers raise a doubt."""
 _PAUSE: Final = 1.0
-"""Seconds between two questions at least: an upstream that is not up is asked so often."""
+"""The least seconds between two questions, and the interval for an upstream that is not up."""
 
 
 class Monitor:
@@ -55,7 +55,7 @@ class Monitor:
         }
 
     def _history(self) -> dict[str, float | None]:
-        """What the history keeps of each second; rates are over the last minute."""
+        """Return what the history keeps of each second; rates are over the last minute."""
         context = self._context
         manager, telemetry, used = context.manager, context.telemetry, context.process.fetch()
         queued = context.answers.queued
@@ -91,7 +91,7 @@ class Monitor:
         )
 
     async def keep_sampling(self) -> None:
-        """Twenty times a second: how late this wake-up is, and which held-back bytes have gone."""
+        """Measure twenty times a second how late the loop wakes, and which held-back bytes have gone."""
         telemetry = self._context.telemetry
         counted = 0.0
         while True:
@@ -106,7 +106,7 @@ class Monitor:
                 telemetry.sample_rate(self._context.relayed())
 
     async def keep_asking_upstream(self) -> None:
-        """Tell the status topic whether the upstream answers."""
+        """Report to the status topic whether the upstream answers."""
         upstream = self._context.upstream
         if not self._context.config.streaming_chat_enabled:
             return

@@ -1,7 +1,7 @@
 """Peers: the other workers of this machine, asked over unix sockets for their own figures.
 
-Their directory may be entered by this user alone. A worker that does not answer in time is left
-out: it is hung, or about to be replaced.
+Only this user may enter their directory. A worker that does not answer in time is left out: it is
+hung, or about to be replaced.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from streaming_api.serving.workers import MEETING_VARIABLE
 _SECONDS: Final = 1.0
 
 Own = Mapping[str, Callable[[str], bytes]]
-"""What this worker says about itself, by name; told what the asker accepts."""
+"""What this worker reports about itself, by name; each function takes the asker's ``Accept``."""
 
 
 class Peers:
     """The workers of one supervisor.
 
     Args:
-        name: of this one.
+        name: the name of this worker.
     """
 
     def __init__(self, directory: Path, name: str) -> None:
@@ -38,12 +38,12 @@ class Peers:
 
     @classmethod
     def of_supervisor(cls, name: str | None) -> Self | None:
-        """The peers of this worker; None where it is no worker."""
+        """Return the peers of this worker; None if this process is not a worker."""
         directory = os.environ.get(MEETING_VARIABLE)
         return None if not directory or name is None else cls(Path(directory), name)
 
     async def start(self, own: Own) -> None:
-        """Answer the others; the successor of a worker takes over its name."""
+        """Begin to answer the others; the successor of a worker takes over its name."""
 
         async def answer(request: web.Request) -> web.Response:
             body = own[request.match_info["what"]](request.headers.get("Accept", ""))
@@ -58,12 +58,12 @@ class Peers:
         await web.UnixSite(self._runner, path).start()
 
     async def stop(self) -> None:
-        """Answer no more."""
+        """Stop answering."""
         if self._runner is not None:
             await self._runner.cleanup()
 
     async def ask(self, what: str, accept: str = "") -> dict[str, bytes]:
-        """What the others say about themselves, by their names."""
+        """Return what the others report about themselves, by their names."""
         paths = [path for path in self._directory.glob("*.sock") if path.stem != self.name]
         replies = await asyncio.gather(*(_ask(path, what, accept) for path in sorted(paths)))
         return {

@@ -1,6 +1,6 @@
 """Collector: this process' figures as Prometheus' metrics, made when somebody scrapes.
 
-Prefix ``streaming_``, base units, every label value known in advance and shown from 0; nothing per
+Prefix ``streaming_``, base units, every label value known in advance and shown from 0; no labels by
 connection, user or request.
 """
 
@@ -36,11 +36,11 @@ class Collector:
         self._context = context
 
     def describe(self) -> list[Metric]:
-        """Nothing: two applications of one process (tests) may be registered at once."""
+        """Describe nothing: two applications of one process (tests) may be registered at once."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Every metric of this process."""
+        """Return every metric of this process."""
         yield from self._connections()
         yield from self._deliveries()
         yield from self._answers()
@@ -189,7 +189,7 @@ class Collector:
             "streaming_source_up", "Whether a source answers: 1 or 0.", labels=["source"]
         )
         for name in _COMPONENTS:
-            if name in states:  # one that is not configured is neither up nor down
+            if name in states:  # a source that is not configured is neither up nor down
                 sources.add_metric([name], states[name] == "up")
         yield sources
         yield GaugeMetricFamily(
@@ -232,7 +232,7 @@ def _cluster(cluster: Cluster) -> Iterator[Metric]:
 
 
 def publish(context: Context) -> Callable[[], None]:
-    """Show an application's figures in Prometheus' registry; returns what ends that."""
+    """Show an application's figures in Prometheus' registry; return a function that ends that."""
     collector = Collector(context)
     REGISTRY.register(collector)
 

@@ -10,13 +10,13 @@ if TYPE_CHECKING:
 
 
 class Readiness:
-    """Ready until it stops, from the moment that answers could be had for the first time.
+    """Ready from the moment that the upstream first answers until this process stops.
 
-    An upstream that fails later makes nobody unready: the others, to which the traffic would go,
-    ask the same one, and topics are served without it.
+    An upstream that fails later makes no process unready: the others, to which the traffic would go,
+    ask the same upstream, and topics are served without it.
 
     Args:
-        manager: knows whether this process stops.
+        manager: knows whether this process is stopping.
         waits: whether there is an upstream to wait for.
     """
 
@@ -25,13 +25,13 @@ class Readiness:
         self._missing = "The upstream has not been asked yet." if waits else None
 
     def heard(self, health: Health) -> None:
-        """Note how the upstream is."""
+        """Note the health of the upstream."""
         if self._missing is not None:
             answers = health.state in {"up", "absent"}  # absent: nothing is going to come
             self._missing = None if answers else health.reason or "The upstream does not answer."
 
     def reasons(self) -> list[str]:
-        """Why it is not ready, in sentences; none if it is."""
+        """Return why this process is not ready, in sentences; an empty list if it is."""
         if self._manager.leaving:
             return ["This server is stopping."]
         return [] if self._missing is None else [self._missing]

@@ -1,6 +1,6 @@
 """Reload: a configuration that was read again, applied to the running process as far as it can be.
 
-What is open stays as it is, but for connections of keys that are gone or changed: they end.
+What is open stays as it is, except connections of keys that are gone or changed: those end.
 """
 
 from __future__ import annotations
@@ -28,18 +28,20 @@ _OTHERS: Final = frozenset(
         "sse_keep_alive_interval", "sse_retry_timeout", "name",
     }
 )  # fmt: skip
-_TLS: Final = frozenset({"tls_certificate", "tls_key"})  # other files; new contents are found
+_TLS: Final = frozenset(
+    {"tls_certificate", "tls_key"}
+)  # other paths; new contents are noticed anyway
 LIVE: Final = _OTHERS | {
     name for name, row in SETTINGS.items() if row.section in _SECTIONS and name not in _TLS
 }
-"""Settings that take effect while it runs; the others at the next start."""
+"""Settings that take effect while the process runs; the others do at the next start."""
 
 
 def apply(context: Context, read: StreamingConfig) -> None:
-    """Take over what can be changed live, and name in the log what cannot.
+    """Apply what can be changed live, and name in the log what cannot.
 
     Raises:
-        ConfigError: what can be changed does not go with what cannot; nothing is changed.
+        ConfigError: what can be changed does not fit what cannot; nothing is changed.
     """
     before = context.config
     changed = {name for name in SETTINGS if getattr(before, name) != getattr(read, name)}
@@ -59,13 +61,13 @@ def apply(context: Context, read: StreamingConfig) -> None:
 
 
 def _switches(before: StreamingConfig, read: StreamingConfig) -> set[str]:
-    """The gateway, where it would replace the embedded model, or be replaced by it."""
+    """Return the gateway's setting if it would replace the embedded model, or be replaced by it."""
     name = "api_gateway_endpoint"
     return {name} if (getattr(before, name) is None) != (getattr(read, name) is None) else set()
 
 
 def _end_of_keys(context: Context, before: StreamingConfig, after: StreamingConfig) -> None:
-    """End the connections of keys that are gone or changed; they may come again, with a key."""
+    """End the connections of keys that are gone or changed; they may come back, with a key."""
     kept = {key.name for key in before.api_keys if key in after.api_keys}
     if not after.api_keys:
         return

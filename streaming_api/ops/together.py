@@ -11,12 +11,12 @@ Figures = dict[str, Any]
 _SAMPLE: Final = re.compile(rb"([A-Za-z_:][A-Za-z0-9_:]*)(\{)?")
 _NAMED: Final = re.compile(rb"# (?:HELP|TYPE|UNIT) (\S+)")
 _LARGEST: Final = frozenset({"p50", "p90", "p99", "event_loop_lag_seconds", "max_fds"})
-"""What no sum means anything of: the worst is shown."""
+"""Figures that cannot be summed: the worst value is shown."""
 _SAME: Final = frozenset({"target", "reason"})
 
 
 def expositions(parts: Mapping[str, bytes]) -> bytes:
-    """One Prometheus exposition out of several, each sample labelled ``worker``."""
+    """Merge several Prometheus expositions into one, each sample labelled ``worker``."""
     families: dict[bytes, tuple[list[bytes], list[bytes]]] = {}
     eof = False
     for worker, text in parts.items():
@@ -48,9 +48,9 @@ def _labelled(line: bytes, label: bytes) -> bytes:
 
 
 def figures(parts: Mapping[str, Figures]) -> Figures:
-    """One object out of several of the same shape: numbers are added, shares and delays the worst.
+    """Merge several objects of one shape: add numbers, and take the worst of shares and delays.
 
-    What each worker says is under ``workers``.
+    What each worker reports is under ``workers``.
     """
     whole = _together("", list(parts.values()))
     assert isinstance(whole, dict)

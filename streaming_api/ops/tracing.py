@@ -1,7 +1,7 @@
 """Tracing: two spans an answer, sent over OTLP by OpenTelemetry's SDK. Never what it was about.
 
-Only where OTEL_EXPORTER_OTLP_ENDPOINT is set; the SDK (``streaming-api[otel]``) is not imported
-otherwise. The spans are made when an answer has ended, of what is known then: nothing per token.
+Only where OTEL_EXPORTER_OTLP_ENDPOINT is set; otherwise the SDK (``streaming-api[otel]``) is not
+imported. The spans are made when an answer has ended, from what is known then: nothing per token.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ logger = logging.getLogger(__name__)
 _VARIABLES: Final = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 HELP: Final = "pip install 'streaming-api[otel]'"
 _LAST_SECONDS: Final = 3.0
-"""What the collector gets to take the last spans."""
+"""Seconds that the collector gets to take the last spans."""
 _NANO: Final = 1_000_000_000
 _EVENT_GAP: Final = 1.0
-"""Seconds of silence between two chunks from which on it is an event."""
+"""Seconds of silence between two chunks above which the silence is an event."""
 _STALLS: Final = frozenset({"upstream_timeout"})
 
 
 def tracing(service: str) -> Tracing | None:
-    """What makes spans; None where nobody asks for them, or the SDK is missing, which is said."""
+    """Return what makes spans; None if nobody asks for them, or (with a warning) without the SDK."""
     if not any(os.environ.get(name) for name in _VARIABLES):
         return None
     if find_spec("opentelemetry.sdk") is None or find_spec("opentelemetry.exporter") is None:
@@ -46,10 +46,10 @@ def tracing(service: str) -> Tracing | None:
 
 
 class Tracing:
-    """Makes spans of answers that have ended, and sends them in a thread of the SDK's.
+    """Makes spans of answers that have ended, and sends them in a thread of the SDK.
 
     Args:
-        service: the ``service.name`` where OTEL_SERVICE_NAME says no other.
+        service: the ``service.name``, unless OTEL_SERVICE_NAME names another.
     """
 
     def __init__(self, service: str) -> None:
@@ -103,18 +103,18 @@ class Tracing:
             span.end(_nanoseconds(end))
 
     async def close(self) -> None:
-        """Send what is left; a collector that does not answer is not waited for."""
+        """Send what is left, without waiting for a collector that does not answer."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LAST_SECONDS):
                 await asyncio.to_thread(self._provider.shutdown)
 
 
 class _Ids:
-    """Ids that were given to the upstream before there was a span.
+    """Ids that were sent to the upstream before the span existed.
 
     Attributes:
-        next: the place of the span that is made next.
-        generator: hands its ids out, as the SDK asks for them.
+        next: the place in its trace of the span that is made next.
+        generator: gives out the ids when the SDK asks for them.
     """
 
     next: TraceContext
@@ -138,7 +138,7 @@ def _ids() -> _Ids:
 
 
 def _parent(place: TraceContext) -> Context:
-    """The SDK's context of the span that this one is in."""
+    """Return the SDK's context of the span that this one is in."""
     from opentelemetry import trace  # noqa: PLC0415
     from opentelemetry.context import Context  # noqa: PLC0415
 

@@ -29,7 +29,7 @@ def reserve_slot(request: web.Request, kind: str) -> Slot:
     Raises:
         Unavailable: a limit is reached.
         TooMany: this address or key opens too many connections a minute.
-        BadRequest: the request has a body, which no handler reads that takes over without one.
+        BadRequest: the request has a body, which nobody would read.
         MethodNotAllowed: it is a HEAD, whose reply has no body and so leaves nothing to take over.
     """
     if request.method == hdrs.METH_HEAD:
