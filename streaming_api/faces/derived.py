@@ -103,7 +103,7 @@ class Derived:
             self._reader.leave()
 
     def count(self, size: int) -> None:
-        """Count bytes of memory that this stream holds beside its backlog for as long as it lives."""
+        """Count bytes of memory that are held beside the backlog, until this stream is gone."""
         self._counted += size
         self._account.charge(size)
 
@@ -147,7 +147,7 @@ class Derived:
             self._unwatched()
 
     def _unwatched(self) -> None:
-        """Leave the answer, so that it sees that nobody watches; read on if it is to finish anyway."""
+        """Leave the answer, so that it sees that nobody watches; read on if it is to finish."""
         if self._reader is not None and self._answer.request.on_disconnect is not _FINISH:
             self._cursor = self._reader.cursor
             self._reader.leave()
@@ -191,7 +191,7 @@ class Derived:
             tell()
 
     def lose(self) -> None:
-        """Note that the answer has moved on without this stream; tell its viewers they were too slow."""
+        """Tell the viewers that they were too slow: the answer has moved on without this stream."""
         self.lost = True
         self._reader = None
         for viewer in self.channel.viewers():

@@ -150,8 +150,8 @@ _PREFIXES: Final = {
 
 
 @attrs.define
-"""What the assistant says and calls in one turn: one chat message."""
-    """What the assistant says and calls in one go: one chat message."""
+class _Turn:
+    """What the assistant says and calls in one turn: one chat message."""
 
     texts: list[str] = attrs.Factory(list)
     refusals: list[str] = attrs.Factory(list)

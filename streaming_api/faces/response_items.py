@@ -200,8 +200,8 @@ class Call:
     def closed(self, *, whole: bool) -> Events:
         """Return the events with which it ends.
 
-        A call that was cut off has no such events: a client runs the function when they come. It is in
-        the output of the response's last event, as ``incomplete``.
+        A call that was cut off has no such events: a client runs the function when they come. It
+        stands in the output of the response's last event, as ``incomplete``.
         """
         arguments = "".join(self._arguments)
         self._arguments = [arguments]

@@ -144,7 +144,7 @@ def _step(parts: list[Fields]) -> list[dict[str, object]]:
 
 
 _STATES: Final = frozenset({"output-available", "output-error", "output-denied"})
-"""A call without a result: the page has sent a message in between, and the model is not shown it."""
+"""States of a call with a result; a call sent without one is not shown to the model."""
 
 
 def _tool_name(part: Fields) -> str | None:

@@ -15,7 +15,7 @@ _MOST: Final = 200
 
 
 def describe(context: Context) -> str:
-    """List tasks and where they wait, answers, topics, connections; no message content, no secrets."""
+    """List tasks and where they wait, answers, topics, connections; no messages, no secrets."""
     return "\n".join(_lines(context))
 
 

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 _SETTLE: Final = 0.05
 """Seconds between two looks at bytes that the kernel had not taken."""
 _ASK: Final = 5.0
-"""Seconds between two questions to an upstream that is up, unless answers raise a doubt."""
+"""Seconds between two checks of an upstream that is up, unless answers raise a doubt."""
 _PAUSE: Final = 1.0
-"""The least seconds between two questions, and the interval for an upstream that is not up."""
+"""Seconds between two checks at least, and between those of an upstream that is not up."""
 
 
 class Monitor:
@@ -91,7 +91,7 @@ class Monitor:
         )
 
     async def keep_sampling(self) -> None:
-        """Measure twenty times a second how late the loop wakes, and which held-back bytes have gone."""
+        """Note twenty times a second how late this wakes, and which held-back bytes have gone."""
         telemetry = self._context.telemetry
         counted = 0.0
         while True:

@@ -10,10 +10,10 @@ if TYPE_CHECKING:
 
 
 class Readiness:
-    """Ready from the moment that the upstream first answers until this process stops.
+    """Ready from the moment that answers are first available until this process stops.
 
-    An upstream that fails later makes no process unready: the others, to which the traffic would go,
-    ask the same upstream, and topics are served without it.
+    An upstream that fails later makes no process unready: the others, to which the traffic would
+    go, ask the same upstream, and topics are served without it.
 
     Args:
         manager: knows whether this process is stopping.

@@ -28,9 +28,7 @@ _OTHERS: Final = frozenset(
         "sse_keep_alive_interval", "sse_retry_timeout", "name",
     }
 )  # fmt: skip
-_TLS: Final = frozenset(
-    {"tls_certificate", "tls_key"}
-)  # other paths; new contents are noticed anyway
+_TLS: Final = frozenset({"tls_certificate", "tls_key"})  # other paths; new contents are found
 LIVE: Final = _OTHERS | {
     name for name, row in SETTINGS.items() if row.section in _SECTIONS and name not in _TLS
 }

@@ -36,7 +36,7 @@ _STALLS: Final = frozenset({"upstream_timeout"})
 
 
 def tracing(service: str) -> Tracing | None:
-    """Return what makes spans; None if nobody asks for them, or (with a warning) without the SDK."""
+    """Return what makes spans; None if nobody asks for them, or (logged) the SDK is missing."""
     if not any(os.environ.get(name) for name in _VARIABLES):
         return None
     if find_spec("opentelemetry.sdk") is None or find_spec("opentelemetry.exporter") is None:
