@@ -198,7 +198,7 @@ class Derived:
             viewer.connection.too_slow()
 
     async def until_ended(self, seconds: float) -> None:
-        """Wait for the last event, for at most this long."""
+        """Wait for the last event, but no longer than this."""
         if self.ended:
             return
         arrived = asyncio.Event()

@@ -284,7 +284,7 @@ def _repeated(body: Fields) -> dict[str, object]:
 def _text_field(text: Fields) -> dict[str, object]:
     """Return ``text`` as a response repeats it; a schema is named, not repeated.
 
-    The response has ``null`` there by the specification (Open Responses 2026-04-24).
+    The specification has ``null`` in its place (Open Responses 2026-04-24).
     """
     form = optional_object(text, "format", "text.format") or {"type": "text"}
     told: dict[str, object] = {"type": form.get("type")}

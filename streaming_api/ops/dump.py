@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from streaming_api.ops.context import Context
 
 _MOST: Final = 200
-"""Rows of each kind; in more of them a reader would get lost."""
+"""Rows of each kind; a reader would get lost in more."""
 
 
 def describe(context: Context) -> str:
-    """List tasks and where they wait, answers, topics, connections; no messages, no secrets."""
+    """List tasks and where they wait, answers, topics, connections; no content, no secrets."""
     return "\n".join(_lines(context))
 
 

@@ -1,6 +1,6 @@
 """Monitor: this process watches itself, and says so to the topics.
 
-It samples loop lag, rates, what the topic ``metrics`` shows of this process, what the process' own
+It samples loop lag, rates, what the topic ``metrics`` shows of this process, what this process' own
 alerts are based on, and whether the upstream answers.
 """
 

@@ -1,4 +1,4 @@
-"""Tracing: two spans an answer, sent over OTLP by OpenTelemetry's SDK. Never what it was about.
+"""Tracing: two spans an answer, sent over OTLP by OpenTelemetry's SDK. Content is never sent.
 
 Only where OTEL_EXPORTER_OTLP_ENDPOINT is set; otherwise the SDK (``streaming-api[otel]``) is not
 imported. The spans are made when an answer has ended, from what is known then: nothing per token.

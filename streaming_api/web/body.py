@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from streaming_api.web.one_request import OneRequest
 
 BODY_SECONDS: Final = 12.0
-"""Seconds that a client may take to send its body, so that a slow one does not hold a connection.
-With the time in which the rest of a body may linger (`streaming_api.web.http_protocol`) it is gone
-after 15 seconds."""
+"""Seconds that a client may take to send its body; a slower one holds a connection for nothing.
+Together with the seconds in which the rest of a body may linger (`streaming_api.web.http_protocol`)
+it is gone after 15 seconds."""
 BODY_RATE: Final = 128 * 2**10
-"""Bytes a second that a large body must average once those seconds are over."""
+"""Bytes a second that a large body must average beyond those seconds."""
 
 
 async def raw_body(

@@ -88,7 +88,7 @@ class Completion(EventStream):
             self._answer.on_begun.append(self._begun)
 
     def leave_all(self) -> None:
-        """Note that nobody watches here any more."""
+        """Stop watching the answer."""
         super().leave_all()
         self._viewer = None
 
@@ -143,7 +143,7 @@ class Completion(EventStream):
             super().comment(text)
 
     def finished(self, viewer: Watcher) -> None:  # noqa: ARG002 (there is one)
-        """Say how the stream ended, all of which has been written."""
+        """Report how the answer ended; all of its stream has been written."""
         outcome = self._answer.outcome
         assert outcome is not None
         if _has_failed(outcome):
@@ -153,7 +153,7 @@ class Completion(EventStream):
         self.end_body(CloseReason.FINISHED)
 
     def end_body(self, ending: CloseReason) -> None:
-        """End the response, all of which has been sent."""
+        """End the response, whose content is complete."""
         super().end(ending)
 
     def tell_error(self, error: ApiError) -> None:
@@ -239,7 +239,7 @@ def error_of(error: reply_errors.UpstreamFault | None, finish_reason: str) -> Up
 
 
 def with_headers(asked: ChatRequest, request: web.Request) -> ChatRequest:
-    """Return a question with those of the client's headers that go to the upstream."""
+    """Return the request with those of the client's headers that go to the upstream."""
     names = request.app[CONTEXT].config.forward_headers
     return attrs.evolve(asked, headers=chosen(request.headers, names))
 

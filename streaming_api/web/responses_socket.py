@@ -161,7 +161,7 @@ class ResponsesSocket(WebSocket):
             self.tell(error, fields)
 
     def leave_all(self) -> None:
-        """Note that nobody watches here any more."""
+        """Stop watching all responses, and forget those that wait."""
         super().leave_all()
         self._running.clear()
         self._waiting_in.clear()

@@ -59,7 +59,7 @@ class UiReply(Completion):
         return self._derived.attach(self)
 
     def finished(self, viewer: Watcher) -> None:  # noqa: ARG002 (there is one)
-        """Note that the message has ended, which it says itself."""
+        """Note that the message has ended; its last event says so."""
         self._derived.seen = True
         self.end_body(CloseReason.FINISHED)
 

@@ -69,7 +69,7 @@ _CLOSE_TIMEOUT: Final = 5.0
 _LINGER: Final = 1.0
 """Seconds that a client that broke the protocol has to read the close frame."""
 TURN_FRAMES: Final = 64
-"""Frames that one connection may be read in one turn of the loop."""
+"""Frames that are read from one connection in one turn of the loop."""
 TURN_BYTES: Final = 64 * 2**10
 """The same in bytes of payload, decompressed, rounded up to a whole frame."""
 CHOKED_BYTES: Final = 256 * 2**10
@@ -309,7 +309,7 @@ class WebSocket(Connection):
             self.manager.heartbeat_at(self, self._closing_since + _CLOSE_TIMEOUT)
 
     def _hang_up(self) -> None:
-        """Read on for a second, although nothing more can be understood, then drop the connection.
+        """Discard for a second what can no longer be understood, then drop the connection.
 
         Closing with unread bytes sends a reset, which could overtake the close frame.
         """
@@ -329,10 +329,10 @@ class WebSocket(Connection):
         self.transport.close()
 
     def finished(self, viewer: Watcher) -> None:
-        """Keep the socket for the next answer."""
+        """Do nothing: an answer has ended, and the socket stays open for the next."""
 
     def eof_received(self) -> None:
-        """Note that the client sends no more: a WebSocket that ends without a close frame."""
+        """Note that the client sends no more, although it has sent no close frame."""
         if self.ending is None:
             self.ending = CloseReason.CLIENT
 

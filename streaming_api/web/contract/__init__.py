@@ -38,7 +38,7 @@ class Document:
         return cls(body, ETag(hashlib.sha256(body).hexdigest()[:16]))
 
     def answer(self, request: web.Request) -> web.Response:
-        """Send the document, or 304 to a client that has it already."""
+        """Return the document, or 304 for a client that has it already."""
         known = request.if_none_match or ()
         unchanged = any(etag.value in {self.etag.value, "*"} for etag in known)
         if unchanged:
