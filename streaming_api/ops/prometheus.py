@@ -1,6 +1,6 @@
 """Collector: this process' figures as Prometheus' metrics, made when somebody scrapes.
 
-Prefix ``streaming_``, base units, every label value known in advance and shown from 0; no labels by
+Prefix ``streaming_``, base units, every label value known in advance and shown from 0; nothing per
 connection, user or request.
 """
 

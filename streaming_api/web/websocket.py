@@ -155,7 +155,7 @@ class WebSocket(Connection):
         return self._parser.held
 
     def _count_unread(self) -> None:
-        """Count a large message that is not whole yet; close if there is no memory for it."""
+        """Charge what is not a whole message yet; close if a large one finds no memory."""
         is_large = self.unread > TURN_BYTES
         if is_large or self.counted_input:
             self.count_memory()
