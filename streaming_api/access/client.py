@@ -17,20 +17,20 @@ SCOPES: Final = frozenset({"chat", "watch", "alerts", "admin"})
 
 
 COMMAND_BYTES: Final = 16 * 2**10
-"""Bytes of a command that cost as much as a command: to check, to read and to pass on."""
+"""Bytes that cost as much as a whole command to check, to read and to pass on."""
 
 
 @attrs.frozen
 class Client:
-    """Who is at the other end.
+    """The client at the other end of a request or connection.
 
     Attributes:
         owner: the name of its key; "" when no keys are configured.
         scopes: what it may do.
         address: its IP address; behind a trusted proxy, what the proxy says.
         commands: the bucket that its commands are taken from, shared by its connections.
-        authorization: its ``Authorization`` for the gateway; None where it is a key of ours.
-        by_ticket: whether it has come in by a ticket.
+        authorization: its ``Authorization`` for the gateway; None where that holds a key of ours.
+        by_ticket: whether it was admitted by a ticket.
         key: its key, with limits of its own; None without keys.
         face: the API that it speaks: ``openai``, ``websocket``, ... (`streaming_api.web.guard`).
         trace: the trace that it has sent, if any.
@@ -48,19 +48,19 @@ class Client:
 
     @property
     def network(self) -> str:
-        """What limits per address go by (`network_of`)."""
+        """The network that limits per address apply to (`network_of`)."""
         return network_of(self.address)
 
     @property
     def name(self) -> str:
-        """What its limits are counted under: its key, or without keys its network."""
+        """The name under which its limits are counted: its key's, or without keys its network."""
         return self.owner or self.network
 
     def require(self, *scopes: str) -> None:
         """Check that the client has one of these scopes.
 
         Raises:
-            Forbidden: it has none.
+            Forbidden: it has none of them.
         """
         if self.scopes.isdisjoint(scopes):
             needed = " or ".join(scopes)
@@ -68,13 +68,13 @@ class Client:
             raise Forbidden(message, "missing_scope")
 
     def take_command(self, size: int = 0) -> None:
-        """Count one command, before anything is done for it.
+        """Count one command, before any work is done for it.
 
         Args:
-            size: its bytes; a large one counts as one for each started `COMMAND_BYTES`.
+            size: its bytes; a large command counts once for each started `COMMAND_BYTES`.
 
         Raises:
-            TooMany: more than ``commands_per_second``.
+            TooMany: ``commands_per_second`` is exceeded.
         """
         wait = self.commands.take(max(1, -(-size // COMMAND_BYTES)))
         if wait:
@@ -84,7 +84,7 @@ class Client:
 
 @lru_cache(1024)
 def network_of(address: str) -> str:
-    """What limits per address go by: the address; of IPv6 the /64, which is one customer's."""
+    """Return the network that limits apply to: the address; for IPv6 the /64 of one customer."""
     if ":" not in address:
         return address
     parsed = ipaddress.IPv6Address(address.partition("%")[0])  # without the zone (RFC 4007)

@@ -8,10 +8,10 @@ V = TypeVar("V")
 
 
 class FairTable(Generic[V]):
-    """Values by key; when it is full, whoever holds most loses their oldest.
+    """Values by key; when the table is full, the holder of most entries loses the oldest.
 
     Args:
-        most: entries at once.
+        most: entries that are kept at once.
     """
 
     def __init__(self, most: int) -> None:
@@ -23,12 +23,12 @@ class FairTable(Generic[V]):
         return len(self._holders)
 
     def get(self, key: str) -> V | None:
-        """The value of a key, or None."""
+        """Return the value of a key, or None."""
         holder = self._holders.get(key)
         return None if holder is None else self._held[holder][key]
 
     def put(self, key: str, value: V, holder: str) -> None:
-        """Keep a value, newer than all others of its holder."""
+        """Store a value as the newest of its holder."""
         self.pop(key)
         if len(self._holders) >= self._most:
             fullest = max(self._held, key=lambda holder: len(self._held[holder]))
@@ -37,7 +37,7 @@ class FairTable(Generic[V]):
         self._held.setdefault(holder, {})[key] = value
 
     def pop(self, key: str) -> V | None:
-        """Forget a key; its value, or None."""
+        """Remove a key; return its value, or None."""
         holder = self._holders.pop(key, None)
         if holder is None:
             return None

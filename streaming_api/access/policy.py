@@ -43,7 +43,7 @@ class Policy:
         self.apply(config)
 
     def apply(self, config: StreamingConfig) -> None:
-        """Go by this configuration from now on; what was taken of a rate is given back."""
+        """Apply this configuration from now on; all buckets start full again."""
         self._keys: Sequence[ApiKey] = tuple(config.api_keys)
         self._origins = frozenset(origin.rstrip("/").lower() for origin in config.allowed_origins)
         self._hosts = {"localhost", socket.gethostname().lower(), *config.allowed_hosts}
@@ -67,7 +67,7 @@ class Policy:
         *,
         by_ticket: bool = False,
     ) -> Client:
-        """The client with this key (None: open access) at this address."""
+        """Return the client with this key (None: open access) at this address."""
         owner = key.name if key is not None else ""
         scopes = frozenset(key.scopes) if key is not None else SCOPES
         bucket = self._commands.get(f"key {owner}" if owner else f"address {network_of(address)}")
@@ -75,14 +75,14 @@ class Policy:
         return Client(owner, scopes, address, bucket, forwarded, by_ticket, key)
 
     def key_names(self) -> list[str]:
-        """Of every key that is configured."""
+        """Return the names of all configured keys."""
         return [key.name for key in self._keys]
 
     def key_of(self, token: str) -> ApiKey:
-        """The key that this is the secret of; compared in constant time, with every key.
+        """Return the key whose secret this is; compare in constant time, with every key.
 
         Raises:
-            Unauthorized: no such key.
+            Unauthorized: there is no such key.
         """
         digest = hashlib.sha256(token.encode(errors="surrogateescape")).hexdigest()
         found = None
@@ -96,11 +96,11 @@ class Policy:
         return found
 
     def issue_ticket(self, client: Client) -> str:
-        """A one-use ticket for what cannot send headers; good for TICKET_SECONDS.
+        """Issue a one-use ticket for clients that cannot send headers; good for TICKET_SECONDS.
 
         Raises:
-            Forbidden: it has come by a ticket itself, which would then be good for ever.
-            TooMany: more than ``commands_per_second``.
+            Forbidden: the client itself was admitted by a ticket, which could be renewed for ever.
+            TooMany: ``commands_per_second`` is exceeded.
         """
         client.take_command()
         if client.by_ticket:
@@ -112,7 +112,7 @@ class Policy:
         return ticket
 
     def key_named(self, owner: str) -> ApiKey | None:
-        """The key of this name; None where no keys are configured.
+        """Return the key of this name; None where no keys are configured.
 
         Raises:
             Unauthorized: there is no such key any more.
@@ -124,10 +124,10 @@ class Policy:
         return key
 
     def redeem(self, ticket: str) -> ApiKey | None:
-        """The key that the ticket was issued for; the ticket is used up.
+        """Return the key that the ticket was issued for; the ticket is used up.
 
         Raises:
-            Unauthorized: unknown, used or too old.
+            Unauthorized: the ticket is unknown, used or too old.
         """
         key, until = self._tickets.pop(ticket) or (None, 0.0)
         if time.monotonic() > until or (key not in self._keys and not self.open):
@@ -141,7 +141,7 @@ class Policy:
         """Refuse a Host that DNS rebinding could have brought: a name that is not this machine's.
 
         Raises:
-            Forbidden: neither an IP literal, nor localhost, nor this machine's name, nor allowed.
+            Forbidden: it is no IP literal, not localhost, not this machine's name, and not allowed.
         """
         name = _hostname(host)
         if name is None or (name not in self._hosts and not _is_address(name)):
@@ -149,11 +149,11 @@ class Policy:
             raise Forbidden(message, "host_not_allowed")
 
     def scheme(self, peer: str, own: str, forwarded: str) -> str | None:
-        """What the browser speaks: ``https``, ``http``, or None where that is not known.
+        """Return the browser's scheme: ``https``, ``http``, or None where that is not known.
 
         Args:
-            peer: who has connected.
-            own: what this server speaks.
+            peer: the address that has connected.
+            own: the scheme of this server.
             forwarded: X-Forwarded-Proto, of which a trusted proxy has added the last word.
         """
         if forwarded and self._trusted(peer):
@@ -171,15 +171,15 @@ class Policy:
         return origin.lower() in self._origins
 
     def check_origin(self, origin: str, host: str, scheme: str | None = None) -> None:
-        """Refuse other sites' pages; no Origin is no browser.
+        """Refuse other sites' pages; a request without an Origin comes from no browser.
 
         Args:
-            origin: of the page.
-            host: that the request was sent to.
-            scheme: that the browser speaks, where it is known.
+            origin: the page's origin.
+            host: the host that the request was sent to.
+            scheme: the browser's scheme, where it is known.
 
         Raises:
-            Forbidden: neither the same origin nor an allowed one.
+            Forbidden: it is neither the same origin nor an allowed one.
         """
         if self.is_allowed_origin(origin):
             return
@@ -197,7 +197,7 @@ class Policy:
             raise Forbidden(message, "origin_not_allowed")
 
     def address(self, peer: str, forwarded: Iterable[str]) -> str:
-        """The client's address: X-Forwarded-For read from the right, past trusted proxies."""
+        """Return the client's address: X-Forwarded-For from the right, past trusted proxies."""
         address = peer
         for hop in reversed(list(forwarded)):
             if not self._trusted(address):
@@ -215,7 +215,7 @@ class Policy:
         except ValueError:
             return False
         if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is not None:
-            parsed = parsed.ipv4_mapped  # of an IPv4 client, where :: is listened on
+            parsed = parsed.ipv4_mapped  # the address of an IPv4 client, where :: is listened on
         return any(parsed in network for network in self._proxies)
 
     # How often
@@ -224,7 +224,7 @@ class Policy:
         """Count one connection from this address, and with this key.
 
         Raises:
-            TooMany: more than ``connections_per_minute``.
+            TooMany: ``connections_per_minute`` is exceeded.
         """
         wait = self._connections.get(f"address {client.network}").take()
         if not wait and client.owner:
@@ -235,7 +235,7 @@ class Policy:
 
 
 def _hostname(host: str) -> str | None:
-    """The name in ``name:port``, lower case, without brackets and the dot of the root."""
+    """Return the name in ``name:port``, in lower case, without brackets and the root's dot."""
     found = _HOST.fullmatch(host.lower())
     return None if found is None else found[1].strip("[]").removesuffix(".")
 

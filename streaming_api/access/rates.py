@@ -20,9 +20,9 @@ class Bucket:
         self._when = time.monotonic()
 
     def take(self, count: float = 1) -> float:
-        """Take tokens. Returns 0, or the seconds until there are so many.
+        """Take tokens; return 0, or the seconds until there are enough of them.
 
-        More than there can ever be at once are given to who finds the bucket full.
+        A request for more than the bucket can ever hold succeeds when the bucket is full.
         """
         if not self._rate:
             return 0.0
@@ -37,7 +37,7 @@ class Bucket:
 
 
 class Buckets:
-    """Token buckets by name; those not used for longest are forgotten first."""
+    """Token buckets by name; the least recently used are forgotten first."""
 
     def __init__(self, rate: float, burst: float) -> None:
         self._rate = rate
@@ -45,7 +45,7 @@ class Buckets:
         self._buckets: OrderedDict[str, Bucket] = OrderedDict()
 
     def get(self, name: str) -> Bucket:
-        """The bucket of this name."""
+        """Return the bucket of this name."""
         bucket = self._buckets.get(name)
         if bucket is None:
             bucket = self._buckets[name] = Bucket(self._rate, self._burst)

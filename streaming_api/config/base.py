@@ -18,7 +18,7 @@ class APIConfigSchema:
     Every field is a keyword with a default; lists may be given where tuples are kept.
 
     Raises:
-        ConfigError: With everything that does not fit, at once.
+        ConfigError: A value does not fit; it lists all that do not, at once.
     """
 
     host: str = setting(
@@ -68,7 +68,7 @@ class APIConfigSchema:
     )
 
     def __attrs_post_init__(self) -> None:
-        """Check every value, and then what they say together."""
+        """Check every value, and then how the values fit together."""
         problems = settle(self)
         wrong = {name for problem in problems for name in problem.fields}
         problems += [p for p in self._conflicts() if wrong.isdisjoint(p.fields)]
@@ -76,5 +76,5 @@ class APIConfigSchema:
             raise ConfigError(problems)
 
     def _conflicts(self) -> Iterator[Problem]:
-        """What does not go together among values that are each allowed."""
+        """Yield conflicts between values that are each allowed."""
         yield from ()

@@ -37,7 +37,7 @@ class CertificateError(ValueError):
 
 @attrs.frozen
 class Validity:
-    """From when until when a certificate is valid, both included (RFC 5280, section 4.1.2.5)."""
+    """The first and last moment at which a certificate is valid (RFC 5280, section 4.1.2.5)."""
 
     not_before: datetime
     not_after: datetime
@@ -57,7 +57,7 @@ class KeyPair:
 
 
 def load_key_pair(certificate: Path, key: Path) -> KeyPair:
-    """Read both files once, and make sure that they can be served now.
+    """Read both files once, and check that they can be served now.
 
     Raises:
         CertificateError: a file cannot be read, the key does not fit, or the server's own
@@ -124,7 +124,7 @@ class _EncryptedKey(Exception):
 
 
 def _no_password() -> Never:
-    """Nobody sits at a terminal to be asked for one."""
+    """Refuse to ask for a password: nobody sits at a terminal."""
     raise _EncryptedKey
 
 
@@ -142,7 +142,7 @@ def _refusal(error: ssl.SSLError) -> CertificateError:
 
 @contextmanager
 def _file_in_memory(content: bytes) -> Iterator[str]:
-    """A path that holds this content; OpenSSL reads from paths only, and keys stay off the disk."""
+    """Yield a path to this content: OpenSSL reads only from paths, and keys stay off the disk."""
     descriptor = os.memfd_create("tls", os.MFD_CLOEXEC)
     try:
         with open(descriptor, "wb", closefd=False) as file:
@@ -156,7 +156,7 @@ def _file_in_memory(content: bytes) -> Iterator[str]:
 
 
 def validity(der: bytes) -> Validity:
-    """The dates of a certificate: Certificate.tbsCertificate.validity (RFC 5280, section 4.1).
+    """Return a certificate's dates: Certificate.tbsCertificate.validity (RFC 5280, section 4.1).
 
     Raises:
         ValueError, IndexError: it is not well-formed.
@@ -175,7 +175,7 @@ def validity(der: bytes) -> Validity:
 
 
 def _element(der: bytes, at: int) -> tuple[int, int, int]:
-    """An element's tag, and where its contents begin and end (X.690, section 8.1)."""
+    """Return an element's tag, and where its contents begin and end (X.690, section 8.1)."""
     tag, length, start = der[at], der[at + 1], at + 2
     if length & 0x80:
         size = length & 0x7F
@@ -187,6 +187,6 @@ def _element(der: bytes, at: int) -> tuple[int, int, int]:
 def _time(der: bytes, at: int) -> tuple[datetime, int]:
     tag, start, end = _element(der, at)
     text = der[start:end].decode("ascii")
-    if tag == _UTC_TIME:  # two digits of the year: 1950 to 2049
+    if tag == _UTC_TIME:  # the year has two digits: 1950 to 2049
         text = ("19" if text >= "50" else "20") + text
     return datetime.strptime(text, "%Y%m%d%H%M%SZ").replace(tzinfo=UTC), end

@@ -31,21 +31,21 @@ class Unfit(ValueError):
     """
 
     def __init__(self, found: object, needs: str, *, secret: bool = False) -> None:
-        """Keep all; the sentence is made when it is known whether the value may be shown."""
+        """Keep all of it; whether the value may be shown is known only when the sentence is made."""
         super().__init__(needs)
         self.found = found
         self.needs = needs
         self.secret = secret
 
     def sentence(self, *, secret: bool) -> str:
-        """``found ..., needs ...``; without what was found when that is `secret`."""
+        """Return ``found ..., needs ...``, without what was found when that is `secret`."""
         hidden = secret or self.secret
         shown = "a value that does not fit (not shown)" if hidden else describe(self.found)
         return f"found {shown}, needs {self.needs}"
 
 
 def structure(raw: object, kind: type) -> Any:  # noqa: ANN401 - the type is the argument
-    """`raw` as a value of type `kind`.
+    """Return `raw` as a value of type `kind`.
 
     Raises:
         Unfit: It is a plain value of another type.
@@ -55,7 +55,7 @@ def structure(raw: object, kind: type) -> Any:  # noqa: ANN401 - the type is the
 
 
 def sentences(error: Exception, *, secret: bool) -> list[tuple[str, str]]:
-    """What `structure` objected to, as pairs of the place inside the value and a sentence."""
+    """List what `structure` objected to: pairs of the place inside the value and a sentence."""
 
     def tell(cause: BaseException, _: type | None) -> str:
         match cause:

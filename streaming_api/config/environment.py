@@ -18,13 +18,13 @@ CONFIG_VARIABLE: Final = "STREAMING_API_CONFIG"
 """Names the YAML file where the command line does not."""
 
 FILE_SUFFIX: Final = "_FILE"
-"""Behind the variable of a secret: names the file that holds it (Docker, Kubernetes)."""
+"""Appended to the variable of a secret, names the file that holds it (Docker, Kubernetes)."""
 
 _OURS = "STREAMING_"
 _LINK = re.compile(
     r"[A-Z0-9_]+_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT_[0-9]+_(TCP|UDP|SCTP)(_[A-Z]+)?)"
 )
-"""What Kubernetes and Docker set for a Service of a name like ours, to whatever else runs there."""
+"""Variables that Kubernetes and Docker set for a Service named like ours, for all its neighbours."""
 _LINK_URL = re.compile(r"(tcp|udp|sctp)://.*")
 _BOOLEANS = dict.fromkeys(("true", "1", "yes", "on"), True) | dict.fromkeys(
     ("false", "0", "no", "off"), False
@@ -36,7 +36,7 @@ _NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]{1,4})?")
 def variables(
     table: Mapping[str, Setting], environ: Mapping[str, str]
 ) -> tuple[dict[str, object], list[Problem]]:
-    """Raw values by flat name, and the problems with what cannot be read or is unknown."""
+    """Return raw values by flat name, and the problems with what cannot be read or is unknown."""
     values: dict[str, object] = {}
     problems: list[Problem] = []
     for name, row in table.items():
@@ -56,7 +56,7 @@ def variables(
 
 
 def _text(row: Setting, environ: Mapping[str, str], problems: list[Problem]) -> str | None:
-    """The text of a variable; of a secret also that of the file which ``NAME_FILE`` names."""
+    """Return a variable's text; for a secret also that of the file which ``NAME_FILE`` names."""
     text, named = environ.get(row.env), row.env + FILE_SUFFIX
     if not row.secret or named not in environ:
         return text
@@ -71,9 +71,9 @@ def _text(row: Setting, environ: Mapping[str, str], problems: list[Problem]) -> 
 
 
 def raw_value(row: Setting, text: str) -> object:
-    """`text` as what YAML would have given; text that is nothing of the kind stays text.
+    """Return `text` as what YAML would have given; text that is nothing of the kind stays text.
 
-    Lists and mappings are JSON or YAML, lists of plain words also words between commas; empty means
+    Lists and mappings are JSON or YAML; lists of plain words may use commas alone; empty means
     unset where the setting may be unset.
 
     Raises:
@@ -103,11 +103,11 @@ def _structured(text: str) -> object:
 
 
 def read_env_file(path: Path) -> dict[str, str]:
-    """The variables in a file, read as systemd reads an EnvironmentFile (systemd.exec(5)).
+    """Return the variables in a file, read as systemd reads an EnvironmentFile (systemd.exec(5)).
 
     Lines of ``NAME=value``; comments begin a line with # or ;. A value may be quoted with ' or ",
     over several lines too; a backslash escapes, and joins lines. The last of two equal names wins.
-    Where systemd would pass over a line in silence, this is a problem.
+    A line that systemd would silently ignore is a problem here.
 
     Raises:
         ConfigError: It cannot be read, or a line is not an assignment.
@@ -148,7 +148,7 @@ _ESCAPE = re.compile(r"\\(.?)", re.DOTALL)
 
 
 def _quoted_or_bare(text: str, at: int) -> tuple[str | None, int]:
-    """The value that begins at `at`, None if a quote is not closed, and where it ends."""
+    """Return the value that begins at `at` (None if a quote is not closed) and where it ends."""
     parts: list[str] = []
     while True:
         at = _BLANK.match(text, at).end()  # type: ignore[union-attr]
@@ -199,7 +199,7 @@ def _unknown(table: Mapping[str, Setting], environ: Mapping[str, str]) -> list[s
 
 
 def _is_a_link(name: str, text: str) -> bool:
-    """Whether a variable is no setting: ``STREAMING_API_PORT=tcp://10.0.0.1:9096`` is none."""
+    """Return whether a variable is a link, no setting: ``STREAMING_API_PORT=tcp://10.0.0.1:9096``."""
     return bool(_LINK.fullmatch(name)) or (
         name.endswith("_PORT") and bool(_LINK_URL.fullmatch(text))
     )

@@ -30,7 +30,7 @@ class Setting:
         name: Flat name, the field of the class.
         kind: Type of its values.
         default: Value when no source gives one.
-        path: Where it stands in the YAML, ``section.key``.
+        path: Its place in the YAML, ``section.key``.
         env: Environment variable.
         help: One line on what it does.
         unit: Unit of a number, or empty.
@@ -38,7 +38,7 @@ class Setting:
         most: Largest number allowed.
         choices: The words allowed, in their usual spelling; any case is accepted.
         secret: Its value is never shown.
-        check: A rule of its own; returns the value tidied or raises `Unfit`.
+        check: A rule of its own; returns the value, normalised, or raises `Unfit`.
     """
 
     name: str = ""
@@ -90,10 +90,10 @@ class Setting:
         return type(None) in get_args(self.kind)
 
     def accept(self, raw: object) -> Any:  # noqa: ANN401 - `kind` says which
-        """`raw` as a value of this setting.
+        """Return `raw` as a value of this setting.
 
         Raises:
-            Unfit, cattrs.BaseValidationError: Told in words by `refusals`.
+            Unfit, cattrs.BaseValidationError: The value does not fit; `refusals` says why.
         """
         value = structure(raw, self.kind)
         if value is None:
@@ -109,7 +109,7 @@ class Setting:
         return self.check(value) if self.check else value
 
     def refusals(self, error: Exception) -> list[tuple[str, str]]:
-        """What `accept` objected to: the place inside the value, and a sentence."""
+        """List what `accept` objected to: the place inside the value, and a sentence."""
         plain = self.plain in {int, float, bool} or self.choices
         if isinstance(error, Unfit) and plain:
             error = Unfit(error.found, self.needs)
@@ -150,7 +150,7 @@ def setting(  # noqa: PLR0913 - one keyword for each column of the table
 
 @cache
 def settings_of(cls: type[attrs.AttrsInstance]) -> Mapping[str, Setting]:
-    """Every setting of a class by its flat name, section by section."""
+    """Return every setting of a class by its flat name, section by section."""
     rows = [_row(field) for field in attrs.fields(cls)]
     sections = list(dict.fromkeys(row.section for row in rows))
     rows.sort(key=lambda row: sections.index(row.section))

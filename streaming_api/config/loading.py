@@ -83,7 +83,7 @@ def load(
         overrides: Values by flat name, from the command line.
 
     Raises:
-        ConfigError: With everything that is wrong in all the sources, at once. A wrong value is a
+        ConfigError: Something is wrong; it lists all of it, for all sources. A wrong value is a
             problem even where another source overrides it.
     """
     problems: list[Problem] = []
@@ -120,7 +120,7 @@ def _together(
     unreadable: set[str],
     problems: list[Problem],
 ) -> StreamingConfig | None:
-    """The whole, or None and problems with values that do not go together."""
+    """Return the configuration, or None after adding problems with values that conflict."""
     try:
         return StreamingConfig(**accepted)  # type: ignore[arg-type]
     except ConfigError as error:
@@ -176,7 +176,7 @@ def _given_in_section(
 
 
 def _nearest(word: str, known: list[str] | tuple[str, ...]) -> str:
-    """Where `word` belongs, if it is a setting of another section, or the word most like it."""
+    """Return where `word` belongs, if it is another section's setting, or the word most like it."""
     if word in SETTINGS:
         return f" (write it as {SETTINGS[word].path})"
     at_home = [path for path in _PATHS if path.partition(".")[2] == word]
@@ -184,7 +184,7 @@ def _nearest(word: str, known: list[str] | tuple[str, ...]) -> str:
 
 
 def _from_credentials(environ: Mapping[str, str], problems: list[Problem]) -> list[_Given]:
-    """Keys from a systemd credential (systemd.exec(5), LoadCredential)."""
+    """Return the keys in a systemd credential (systemd.exec(5), LoadCredential)."""
     directory = environ.get("CREDENTIALS_DIRECTORY")
     path = Path(directory or "", "api_keys")
     if not directory or not path.exists():

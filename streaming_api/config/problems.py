@@ -25,7 +25,7 @@ class Problem:
         message: What was found and what would be right, in one line.
         source: The file as it was named, ``environment NAME``, ``command line``, or empty when the
             object was built in code.
-        line: Channel in that file, from 1; None where there is none.
+        line: Line in that file, from 1; None where there is none.
         fields: The flat names of the settings that it is about.
     """
 
@@ -36,7 +36,7 @@ class Problem:
     fields: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """``FILE:LINE: PATH: MESSAGE``, without the parts that there are not."""
+        """Return ``FILE:LINE: PATH: MESSAGE``, without the parts that are missing."""
         place = f"{self.source}:{self.line}" if self.line is not None else self.source
         return printable(": ".join(part for part in (place, self.path, self.message) if part))
 
@@ -79,13 +79,13 @@ def describe(value: object) -> str:
 
 
 def shorten(text: str) -> str:
-    """`text` on one line, control characters escaped and cut to `LONGEST_SHOWN` characters."""
+    """Return `text` on one line, control characters escaped, cut to `LONGEST_SHOWN` characters."""
     shown = printable(text[: LONGEST_SHOWN + 1])
     return shown if len(shown) <= LONGEST_SHOWN else shown[:LONGEST_SHOWN] + "..."
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`` (did you mean X?)`` for the known word nearest to `word`, or nothing."""
+    """Return `` (did you mean X?)`` for the known word nearest to `word`, or an empty text."""
     near = difflib.get_close_matches(word.lower(), list(known), n=1)
     near = near or difflib.get_close_matches(word.upper(), list(known), n=1)
     return f" (did you mean {near[0]}?)" if near else ""

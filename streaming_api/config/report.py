@@ -10,7 +10,7 @@ from streaming_api.config.problems import shorten
 
 
 def effective(loaded: Loaded) -> str:
-    """One line for each setting: YAML path, value, origin, in columns; no secret."""
+    """Return one line for each setting: YAML path, value, origin, in columns; no secret."""
     lines = [
         (row.path, _in_effect(row, getattr(loaded.config, name)), loaded.origins[name])
         for name, row in SETTINGS.items()
@@ -22,7 +22,7 @@ def effective(loaded: Loaded) -> str:
 
 
 def markdown_table() -> str:
-    """Every setting as a Markdown table: YAML path, environment variable, default, meaning."""
+    """Return all settings as a Markdown table: YAML path, environment variable, default, meaning."""
     head = "| setting | environment | default | meaning |\n|---|---|---|---|"
     rows = [
         f"| `{row.path}` | `{row.env}` | {_default(row)} | {row.help} |"

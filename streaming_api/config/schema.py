@@ -27,7 +27,7 @@ RELAY_PATHS: Final = (
     "/v1/embeddings", "/v1/completions", "/v1/messages", "/v1/messages/count_tokens",
     "/v1/audio/*", "/v1/images/*", "/v1/rerank", "/v1/moderations", "/tokenize", "/detokenize",
 )  # fmt: skip
-"""What an OpenAI-compatible client may ask for beside answers. Files and batches are not among it:
+"""What an OpenAI-compatible client may ask for besides answers. Files and batches are left out:
 under one key of the gateway every client would see everybody's."""
 
 
@@ -40,7 +40,7 @@ class StreamingConfig(APIConfigSchema):
     `ApiKey` records are.
 
     Raises:
-        ConfigError: With everything that does not fit, at once.
+        ConfigError: A value does not fit; it lists all that do not, at once.
     """
 
     # service
@@ -504,14 +504,14 @@ class StreamingConfig(APIConfigSchema):
 
     @property
     def memory_budget(self) -> int:
-        """Bytes of ``memory_budget_mb``, the default filled in."""
+        """The bytes of ``memory_budget_mb``, or its default."""
         if self.memory_budget_mb:
             return self.memory_budget_mb * 2**20
         return int(self.memory_gb * 2**30) // 4
 
     @property
     def drain_seconds(self) -> float:
-        """What running answers get to end at a stop: ``drain_timeout``, or its default."""
+        """Seconds that running answers get to end at a stop: ``drain_timeout``, or its default."""
         if self.drain_timeout is not None:
             return self.drain_timeout
         return 30.0 if self.cluster_url is None else 120.0

@@ -11,11 +11,11 @@ class Source:
     """The configuration of a process, and how to read it again.
 
     Args:
-        config: as it was read first.
+        config: the configuration as first read.
         read: reads all of it again; raises ConfigError.
 
     Attributes:
-        config: as it was read last without a problem.
+        config: the configuration as last read without a problem.
     """
 
     def __init__(self, config: StreamingConfig, read: Callable[[], StreamingConfig]) -> None:
@@ -23,7 +23,7 @@ class Source:
         self._read = read
 
     def read(self) -> StreamingConfig:
-        """Read it again, and keep it.
+        """Read the configuration again, and keep it.
 
         Raises:
             ConfigError: it cannot be used; `config` stays what it was.

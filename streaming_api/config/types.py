@@ -57,18 +57,18 @@ def _lower(text: str) -> str:
 
 @attrs.frozen(kw_only=True)
 class ApiKey:
-    """Someone who may come in.
+    """A key that admits its holder.
 
     Attributes:
-        name: Who it is, for logs and counters; not secret.
+        name: The holder's name, for logs and counters; not secret.
         sha256: SHA-256 of the key as 64 lower-case hexadecimal digits; the key itself is stored
             nowhere.
         scopes: What they may do.
         answers: How many of their answers may run at once; 0 for no limit of their own.
         tokens_per_minute: What they may use in a minute; 0 for no limit.
         tokens_per_day: What they may use in 24 hours; 0 for no limit.
-        models: What they may ask; none for every model.
-        expires: When the key ends, a date or a time in UTC; empty for never.
+        models: The models that they may ask; empty for every model.
+        expires: When the key expires, a date or a time in UTC; empty for never.
     """
 
     name: KeyName
@@ -81,7 +81,7 @@ class ApiKey:
     expires: Expiry = ""
 
     def has_expired(self, now: datetime) -> bool:
-        """Whether the key has ended."""
+        """Return whether the key has expired."""
         if not self.expires:
             return False
         return now >= datetime.fromisoformat(self.expires).replace(tzinfo=UTC)

@@ -17,26 +17,26 @@ HOST_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9_]([a-z0-9_-]{0,62})(\.[a-z0-9_]([a
 
 
 def one_line(text: str) -> str:
-    """Text of 1 to 200 printable characters."""
+    """Accept text of 1 to 200 printable characters."""
     if not text.strip() or not text.isprintable() or len(text) > 200:
         raise Unfit(text, "one line of 1 to 200 printable characters")
     return text
 
 
 def header_token(text: str) -> str:
-    """A credential as it can stand in an HTTP header: visible ASCII without blanks."""
+    """Accept a credential that an HTTP header can hold: visible ASCII without blanks."""
     if not re.fullmatch(r"[!-~]+", text):
         raise Unfit(text, "the key itself: visible ASCII characters without blanks")
     return text
 
 
 def endpoint(url: str) -> str:
-    """An http or https URL with a host and without credentials, query or fragment."""
+    """Accept an http or https URL with a host and without credentials, query or fragment."""
     return _url(url, refused="blanks, query or fragment")
 
 
 def gateway(url: str) -> str:
-    """An http or https URL as `endpoint` takes it; a query goes with every request."""
+    """Accept an http or https URL as `endpoint` does; a query is sent with every request."""
     address, mark, query = url.partition("?")
     return _url(address, query, refused="blanks or fragment") + mark + query
 
@@ -49,7 +49,7 @@ def _url(url: str, query: str = "", *, refused: str) -> str:
     except ValueError:
         needs = f"{needs} (its host or port cannot be read)"
         raise Unfit(url, needs, secret="@" in url) from None
-    if "@" in url:  # also where urlsplit finds no user name: no password may reach a message
+    if "@" in url:  # even where urlsplit finds no user name: no password may reach a message
         raise Unfit(url, f"{needs} without user name and password in it", secret=True)
     if parts.scheme not in {"http", "https"}:
         raise Unfit(url, f"{needs} (http or https)")
@@ -61,7 +61,7 @@ def _url(url: str, query: str = "", *, refused: str) -> str:
 
 
 def store_url(url: str) -> str:
-    """The URL of a Redis or Valkey; it may hold a password and is never shown."""
+    """Accept the URL of a Redis or Valkey; it may hold a password and is never shown."""
     needs = "redis://HOST:PORT, rediss://HOST:PORT or unix:///PATH"
     try:
         parts = urlsplit(url)
@@ -75,31 +75,31 @@ def store_url(url: str) -> str:
 
 
 def key_prefix(text: str) -> str:
-    """What the names of keys in the store may begin with."""
+    """Accept a prefix for the names of keys in the store."""
     if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", text):
         raise Unfit(text, "1 to 64 letters, digits, dots, dashes and underscores")
     return text
 
 
 def host_to_bind(host: str) -> str:
-    """An address or a host name to listen on."""
+    """Accept an address or a host name to listen on."""
     if not _is_host(host.lower()):
         raise Unfit(host, "an address or a host name, such as 127.0.0.1 or 0.0.0.0")
     return host
 
 
 def origins(entries: tuple[str, ...]) -> tuple[str, ...]:
-    """Origins as browsers send them (RFC 6454, section 6.2), in lower case."""
+    """Accept origins as browsers send them (RFC 6454, section 6.2); return them in lower case."""
     return tuple(_origin(entry) for entry in entries)
 
 
 def host_names(entries: tuple[str, ...]) -> tuple[str, ...]:
-    """Host names or addresses without port, in lower case; IPv6 without brackets."""
+    """Accept host names or addresses without port; return them in lower case, without brackets."""
     return tuple(_host_name(entry) for entry in entries)
 
 
 def paths(entries: tuple[str, ...]) -> tuple[str, ...]:
-    """Paths of requests, percent-encoded; ``*`` at the end stands for any rest."""
+    """Accept request paths, percent-encoded; ``*`` at the end stands for any rest."""
     for entry in entries:
         if not re.fullmatch(r"/[A-Za-z0-9._~%/-]*\*?", entry) or "//" in entry:
             raise Unfit(entry, "a path like /v1/embeddings or /v1/audio/*")
@@ -107,12 +107,12 @@ def paths(entries: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def model(choice: str) -> str:
-    """``auto``, ``none`` or the path of a .gguf file that exists."""
+    """Accept ``auto``, ``none`` or the path of a .gguf file that exists."""
     if choice in {"auto", "none"}:
         return choice
     try:
         path = Path(choice).expanduser()
-    except (RuntimeError, ValueError):  # ~somebody who is not known here; a NUL in the name
+    except (RuntimeError, ValueError):  # "~user" of an unknown user; a NUL in the name
         path = Path(choice)
     if path.suffix.lower() != ".gguf":
         raise Unfit(choice, "auto, none or the path of a .gguf file")
@@ -122,7 +122,7 @@ def model(choice: str) -> str:
 
 
 def existing_file(path: Path) -> Path:
-    """The path of a file that exists."""
+    """Accept the path of a file that exists."""
     if not _is_file(path):
         raise Unfit(str(path), "the path of a file that exists (there is none at this path)")
     return path
@@ -131,7 +131,7 @@ def existing_file(path: Path) -> Path:
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except (OSError, ValueError):  # too long, not to be searched, a NUL
+    except (OSError, ValueError):  # the path is too long, not searchable, or holds a NUL
         return False
 
 

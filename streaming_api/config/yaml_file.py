@@ -27,7 +27,7 @@ _MOST_DIGITS = 400
 
 @attrs.define
 class Document:
-    """What a file says.
+    """The content of a file.
 
     Attributes:
         source: The file as it was named.
@@ -48,21 +48,21 @@ class Document:
         self.problems.append(Problem(path=path, message=message, source=self.source, line=line))
 
     def channel_of(self, place: str) -> int | None:
-        """Line of the value at `place`, or of the nearest value around it."""
+        """Return the line of the value at `place`, or of the nearest value around it."""
         while place not in self.lines and place:
             place = place[: max(place.rfind("."), place.rfind("["), 0)]
         return self.lines.get(place)
 
 
 def read_yaml(path: Path) -> Document:
-    """Read a file; never raises for what is in it, nor for its absence."""
+    """Read a file; never raise for its content, nor for its absence."""
     document = Document(source=str(path))
     text = read_text(path, document)
     return document if text is None else parse_yaml(text, document)
 
 
 def parse_yaml(text: str, document: Document) -> Document:
-    """Read text into a document; never raises for what is in it."""
+    """Read text into a document; never raise for its content."""
     node = _compose(text, document)
     if isinstance(node, yaml.MappingNode):
         _merge_sections(node)
@@ -72,7 +72,7 @@ def parse_yaml(text: str, document: Document) -> Document:
 
 
 def read_text(path: Path, document: Document) -> str | None:
-    """The text of a file, or None and a problem in `document`."""
+    """Return the text of a file, or None after noting a problem in `document`."""
     try:
         with path.open("rb") as file:
             raw = file.read(LARGEST + 1)
@@ -133,7 +133,7 @@ def _compose(text: str, document: Document) -> yaml.Node | None:
 
 
 def _merge_sections(root: yaml.MappingNode) -> None:
-    """Join the parts of a section that comes in several; an empty section has no settings."""
+    """Join the parts of a section that appears several times; an empty one has no settings."""
     parts: dict[str, yaml.MappingNode] = {}
     kept = []
     for key, value in root.value:

@@ -24,13 +24,13 @@ from streaming_api.sources.values import (
 from streaming_api.text import one_line
 
 MAX_PROBLEMS = 20
-"""Problems of one webhook that are spelt out."""
+"""Problems of one webhook that are listed one by one."""
 
 MOST_VALUES = 1_000_000
-"""Commas, colons and brackets of one webhook: what it takes in memory goes by them."""
+"""Commas, colons and brackets allowed in one webhook: its memory grows with them."""
 
 MAX_GROUP = 500
-"""Characters of a group's key that tell it from others."""
+"""Characters of a group's key that identify it."""
 
 MAX_TRUNCATED = 2**31
 
@@ -58,14 +58,14 @@ class WebhookError(ValueError):
 
 @attrs.frozen
 class Webhook:
-    """What one webhook tells of.
+    """The alerts that one webhook reports.
 
     Attributes:
         alerts: those that can be read.
-        group: the group that they are of, as text that identifies it.
+        group: the group that they belong to, as text that identifies it.
         truncated: alerts of the group that Alertmanager itself left out (its `max_alerts`).
         problems: what is wrong with those that cannot be read, each with its path.
-        unread: how many those are.
+        unread: the number of alerts that cannot be read.
     """
 
     alerts: tuple[Alert, ...]
@@ -93,10 +93,10 @@ class Alertmanager:
         self._timeout = timeout
 
     async def alerts(self) -> AlertList:
-        """Return the alerts that fire; those that are silenced or inhibited say so.
+        """Return the firing alerts; those that are silenced or inhibited are marked as such.
 
         Raises:
-            SourceError: No answer, or not one of Alertmanager.
+            SourceError: There is no answer, or it is not Alertmanager's.
         """
         reply = await fetch(
             self._session, self._url, max_bytes=MAX_JSON_BYTES, seconds=self._timeout
@@ -115,13 +115,13 @@ class Alertmanager:
 
 
 def parse_webhook(body: bytes) -> Webhook:
-    """Return what a webhook of version 4 tells of, unknown fields ignored.
+    """Return what a webhook of version 4 reports; unknown fields are ignored.
 
     Alertmanager never sends again what was refused: an alert that cannot be read loses nothing but
     itself. The caller limits the size of the body.
 
     Raises:
-        WebhookError: It is not one, or nothing of it can be read; lists everything that is wrong.
+        WebhookError: It is no webhook, or nothing of it can be read; lists all that is wrong.
     """
     if sum(map(body.count, (b",", b":", b"[", b"{"))) > MOST_VALUES:
         raise WebhookError([f"the body holds more than {MOST_VALUES} commas, colons and brackets"])
@@ -257,7 +257,7 @@ def _suppression(status: object) -> Suppression | None:
 
 
 def _is_resolved(item: dict[str, object], fields: _Fields, source: str) -> bool:
-    """Return whether it is over; the API lists none that are, and words its status differently."""
+    """Return whether the alert is over; the API lists only live ones, and words status otherwise."""
     match item.get("status"), source:
         case ("firing" | "resolved") as status, "webhook":
             return status == "resolved"

@@ -23,7 +23,7 @@ MAX_BYTES = 8 * 2**20
 
 MAX_LINE = 16 * 2**10
 """Characters of one line: some steps of the parser grow with the square of a line's length. Longer
-ones are skipped, for Prometheus takes them and the others are as good as ever."""
+ones are skipped: Prometheus accepts them, and the other lines are still good."""
 
 IN_THREAD_ABOVE = 4 * 2**10
 """Bytes above which parsing leaves the event loop: it costs about 0.3 ms per KiB."""
@@ -35,7 +35,7 @@ Measured with 8 MiB: the loop's median lag beside the parser falls from 5 ms to 
 """
 
 PARSE_SECONDS = 10.0
-"""Longest time that one exposition may take to parse; 8 MiB of ordinary lines take about 3 s."""
+"""Seconds that parsing one exposition may take; 8 MiB of ordinary lines take about 3 s."""
 
 _OPENMETRICS = "application/openmetrics-text"
 _TEXT = "text/plain"
@@ -49,7 +49,7 @@ _PARSER_ERRORS = (
     ArithmeticError,
     NameError,
 )
-"""What the library raises on bad input: mostly ValueError, on some of it whatever comes."""
+"""What the library raises on bad input: mostly ValueError, sometimes something else."""
 
 _BARE_COUNTER = re.compile(r"^#[ \t]+TYPE[ \t]+(\S+)(?<!_total)[ \t]+counter[ \t]*$", re.MULTILINE)
 
@@ -90,10 +90,10 @@ class Exposition:
         """Scrape once.
 
         Args:
-            skipped: Gets the numbers of the lines that were too long to be read.
+            skipped: Receives the numbers of the lines that were too long to be read.
 
         Raises:
-            SourceError: No answer, or not an exposition.
+            SourceError: There is no answer, or it is no exposition.
         """
         reply = await fetch(
             self._session,
@@ -121,7 +121,7 @@ def parse(reply: Reply, skipped: list[int] | None = None) -> list[Family]:
 
     Args:
         reply: What was scraped.
-        skipped: Gets the numbers of the lines that were too long to be read.
+        skipped: Receives the numbers of the lines that were too long to be read.
 
     Raises:
         SourceError: It is not one; says what it is instead, or which line is wrong.
@@ -181,7 +181,7 @@ class _Lines:
 def _family(metric: Metric, bare: Container[str] = ()) -> Family:
     """Return our form of the library's metric, with the samples' names as they were served.
 
-    To the names of counters that lack `_total` the library adds it; `bare` are those counters.
+    The library adds `_total` to the names of counters that lack it; `bare` are those counters.
     """
     added = "_total" if metric.name in bare else ""
     samples = tuple(

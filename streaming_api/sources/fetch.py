@@ -37,7 +37,7 @@ class Reply:
 
 
 class StatusError(SourceError):
-    """A 4xx or 5xx.
+    """A 4xx or 5xx reply.
 
     Attributes:
         status: The HTTP status.
@@ -51,7 +51,7 @@ class StatusError(SourceError):
 
 
 def open_session() -> aiohttp.ClientSession:
-    """Return a session as the sources want it: no cookies, no proxy from the environment.
+    """Return a session as the sources need it: no cookies, no proxy from the environment.
 
     The caller owns it and closes it. Its connector's limit is above what the sources use at once.
     """
@@ -77,7 +77,7 @@ async def fetch(
     counts against `max_bytes` is the size after decompression.
 
     Raises:
-        SourceError: No complete 2xx answer, for whatever reason.
+        SourceError: There is no complete 2xx answer, for whatever reason.
     """
     where = _shown(url)
     try:
@@ -104,7 +104,7 @@ def parse_json(reply: Reply, what: str) -> object:
     """Return the JSON of a reply.
 
     Raises:
-        SourceError: Not JSON; `what` names what should be at that address.
+        SourceError: It is not JSON; `what` names what should be at that address.
     """
     try:
         return orjson.loads(reply.body)
@@ -126,7 +126,7 @@ def describe(content_type: str, body: bytes) -> str:
 
 
 async def _read(response: aiohttp.ClientResponse, where: str, max_bytes: int) -> bytes:
-    """Read the body; one that is, or says that it is, too large is abandoned at once."""
+    """Read the body; abandon it at once if it is, or declares itself, too large."""
     pieces: list[bytes] = []
     size = response.content_length or 0
     if size <= max_bytes:
@@ -184,7 +184,7 @@ def _own_words(body: bytes) -> str:
 
 
 def _failure(where: str, error: Exception, seconds: float) -> SourceError:
-    """Return what a failed exchange means, and what to check."""
+    """Explain a failed exchange: what it means, and what to check."""
     code: FaultCode
     match error:
         case TimeoutError():

@@ -42,7 +42,7 @@ AT_ONCE = 4
 """Queries under way at one time, over all callers."""
 
 MAX_WARNINGS = 3
-"""Warnings of one answer that are told, and notes likewise."""
+"""Warnings of one answer that are passed on; the same bound holds for its notes."""
 
 T = TypeVar("T", "QueryResult", AlertList)
 
@@ -51,7 +51,7 @@ _WHAT = "Prometheus' HTTP API"
 
 @attrs.frozen
 class QueryResult:
-    """What one query gave.
+    """The result of one query.
 
     Attributes:
         samples: The values.
@@ -97,17 +97,17 @@ class Prometheus:
         return dict(zip(queries, results, strict=True))
 
     async def alerts(self) -> AlertList:
-        """Return the alerts that fire or are pending.
+        """Return the firing and pending alerts.
 
         Raises:
-            SourceError: No answer, or not one of Prometheus.
+            SourceError: There is no answer, or it is not Prometheus's.
         """
         url = f"{self._api}/alerts"
         reply = await fetch(self._session, url, max_bytes=MAX_JSON_BYTES, seconds=self._timeout)
         return _decode(reply, _alert_list)
 
     async def _one(self, expression: str, deadline: float) -> QueryResult | SourceError:
-        """Evaluate one expression, waiting for a slot first, all of it before the deadline."""
+        """Wait for a slot and evaluate one expression, both before the deadline."""
         form = {"query": expression, "timeout": f"{self._timeout:g}"}
         try:
             async with asyncio.timeout_at(deadline), self._slots:
@@ -132,7 +132,7 @@ class Prometheus:
 
 
 def _refused_query(body: bytes) -> SourceError | None:
-    """Return what Prometheus says against one expression, if that is what the body is."""
+    """Return Prometheus's objection to one expression, if that is what the body holds."""
     try:
         parsed: object = orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -219,7 +219,7 @@ def _split_name(metric: object) -> tuple[str, dict[str, str]]:
 
 
 def _alert_list(data: object) -> AlertList:
-    """Return the alerts, those that fire first, so that they are the last to be dropped."""
+    """Return the alerts, firing ones first, so that they are the last to be dropped."""
     match data:
         case {"alerts": [*items]}:
             items.sort(key=_fires, reverse=True)

@@ -98,13 +98,13 @@ class Alert:
         fingerprint: 16 hexadecimal digits, the same for the same labels.
         labels: What identifies it; hostile text.
         annotations: What describes it; hostile text.
-        state: Whether it fires, waits for its rule's `for`, or is over.
+        state: Whether it is firing, waits for its rule's `for`, or is over.
         starts_at: RFC 3339, UTC, milliseconds, `Z`.
         ends_at: The same; None until it is over.
         generator_url: Where it came from; only ever an http or https URL.
         source: Who told us.
-        suppressed: Why Alertmanager notifies nobody of it; None where it does.
-        manager_url: Where the Alertmanager that told us is looked at; only ever http or https.
+        suppressed: Why Alertmanager sends no notification of it; None where it does.
+        manager_url: The page of the Alertmanager that told us; only ever http or https.
     """
 
     fingerprint: str
@@ -174,7 +174,7 @@ def clip_labels(labels: Mapping[str, str]) -> dict[str, str]:
 
 
 def texts(value: object) -> dict[str, str]:
-    """Return parsed JSON that is an object of texts (labels, annotations) as what it is.
+    """Return parsed JSON as the object of texts (labels, annotations) that it is.
 
     Raises:
         ValueError: It is something else.
@@ -204,7 +204,7 @@ def parse_time(text: str) -> datetime | None:
     """Parse an RFC 3339 time, any number of decimals; Go's zero time is None.
 
     Raises:
-        ValueError: Not a time, or one without an offset from UTC.
+        ValueError: It is not a time, or has no offset from UTC.
     """
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
@@ -244,7 +244,7 @@ def _fingerprint(data: bytes) -> str:
 
 
 def web_address(url: str | None) -> str | None:
-    """Return the URL if a page may link to it: `javascript:` and friends are dropped."""
+    """Return the URL if a page may link to it: `javascript:` and the like are dropped."""
     if url and len(url) <= 2 * MAX_TEXT and url.lower().startswith(("http://", "https://")):
         return url
     return None

@@ -13,36 +13,36 @@ from itertools import islice
 from typing import Final, NamedTuple
 
 _POLYNOMIAL: Final = 0xEDB88320
-"""RFC 1952 section 8: of CRC-32, without its leading term, the lowest power in the highest bit."""
+"""The polynomial of CRC-32 (RFC 1952 section 8), bit-reversed and without its leading term."""
 _ONE: Final = 1 << 31
 
 
 class Checksum(NamedTuple):
-    """Of so many bytes."""
+    """The CRC-32 and length of a byte string."""
 
     crc: int = 0
     size: int = 0
 
     def add(self, data: bytes) -> Checksum:
-        """With these bytes behind."""
+        """Return the checksum with these bytes appended."""
         return Checksum(zlib.crc32(data, self.crc), self.size + len(data))
 
     def join(self, other: Checksum) -> Checksum:
-        """With what ``other`` is of behind."""
+        """Return the checksum of both byte strings concatenated, the ``other`` one last."""
         return Checksum(_shifted(self.crc, other.size) ^ other.crc, self.size + other.size)
 
     def since(self, start: Checksum) -> Checksum:
-        """Without the bytes that ``start`` is of, with which these begin."""
+        """Return the checksum of what follows the prefix whose checksum is ``start``."""
         size = self.size - start.size
         return Checksum(self.crc ^ _shifted(start.crc, size), size)
 
 
 NO_SUM: Final = Checksum()
-"""Of nothing."""
+"""The checksum of the empty byte string."""
 
 
 def _product(one: int, other: int) -> int:
-    """Of two polynomials over GF(2), modulo the one of CRC-32."""
+    """Multiply two polynomials over GF(2), modulo the polynomial of CRC-32."""
     product = 0
     while one:
         if one & _ONE:
@@ -59,11 +59,11 @@ def _squares(power: int) -> Iterator[int]:
 
 
 _OVER_BYTES: Final = tuple(islice(_squares(_ONE >> 8), 64))
-"""What moves a checksum over 1, 2, 4, 8, ... bytes: x to the power of eight times that."""
+"""Factors that shift a checksum by 1, 2, 4, 8, ... bytes: x to the power of eight times that."""
 
 
 def _shifted(crc: int, size: int) -> int:
-    """A checksum moved over so many bytes."""
+    """Shift a checksum by ``size`` bytes."""
     for bit in range(size.bit_length()):
         if size >> bit & 1:
             crc = _product(crc, _OVER_BYTES[bit])

@@ -29,12 +29,12 @@ _ACTIONS: Final = {
     **{row.message_type: ("subscribe", "unsubscribe") for row in TOPICS},
 }
 MOST_VALUES: Final = 250_000
-"""Colons, commas and opening brackets of one JSON text. One of 1 MB could take 24 MB as objects,
+"""Colons, commas and opening brackets allowed in one JSON text. 1 MB could take 24 MB as objects,
 and 35 ms to read (docs/decisions/)."""
 _VALUE_BYTES: Final = 100
-"""What each of them takes at most."""
+"""Bytes of memory that each of them takes at most."""
 _SURELY_SHALLOW: Final = 200
-"""Brackets that no nesting of them makes too deep: orjson writes 254 levels."""
+"""Brackets that cannot nest too deeply, however they nest: orjson writes 254 levels."""
 
 
 class OnDisconnect(enum.Enum):
@@ -50,14 +50,14 @@ class ChatRequest:
     """Start an answer.
 
     Attributes:
-        model: as asked for; None leaves it to the upstream.
+        model: the model that was asked for; None leaves it to the upstream.
         parameters: OpenAI's, ``messages`` among them: a JSON object for the upstream, each
             member as the client wrote it.
-        stream_options: of a streamed answer, as the client wrote them, without ``include_usage``;
+        stream_options: those of a streamed answer, as the client wrote them, without ``include_usage``;
             None where it wrote null, which leaves them out.
         usage_asked: whether the client itself asked for a chunk with the usage.
         chosen: whether the client chose the request_id: it may have been used before.
-        headers: of the client's, for the upstream.
+        headers: the client's headers that go to the upstream.
     """
 
     request_id: str
@@ -72,11 +72,11 @@ class ChatRequest:
 
     @property
     def usage_added(self) -> bool:
-        """Whether it is not the client who wants ``stream_options``."""
+        """Whether ``stream_options`` are ours, and not asked for by the client."""
         return self.stream and self.stream_options is not None and not self.usage_asked
 
     def body(self, model: str | None, *, ask_usage: bool = True) -> bytes:
-        """What the upstream is asked: the parameters, the model's name, the usage of a stream.
+        """Return the upstream's request: the parameters, the model's name, the usage of a stream.
 
         Args:
             model: the name to ask for; None to leave it to the upstream.
@@ -130,10 +130,10 @@ Command = ChatRequest | Cancel | Resume | Subscribe | Unsubscribe
 
 
 def parse_object(text: bytes) -> dict[str, object]:
-    """A JSON object.
+    """Parse a JSON object.
 
     Raises:
-        BadRequest: not JSON, JSON and no object, or more than `MOST_VALUES`.
+        BadRequest: the text is not JSON, not an object, or has more than `MOST_VALUES` values.
     """
     if len(text) > MOST_VALUES:
         parsed_bytes(text)
@@ -156,10 +156,10 @@ def parse_object(text: bytes) -> dict[str, object]:
 
 
 def parsed_bytes(text: bytes) -> int:
-    """Bytes of memory that a JSON text takes as objects, roughly, before it is read.
+    """Estimate, before it is parsed, the bytes of memory that a JSON text takes as objects.
 
     Raises:
-        BadRequest: more than `MOST_VALUES`.
+        BadRequest: the text has more than `MOST_VALUES` values.
     """
     values = sum(map(text.count, (b",", b":", b"[", b"{")))
     if values > MOST_VALUES:
@@ -179,20 +179,20 @@ _KINDS: Final = {
 
 
 def message_type_of(fields: Mapping[str, object]) -> str:
-    """The message type that an error about these fields is sent as."""
+    """Return the message type under which an error about these fields is sent."""
     found = fields.get("message_type")
     return found if isinstance(found, str) and found in MESSAGE_TYPES else STATUS
 
 
 def parse_command(fields: Mapping[str, object], text: bytes) -> Command:
-    """A command of the WebSocket.
+    """Parse a command of the WebSocket.
 
     Args:
         fields: what `parse_object` made of the text.
         text: the JSON as the client wrote it.
 
     Raises:
-        BadRequest: with the field at fault in ``param``.
+        BadRequest: the command is wrong; ``param`` names the field at fault.
     """
     message_type = fields.get("message_type")
     if not isinstance(message_type, str) or message_type not in _ACTIONS:
@@ -201,7 +201,7 @@ def parse_command(fields: Mapping[str, object], text: bytes) -> Command:
         raise BadRequest(message, code, param="message_type")
     actions = _ACTIONS[message_type]
     action = fields.get("action")
-    if action is None:  # null is what is not set, everywhere
+    if action is None:  # null means "not set", everywhere
         action = actions[0]
     if action not in actions:
         message = f"action of {message_type} must be one of {', '.join(actions)}."
@@ -223,7 +223,7 @@ def parse_command(fields: Mapping[str, object], text: bytes) -> Command:
 
 
 def _topic(message_type: str, fields: Mapping[str, object]) -> str:
-    """The topic: that of the message type, unless it names another that speaks in this type."""
+    """Return the topic: that of the message type, unless another one of this type is named."""
     known = names_of(message_type)
     topic = fields.get("topic")
     if topic is None:
@@ -240,15 +240,15 @@ def chat_request(
     *,
     on_disconnect: OnDisconnect = OnDisconnect.GRACE,
 ) -> ChatRequest:
-    """The start of an answer, of whichever face.
+    """Parse the request for an answer, whichever face it came through.
 
     Args:
         fields: what `parse_object` made of the text, and what the face adds.
         text: the JSON as the client wrote it.
-        on_disconnect: what is meant where the client says nothing.
+        on_disconnect: what applies where the client does not say.
 
     Raises:
-        BadRequest: with the field at fault in ``param``.
+        BadRequest: the command is wrong; ``param`` names the field at fault.
     """
     messages = fields.get("messages")
     if messages is None:
@@ -262,7 +262,7 @@ def chat_request(
         raise BadRequest(message, "invalid_value", param="messages")
     model = _model(fields)
     stream = fields.get("stream")
-    if stream is None:  # OpenAI's parameters are nullable: null is what is not set
+    if stream is None:  # OpenAI's parameters are nullable: null means "not set"
         stream = True
     if not isinstance(stream, bool):
         raise BadRequest("stream must be true or false.", "invalid_value", param="stream")
@@ -285,7 +285,7 @@ def chat_request(
 
 
 def _model(fields: Mapping[str, object]) -> str | None:
-    """``model_id``, or OpenAI's ``model``."""
+    """Return ``model_id``, or OpenAI's ``model``."""
     for name in ("model_id", "model"):
         model = fields.get(name)
         if model is not None and (not isinstance(model, str) or not model):
@@ -305,10 +305,10 @@ def _on_disconnect(fields: Mapping[str, object], default: OnDisconnect) -> OnDis
 
 
 def check_request_id(value: object) -> str:
-    """A request_id.
+    """Check and return a request_id.
 
     Raises:
-        BadRequest: it is none.
+        BadRequest: the value is not a request_id.
     """
     if not isinstance(value, str) or not _REQUEST_ID.fullmatch(value):
         message = "request_id must be 1 to 128 of A-Z a-z 0-9 _ . -"

@@ -30,7 +30,7 @@ class Deflate:
 
 
 def negotiate(offers: str) -> Deflate | None:
-    """The first offer that can be met; None to go without."""
+    """Accept the first offer that can be met; return None to go without compression."""
     for offer in offers.split(","):
         name, *parameters = (part.strip() for part in offer.split(";"))
         if name == "permessage-deflate" and (agreed := _agree(parameters)) is not None:

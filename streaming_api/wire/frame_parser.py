@@ -20,11 +20,11 @@ from streaming_api.wire.framing import BINARY, CLOSE, PONG, TEXT
 _CONTINUATION: Final = 0x0
 _TAIL: Final = b"\x00\x00\xff\xff"
 _EMPTY_FRAGMENTS: Final = 1_000
-"""Empty fragments a message may have: they carry nothing and cost the same."""
+"""Empty fragments that a message may have: they carry nothing and cost as much as others."""
 _INFLATER: Final = 40 * 2**10
 """Bytes that zlib holds for a message under way: its window, 32 KiB, and its tables (zlib.h)."""
 _AFTER_END: Final = 5
-"""Bytes after a deflate stream that its sender ended: RFC 7692 section 7.2.3.5 and ``_TAIL``."""
+"""Bytes that may follow a deflate stream that its sender ended: RFC 7692 7.2.3.5 and ``_TAIL``."""
 
 NORMAL: Final = 1000
 PROTOCOL_ERROR: Final = 1002
@@ -48,7 +48,7 @@ class Received:
 
     Attributes:
         opcode: TEXT, BINARY, CLOSE, PING or PONG.
-        payload: unmasked, decompressed; of TEXT it is valid UTF-8.
+        payload: unmasked and decompressed; that of TEXT is valid UTF-8.
     """
 
     opcode: int
@@ -59,14 +59,14 @@ class FrameParser:
     """One client's frames.
 
     Args:
-        limit: bytes that one message may have; exactly so many are accepted.
+        limit: bytes that one message may have; a message of exactly this size is accepted.
         deflate: whether permessage-deflate was negotiated (client_no_context_takeover, so that no
             window is kept between messages).
 
     Attributes:
-        frames: read by the last `feed`.
-        inflated: bytes of payload that the last `feed` has read, decompressed.
-        unfinished: whether the last `feed` had done its share before all was read.
+        frames: the number of frames that the last `feed` read.
+        inflated: bytes of payload, decompressed, that the last `feed` read.
+        unfinished: whether the last `feed` reached its limits before everything was read.
     """
 
     __slots__ = (
@@ -78,9 +78,9 @@ class FrameParser:
         self._limit = limit
         self._deflate = deflate
         self._buffer = bytearray()
-        self._opcode = 0  # of the message under way; 0 for none
+        self._opcode = 0  # that of the message under way; 0 for none
         self._compressed = False
-        self._message = bytearray()  # what of it is here
+        self._message = bytearray()  # the part of it that has arrived
         self._empty = 0
         self._inflater: zlib._Decompress | None = None
         self._decoder: codecs.IncrementalDecoder | None = None
@@ -101,15 +101,15 @@ class FrameParser:
     def feed(
         self, data: bytes, most_frames: float = math.inf, most_bytes: float = math.inf
     ) -> Iterator[Received]:
-        """What these bytes complete.
+        """Yield the messages and control frames that these bytes complete.
 
         Args:
-            data: what has come.
-            most_frames: how many may be read before the rest is left for the next call.
-            most_bytes: how many bytes of payload, to a frame, decompressed.
+            data: the bytes received.
+            most_frames: how many frames may be read before the rest is left for the next call.
+            most_bytes: the same in bytes of decompressed payload; checked after each frame.
 
         Raises:
-            Violation: after what was whole before it has been yielded.
+            Violation: the client broke the protocol; all that was complete before is yielded.
         """
         buffer = self._buffer
         buffer += data
@@ -136,7 +136,7 @@ class FrameParser:
                 del buffer[:start]  # which moves nothing
 
     def _header(self, buffer: bytearray, at: int) -> tuple[int, int, int] | None:
-        """First byte, payload length and where the mask starts; None if there is more to come."""
+        """Return first byte, payload length and start of the mask; None until all is here."""
         have = len(buffer) - at
         if have < 2:
             return None
@@ -174,7 +174,7 @@ class FrameParser:
             raise Violation(PROTOCOL_ERROR, "a new message inside a fragmented one")
 
     def _check_size(self, first: int, size: int) -> None:
-        """Before the payload is there; of a compressed one, whether it could fit at all."""
+        """Check the size before the payload arrives; a compressed one could fit, at its best."""
         compressed = self._compressed if not first & 0x0F else bool(first & 0x40)
         room = self._limit - len(self._message)
         if size > (self._limit + (self._limit >> 8) + 64 if compressed else room):
@@ -209,7 +209,7 @@ class FrameParser:
             self._decoder = codecs.getincrementaldecoder("utf-8")()
 
     def _add(self, data: bytes, *, final: bool) -> None:
-        """One more piece; text that goes wrong in the middle is refused there and then."""
+        """Add one more piece; text that stops being UTF-8 in the middle is refused at once."""
         if self._decoder is not None:
             try:
                 self._decoder.decode(data, final)
@@ -218,7 +218,7 @@ class FrameParser:
         self._message += data
 
     def _inflated(self, data: bytes, *, final: bool) -> bytes:
-        """Decompressed, but never more than the limit allows."""
+        """Decompress a piece, but never to more than the limit allows."""
         assert self._inflater is not None
         room = self._limit - len(self._message)
         try:
@@ -240,7 +240,7 @@ class FrameParser:
 
 
 def _unmask(payload: bytearray, mask: bytes) -> bytes:
-    """RFC 6455 section 5.3, as one operation on one large number."""
+    """Unmask a payload (RFC 6455 section 5.3) as one operation on one large number."""
     size = len(payload)
     if not size:
         return b""
@@ -249,10 +249,10 @@ def _unmask(payload: bytearray, mask: bytes) -> bytes:
 
 
 def _checked_close(payload: bytes) -> bytes:
-    """A close frame's payload, if it is one.
+    """Return a close frame's payload once it is checked.
 
     Raises:
-        Violation: RFC 6455 sections 5.5.1 and 7.4.
+        Violation: the payload is not valid (RFC 6455 sections 5.5.1 and 7.4).
     """
     if not payload:
         return payload

@@ -34,7 +34,7 @@ PONG: Final = 0xA
 
 
 def frame(payload: bytes, opcode: int = TEXT, *, compressed: bool = False) -> bytes:
-    """One final, unmasked WebSocket frame."""
+    """Build one final, unmasked WebSocket frame."""
     first = 0x80 | (0x40 if compressed else 0) | opcode
     size = len(payload)
     if size < 126:
@@ -45,19 +45,19 @@ def frame(payload: bytes, opcode: int = TEXT, *, compressed: bool = False) -> by
 
 
 def close_frame(code: int, reason: str = "") -> bytes:
-    """A close frame; the reason is cut to the 123 bytes that RFC 6455 section 5.5 leaves it."""
+    """Build a close frame; the reason is cut to the 123 bytes that RFC 6455 section 5.5 allows."""
     text = reason.encode()[:123].decode(errors="ignore").encode()
     return frame(code.to_bytes(2, "big") + text, CLOSE)
 
 
 def deflate(payload: bytes, bits: int = 15) -> bytes:
-    """A run of self-contained deflate blocks that ends on a byte boundary, not final."""
+    """Compress to self-contained deflate blocks that end on a byte boundary; none is final."""
     compressor = zlib.compressobj(_LEVEL, zlib.DEFLATED, -bits)
     return compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH)
 
 
 def stored(payload: bytes) -> bytes:
-    """The payload as stored deflate blocks: valid inside a deflate stream, not compressed."""
+    """Return the payload as stored deflate blocks: valid in a deflate stream, not compressed."""
     blocks = []
     for start in range(0, len(payload), 65535):
         block = payload[start : start + 65535]
@@ -70,12 +70,12 @@ def stored(payload: bytes) -> bytes:
 
 
 def event(message: Message) -> bytes:
-    """One Server-Sent Event."""
+    """Build one Server-Sent Event."""
     return b"%b%d\ndata: %b\n\n" % (message.event_head, message.cursor, message.payload)
 
 
 def chunk(data: bytes) -> bytes:
-    """One HTTP/1.1 chunk."""
+    """Build one HTTP/1.1 chunk."""
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
@@ -99,23 +99,23 @@ class Framing:
         return f"<Framing {self.name}>"
 
     def message(self, message: Message) -> bytes:
-        """The bytes of one message."""
+        """Return the bytes of one message."""
         raise NotImplementedError
 
     def notice(self, payload: bytes, message_type: str) -> bytes:
-        """The bytes of a message that is on no stream."""
+        """Return the bytes of a message that belongs to no stream."""
         raise NotImplementedError
 
     def batch(self, messages: Iterable[Message]) -> bytes:
-        """The bytes of several messages, for one write."""
+        """Return the bytes of several messages, for one write."""
         return b"".join(map(self.message, messages))
 
     def windowed(self, messages: Iterable[Message], window: Window) -> bytes:
-        """The same for clients who share a window, and have been sent all that is in it."""
+        """Do the same as `batch` for clients who share a window and were sent all that is in it."""
         raise NotImplementedError
 
     def plain(self, messages: Iterable[Message]) -> bytes:
-        """These messages before their compression."""
+        """Return these messages before their compression."""
         raise NotImplementedError
 
 
@@ -144,7 +144,7 @@ class _DeflatedWebSocket(_WebSocket):
 
 
 class _WindowedWebSocket(_DeflatedWebSocket):
-    """Notices and what is replayed refer to nothing; the former are not compressed (RSV1 unset).
+    """Notices and replayed messages refer to nothing; notices are not compressed (RSV1 unset).
 
     What is not compressed does not enter a client's window (RFC 7692 section 7.2.3.2).
     """
@@ -170,7 +170,7 @@ class _WindowedWebSocket(_DeflatedWebSocket):
 
 
 class _Events(Framing):
-    """Server-Sent Events, as they are: the body of an HTTP/1.0 answer."""
+    """Server-Sent Events without chunks or compression: the body of an HTTP/1.0 answer."""
 
     __slots__ = ()
 
@@ -192,7 +192,7 @@ class _ChunkedEvents(_Events):
 
 
 class _GzipEvents(_Events):
-    """Server-Sent Events inside one gzip stream a connection, made of blocks that all share.
+    """Server-Sent Events in one gzip stream per connection, made of blocks that all share.
 
     A connection's stream is `GZIP_HEADER`, blocks, `gzip_end` with its own checksum.
     """
@@ -210,7 +210,7 @@ class _GzipEvents(_Events):
         return self.batch((message,))
 
     def batch(self, messages: Iterable[Message]) -> bytes:
-        """All of them compressed as one, which is cheaper and smaller than one by one."""
+        """Compress all of them as one, which is cheaper and smaller than one by one."""
         plain = self.plain(messages)
         return chunk(stored(plain) if len(plain) < COMPRESS_FROM else deflate(plain))
 
@@ -222,11 +222,11 @@ class _GzipEvents(_Events):
 
 
 GZIP_HEADER: Final = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
-"""RFC 1952 section 2.3: deflate, no name, no time, unknown system."""
+"""The gzip header (RFC 1952 section 2.3): deflate, no name, no time, unknown system."""
 
 
 def gzip_end(checksum: int, size: int) -> bytes:
-    """An empty final block, CRC-32 and length of everything that was compressed."""
+    """Return an empty final block, then the CRC-32 and length of everything that was compressed."""
     return b"\x03\x00" + checksum.to_bytes(4, "little") + (size % 2**32).to_bytes(4, "little")
 
 
@@ -236,7 +236,7 @@ _NAME: Final = len(b"event: chat_completion\n")
 class _OpenAI(Framing):
     """OpenAI's own wire: the upstream's chunk alone; notices are comments, the end is not shown.
 
-    An event has the id that any other has; SDKs pass it over.
+    An event has an id as in the other framings; SDKs ignore it.
     """
 
     __slots__ = ()

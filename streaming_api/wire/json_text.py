@@ -21,7 +21,7 @@ _READ: Final = json.JSONDecoder(parse_int=str, parse_float=str).raw_decode
 
 
 def members(text: bytes) -> list[tuple[str, bytes]]:
-    """The members of an object: each name, and ``"name": value`` as it was written."""
+    """Return the members of an object: each name, and ``"name": value`` as it was written."""
     written = text.decode()
     found: list[tuple[str, bytes]] = []
     at = written.index("{") + 1
@@ -29,7 +29,7 @@ def members(text: bytes) -> list[tuple[str, bytes]]:
         _, end = _READ(written, key.end())
         found.append((_name(key[1]), written[key.start(1) : end].encode()))
         comma = _COMMA.match(written, end)
-        assert comma is not None  # it matches nothing, too
+        assert comma is not None  # the pattern also matches the empty text
         at = comma.end()
     return found
 
@@ -39,21 +39,21 @@ def _name(key: str) -> str:
 
 
 def without(text: bytes, names: Collection[str]) -> bytes:
-    """An object without the members of these names."""
+    """Return an object without the members of these names."""
     return b"{%b}" % b",".join(member for name, member in members(text) if name not in names)
 
 
 def value_of(text: bytes, name: str) -> bytes | None:
-    """The value of a member as it was written; None if there is none. The last one counts."""
+    """Return a member's value as it was written; None if there is none. The last one counts."""
     found = [member for other, member in members(text) if other == name]
     if not found:
         return None
     member = found[-1].decode()
     key = _KEY.match(member)
-    assert key is not None  # it is a member
+    assert key is not None  # a member has a key
     return member[key.end() :].encode()
 
 
 def joined(*objects: bytes) -> bytes:
-    """One object with the members of several; the objects begin and end with their braces."""
+    """Merge the members of several objects into one; each object begins and ends with its brace."""
     return b"{%b}" % b",".join(filter(None, (one[1:-1].strip() for one in objects)))

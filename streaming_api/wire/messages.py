@@ -24,9 +24,9 @@ class Message:
         number: its ``sequence_id``.
         stream: the name of the stream that it is on.
         payload: the whole message as JSON, UTF-8, without CR or LF.
-        cursor: the number in its cursor: where a client is after it.
-        event_head: what Server-Sent Events put before that number.
-        appended: monotonic seconds at which it came into being.
+        cursor: the number in its cursor: the client's position after it.
+        event_head: the text that Server-Sent Events put before that number.
+        appended: monotonic seconds at which it was created.
         final: whether it is the last of its stream.
     """
 
@@ -57,7 +57,7 @@ class Message:
 
 
 class Clock:
-    """RFC 3339 timestamps, UTC, milliseconds: formatted once a millisecond, whoever asks."""
+    """RFC 3339 timestamps, UTC, milliseconds: formatted at most once a millisecond."""
 
     __slots__ = ("_millisecond", "_second", "_stamp", "_text")
 
@@ -66,7 +66,7 @@ class Clock:
         self._text = self._stamp = b""
 
     def __call__(self) -> bytes:
-        """Now."""
+        """Return the current time."""
         millisecond = time.time_ns() // 1_000_000
         if millisecond != self._millisecond:
             self._millisecond = millisecond
@@ -93,7 +93,7 @@ class Encoder:
         message_type: one of ``MESSAGE_TYPES``.
         stream: the stream's name, its ``stream_id``.
         line: what stands before the colon in a cursor: an epoch, or a chat's request_id.
-        request_id: of a chat.
+        request_id: that of a chat.
     """
 
     __slots__ = ("_event_head", "_head", "stream")
@@ -111,13 +111,13 @@ class Encoder:
     def encode(
         self, number: int, data: bytes, appended: float, cursor: int | None = None
     ) -> Message:
-        """The message ``number`` of the stream.
+        """Encode the message ``number`` of the stream.
 
         Args:
             number: its ``sequence_id``.
             data: a JSON object, UTF-8, without CR or LF (a line of Server-Sent Events carries it).
             appended: monotonic seconds.
-            cursor: where a client is after it, if that is not ``number``.
+            cursor: the client's position after it, if that is not ``number``.
         """
         if cursor is None:
             cursor = number
@@ -125,7 +125,7 @@ class Encoder:
         return Message(number, self.stream, payload, cursor, self._event_head, appended)
 
     def encode_all(self, number: int, data: Iterable[bytes], appended: float) -> list[Message]:
-        """The messages from ``number`` on: the loop that every token goes through."""
+        """Encode messages from ``number`` on: the loop that every token goes through."""
         stamp = timestamp()
         stream, head, event_head = self.stream, self._head, self._event_head
         messages = []
@@ -136,7 +136,7 @@ class Encoder:
         return messages
 
     def again(self, number: int, payload: bytes, appended: float) -> Message:
-        """A message that this has encoded before, out of what was kept of it."""
+        """Restore a message that this encoder wrote before from what was kept of it."""
         return Message(number, self.stream, payload, number, self._event_head, appended)
 
 
@@ -147,7 +147,7 @@ def notice(
     stream: str | None = None,
     request_id: object = None,
 ) -> bytes:
-    """A message on no stream: an error or a notice, for one client, without ``sequence_id``."""
+    """Encode an error or a notice for one client: on no stream, without ``sequence_id``."""
     fields: dict[str, object] = {
         "message_type": message_type,
         "timestamp": timestamp().decode(),
@@ -164,7 +164,7 @@ _CURSOR: Final = re.compile(r"([A-Za-z0-9_.-]{1,128}):([0-9]{1,18})", re.ASCII)
 
 
 def parse_cursor(text: str) -> tuple[str, int] | None:
-    """The epoch (or request_id) and the number in a cursor; None if it is no cursor of ours.
+    """Return the epoch (or request_id) and the number in a cursor; None if it is not one of ours.
 
     The text is hostile: anything may stand in ``Last-Event-ID``.
     """

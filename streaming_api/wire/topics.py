@@ -14,8 +14,8 @@ class TopicRow:
     """One topic, as commands, routes, settings and the contract name it.
 
     Attributes:
-        message_type: of its messages; the first row of a type is what a command means by it.
-        setting: of the configuration; switches it on.
+        message_type: that of its messages; a command that names a type means its first row.
+        setting: the setting that enables it.
     """
 
     name: str
@@ -32,5 +32,5 @@ TOPICS: Final = (
 
 
 def names_of(message_type: str) -> tuple[str, ...]:
-    """Return the topics that speak in this message type, the one that it means alone first."""
+    """Return the topics of this message type, first the one that the type alone stands for."""
     return tuple(row.name for row in TOPICS if row.message_type == message_type)

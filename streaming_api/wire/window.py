@@ -17,7 +17,7 @@ from streaming_api.wire.checksum import Checksum
 _SMALL: Final = (3, -12, 5)
 """Level, window bits (raw), memory level: looks back 4 KiB, holds 32. Tokens need no more."""
 _LARGE: Final = (6, -15, 8)
-"""Looks back 32 KiB, holds 256: once something does not fit into the small one."""
+"""Looks back 32 KiB, holds 256: used once something does not fit into the small one."""
 
 
 class Window:
@@ -25,7 +25,7 @@ class Window:
 
     Attributes:
         spoiled: whether the next message must be a key frame.
-        checksum: of everything deflated here since it was made, where somebody sums it up.
+        checksum: that of everything deflated here since it was made, where somebody needs it.
     """
 
     __slots__ = ("_compressor", "_settings", "checksum", "spoiled")
@@ -37,7 +37,7 @@ class Window:
         self._compressor: zlib._Compress | None = None
 
     def deflate(self, plain: bytes) -> bytes:
-        """Blocks for every client, which end on a byte boundary with an empty stored one."""
+        """Compress to blocks for every client, ended on a byte boundary by an empty stored one."""
         if self._settings is _SMALL and len(plain) > 4096:
             self._settings = _LARGE
             self.spoiled = True
