@@ -15,14 +15,14 @@ class AnswerRecord:
         key: the name of the key that it was asked with; "" without keys.
         face: the API it was asked through, such as ``openai`` or ``websocket``.
         asked: the model that was asked for.
-        answered: the model that says it has answered; that asked for where none says.
+        answered: the model that the answer names; the model asked for where it names none.
         outcome: the finish reason, the model's or ours.
         reason: the error's code; "" without one.
         status: the upstream's HTTP status; None where it has sent none.
         ended: wall-clock seconds since the epoch.
         queued: seconds that it waited for an upstream connection.
         first: seconds to the first chunk, the queue included; None where none came.
-        seconds: from its beginning to its end.
+        seconds: seconds from its beginning to its end.
         longest_gap: seconds of the longest silence between two chunks that are kept.
         input_tokens: as the upstream reports them; None where it does not.
         output_tokens: reported, or estimated.
@@ -64,7 +64,7 @@ class AnswerRecord:
         return (self.seconds - self.first) / (self.output_tokens - 1)
 
     def attributes(self) -> dict[str, object]:
-        """Its figures under the names of OpenTelemetry's conventions, ours under ``streaming.``."""
+        """Return its figures under OpenTelemetry's conventional names, ours under ``streaming.``."""
         told: dict[str, object] = {
             "streaming.request_id": self.request_id,
             "streaming.key": self.key or None,

@@ -60,13 +60,13 @@ BACKGROUND = web.AppKey("background", Background)
 logger = logging.getLogger(__name__)
 
 CLUSTER_DRAIN_SECONDS: Final = 2.0
-"""What the store gets to take the ends of the answers."""
+"""Seconds that the store gets to take the ends of the answers."""
 CONNECTIONS_DRAIN_SECONDS: Final = 3.0
-"""What clients get to say goodbye."""
+"""Seconds that clients get to close their connections."""
 
 
 def make_app(config: StreamingConfig) -> web.Application:
-    """The whole application: nothing is started before its clean-up contexts are entered.
+    """Make the whole application; nothing starts before its clean-up contexts are entered.
 
     Args:
         config: see `streaming_api.config`.
@@ -87,7 +87,7 @@ def make_app(config: StreamingConfig) -> web.Application:
 
 
 def build(config: StreamingConfig) -> Context:
-    """Everything that handlers use, wired together."""
+    """Build everything that handlers use, wired together."""
     telemetry = Telemetry()
     process = Process()
     budget = Budget(config.memory_budget)
@@ -138,7 +138,7 @@ def _cluster(
     new_channel: Callable[[str], Channel],
     topics: Topics,
 ) -> Cluster | None:
-    """This process as one of several; redis is imported where it is, and nowhere else."""
+    """Return this process's cluster, or None; redis is imported only where there is one."""
     if config.cluster_url is None or plan(config).missing is not None:
         return None
     from streaming_api.cluster.cluster import Cluster  # noqa: PLC0415
@@ -156,7 +156,7 @@ def _certificate(config: StreamingConfig) -> Certificate | None:
 
 
 def add_routes(app: web.Application) -> None:
-    """The whole URL table."""
+    """Add every route: the whole URL table."""
     router = app.router
     router.add_get("/", page.page)
     router.add_get("/streaming/websocket", websocket.handler(chat_only=False))
@@ -202,7 +202,7 @@ def add_routes(app: web.Application) -> None:
 
 
 def _templates() -> Path:
-    """Beside the code when installed, at the top level in a checkout."""
+    """Return the templates' directory: beside the code, or at the top level in a checkout."""
     installed = Path(__file__).parent / "templates"
     return installed if installed.is_dir() else Path(__file__).parent.parent / "templates"
 
@@ -211,13 +211,13 @@ def _templates() -> Path:
 
 
 def _take_webhook(context: Context, body: bytes) -> None:
-    """Another process, or this one, was told of alerts."""
-    with contextlib.suppress(WebhookError):  # of a later version
+    """Take a webhook of alerts that another process, or this one, has received."""
+    with contextlib.suppress(WebhookError):  # a webhook of a later version
         operations.take_webhook(context, parse_webhook(body))
 
 
 async def _running(app: web.Application) -> AsyncIterator[None]:
-    """Background work: started before the first request, ended after the last."""
+    """Run background work from before the first request until after the last."""
     context = app[CONTEXT]
     manager = context.manager
     monitor = Monitor(context)
@@ -263,14 +263,14 @@ async def _running(app: web.Application) -> AsyncIterator[None]:
 
 
 async def leave(app: web.Application) -> None:
-    """Stopping, first: those who ask for its health are told, while everything is still served."""
+    """Begin to stop: report it to health checks while everything is still served."""
     context = app[CONTEXT]
     context.manager.leaving = True
     await asyncio.sleep(context.config.drain_delay)
 
 
 async def _drain(app: web.Application) -> None:
-    """Stopping, then: no new answers, running ones get their time, then everybody is told."""
+    """Drain: refuse new answers, give running ones their time, then notify all clients."""
     context = app[CONTEXT]
     context.manager.leaving = context.manager.draining = True
     context.topics.tell_draining()

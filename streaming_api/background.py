@@ -19,17 +19,17 @@ logger = logging.getLogger(__name__)
 FIRST_PAUSE: Final = 0.5
 LONGEST_PAUSE: Final = 30.0
 _STOP_SECONDS: Final = 5.0
-"""What work gets to clean up after its cancellation before it is left behind."""
+"""Seconds that work gets to clean up after its cancellation before it is left behind."""
 
 Work = Callable[[], Awaitable[None]]
 
 
 class Backoff:
-    """Pauses between attempts: doubling, with jitter, so that many do not come again in step.
+    """Pauses between attempts: doubling, with jitter, so that many do not retry in step.
 
     Args:
         first: seconds of the first pause.
-        longest: seconds above which no pause grows.
+        longest: the longest pause, in seconds.
     """
 
     __slots__ = ("_first", "_longest", "_next")
@@ -39,13 +39,13 @@ class Backoff:
         self._longest = longest
 
     def pause(self) -> float:
-        """Seconds to wait before the next attempt: half to all of the pause that is due."""
+        """Return the seconds until the next attempt: half to all of the pause that is due."""
         due = min(self._next, self._longest)
         self._next = min(2 * due, self._longest)
         return due * random.uniform(0.5, 1)  # noqa: S311 (spreads load, keeps no secret)
 
     def reset(self) -> None:
-        """An attempt went well."""
+        """Note that an attempt went well: the next pause is the first again."""
         self._next = self._first
 
 
@@ -87,7 +87,7 @@ class Background:
     """Several pieces of supervised work that end together.
 
     Args:
-        failures: counted here, by the name of the work.
+        failures: the counts of failures, by the name of the work.
     """
 
     def __init__(self, failures: Counter[str]) -> None:
@@ -98,7 +98,7 @@ class Background:
         return f"<Background {', '.join(self._tasks.values()) or 'nothing'}>"
 
     def start(self, name: str, work: Work, *, first_pause: float = FIRST_PAUSE) -> None:
-        """Begin work in a task of its own."""
+        """Start work in a task of its own."""
 
         def count() -> None:
             self._failures[name] += 1
@@ -109,7 +109,7 @@ class Background:
         task.add_done_callback(self._tasks.pop)
 
     async def stop(self) -> None:
-        """Cancel all of it and wait for its end; what refuses to end is named in the log."""
+        """Cancel all work and wait for its end; the log names what refuses to end."""
         tasks = dict(self._tasks)
         for task in tasks:
             task.cancel()

@@ -7,7 +7,7 @@ from typing import Literal
 
 
 def build() -> Literal["compiled", "pure"]:
-    """Say what an import would run, without importing it."""
+    """Return which of the two an import would run, without importing it."""
     found = find_spec("streaming_api.engine.channel")
     assert found is not None
     return "pure" if (found.origin or "").endswith(".py") else "compiled"

@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _check(loaded: Loaded, *, online: bool) -> int:
-    """Print what is in effect, and what `serve` would stumble over."""
+    """Print the settings in effect, and what ``serve`` would stumble over."""
     from streaming_api.preflight import warnings
 
     print(effective(loaded))
@@ -87,7 +87,7 @@ def _run(command: str, loaded: Loaded, read: Callable[[], StreamingConfig], *, o
 
 
 def _load(arguments: argparse.Namespace, environ: Mapping[str, str]) -> Loaded:
-    """Load from the files named; problems in both files are told together."""
+    """Load from the files named; report the problems of both files together."""
     problems: list[Problem] = []
     if arguments.env_file is not None:
         try:

@@ -55,7 +55,7 @@ class ApiError(Exception):
         return self.type
 
     def body(self) -> dict[str, object]:
-        """``{type, code, message, param}``: OpenAI's error object."""
+        """Return OpenAI's error object: ``{type, code, message, param}``."""
         return {
             "type": self.error_type,
             "code": self.code,
@@ -96,7 +96,7 @@ class MethodNotAllowed(ApiError):
     """The path is there, this method is not.
 
     Attributes:
-        allowed: the methods that are, as ``Allow`` lists them (RFC 9110 section 10.2.1).
+        allowed: the methods that are allowed, as ``Allow`` lists them (RFC 9110 section 10.2.1).
     """
 
     status = 405
@@ -143,14 +143,14 @@ class UpgradeRequired(ApiError):
 
 
 class TooMany(ApiError):
-    """A rate limit."""
+    """A rate limit is exceeded."""
 
     status = 429
     type = "rate_limit_error"
 
 
 class Unavailable(ApiError):
-    """A limit of the whole server, or it is stopping."""
+    """A limit of the whole server is reached, or it is draining."""
 
     status = 503
     type = "overloaded_error"
@@ -178,7 +178,7 @@ class UpstreamError(ApiError):
         self._fields = fields or {}
 
     def body(self) -> dict[str, object]:
-        """OpenAI's error object; what the upstream put into its own stays as it is there."""
+        """Return OpenAI's error object; what the upstream put into its own stays as it was."""
         body = super().body()
         if not self._fields:
             return body

@@ -19,7 +19,7 @@ _ENDPOINTS: Final = (
 
 
 def unreachable(config: StreamingConfig) -> list[str]:
-    """Ask every endpoint that is configured; a sentence for each that does not answer."""
+    """Ask every configured endpoint; return a sentence for each that does not answer."""
     return asyncio.run(_ask_all(config))
 
 
@@ -31,7 +31,7 @@ async def _ask_all(config: StreamingConfig) -> list[str]:
 
 
 async def _ask(session: aiohttp.ClientSession, name: str, url: str) -> str | None:
-    """Any HTTP reply will do: whoever answers is there, whatever it thinks of the question."""
+    """Ask one endpoint; any HTTP reply will do, for whatever answers is there."""
     try:
         async with session.get(url, allow_redirects=False):
             return None

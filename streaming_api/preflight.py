@@ -16,11 +16,11 @@ from streaming_api.serving.listening import listening_socket
 from streaming_api.serving.workers import plan
 
 WARN_BEFORE: Final = timedelta(days=14)
-"""How long before a certificate expires somebody should renew it."""
+"""How long before its expiry a certificate should be renewed."""
 
 
 def warnings(config: StreamingConfig, environ: Mapping[str, str]) -> Iterator[str]:
-    """Sentences for people; none where all is well."""
+    """Yield a sentence for each thing that is amiss; none where all is well."""
     planned = plan(config)
     if planned.missing is not None:
         yield planned.missing

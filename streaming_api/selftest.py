@@ -63,7 +63,7 @@ def measure(config: StreamingConfig) -> Figures:
 
 
 def _alone(config: StreamingConfig) -> StreamingConfig:
-    """The same limits, on loopback, speaking to nobody."""
+    """Return a configuration of the same limits, on loopback, that contacts nobody."""
     return attrs.evolve(
         config,
         host="127.0.0.1",
@@ -119,7 +119,7 @@ async def _measure(config: StreamingConfig) -> Figures:
 
 
 def _note(payload: bytes | str, seen: list[float]) -> bool:
-    """Note how long a message took; whether it was one of the measured ones."""
+    """Note how long a message took; return whether it was one of the measured ones."""
     sent = orjson.loads(payload)["data"].get("sent")
     if sent is not None:
         seen.append(time.monotonic() - sent)
@@ -145,7 +145,7 @@ async def _sse(session: aiohttp.ClientSession, url: str, seen: list[float]) -> N
 
 
 def run(config: StreamingConfig) -> int:
-    """Print the three figures; the exit status is 0 if each reaches its target."""
+    """Print the three figures; return the exit status, 0 if each reaches its target."""
     figures = measure(config)
     targets = {
         "WebSocket performance": (figures.performance["websocket"], 95),

@@ -32,14 +32,14 @@ logger = logging.getLogger(__name__)
 
 _STOPS: Final = (signal.SIGTERM, signal.SIGINT)
 _COLLECTIONS: Final = (5_000, 5, 20)
-"""When the garbage collector looks; a connection makes some 200 objects, a token leaves none.
+"""The garbage collector's thresholds; a connection makes 200 objects, a token leaves none.
 
 Python's own (700, 10, 10) costs a fifth of accepting a connection (docs/benchmarks.md).
 """
 
 
 def serve(source: Source, make: MakeApp = make_app) -> int:
-    """Serve until SIGTERM or SIGINT; the exit status.
+    """Serve until SIGTERM or SIGINT; return the exit status.
 
     Args:
         source: the configuration, and how to read it again.
@@ -55,7 +55,7 @@ def serve(source: Source, make: MakeApp = make_app) -> int:
     try:
         listening = activated_socket(config)
         if planned.workers == 1:
-            # told once more, it ends at once, whatever it is doing
+            # a second signal ends it at once, whatever it is doing
             alone = _Process(
                 source, lambda config: config, make, listening,
                 lambda port: _ready(config, port), signal.SIG_DFL,
@@ -74,7 +74,7 @@ def serve(source: Source, make: MakeApp = make_app) -> int:
 
 
 def _ready(config: StreamingConfig, port: int) -> None:
-    """Say that it serves: to the service manager, and to whoever has started it."""
+    """Report that it serves: to the service manager, and to whoever has started it."""
     systemd.notify("READY=1", f"STATUS=Serves on port {port}.")
     print(f"streaming-api serves on {url_of(config, port)}/ (Ctrl+C stops it)", flush=True)
     if not config.api_keys:
@@ -82,7 +82,7 @@ def _ready(config: StreamingConfig, port: int) -> None:
 
 
 def _read(source: Source) -> StreamingConfig | None:
-    """Read the configuration again; None, and said in the log, where it cannot be used."""
+    """Read the configuration again; log why, and return None, where it cannot be used."""
     try:
         return source.read()
     except ConfigError as error:
@@ -96,10 +96,10 @@ class _Process:
 
     Attributes:
         source: the whole service's configuration.
-        share: what of it is this process's.
+        share: returns this process's share of it.
         listening: a bound socket; None to bind one.
-        ready: told the port once it serves.
-        again: what a second signal to stop does.
+        ready: called with the port once it serves.
+        again: called at a second signal to stop.
     """
 
     source: Source
@@ -110,7 +110,7 @@ class _Process:
     again: signal.Handlers
 
     async def run(self) -> int:
-        """Serve until a signal says stop; the exit status."""
+        """Serve until a signal to stop; return the exit status."""
         loop = asyncio.get_running_loop()
         stopping = asyncio.Event()
 
@@ -157,7 +157,7 @@ class _Process:
 
 
 async def _keep_watchdog() -> None:
-    """Tell a service manager that asks for it that the event loop turns."""
+    """Send heartbeats to a service manager that expects them, while the event loop runs."""
     interval = systemd.watchdog_interval()
     while interval is not None:
         systemd.notify("WATCHDOG=1")

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 MakeApp = Callable[[StreamingConfig], web.Application]
 
 HANDSHAKE_SECONDS: Final = 10.0
-"""Seconds for a TLS handshake, and for the goodbye of one."""
+"""Seconds for a TLS handshake, and for the closing one."""
 _FRESH_SECONDS: Final = 0.5
-"""What a connection that was accepted just before a stop gets to send its first request."""
+"""Seconds for the first request of a connection that was accepted just before a stop."""
 _BACKLOG: Final = 4096
 
 
@@ -61,7 +61,7 @@ class StreamingService:
 
     @property
     def url(self) -> str:
-        """Where it serves, ``http://host:port`` without a slash at the end."""
+        """The URL at which it serves, ``http://host:port`` without a trailing slash."""
         return url_of(self.config, self.port)
 
     @property
@@ -74,7 +74,7 @@ class StreamingService:
         """The parts of the running application.
 
         Raises:
-            RuntimeError: it does not run.
+            RuntimeError: it is not running.
         """
         if self._runner is None:
             raise RuntimeError("The service has not been started.")
@@ -112,7 +112,7 @@ class StreamingService:
         await app[CONTEXT].upstream.start()  # loading a model must not delay the first page
 
     async def stop(self) -> None:
-        """Drain and end: health checks are told, answers end, then clients are told."""
+        """Drain and stop: fail health checks, let answers end, then notify clients."""
         listener, self._listener = self._listener, None
         if listener is not None and self._runner is not None:
             await leave(self._runner.app)
@@ -135,21 +135,21 @@ class StreamingService:
 
 
 def url_of(config: StreamingConfig, port: int) -> str:
-    """Where a server with this configuration is reached on this port."""
+    """Return the URL of a server with this configuration on this port."""
     scheme = "https" if config.tls_certificate else "http"
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(config.host, config.host)  # noqa: S104 (shown, not bound)
     return f"{scheme}://{host}:{port}"
 
 
 async def _first_requests(runner: web.AppRunner) -> None:
-    """Wait, shortly, for the requests of connections that were accepted just before the end.
+    """Wait briefly for the requests of connections that were accepted just before the end.
 
     They would be closed as idle ones, and their clients could not know that nothing was done.
     """
     server = runner.server
     until = time.monotonic() + _FRESH_SECONDS
     while server is not None and time.monotonic() < until:
-        # all are ours, but for what has been taken over
+        # all are ours, except those that have been taken over
         if not any(getattr(one, "is_fresh", False) for one in server.connections):
             return
         await asyncio.sleep(0.01)
@@ -163,7 +163,7 @@ async def _listen(
 ) -> asyncio.Server:
     loop = asyncio.get_running_loop()
     server = runner.server
-    assert server is not None  # it has been set up
+    assert server is not None  # it has been set up by now
 
     def accepted() -> HttpProtocol:
         return HttpProtocol(server, manager, loop)

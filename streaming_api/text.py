@@ -1,4 +1,4 @@
-"""Hostile text, made fit to be shown: one line, printable, bounded.."""
+"""Hostile text, made fit to be shown: one line, printable, bounded."""
 
 from __future__ import annotations
 

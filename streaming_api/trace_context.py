@@ -21,9 +21,9 @@ class TraceContext:
 
     Attributes:
         trace_id: 32 hexadecimal digits.
-        span_id: 16 hexadecimal digits: of what others call their parent.
+        span_id: 16 hexadecimal digits, which the spans below name as their parent.
         sampled: whether the caller records it.
-        state: what vendors carry along (``tracestate``).
+        state: the vendors' own fields (``tracestate``).
         parent_id: the span that this one is in; "" for a root.
     """
 
@@ -35,7 +35,7 @@ class TraceContext:
 
     @classmethod
     def parse(cls, traceparent: str, state: str = "") -> TraceContext | None:
-        """What a caller has sent; None for what is no trace context, which starts anew."""
+        """Parse a caller's trace context; return None for anything else: a new trace begins."""
         found = _TRACEPARENT.fullmatch(traceparent.strip())
         if found is None or not int(found[1], 16) or not int(found[2], 16):
             return None
@@ -44,14 +44,14 @@ class TraceContext:
 
     @classmethod
     def begin(cls) -> TraceContext:
-        """The root of a new trace."""
+        """Return the root of a new trace."""
         return cls(secrets.token_hex(16), secrets.token_hex(8))
 
     def child(self) -> TraceContext:
-        """A place inside this one."""
+        """Return a place inside this one."""
         return attrs.evolve(self, span_id=secrets.token_hex(8), parent_id=self.span_id)
 
     def headers(self) -> dict[str, str]:
-        """What the next one is sent."""
+        """Return the headers that pass this place on."""
         told = {"traceparent": f"00-{self.trace_id}-{self.span_id}-{int(self.sampled):02x}"}
         return told | {"tracestate": self.state} if self.state else told

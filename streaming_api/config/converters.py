@@ -31,7 +31,7 @@ class Unfit(ValueError):
     """
 
     def __init__(self, found: object, needs: str, *, secret: bool = False) -> None:
-        """Keep all of it; whether the value may be shown is known only when the sentence is made."""
+        """Keep everything; whether the value may be shown is known only when `sentence` is called."""
         super().__init__(needs)
         self.found = found
         self.needs = needs

@@ -24,7 +24,7 @@ _OURS = "STREAMING_"
 _LINK = re.compile(
     r"[A-Z0-9_]+_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT_[0-9]+_(TCP|UDP|SCTP)(_[A-Z]+)?)"
 )
-"""Variables that Kubernetes and Docker set for a Service named like ours, for all its neighbours."""
+"""Variables that Kubernetes and Docker set for a Service named like ours, in its neighbours."""
 _LINK_URL = re.compile(r"(tcp|udp|sctp)://.*")
 _BOOLEANS = dict.fromkeys(("true", "1", "yes", "on"), True) | dict.fromkeys(
     ("false", "0", "no", "off"), False

@@ -22,7 +22,7 @@ def effective(loaded: Loaded) -> str:
 
 
 def markdown_table() -> str:
-    """Return all settings as a Markdown table: YAML path, environment variable, default, meaning."""
+    """Return all settings as a Markdown table: YAML path, variable, default, meaning."""
     head = "| setting | environment | default | meaning |\n|---|---|---|---|"
     rows = [
         f"| `{row.path}` | `{row.env}` | {_default(row)} | {row.help} |"

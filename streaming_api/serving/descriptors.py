@@ -9,18 +9,18 @@ from typing import Final
 from streaming_api.config import StreamingConfig
 
 _BESIDES: Final = 128
-"""For sources, files, the store, and clients that come and go."""
+"""Descriptors for sources, files, the store, and clients that come and go."""
 
 
 def raise_limit() -> None:
-    """Raise the soft limit to the hard one, which nothing here is harmed by (no select)."""
+    """Raise the soft limit to the hard one, which harms nothing here (no select)."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(ValueError, OSError):  # some systems have a lower limit than the hard one
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def shortage(config: StreamingConfig, workers: int = 1) -> str | None:
-    """A sentence for people if the limits of the configuration need more than there are."""
+    """Return a sentence if the configured limits need more descriptors than there are."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = config.max_connections + config.sse_max_connections + config.pool_size + _BESIDES
     if hard == resource.RLIM_INFINITY or needed <= hard:

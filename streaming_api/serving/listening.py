@@ -9,7 +9,7 @@ from streaming_api.serving import systemd
 
 
 def listening_socket(config: StreamingConfig) -> socket.socket:
-    """Bind the address of a configuration; with several workers others may bind it as well.
+    """Bind the configured address; with several workers, others may bind it as well.
 
     Raises:
         OSError: it cannot be bound.
@@ -29,7 +29,7 @@ def listening_socket(config: StreamingConfig) -> socket.socket:
 
 
 def activated_socket(config: StreamingConfig) -> socket.socket | None:
-    """The socket that a socket unit has bound, whatever the address of the configuration is.
+    """Return the socket that a socket unit has bound, whatever address is configured.
 
     Raises:
         OSError: what was handed over cannot be served on.
@@ -41,7 +41,7 @@ def activated_socket(config: StreamingConfig) -> socket.socket | None:
 
 
 def _watch_for_silence(listening: socket.socket, config: StreamingConfig) -> None:
-    """Find out a peer that is gone, or reads nothing, even where no sweep looks.
+    """Detect a peer that is gone, or reads nothing, even where no sweep looks.
 
     Accepted connections inherit all three (a plain reply that nobody takes; RFC 5482, tcp(7)).
     """

@@ -26,10 +26,10 @@ _COMPLAINT_SECONDS: Final = 60.0
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line.
+    """One JSON object per line.
 
     Args:
-        service: what ``resource.service.name`` says.
+        service: the value of ``resource.service.name``.
     """
 
     def __init__(self, service: str) -> None:
@@ -37,7 +37,7 @@ class JsonLines(logging.Formatter):
         self._resource = {"service.name": service, "process.pid": os.getpid()}
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line of a record."""
+        """Return the line of a record."""
         when = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         attributes: dict[str, object] = dict(getattr(record, "attributes", {}))
         if record.exc_info:
@@ -58,13 +58,13 @@ class JsonLines(logging.Formatter):
 
 
 class _Patient(logging.Handler):
-    """What a handler does that cannot write: a line a minute, where people look."""
+    """A handler that, when it cannot write, says so once a minute where people look."""
 
     _complained = -_COMPLAINT_SECONDS
     _lost = 0
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
-        """Say now and then that lines are lost; never a traceback for each."""
+        """Say now and then that lines are lost; never print a traceback for each."""
         error = sys.exc_info()[1]
         if not isinstance(error, OSError):
             super().handleError(record)
@@ -86,15 +86,15 @@ class _Patient(logging.Handler):
 
 
 class StandardError(_Patient, logging.StreamHandler):  # type: ignore[type-arg]
-    """To standard error."""
+    """A handler that writes to standard error."""
 
 
 class LogFile(_Patient, WatchedFileHandler):
-    """To a file that logrotate may move away at any time."""
+    """A handler that writes to a file, which logrotate may move away at any time."""
 
 
 def set_up(config: StreamingConfig) -> None:
-    """To standard error, and under systemd also to its logs directory."""
+    """Log to standard error, and under systemd also to its logs directory."""
     found, complaint = handlers(config)
     logging.basicConfig(level=config.log_level, handlers=found)
     if complaint is not None:
@@ -102,7 +102,7 @@ def set_up(config: StreamingConfig) -> None:
 
 
 def handlers(config: StreamingConfig) -> tuple[list[logging.Handler], str | None]:
-    """Where the log goes, and a sentence if it cannot go to a file that it should go to."""
+    """Return the log's handlers, and a sentence if a file that it should go to cannot be used."""
     error = StandardError()
     error.setFormatter(_formatter(config, people=sys.stderr.isatty() or _is_the_journal()))
     directory = os.environ.get("LOGS_DIRECTORY")
@@ -124,7 +124,7 @@ def _formatter(config: StreamingConfig, *, people: bool) -> logging.Formatter:
 
 
 def _is_the_journal() -> bool:
-    """Whether standard error is the journal, which keeps its own fields (systemd.exec(5))."""
+    """Return whether standard error is the journal, which has its own fields (systemd.exec(5))."""
     try:
         status = os.fstat(sys.stderr.fileno())
     except (OSError, ValueError):

@@ -17,7 +17,7 @@ from typing import Final
 logger = logging.getLogger(__name__)
 
 _SHARE: Final = 0.1
-"""The part of ``performance.memory_limit_gb`` that it may fill."""
+"""The share of ``performance.memory_limit_gb`` that the store may fill."""
 _START_SECONDS: Final = 5.0
 _PR_SET_PDEATHSIG: Final = 1
 _LIBC: Final = ctypes.CDLL(None)
@@ -33,7 +33,7 @@ class PrivateStore:
 
     Args:
         program: ``valkey-server`` or ``redis-server``.
-        memory_gb: of the whole service.
+        memory_gb: the memory of the whole service.
     """
 
     def __init__(self, program: str, memory_gb: float) -> None:
@@ -48,12 +48,12 @@ class PrivateStore:
 
     @property
     def url(self) -> str:
-        """Where the workers find it."""
+        """The URL at which the workers find it."""
         return f"unix://{self._socket}"
 
     @property
     def pid(self) -> int:
-        """Its process; 0 if it does not run."""
+        """Its process id; 0 if it does not run."""
         return self._process.pid if self._process is not None else 0
 
     @property
@@ -61,10 +61,10 @@ class PrivateStore:
         return self.directory / "store.sock"
 
     def start(self) -> None:
-        """Start it, and wait until it listens.
+        """Start the server, and wait until it listens.
 
         Raises:
-            OSError: it cannot be started, or does not come up.
+            OSError: the server cannot be started, or does not come up.
         """
         self._socket.unlink(missing_ok=True)
         self._process = subprocess.Popen(  # noqa: S603 (found on the PATH, or in our environment)
@@ -95,18 +95,18 @@ class PrivateStore:
         return False
 
     def poll(self) -> bool:
-        """Whether it still runs; reaps it if not."""
+        """Return whether it still runs; reap it if not."""
         return self._process is not None and self._process.poll() is None
 
     def stop(self) -> None:
-        """End it, and remove what it left."""
+        """Stop the server, and remove what it left behind."""
         process, self._process = self._process, None
         if process is not None:
-            process.kill()  # it keeps nothing
+            process.kill()  # nothing is lost: it keeps nothing on disk
             process.wait()
 
     def close(self) -> None:
-        """End it for good."""
+        """Stop the server for good."""
         self.stop()
         if self._temporary is not None:
             self._temporary.cleanup()

@@ -32,12 +32,12 @@ from streaming_api.serving.workers import MEETING_VARIABLE, Plan
 logger = logging.getLogger(__name__)
 
 Share = Callable[[StreamingConfig], StreamingConfig]
-"""What of the whole service's configuration is one worker's."""
+"""Returns one worker's share of the whole service's configuration."""
 
 Serve = Callable[[Share, socket.socket, Callable[[], None]], int]
 """Serves on a socket until it is told to stop, and returns the exit status.
 
-The last argument is to be called once it serves."""
+The last argument is called once it serves."""
 
 _SIGNALS: Final = (
     signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD,
@@ -68,8 +68,8 @@ class Supervisor:
     """Runs the workers of a plan.
 
     Args:
-        config: of the whole service; each worker gets its share of memory and cores.
-        plan: how many, and the private store's program.
+        config: that of the whole service; each worker gets its share of memory and cores.
+        plan: the number of workers, and the private store's program.
         serve: what a worker does.
         reread: reads the configuration again, for workers that are started later.
         listening: a socket that is bound already, for all of them; None to bind one for each.
@@ -91,18 +91,18 @@ class Supervisor:
         self._store = PrivateStore(plan.server, config.memory_gb) if plan.server else None
         self._store_backoff = Backoff(FIRST_PAUSE / 5, LONGEST_PAUSE)
         self._store_due = 0.0
-        self._meeting = tempfile.TemporaryDirectory(prefix="streaming-api-")  # of the workers
+        self._meeting = tempfile.TemporaryDirectory(prefix="streaming-api-")  # where the workers meet
         self._workers: list[_Worker] = []
-        self._leaving: set[int] = set()  # processes that drain, their successors serve
+        self._leaving: set[int] = set()  # processes that drain while their successors serve
         self._replacing: list[_Worker] = []
         self._stopping = False
         self._told = 0.0
 
     def run(self, announce: Callable[[int], None]) -> int:
-        """Start everything, and stay until told to stop; the exit status.
+        """Start everything, wait until told to stop, and return the exit status.
 
         Args:
-            announce: told the port once every worker serves.
+            announce: called with the port once every worker serves.
 
         Raises:
             OSError: the address cannot be bound, or the store does not start.
@@ -161,7 +161,7 @@ class Supervisor:
         return serves
 
     def _be(self, worker: _Worker, told: int) -> int:
-        """Be the worker: what the new process does."""
+        """Run as the worker, in the new process; return the exit status."""
         end_with_parent(signal.SIGTERM)
         for other in self._workers:
             if other is not worker:
@@ -225,7 +225,7 @@ class Supervisor:
         )
 
     def _stop(self, number: signal.Signals) -> None:
-        """Tell the workers to stop; nobody listens from the moment their sockets are closed."""
+        """Tell the workers to stop; once their sockets are closed, nobody listens."""
         self._stopping = True
         logger.info("stopping the workers")
         systemd.notify(*systemd.stopping(self._config.drain_delay + self._config.drain_seconds))
@@ -255,7 +255,7 @@ class Supervisor:
             logger.error("the private store has ended; it is started again")
 
     def _restart(self) -> None:
-        """Start what is due."""
+        """Restart the workers, and the store, that are due."""
         now = time.monotonic()
         if self._store is not None and self._store_due and now >= self._store_due:
             try:
@@ -266,7 +266,7 @@ class Supervisor:
                 self._store_due = now + self._store_backoff.pause()
         for worker in self._workers:
             if worker.due and now >= worker.due and not self._start(worker):
-                worker.due = 0.0  # the reaping sets it again
+                worker.due = 0.0  # `_reap` sets it again
         if self._replacing and not self._leaving:
             worker = self._replacing.pop(0)
             if worker.pid:

@@ -12,10 +12,10 @@ from contextlib import suppress
 from typing import Final
 
 _FIRST_DESCRIPTOR: Final = 3
-"""Where the sockets begin that were handed over (SD_LISTEN_FDS_START)."""
+"""The first of the sockets that were handed over (SD_LISTEN_FDS_START)."""
 
 _LAST_SECONDS: Final = 10
-"""What telling everybody takes at most, after the answers have ended."""
+"""Seconds that notifying all clients takes at most, after the answers have ended."""
 
 
 def notify(*states: str) -> None:
@@ -29,13 +29,13 @@ def notify(*states: str) -> None:
 
 
 def stopping(seconds: float) -> tuple[str, str]:
-    """What a service says that stops and may take so long; the manager waits for it."""
+    """Return the states of a service that stops within ``seconds``; the manager waits for it."""
     microseconds = round((seconds + _LAST_SECONDS) * 1_000_000)
     return "STOPPING=1", f"EXTEND_TIMEOUT_USEC={microseconds}"
 
 
 def watchdog_interval() -> float | None:
-    """Seconds between two signs of life; None where the manager expects none."""
+    """Return the seconds between two heartbeats; None where the manager expects none."""
     if os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return None
     text = os.environ.get("WATCHDOG_USEC", "")
@@ -43,10 +43,10 @@ def watchdog_interval() -> float | None:
 
 
 def activated_socket() -> socket.socket | None:
-    """The listening socket of a socket unit; None where this process opens its own.
+    """Return the listening socket of a socket unit; None where this process opens its own.
 
     Raises:
-        OSError: what was handed over is no TCP socket.
+        OSError: the descriptor that was handed over is no TCP socket.
     """
     if os.environ.get("LISTEN_PID") != str(os.getpid()):
         return None

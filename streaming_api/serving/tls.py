@@ -17,10 +17,10 @@ logger = logging.getLogger(__name__)
 RELOAD_SECONDS: Final = 5.0
 """Seconds between two looks at the files."""
 WARN_BEFORE: Final = timedelta(days=14)
-"""How long before it expires a certificate is warned of."""
+"""How long before a certificate's expiry the warnings begin."""
 
 Stamp = tuple[tuple[int, int, int], ...]
-"""What tells that the files have changed: of each its time, size and inode."""
+"""Time, size and inode of each file; any change shows that the files have changed."""
 
 
 class Certificate:
@@ -35,10 +35,10 @@ class Certificate:
         key: PEM file with its private key.
 
     Attributes:
-        context: what to listen with; each handshake gets the certificate of that moment.
+        context: the context to listen with; each handshake gets the current certificate.
 
     Raises:
-        CertificateError: they cannot be served.
+        CertificateError: the files cannot be served.
     """
 
     def __init__(self, certificate: Path, key: Path) -> None:
@@ -56,11 +56,11 @@ class Certificate:
 
     @property
     def days_left(self) -> float:
-        """Days until then; below 0 afterwards."""
+        """Days until that certificate expires; negative afterwards."""
         return (self.not_after - datetime.now(UTC)) / timedelta(days=1)
 
     def warning(self) -> str | None:
-        """A sentence where somebody has to look after the certificate."""
+        """Return a sentence where somebody has to renew or repair the certificate, else None."""
         if self._fault is not None:
             return f"The TLS certificate cannot be renewed, the old one goes on: {self._fault}."
         days = self.days_left
@@ -74,7 +74,7 @@ class Certificate:
         """Look at the files every few seconds; handshakes after a change get the new certificate.
 
         Args:
-            warn: told of the `warning` of now, when it is another one.
+            warn: called with the `warning` whenever it changes.
         """
         told: str | None = None
         while True:

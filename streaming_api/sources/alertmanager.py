@@ -257,7 +257,7 @@ def _suppression(status: object) -> Suppression | None:
 
 
 def _is_resolved(item: dict[str, object], fields: _Fields, source: str) -> bool:
-    """Return whether the alert is over; the API lists only live ones, and words status otherwise."""
+    """Return whether the alert is over; the API lists only live ones, under other status words."""
     match item.get("status"), source:
         case ("firing" | "resolved") as status, "webhook":
             return status == "resolved"

@@ -53,7 +53,7 @@ class ChatRequest:
         model: the model that was asked for; None leaves it to the upstream.
         parameters: OpenAI's, ``messages`` among them: a JSON object for the upstream, each
             member as the client wrote it.
-        stream_options: those of a streamed answer, as the client wrote them, without ``include_usage``;
+        stream_options: a streamed answer's, as the client wrote them, without ``include_usage``;
             None where it wrote null, which leaves them out.
         usage_asked: whether the client itself asked for a chunk with the usage.
         chosen: whether the client chose the request_id: it may have been used before.
