@@ -15,7 +15,7 @@ class AnswerRecord:
         key: the name of the key that it was asked with; "" without keys.
         face: the API it was asked through, such as ``openai`` or ``websocket``.
         asked: the model that was asked for.
-        answered: the model that the answer names; the model asked for where it names none.
+        answered: the model that the answer names; the one asked for where it names none.
         outcome: the finish reason, the model's or ours.
         reason: the error's code; "" without one.
         status: the upstream's HTTP status; None where it has sent none.
@@ -64,7 +64,7 @@ class AnswerRecord:
         return (self.seconds - self.first) / (self.output_tokens - 1)
 
     def attributes(self) -> dict[str, object]:
-        """Return its figures under OpenTelemetry's conventional names, ours under ``streaming.``."""
+        """Return its figures by OpenTelemetry's conventional names, ours under ``streaming.``."""
         told: dict[str, object] = {
             "streaming.request_id": self.request_id,
             "streaming.key": self.key or None,

@@ -31,7 +31,7 @@ class Unfit(ValueError):
     """
 
     def __init__(self, found: object, needs: str, *, secret: bool = False) -> None:
-        """Keep everything; whether the value may be shown is known only when `sentence` is called."""
+        """Keep everything; only `sentence` is told whether the value may be shown."""
         super().__init__(needs)
         self.found = found
         self.needs = needs

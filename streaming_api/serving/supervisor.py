@@ -93,7 +93,7 @@ class Supervisor:
         self._store_due = 0.0
         self._meeting = tempfile.TemporaryDirectory(prefix="streaming-api-")  # where the workers meet
         self._workers: list[_Worker] = []
-        self._leaving: set[int] = set()  # processes that drain while their successors serve
+        self._leaving: set[int] = set()  # processes that drain; their successors serve
         self._replacing: list[_Worker] = []
         self._stopping = False
         self._told = 0.0

@@ -6,7 +6,7 @@ end, and only an error object or bytes that cannot be read are faults.
 - *Shown*: a chunk with choices goes on as the bytes that came, whatever else is or is not in it;
   one whole answer, as chunks that say the same.
 - *None*: an event without choices is noted where it has usage, and skipped.
-- *An end*: `[DONE]`; the end of a body that says where it ends; the end of the connection where the
+- *An end*: ``[DONE]``; the end of a body that says where it ends; the end of the connection where the
   body does not, unless finish reasons have proved empty before; and, for an answer that is cut, a
   finish reason in a chunk of its own for every choice (`Choices.are_closed`).
 - *Faults*: an error object, an event of that name, an event that is not JSON (under another name it
@@ -33,7 +33,7 @@ from streaming_api.upstreams.sse_parser import Event, EventParser, EventTooLarge
 
 LF: Final = 10
 
-RELEARN_AFTER: Final = 8  # chunks of text: what each of them differs in is not worth learning
+RELEARN_AFTER: Final = 8  # chunks of text after which differing ones are not worth learning
 _NEVER: Final = b"\n"  # no line starts with it
 _TEXT: Final = re.compile(rb'"content": ?"')
 
@@ -50,7 +50,7 @@ class AnswerReader:
 
     Attributes:
         over: nothing that comes after this belongs to the answer.
-        done: the upstream itself said that this was all: `[DONE]`, or one whole JSON object.
+        done: the upstream itself said that this was all: ``[DONE]``, or one whole JSON object.
         error: why it ended, when that was a fault. A fault that comes when the answer was complete
             is none, unless it is the upstream's own word.
         usage: the newest `usage` object that the upstream reported.
@@ -80,7 +80,7 @@ class AnswerReader:
 
         Args:
             max_event_bytes: bound on one event.
-            usage_asked: whether the client is to have a chunk that holds nothing but usage.
+            usage_asked: whether the client is to get a chunk that holds nothing but usage.
             as_chunks: whether a whole answer is to come out as chunks.
         """
         self._events = EventParser(max_event_bytes)
@@ -100,7 +100,7 @@ class AnswerReader:
 
     @property
     def finish_reason(self) -> str | None:
-        """The first choice's, once every choice that was seen has one; None after a fault."""
+        """The first choice's reason, once every choice seen has one; None after a fault."""
         return None if self.error is not None else self._choices.reason
 
     def fail(self, error: UpstreamFault) -> None:
@@ -128,7 +128,7 @@ class AnswerReader:
         """
         chunks = []
         for event in self._events.finish():
-            with suppress(orjson.JSONDecodeError):  # half an event is none
+            with suppress(orjson.JSONDecodeError):  # half an event is no event
                 if event[1].strip() != b"[DONE]":
                     repair.loads(event[1])
                 chunks = self._take_events([event])
@@ -144,7 +144,7 @@ class AnswerReader:
     def read_whole(self, body: bytes) -> list[bytes]:
         """Take the whole body of an answer that is not streamed; return it as one line.
 
-        Where a stream was asked for, chunks that say the same.
+        Where a stream was asked for, return chunks that say the same.
         """
         try:
             answer, said = _loads(body)
@@ -191,7 +191,7 @@ class AnswerReader:
         return chunks
 
     def _chunks_of(self, event_type: bytes, payload: bytes) -> list[bytes]:
-        """Note what an event says; return the chunks that the client is to have of it."""
+        """Note what an event says; return the chunks of it that the client is to get."""
         try:
             event, said = repair.loads(payload)
         except orjson.JSONDecodeError as exc:
@@ -212,7 +212,7 @@ class AnswerReader:
         return []
 
     def _take_object(self, chunk: dict[str, Any], said: bytes) -> list[bytes]:
-        """A chunk goes on as it is; a whole answer is said in chunks, if its text was not yet."""
+        """Pass a chunk on as it is, or a whole answer as chunks if its text has not been sent yet."""
         had_content = self.content_chunks > 0
         if not self._note_choices(chunk):
             if not chunk.get("usage"):
@@ -250,7 +250,7 @@ class AnswerReader:
                 self._text_before, self._text_after = before, after
 
     def _note_choices(self, answer: dict[str, Any]) -> bool:
-        """Note finish reasons, usage and content; whether the client is to have this one."""
+        """Note finish reasons, usage and content; return whether the client is to get this one."""
         has_usage = self._note_usage(answer)
         choices = answer.get("choices")
         if isinstance(choices, list):
@@ -275,7 +275,7 @@ class AnswerReader:
         return True
 
     def _take_other_payload(self, event_type: bytes, payload: bytes, exc: ValueError) -> None:
-        """`[DONE]`, a sign of life, an error in plain words, or nonsense."""
+        """Take ``[DONE]``, a sign of life, an error in plain words, or nonsense."""
         words = payload.strip()
         if words == b"[DONE]":
             self.over = self.done = True
@@ -285,7 +285,7 @@ class AnswerReader:
             raise InvalidAnswerError(f"an event that is not JSON ({exc}): {excerpt(payload)}")
 
     def _take_error_event(self, error: object, payload: bytes) -> None:
-        """`event: error`, whatever it holds."""
+        """Take an ``event: error``, whatever it holds."""
         told = error_of_object(error) or error_of_object({"error": error})
         if told is None or isinstance(error, str):
             words = error if isinstance(error, str) else payload.decode("utf-8", "replace")
@@ -295,7 +295,7 @@ class AnswerReader:
         self._refuse(told)
 
     def _take_error(self, reply: dict[str, object]) -> None:
-        """Read an error out of what is not an answer."""
+        """Read an error out of a reply that is not an answer."""
         error = error_of_object(reply)
         if error is None:
             raise InvalidAnswerError("an object without a list of `choices`")
@@ -308,7 +308,7 @@ class AnswerReader:
 
 
 def invalid(what: str) -> UpstreamFault:
-    """The upstream broke the protocol: it sent `what`."""
+    """Return the fault of an upstream that broke the protocol: it sent `what`."""
     return fault(
         "upstream_invalid_response",
         f"The upstream sent {what}. Check that the gateway endpoint speaks OpenAI's protocol.",
@@ -316,7 +316,7 @@ def invalid(what: str) -> UpstreamFault:
 
 
 def too_large(limit: int) -> UpstreamFault:
-    """One event, or a whole answer, is above the bound."""
+    """Return the fault of an event, or a whole answer, that is above the bound."""
     return fault("upstream_event_too_large", f"The upstream sent an event above {limit} bytes.")
 
 
@@ -331,7 +331,7 @@ def _loads(body: bytes) -> tuple[dict[str, Any], bytes]:
 
 
 def _is_error(reply: dict[str, Any]) -> bool:
-    """Whether an object is an error, and not an answer with an empty place for one."""
+    """Return whether an object is an error, not an answer with an empty field for one."""
     error = reply.get("error")
     if isinstance(error, dict):
         return any(error.values())
@@ -339,7 +339,7 @@ def _is_error(reply: dict[str, Any]) -> bool:
 
 
 def _is_text(inside: bytes) -> bool:
-    """Whether these bytes, in quotes, are a JSON string, and not an empty one."""
+    """Return whether these bytes, in quotes, are a JSON string, and not an empty one."""
     try:
         return bool(inside) and orjson.loads(b'"%b"' % inside) is not None
     except orjson.JSONDecodeError:

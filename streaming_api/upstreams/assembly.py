@@ -15,7 +15,7 @@ import orjson
 from streaming_api.upstreams.choices import MAX_CHOICES, reason_of
 
 _NAMES: Final = frozenset({"role", "type", "id", "name", "object", "format"})
-"""Texts that are said whole, each time they are said."""
+"""Fields whose text comes whole each time that it comes."""
 _EMPTY: Final[tuple[object, ...]] = ("", [], {})
 _DEEPEST: Final = 16
 """Levels of a field that are merged; below them the newest counts."""
@@ -101,7 +101,7 @@ class Assembly:
             self._merge(known, item, depth)
 
     def answer(self) -> bytes:
-        """The whole answer, as JSON.
+        """Return the whole answer, as JSON.
 
         Raises:
             orjson.JSONEncodeError: it is nested more deeply than can be written.
@@ -132,7 +132,7 @@ def _plain(name: str, value: object) -> object:
         return _plain_object(value)
     if isinstance(value, list):
         members = [_plain("", item) for item in value]
-        if name == "tool_calls":  # only the pieces of a call have a number
+        if name == "tool_calls":  # only the pieces of a call are numbered
             for member in _objects(members):
                 member.pop("index", None)
         return members

@@ -35,8 +35,8 @@ class Reader(Protocol):
 
     Attributes:
         over: nothing that still comes matters.
-        error: why it is over, if that is a fault.
-        repaired: how often something was replaced that UTF-8 JSON cannot say.
+        error: the fault that ended it, if one did.
+        repaired: how often something that UTF-8 JSON cannot say was replaced.
     """
 
     over: bool
@@ -47,7 +47,7 @@ class Reader(Protocol):
         """Take bytes of an event stream; return what is to be passed on."""
 
     def read_end(self, *, delimited: bool) -> list[bytes]:
-        """Take the end of an event stream that was not cut; likewise.
+        """Take the end of an event stream that was not cut; return what is to be passed on.
 
         ``delimited``: the body said itself where it ends.
         """
@@ -56,7 +56,7 @@ class Reader(Protocol):
         """Take a complete JSON body; return what is to be passed on."""
 
     def fail(self, error: UpstreamFault) -> None:
-        """It ends here, with this."""
+        """End the reply with this fault."""
 
 
 class Call:
@@ -107,7 +107,7 @@ class Call:
     async def run(self) -> None:
         """Ask, and read the reply to its end.
 
-        Cancellation aborts the connection at once, also one that is not made yet.
+        Cancellation aborts the connection at once, even one that is still being made.
         """
         stream = self._prepare()
         try:
@@ -144,7 +144,7 @@ class Call:
         await self._done
 
     def _is_stale(self, stream: ResponseProtocol) -> bool:
-        """Whether a connection that was kept had been closed by the time of this request."""
+        """Return whether a kept connection had been closed by the time of this request."""
         return self._was_closed and not stream.answered
 
     @property
@@ -159,7 +159,7 @@ class Call:
 
     @property
     def body(self) -> bytes:
-        """What came of a body that is read whole, such as a refusal's."""
+        """The part received of a body that is read whole, such as a refusal's."""
         return bytes(self._collected or b"")
 
     def pause_reading(self) -> None:
@@ -214,7 +214,7 @@ class Call:
             self._finish()
 
     def ended(self, outcome: ResponseEnd, detail: str) -> None:
-        """The response is over: read what was collected, or say what is missing."""
+        """Take the response's end: read what was collected, or report what is missing."""
         stream = self._stream
         if self._request and stream is not None and not stream.answered and outcome in _CLOSED:
             self._was_closed = True  # a kept connection; the request can be sent again
@@ -243,7 +243,7 @@ class Call:
         return inflated
 
     def _collect(self, data: bytes) -> bytes:
-        """Keep what is read whole; return what a stream begins with, which is no longer kept."""
+        """Keep a body that is read whole; return a stream's beginning, which is no longer kept."""
         collected, head = self._collected, self._head
         if collected is None or head is None:
             return b""
@@ -270,7 +270,7 @@ class Call:
         return b""
 
     def _read_end(self, head: Head) -> None:
-        """The body has come to its end by HTTP's rules."""
+        """Read the end of a body that is complete by HTTP's rules."""
         reader, body = self._reader, self._collected
         if body is not None and self._body is Body.UNKNOWN and head.content_type != EVENT_STREAM:
             self._fail(wrong_type(head, "an event stream" if self._streamed else "JSON"))

@@ -12,9 +12,9 @@ from typing import Final
 MAX_CHOICES: Final = 1_024  # OpenAI allows n = 128; the bound keeps what is held small
 
 _LABELS: Final = frozenset({"role", "type", "id"})
-"""What only says what kind of thing something is."""
+"""Fields that only say what kind of thing something is."""
 _PARTS: Final = ("delta", "message", "text")
-"""Where a choice has its content: the first of them that it has."""
+"""Where a choice has its content: the first of these fields that it has."""
 _NO_REASON: Final = frozenset({"", "null", "none", "undefined"})
 """Strings that stand for null, however they are written."""
 
@@ -31,25 +31,25 @@ class Choices:
 
     def __init__(self) -> None:
         self._seen: set[int] = set()
-        self._reasons: dict[int, str] = {}  # the newest of each
-        self._closed: set[int] = set()  # by a chunk that held the reason and no content
+        self._reasons: dict[int, str] = {}  # the newest reason of each choice
+        self._closed: set[int] = set()  # closed by a chunk that held the reason and no content
         self.are_contradicted = False
 
     @property
     def reason(self) -> str | None:
-        """The first choice's, once every choice that was seen has one."""
+        """The first choice's finish reason, once every choice seen has one."""
         if not self._reasons or len(self._reasons) < len(self._seen):
             return None
         return self._reasons[min(self._reasons)]
 
     @property
     def are_seen(self) -> bool:
-        """Whether there was any."""
+        """Whether any choice has been seen."""
         return bool(self._seen)
 
     @property
     def have_reasons(self) -> bool:
-        """Whether any has one."""
+        """Whether any choice has a finish reason."""
         return bool(self._reasons)
 
     @property
@@ -91,7 +91,7 @@ class Choices:
 
 
 def reason_of(choice: Mapping[str, object]) -> str | None:
-    """Its finish reason; None where what stands there is none."""
+    """Return a choice's finish reason; None where what stands there is none."""
     reason = choice.get("finish_reason")
     if isinstance(reason, str) and reason.strip().lower() not in _NO_REASON:
         return reason
@@ -99,10 +99,10 @@ def reason_of(choice: Mapping[str, object]) -> str | None:
 
 
 def carries_content(part: object) -> bool:
-    """Whether a delta or a message says anything: whether any text is in it, under any name.
+    """Return whether a delta or a message says anything: any text in it, under any name.
 
-    Text, reasoning, a refusal, a tool call's name or arguments, audio, what nobody has thought of
-    yet; not its role, not empty strings and lists, not numbers, which only place things.
+    Text, reasoning, a refusal, a tool call's name or arguments, audio, things not thought of
+    yet count; its role, empty strings and lists do not, nor do numbers, which only place things.
     """
     waiting = [part]
     while waiting:  # no recursion: JSON may be nested more deeply than Python calls

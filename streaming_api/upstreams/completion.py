@@ -8,7 +8,7 @@ import orjson
 
 
 def is_whole(answer: Mapping[str, object]) -> bool:
-    """Whether this is no chunk: it says so, and some choice has a message and no delta."""
+    """Return whether this is no chunk: it says so, or some choice has a message and no delta."""
     choices = answer.get("choices")
     return (
         answer.get("object") == "chat.completion"
@@ -21,7 +21,7 @@ def is_whole(answer: Mapping[str, object]) -> bool:
 
 
 def as_chunks(answer: Mapping[str, object], *, usage_asked: bool) -> list[bytes]:
-    """The chunks that say the same, as OpenAI's clients read them.
+    """Return the chunks that say the same, as OpenAI's clients read them.
 
     One chunk with every choice's `message` as its `delta`, other fields as they are; and, where the
     client asked for usage, one with that alone.

@@ -17,7 +17,7 @@ from streaming_api.upstreams.reply_errors import UpstreamFault, fault
 
 @attrs.frozen
 class Connector:
-    """Where to connect and how long to wait; `open_streams` is who is connected now.
+    """Where to connect and how long to wait; `open_streams` holds what is connected now.
 
     Attributes:
         kept: connections on which another request may follow.
@@ -31,7 +31,7 @@ class Connector:
     open_streams: set[ResponseProtocol] = attrs.field(factory=set)
 
     def reuse(self, stream: ResponseProtocol) -> bool:
-        """Connect `stream` by a connection that was kept; False if there is none."""
+        """Connect `stream` by a kept connection; return False if there is none."""
         self._open(stream)
         if self.kept.take(cast(asyncio.Protocol, stream)):
             return True
@@ -44,7 +44,7 @@ class Connector:
         stream.on_reusable = self.kept.put
 
     async def connect(self, stream: ResponseProtocol) -> UpstreamFault | None:
-        """Connect `stream` anew, or say why that was not possible."""
+        """Connect `stream` anew, or return why that was not possible."""
         loop = asyncio.get_running_loop()
         self._open(stream)
         try:

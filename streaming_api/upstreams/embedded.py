@@ -50,7 +50,7 @@ log = logging.getLogger(__name__)
 
 
 class _Server(Protocol):
-    """What is used of `xllamacpp.Server`."""
+    """The part of `xllamacpp.Server` that is used."""
 
     listening_address: str
 
@@ -105,16 +105,16 @@ class EmbeddedModel:
 
     @property
     def api_key(self) -> str:
-        """What it asks for as `Authorization: Bearer`, on every path but /health."""
+        """The key that it requires as ``Authorization: Bearer``, on every path but ``/health``."""
         return self._api_key
 
     @property
     def model_name(self) -> str | None:
-        """The name it answers to, known from `loading` on."""
+        """The name that it answers to, known from `loading` on."""
         return self._name
 
     async def start(self) -> None:
-        """Begin to load, in a thread, and return; may be called once."""
+        """Begin to load, in a thread, and return; call it only once."""
         try:
             check_machine()
             file = find_model(self._model)
@@ -126,13 +126,13 @@ class EmbeddedModel:
         self._loading = asyncio.create_task(self._load(file), name="load the embedded model")
 
     async def wait_ready(self) -> bool:
-        """Wait for the end of loading: True when ready, False when there is a `reason`."""
+        """Wait for the end of loading; return True when ready, False when there is a `reason`."""
         if self._loading is not None:
             await asyncio.shield(self._loading)
         return self._state == "ready"
 
     async def stop(self) -> None:
-        """Cut its open requests, free its memory and its port. May be repeated.
+        """Cut its open requests, free its memory and its port; may be called again.
 
         Takes some 100 ms when nobody uses it, seconds when somebody does (at most
         `CUT_TIMEOUT`), and waits for the end of loading.
@@ -167,7 +167,7 @@ class EmbeddedModel:
         params.n_ctx = SLOTS * SLOT_TOKENS
         params.n_predict = ANSWER_TOKENS
         params.n_batch = params.n_ubatch = BATCH_TOKENS
-        params.cache_ram_mib = 0  # a cache of prompts that would grow to 8 GiB
+        params.cache_ram_mib = 0  # else a cache of prompts would grow to 8 GiB
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = self._threads
         params.n_threads_http = min(self._max_requests + SPARE_HTTP_THREADS, MAX_HTTP_THREADS)
         params.hostnames = ["127.0.0.1"]
@@ -205,7 +205,7 @@ def _read_through(path: Path) -> None:
 
 
 async def _cut_connections(port: int) -> bool:
-    """Shut down what this process has accepted on `port`, until its owner has closed it all."""
+    """Shut down the sockets accepted on `port` until their owner has closed them all."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + CUT_TIMEOUT
     cut: set[int] = set()
@@ -219,7 +219,7 @@ async def _cut_connections(port: int) -> bool:
 
 
 def _shut_down(port: int) -> tuple[set[int], set[int]]:
-    """Shut down the sockets accepted on `port`; returns their inodes, and those of all sockets."""
+    """Shut down the sockets accepted on `port`; return their inodes, and those of all sockets."""
     accepted: set[int] = set()
     sockets: set[int] = set()
     for fd in _duplicates():

@@ -15,7 +15,7 @@ import attrs
 
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _CALLS: Final = ("/chat/completions", "/completions", "/models")
-"""What people paste behind a base address."""
+"""Paths that people paste behind a base address."""
 _FORBIDDEN_IN_HEADER: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
@@ -57,12 +57,12 @@ class Endpoint:
 
     @property
     def authority(self) -> str:
-        """`host:port`, for people and for the Host header."""
+        """``host:port``, for people and for the Host header."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port}"
 
     def address(self, path: str) -> str:
-        """Where a request for `path` goes, for people; without the query, which may be secret."""
+        """Return the address of `path`, for people; without the query, which may be secret."""
         return f"http{'s' if self.is_tls else ''}://{self.authority}{self.base}{path}"
 
     def request(
@@ -75,7 +75,7 @@ class Endpoint:
         headers: Mapping[str, str] | None = None,
         body: bytes = b"",
     ) -> bytes:
-        """A whole HTTP/1.1 request (RFC 9112).
+        """Build a whole HTTP/1.1 request (RFC 9112).
 
         Raises:
             ValueError: `authorization` could not stand in a header.
@@ -103,14 +103,14 @@ class Endpoint:
 def relayed_head(
     endpoint: Endpoint, method: str, path: str, query: str, headers: Iterable[tuple[str, str]]
 ) -> bytes:
-    """The head of a request that is passed on.
+    """Build the head of a request that is passed on.
 
     Args:
-        endpoint: where to.
+        endpoint: where the request goes.
         method: the client's.
         path: the client's, percent-encoded; what is under ``/v1`` is asked for under the base.
         query: the client's, without "?".
-        headers: what follows Host.
+        headers: the headers that follow Host.
 
     Raises:
         ValueError: a header holds control characters.
@@ -129,7 +129,7 @@ def relayed_head(
 
 
 def _base(path: str) -> str:
-    """The path of an address without what is put behind it; ``/v1`` where there is none."""
+    """Return an address's path without what is put behind it; ``/v1`` where there is none."""
     path = path.rstrip("/")
     if not path:
         return "/v1"

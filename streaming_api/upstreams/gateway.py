@@ -89,11 +89,11 @@ class OpenAIClient:
             connect_timeout: seconds for name look-up, TCP and TLS together.
             silence_timeout: seconds without a byte after which an answer ends with an error.
             max_event_bytes: bound on one event, and on a whole answer that is not streamed.
-            signs: told how answers went.
+            signs: notified of how answers went.
             keep_alive: seconds that a connection waits for another request; 0 for none.
 
         Raises:
-            ValueError: `base_url` is no such address.
+            ValueError: `base_url` is not such an address.
         """
         endpoint = Endpoint.parse(base_url)
         tls = ssl.create_default_context() if endpoint.is_tls else None
@@ -105,7 +105,7 @@ class OpenAIClient:
         self.signs = signs or Signs()
 
     def credential(self, authorization: str | None) -> str | None:
-        """The Authorization that goes upstream for a client with this one of its own."""
+        """Return the Authorization to send upstream for a client with this one of its own."""
         if self._forward_authorization or self._authorization is None:
             return authorization or self._authorization
         return self._authorization
@@ -131,8 +131,8 @@ class OpenAIClient:
             stream: whether `body` asks for a stream.
             authorization: the client's own header; see `credential`.
             usage_asked: False withholds the chunk that holds nothing but usage.
-            fallback: asked instead where the upstream refuses `stream_options`.
-            headers: what else goes with the question, such as its trace.
+            fallback: sent instead where the upstream refuses `stream_options`.
+            headers: further headers of the request, such as its trace.
 
         Raises:
             ValueError: `authorization` holds control characters.
@@ -175,8 +175,8 @@ class OpenAIClient:
             method: the client's.
             path: the client's, percent-encoded.
             query: the client's, without "?".
-            headers: what the upstream is to see, credentials included.
-            body: all of it; None if it comes by and by.
+            headers: the headers that the upstream is to see, credentials included.
+            body: all of it; None if it comes in pieces.
 
         Raises:
             ValueError: a header holds control characters.
@@ -188,7 +188,7 @@ class OpenAIClient:
         """Ask for the model objects, as the upstream has them.
 
         Raises:
-            UpstreamError: it could not be had, for whatever reason.
+            UpstreamError: the list could not be had, for whatever reason.
             ValueError: `authorization` holds control characters.
         """
         request = self._connector.endpoint.request(
@@ -221,7 +221,7 @@ class OpenAIClient:
         return reader.models
 
     async def close(self) -> None:
-        """Abort what is still open; exchanges that run end with `upstream_disconnected`."""
+        """Abort what is still open; running exchanges end with `upstream_disconnected`."""
         self._connector.kept.close()
         for stream in list(self._connector.open_streams):
             stream.give_up("this server is shutting down")
@@ -248,7 +248,7 @@ class Exchange:
         self._signs = signs
 
     async def run(self) -> ExchangeResult:
-        """Ask, push the answer to `on_chunks`, and say how it ended. Call it once.
+        """Ask, push the answer to `on_chunks`, and return how it ended; call it only once.
 
         An upstream's faults are in `ExchangeResult.error`; only what `on_chunks` raises is raised.
         Cancelling aborts the upstream's connection at once: before the first byte, and while
@@ -274,7 +274,7 @@ class Exchange:
 
     @property
     def repaired(self) -> int:
-        """Chunks and replies in which something was replaced that UTF-8 JSON cannot say."""
+        """Chunks and replies in which something that UTF-8 JSON cannot say was replaced."""
         return self._answer.repaired
 
     @property

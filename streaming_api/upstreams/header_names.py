@@ -10,7 +10,7 @@ def chosen(headers: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
 
     Args:
         headers: names in any case.
-        names: likewise; ``*`` at the end of one stands for any rest.
+        names: names in any case; ``*`` at the end of one stands for any rest.
     """
     found = {}
     for wanted in names:

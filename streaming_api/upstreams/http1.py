@@ -34,7 +34,7 @@ class ResponseEnd(enum.Enum):
 
 @attrs.frozen
 class Head:
-    """Status and headers of a response; names in lower case, of repeated ones the last."""
+    """Status and headers of a response; names in lower case, the last of repeated ones."""
 
     status: int
     headers: dict[str, str]
@@ -55,13 +55,13 @@ class Receiver(Protocol):
     """Whoever wants the response. It must not raise."""
 
     def head_received(self, head: Head) -> None:
-        """The final response's head; interim (1xx) ones are skipped."""
+        """Take the final response's head; interim (1xx) ones are skipped."""
 
     def body_received(self, data: bytes) -> None:
-        """All body bytes of one read, joined."""
+        """Take all body bytes of one read, joined."""
 
     def ended(self, outcome: ResponseEnd, detail: str) -> None:
-        """The response is over; `detail` says more where it ended badly."""
+        """Take the response's end; `detail` says more where it ended badly."""
 
 
 class ResponseProtocol:
@@ -73,11 +73,11 @@ class ResponseProtocol:
     body costs no Python frame.
 
     Attributes:
-        answered: whether a byte has come.
+        answered: whether a byte has been received.
         on_closed: called when it has no connection any more.
         on_reusable: given the connection of a complete response if another request may follow on
             it; without it, and otherwise, the connection is closed.
-        on_writable: told whether the transport takes more of a request's body.
+        on_writable: called with whether the transport takes more of a request's body.
     """
 
     __slots__ = (
@@ -138,7 +138,7 @@ class ResponseProtocol:
         self._is_complete = False  # the message has ended by HTTP's rules
         self._is_reusable = False  # and another may follow on the connection
         self.answered = False
-        self._is_over = False  # the receiver has heard the end, or does not want to
+        self._is_over = False  # the receiver knows of the end, or does not want to
         self._is_paused = False
         self._last_read = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -150,12 +150,12 @@ class ResponseProtocol:
     # What the owner may call.
 
     def pause_reading(self) -> None:
-        """Let the kernel's buffer, and then the upstream, hold what comes. Stops the clock."""
+        """Let the kernel's buffer, then the upstream, hold what comes; stop the clock of silence."""
         self._is_paused = True
         self._pause_if_wanted()
 
     def resume_reading(self) -> None:
-        """Undo `pause_reading`; the clock starts anew."""
+        """Undo `pause_reading`; the clock of silence starts anew."""
         if not self._is_paused:
             return
         self._is_paused = False
@@ -171,17 +171,17 @@ class ResponseProtocol:
             self._last_read = self._loop.time()
 
     def pause_writing(self) -> None:
-        """The transport holds enough of the request."""
+        """Note that the transport holds enough of the request."""
         if self.on_writable is not None:
             self.on_writable(False)  # noqa: FBT003 (the one thing that is told)
 
     def resume_writing(self) -> None:
-        """The transport takes more of the request."""
+        """Note that the transport takes more of the request."""
         if self.on_writable is not None:
             self.on_writable(True)  # noqa: FBT003 (the one thing that is told)
 
     def abort(self) -> None:
-        """Close the connection now, without a word to the receiver; at any time, also twice."""
+        """Close the connection now without notifying the receiver; at any time, even twice."""
         self._is_over = True
         self._stop()
         if self._transport is not None:
@@ -192,7 +192,7 @@ class ResponseProtocol:
         self._end(ResponseEnd.CUT, why)
 
     def linger(self) -> None:
-        """Say no more to the receiver, but let the upstream finish its side for `LINGER` seconds.
+        """Notify the receiver no more, but let the upstream finish within `LINGER` seconds.
 
         Servers take a close before the last chunk for a client that left, and log it so.
         """
@@ -256,10 +256,10 @@ class ResponseProtocol:
             self._end(ResponseEnd.HEAD_TOO_LARGE, f"headers above {MAX_HEAD} bytes")
 
     def eof_received(self) -> None:
-        """Nothing: the transport closes itself, and then says so."""
+        """Do nothing: the transport closes itself, and then reports it."""
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End of file or a broken connection, unless we closed it."""
+        """Take the end of file or a broken connection, unless we closed it."""
         if not self._is_over:
             if exc is not None:
                 self._end(ResponseEnd.RESET, str(exc) or type(exc).__name__)
@@ -276,7 +276,7 @@ class ResponseProtocol:
     # What httptools calls.
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header, or a trailer, which counts and is dropped."""
+        """Take a header, or count and drop a trailer."""
         self._headers_size += len(name) + len(value) + 4
         if self._head is None and self._headers_size <= MAX_HEAD:
             self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
@@ -289,7 +289,7 @@ class ResponseProtocol:
         self._headers = {}
 
     def on_message_begin(self) -> None:
-        """A response; one behind the final one is an answer to nothing that was asked."""
+        """Begin a response; one after the final one answers nothing that was asked."""
         if self._is_complete:
             self._is_reusable = False
 
@@ -330,7 +330,7 @@ class ResponseProtocol:
             not reusable
             or transport is None
             or transport.is_closing()
-            or transport.get_write_buffer_size()  # of a request that was answered before its end
+            or transport.get_write_buffer_size()  # the rest of a request that was answered before its end
         ):
             self.abort()
             return
@@ -344,7 +344,7 @@ class ResponseProtocol:
             self.on_closed(self)
 
     def _stop(self) -> None:
-        """Drop what refers to others, so that nothing waits for the garbage collector."""
+        """Drop references to others, so that nothing waits for the garbage collector."""
         self._receiver = None
         self._parser = None
         self._cancel_timer()
@@ -355,7 +355,7 @@ class ResponseProtocol:
             self._timer = None
 
     def _watch_silence(self) -> None:
-        """Arm the one timer. Reads only note the time; the timer looks at it when it fires."""
+        """Arm the one timer; reads only note the time, which the timer checks when it fires."""
         if self._timer is None:
             deadline = self._last_read + self._silence_timeout
             self._timer = self._loop.call_at(deadline, self._check_silence)
@@ -371,7 +371,7 @@ class ResponseProtocol:
 
 
 def _reason(exc: Exception) -> str:
-    """What is wrong with a response, out of httptools' own words."""
+    """Return what is wrong with a response, in httptools' own words."""
     if isinstance(exc, httptools.HttpParserUpgrade):
         return "a switch to another protocol"
     return str(exc) or type(exc).__name__

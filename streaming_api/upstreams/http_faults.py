@@ -12,7 +12,7 @@ from streaming_api.upstreams.reply_errors import UpstreamFault, fault
 
 
 def redirected(head: Head) -> UpstreamFault:
-    """It points elsewhere (3xx)."""
+    """Return the fault of a reply that redirects (3xx)."""
     target = _without_secrets(head.headers.get("location", "")[:2000])
     return fault(
         "upstream_redirect",
@@ -23,7 +23,7 @@ def redirected(head: Head) -> UpstreamFault:
 
 
 def wrong_type(head: Head, expected: str) -> UpstreamFault:
-    """It answered in something other than `expected`."""
+    """Return the fault of a reply whose type is not `expected`."""
     kind = head.content_type[:80] or "no type"
     return attrs.evolve(
         invalid(f"a reply of type {kind!r} where {expected} was expected"), status=head.status
@@ -31,7 +31,7 @@ def wrong_type(head: Head, expected: str) -> UpstreamFault:
 
 
 def broken(outcome: ResponseEnd, detail: str) -> UpstreamFault:
-    """The response did not come to its end."""
+    """Return the fault of a response that did not reach its end."""
     if outcome is ResponseEnd.SILENT:
         return fault("upstream_timeout", f"The upstream fell silent: {detail}.")
     if outcome is ResponseEnd.HEAD_TOO_LARGE:

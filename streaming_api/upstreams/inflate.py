@@ -15,7 +15,7 @@ class Inflater:
     """The content of one body, piece by piece.
 
     Attributes:
-        overflowed: one piece held more than the limit; what is above it is lost.
+        overflowed: whether a piece held more than the limit; the excess is lost.
     """
 
     def __init__(self, encoding: str, limit: int) -> None:
@@ -23,7 +23,7 @@ class Inflater:
 
         Args:
             encoding: one of `ENCODINGS`.
-            limit: bytes that one piece may come to.
+            limit: decompressed bytes that one piece may hold.
         """
         self.overflowed = False
         self._is_gzip = encoding != "deflate"
@@ -32,10 +32,10 @@ class Inflater:
         self._inflate: zlib._Decompress | None = None
 
     def feed(self, data: bytes) -> bytes:
-        """The content of the next piece, at most the limit.
+        """Return the content of the next piece, at most the limit.
 
         Raises:
-            ValueError: it is not compressed in the way it was said to be.
+            ValueError: it is not compressed in the way that was declared.
         """
         inflated = b""
         while data:
@@ -52,12 +52,12 @@ class Inflater:
                 break
             data = self._inflate.unused_data
             if not self._is_gzip or not data.startswith(_GZIP):
-                break  # padding, as gzip itself takes it
+                break  # padding, which gzip itself accepts
             self._inflate = None
         return inflated
 
     def _begin(self, data: bytes) -> zlib._Decompress:
-        """RFC 9110 calls zlib's format "deflate"; some servers send it without its head."""
+        """Choose the format: RFC 9110 calls zlib's "deflate"; some servers send it without its head."""
         self._members += 1
         if self._members > MAX_MEMBERS:
             message = "too many members"

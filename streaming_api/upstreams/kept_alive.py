@@ -35,7 +35,7 @@ class KeptAlive:
         self._idle.append(idle)
 
     def take(self, protocol: asyncio.Protocol) -> bool:
-        """Give a connection to a protocol, which is told of it as of a new one; False without any.
+        """Give a connection to a protocol, as if it were new; return False if there is none.
 
         The newest is taken: it is the least likely to be closed by the other side at this moment.
         """
@@ -55,7 +55,7 @@ class KeptAlive:
 
 
 class _Idle(asyncio.Protocol):
-    """A connection that waits. Whatever happens on it, it is of no more use."""
+    """A waiting connection; whatever happens on it, it is of no more use."""
 
     def __init__(self, waiting: list[_Idle], transport: asyncio.Transport) -> None:
         self.transport = transport
@@ -68,15 +68,15 @@ class _Idle(asyncio.Protocol):
         self.transport.close()
 
     def data_received(self, data: bytes) -> None:  # noqa: ARG002 (nobody has asked)
-        """An answer to nothing that was asked."""
+        """Close: this answers nothing that was asked."""
         self.close()
 
     def eof_received(self) -> None:
-        """The other side closes it."""
+        """Forget the connection: the other side closes it."""
         self._forget()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 (either way)
-        """It is gone."""
+        """Forget the connection: it is gone."""
         self._forget()
 
     def _forget(self) -> None:

@@ -23,7 +23,7 @@ class ModelFile:
 
     Attributes:
         path: the GGUF file.
-        name: the name it answers to.
+        name: the name that it answers to.
     """
 
     path: Path
@@ -34,7 +34,7 @@ def find_model(model: str) -> ModelFile:
     """Find the file that `model` stands for: `auto`, `none` or a path.
 
     Raises:
-        NoModelError: there is none, it cannot be read, or it is not a GGUF file.
+        NoModelError: there is no such file, it cannot be read, or it is not a GGUF file.
     """
     if model == "none":
         raise NoModelError(f"service.embedded_model is `none`: set it to `auto`. {_WITHOUT}")
@@ -67,7 +67,7 @@ def _demonstration_model() -> Path:
 
 
 def check_machine(cpuinfo: Path = Path("/proc/cpuinfo")) -> None:
-    """Make sure that xllamacpp is installed, and that its import will not end the process.
+    """Check that xllamacpp is installed, and that its import will not end the process.
 
     Its wheels for x86-64 use AVX2 and its companions without asking; where these are
     missing, the import is an illegal instruction.

@@ -17,9 +17,9 @@ from streaming_api.upstreams.reply_errors import UpstreamError, UpstreamFault, e
 LIST_KEPT: Final = 2.0
 """Seconds for which a list serves everybody with the same credential."""
 FAULT_KEPT: Final = 0.5
-"""Seconds for which a fault does."""
+"""Seconds for which a fault serves likewise."""
 MAX_KEPT: Final = 16
-"""Lists and faults kept, each for a credential of its own."""
+"""Lists and faults that are kept, each for a credential of its own."""
 AT_ONCE: Final = 8
 """Questions under way with credentials that clients brought; the others wait."""
 MAX_WAITING: Final = 100
@@ -45,12 +45,12 @@ class ModelsReader:
         self.models: Models = []
 
     def read(self, data: bytes) -> list[bytes]:  # noqa: ARG002 (whatever it is)
-        """Events: a list of models is not streamed."""
+        """Ignore events: a list of models is not streamed."""
         self.fail(invalid("an event stream where a list of models was asked for"))
         return []
 
     def read_end(self, *, delimited: bool) -> list[bytes]:  # noqa: ARG002 (as above)
-        """Likewise."""
+        """Ignore the end of events, too."""
         return self.read(b"")
 
     def read_whole(self, body: bytes) -> list[bytes]:
@@ -68,13 +68,13 @@ class ModelsReader:
         return []
 
     def fail(self, error: UpstreamFault) -> None:
-        """There is no list."""
+        """Note that there is no list, and why."""
         self.error = error
         self.over = True
 
 
 def _models(reply: object) -> Models:
-    """The models of a reply, each with an `id`. null is Go's empty list.
+    """Return the models of a reply, each with an ``id``; null is Go's empty list.
 
     Raises:
         LookupError: it holds no list, or a list in which nothing is a model.
@@ -113,7 +113,7 @@ class ModelList:
     Each credential that goes upstream has a list of its own, for it may see other models.
 
     Args:
-        ask: asks the upstream, with a credential of a client's or (None) the configured one.
+        ask: asks the upstream, with a client's credential or (None) the configured one.
         clock: monotonic seconds.
     """
 
@@ -129,12 +129,12 @@ class ModelList:
         self._turn = asyncio.Semaphore(AT_ONCE)
 
     async def get(self, credential: str | None) -> Models:
-        """The list, as this credential sees it.
+        """Return the list, as this credential sees it.
 
-        Whoever leaves takes nothing from the others: the question goes on.
+        A caller that is cancelled takes nothing from the others: the question goes on.
 
         Raises:
-            UpstreamError: it could not be had.
+            UpstreamError: the list could not be had.
         """
         key = hashlib.sha256((credential or "").encode("utf-8", "surrogateescape")).digest()
         until, found = self._kept.get(key, (0.0, None))
@@ -145,11 +145,11 @@ class ModelList:
         return found
 
     def forget(self) -> None:
-        """The upstream may have changed: ask it again."""
+        """Forget all lists: the upstream may have changed."""
         self._kept.clear()
 
     async def close(self) -> None:
-        """End the questions that are under way."""
+        """Cancel the questions that are under way."""
         questions = tuple(self._questions.values())
         for question in questions:
             question.cancel()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from streaming_api.upstreams.connector import Connector
 
 MOST_HELD: Final = 256 * 2**10
-"""Bytes of a response that wait for who reads them; the upstream is not read beyond."""
+"""Bytes of a response that wait for its reader; beyond them the upstream is not read."""
 _CLOSED: Final = frozenset({ResponseEnd.CUT, ResponseEnd.RESET})
 
 
@@ -27,9 +27,9 @@ class Relay:
     """One exchange.
 
     Args:
-        connector: where to.
+        connector: connects to the upstream.
         request: the head, and the whole body if it is here already.
-        whole: whether it is; only then may a connection that was kept carry it, for only then it
+        whole: whether the body is; only then may a kept connection carry it, for only then it
             can be sent again.
     """
 
@@ -48,10 +48,10 @@ class Relay:
         self._stream: ResponseProtocol | None = None
 
     async def open(self) -> None:
-        """Connect and send.
+        """Connect and send the request.
 
         Raises:
-            UpstreamError: it cannot be reached.
+            UpstreamError: the upstream cannot be reached.
         """
         stream = self._prepare()
         if self._whole and self._connector.reuse(stream):
@@ -68,7 +68,7 @@ class Relay:
         """Wait for the head of the response.
 
         Raises:
-            UpstreamError: there will be none.
+            UpstreamError: there will be no response.
         """
         await self._until(lambda: self._head is not None or self._ended is not None)
         if self._head is None:
@@ -76,10 +76,10 @@ class Relay:
         return self._head
 
     async def read(self) -> bytes:
-        """Return what has come of the body; nothing at its end.
+        """Return the bytes of the body that have come; none at its end.
 
         Raises:
-            UpstreamError: it has been cut.
+            UpstreamError: the response has been cut.
         """
         await self._until(lambda: bool(self._held) or self._ended is not None)
         if self._held:
@@ -100,14 +100,14 @@ class Relay:
             self._stream.send(data)
 
     def close(self) -> None:
-        """Let go of it: a response that is not complete is cut."""
+        """Let go of the connection; an incomplete response is cut."""
         if self._ended is None and self._stream is not None:
             self._stream.abort()
 
     # What the connection calls.
 
     def head_received(self, head: Head) -> None:
-        """The response begins."""
+        """Take the head of the response."""
         self._head = head
         self._changed.set()
 
@@ -120,7 +120,7 @@ class Relay:
         self._changed.set()
 
     def ended(self, outcome: ResponseEnd, detail: str) -> None:
-        """The response is over, for good or bad."""
+        """Note that the response is over, and how it ended."""
         self._ended = outcome
         self._detail = detail
         self._writable.set()

@@ -29,14 +29,14 @@ _ESCAPE: Final = re.compile(
 
 
 def loads(data: bytes) -> tuple[object, bytes]:
-    """The value, and the bytes that say it: `data` itself unless something had to be replaced.
+    """Return the value and the bytes that say it: `data` itself, or with something replaced.
 
     Replaced by U+FFFD: lone surrogates, and bytes that are not UTF-8 (as the WHATWG Encoding
     Standard decodes an event stream). Replaced by null: NaN, infinities, and numbers that no
     double holds. A byte order mark is dropped.
 
     Raises:
-        orjson.JSONDecodeError: it is not JSON for other reasons.
+        orjson.JSONDecodeError: it is not JSON, for other reasons.
     """
     try:
         return orjson.loads(data), data
@@ -53,9 +53,9 @@ def _sayable(found: re.Match[bytes]) -> bytes:
     if token.startswith(b'"'):
         return _ESCAPE.sub(_whole, token) if b"\\" in token else token
     try:
-        return token if abs(float(token)) < float("inf") else b"null"  # of NaN nothing is true
+        return token if abs(float(token)) < float("inf") else b"null"  # comparisons with NaN are false
     except ValueError:
-        return token  # not a number either: orjson says so
+        return token  # no number either: orjson reports it
 
 
 def _whole(found: re.Match[bytes]) -> bytes:

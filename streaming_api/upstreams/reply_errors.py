@@ -43,7 +43,7 @@ class UpstreamFault:
 
 
 class UpstreamError(Exception):
-    """Raised where a call has no other way to hand back an `UpstreamFault`."""
+    """An `UpstreamFault`, raised where a call cannot return it."""
 
     def __init__(self, error: UpstreamFault) -> None:
         super().__init__(error)
@@ -54,12 +54,12 @@ class UpstreamError(Exception):
 
 
 def fault(code: str, message: str, *, status: int | None = None) -> UpstreamFault:
-    """An error that is ours to put into words, because the upstream broke the protocol."""
+    """Put an error into our own words, because the upstream broke the protocol."""
     return UpstreamFault(status=status, type="upstream_error", code=code, message=message)
 
 
 def at_address(error: UpstreamFault, address: str) -> UpstreamFault:
-    """Name the address that was asked where a refusal may mean that it is the wrong one."""
+    """Add the address that was asked to a refusal that may mean that it is the wrong one."""
     if error.status not in {404, 405}:
         return error
     return attrs.evolve(error, message=f"{error.message} (The address asked: {address})")
@@ -139,13 +139,13 @@ def _message(value: object) -> str:
 
 
 def _sentence(value: object) -> str:
-    """Return the upstream's words, or ours where it has none."""
+    """Return the upstream's words, or ours where it sent none."""
     words = _message(value)
     return words if words.strip() else "The upstream refused and said nothing more."
 
 
 def _detail(detail: object) -> str:
-    """FastAPI's `detail`: a text, or a list of `{"loc": [...], "msg": "..."}`."""
+    """Read FastAPI's `detail`: a text, or a list of ``{"loc": [...], "msg": "..."}``."""
     if not isinstance(detail, list):
         return _sentence(detail)
     return _sentence("; ".join(_problem(item) for item in detail))
@@ -179,7 +179,7 @@ def _page_text(page: str) -> str:
 
 
 def _without(element: str, page: str) -> str:
-    """Cut an element's content out. In linear time, because a page may be made to be slow."""
+    """Cut out an element's content, in linear time: a page may be made to be slow."""
     opening, closing = (re.compile(rf"{tag}{element}\b", re.IGNORECASE) for tag in ("<", "</"))
     kept, position = [], 0
     while (start := opening.search(page, position)) is not None:

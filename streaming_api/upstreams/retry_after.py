@@ -14,7 +14,7 @@ _NUMBER: Final = re.compile(r"[0-9]{1,6}(\.[0-9]{0,9})?")
 
 
 def retry_after(headers: Mapping[str, str]) -> int | None:
-    """Seconds to wait; None where the header is missing, nonsense, or more than eleven days.
+    """Return seconds to wait; None if the header is missing, nonsense, or above eleven days.
 
     A date is compared with the upstream's own ``Date`` where there is one, so that neither clock
     has to be right.

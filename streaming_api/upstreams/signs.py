@@ -13,15 +13,15 @@ RECENT: Final = 60.0
 """Seconds for which an answer says that the upstream is up."""
 UNREACHABLE: Final = "upstream_unreachable"
 _SILENT: Final = frozenset({UNREACHABLE, "upstream_timeout", "upstream_disconnected"})
-"""Faults of an answer, begun or not, after which nothing says any more that the upstream is up."""
+"""Faults of an answer, begun or not, after which nothing shows any more that the upstream is up."""
 _WRONG_ADDRESS: Final = frozenset({404, 405})
 
 
 class Signs:
-    """What the newest answers were like.
+    """How the newest answers went.
 
     Args:
-        doubted: called when something has changed for which to look again.
+        doubted: called after a change that is a reason to check the upstream again.
         clock: monotonic seconds.
     """
 
@@ -40,11 +40,11 @@ class Signs:
         self._unlisted: tuple[int | None, str | None] | None = None
 
     def began(self, answer: AnswerReader) -> None:
-        """An answer was asked for."""
+        """Note that an answer was asked for."""
         self._running.add(answer)
 
     def ended(self, answer: AnswerReader, address: str) -> None:
-        """It has ended, or was given up; `address` is what was asked."""
+        """Note that an answer has ended or was given up; `address` is what was asked."""
         self._running.discard(answer)
         error = answer.error
         if error is not None and error.code in _SILENT:
@@ -62,12 +62,12 @@ class Signs:
                 self._doubted()
 
     def listed(self, fault: UpstreamFault | None) -> None:
-        """The list of models was asked for: its fault, or None."""
+        """Note how a request for the list of models ended: with a fault, or None."""
         self._list_fault = fault
 
     @property
     def complaint(self) -> str | None:
-        """Of what the newest answer failed, where that says that something is set up wrongly.
+        """The failure of the newest answer, where it shows that something is set up wrongly.
 
         The upstream's own words stay with who asked: they may quote the question.
         """

@@ -18,16 +18,16 @@ _FIELDS: Final = (b"data:", b"event:", b"id:", b"retry:", b":")
 
 
 class Body(enum.Enum):
-    """What it is."""
+    """The kind of a body."""
 
-    UNKNOWN = "unknown"  # nothing that says so has come yet
+    UNKNOWN = "unknown"  # nothing that decides it has come yet
     EVENTS = "events"
     JSON = "json"
     OTHER = "other"
 
 
 def body_of(beginning: bytes, content_type: str) -> tuple[Body, bytes]:
-    """What a body is, and the bytes to go on with: blanks before it say nothing in either.
+    """Return the kind of a body, and the bytes to go on with, without the blanks before it.
 
     Args:
         beginning: everything that has come so far; what was returned before, and one read more.

@@ -17,7 +17,7 @@ from contextlib import suppress
 from typing import Final
 
 BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
-CR: Final = 13  # as a number: looking for it so costs a sixth of looking for b"\r"
+CR: Final = 13  # a number: searching for it costs a sixth of searching for b"\r"
 
 Event = tuple[bytes, bytes]
 """(`event` field, empty if there was none; `data` lines joined with LF). A plain tuple, because
@@ -29,7 +29,7 @@ class EventTooLargeError(Exception):
 
     Attributes:
         limit: the bound in bytes.
-        events: those that the same bytes completed before it.
+        events: the events that the same bytes completed before it.
     """
 
     def __init__(self, limit: int) -> None:
@@ -90,7 +90,7 @@ class EventParser:
         return events
 
     def finish(self) -> list[Event]:
-        """Return the event that was begun, if there is one, as if an empty line had ended it."""
+        """Return the unfinished event, if there is one, as if an empty line had ended it."""
         events: list[Event] = []
         with suppress(EventTooLargeError):  # what was held is within the bound, and the sum is not
             if self._unfinished:
@@ -99,7 +99,7 @@ class EventParser:
         return events
 
     def _whole_events(self, lines: list[bytes]) -> list[Event]:
-        """Events of lines that nothing precedes and an empty line ends."""
+        """Return the events of lines that nothing precedes and an empty line ends."""
         events: list[Event] = []
         if any(lines[1::2]):
             for line in lines:

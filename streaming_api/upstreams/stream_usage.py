@@ -24,8 +24,8 @@ class Fallback:
 
     Attributes:
         body: makes the request's body.
-        refused: the upstream has refused them; to be called before it is asked again.
-        in_vain: it was not they that it refused.
+        refused: to be called when the upstream has refused them, before it is asked again.
+        in_vain: to be called when it turns out that something else was refused.
     """
 
     body: Callable[[], bytes]
@@ -41,7 +41,7 @@ class StreamUsage:
         clock: monotonic seconds.
 
     Attributes:
-        refusals: how often they were refused, and the question asked again.
+        refusals: how often they were refused and the question was asked again.
     """
 
     def __init__(self, setting: str, clock: Callable[[], float] = time.monotonic) -> None:
@@ -51,13 +51,13 @@ class StreamUsage:
         self._refused: OrderedDict[str, float] = OrderedDict()  # until when
 
     def is_asked(self, model: str | None) -> bool:
-        """Whether this model's streams are asked for their usage."""
+        """Return whether this model's streams are asked for their usage."""
         if self._setting != "auto":
             return self._setting == "always"
         return self._clock() >= self._refused.get(model or "", 0.0)
 
     def fallback(self, model: str | None, body: Callable[[], bytes]) -> Fallback | None:
-        """What to ask where this model refuses them; None where there is nothing else to ask."""
+        """Return what to ask where this model refuses them; None where nothing else can be asked."""
         if self._setting != "auto" or not self.is_asked(model):
             return None
         name = model or ""
@@ -76,10 +76,10 @@ class StreamUsage:
 
 
 def is_refused(status: int | None) -> bool:
-    """Whether a reply's status says that a parameter was refused, before anything was generated."""
+    """Return whether a status says that a parameter was refused before anything was generated."""
     return status in _REFUSALS
 
 
 def names_stream_options(refusal: bytes) -> bool:
-    """Whether a refusal's body names them: in its words, its parameter or a `loc`."""
+    """Return whether a refusal's body names them: in its words, its parameter or a ``loc``."""
     return any(name in refusal for name in _NAMES)

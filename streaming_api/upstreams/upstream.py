@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @attrs.frozen
 class Health:
-    """How an upstream is.
+    """The health of an upstream.
 
     Attributes:
         state: ``up``, ``down``, ``loading`` or ``absent``.
@@ -43,7 +43,7 @@ class Upstream:
 
     Attributes:
         model: the embedded model; None when a gateway is configured.
-        usage: which models refuse to be asked for the usage of their streams.
+        usage: the models that refuse to be asked for the usage of their streams.
     """
 
     def __init__(self, config: StreamingConfig) -> None:
@@ -66,7 +66,7 @@ class Upstream:
             )
 
     def apply(self, config: StreamingConfig) -> None:
-        """Ask the gateway of this configuration from now on; answers that run go on as they are."""
+        """Use the gateway of this configuration from now on; running answers go on as they are."""
         if config.api_gateway_endpoint is not None:
             self._gateway = OpenAIClient(
                 config.api_gateway_endpoint,
@@ -80,14 +80,14 @@ class Upstream:
 
     @property
     def name(self) -> str:
-        """The component that it is in the status: ``gateway`` or ``embedded_model``."""
+        """The component that it is called in the status: ``gateway`` or ``embedded_model``."""
         return "gateway" if self.model is None else "embedded_model"
 
     async def ready(self) -> OpenAIClient:
-        """The client to ask, once there is somebody to answer: a model may have to load first.
+        """Return the client to ask, as soon as it can answer: a model may have to load first.
 
         Raises:
-            UpstreamError: there is none, and why.
+            UpstreamError: there is none; the error says why.
         """
         if self.model is not None and self._gateway is None:
             if not await self.model.wait_ready() or self.model.url is None:
@@ -106,29 +106,29 @@ class Upstream:
         return self._gateway
 
     def returned(self, headers: Mapping[str, str]) -> dict[str, str]:
-        """What of the gateway's headers a client is shown, its own id under another name."""
+        """Return the gateway's headers that a client is shown, its own id under another name."""
         told = chosen(headers, self._return_headers)
         if "x-request-id" in headers:
             told["X-Upstream-Request-Id"] = headers["x-request-id"]
         return told
 
     def substitute(self, model: str | None) -> str | None:
-        """The embedded model's name when another one is asked for; else None."""
+        """Return the embedded model's name when another one is asked for; else None."""
         if self.model is None or self.model.model_name in {None, model}:
             return None
         return self.model.model_name
 
     def credential(self, authorization: str | None) -> str | None:
-        """The Authorization that goes upstream for a client with this one; see `OpenAIClient`."""
+        """Return the Authorization to send upstream for a client with this one; see `OpenAIClient`."""
         if self._gateway is None:
             return None
         return self._gateway.credential(authorization if self.model is None else None)
 
     async def models(self, authorization: str | None = None) -> list[dict[str, object]]:
-        """The models that can be asked for, as OpenAI lists them.
+        """Return the models that can be asked for, as OpenAI lists them.
 
         Raises:
-            UpstreamError: the upstream does not say.
+            UpstreamError: the upstream does not list them.
         """
         gateway = await self.ready()
         forwarded = authorization if self.model is None else None
@@ -140,9 +140,9 @@ class Upstream:
         return await gateway.models(credential)
 
     async def health(self) -> Health:
-        """How it is now; asks the gateway for its models.
+        """Return its health now; ask the gateway for its models.
 
-        Any answer below 500, and 501, says that it is up; the answers themselves say so best.
+        Any reply below 500, and 501, shows that it is up; the answers themselves show it best.
         """
         if self.model is not None and self.model.state != "ready":
             state = "down" if self.model.state == "failed" else self.model.state
@@ -162,7 +162,7 @@ class Upstream:
         return Health("up", signs.complaint, tuple(str(model["id"]) for model in listed))
 
     async def doubted(self, seconds: float) -> None:
-        """Wait for so long, or until answers give a reason to look again how it is."""
+        """Wait for `seconds`, or until answers give a reason to check its health again."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._doubt.wait()
@@ -178,7 +178,7 @@ class Upstream:
             await self.model.start()
 
     async def stop(self) -> None:
-        """Let go of it."""
+        """Close the client, and stop the embedded model."""
         await self._list.close()
         if self._gateway is not None:
             await self._gateway.close()

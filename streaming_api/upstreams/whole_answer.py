@@ -13,7 +13,7 @@ class WholeAnswerReader(AnswerReader):
     """One whole answer: as it came, or put together out of the chunks of a stream.
 
     Args:
-        max_bytes: bound on it.
+        max_bytes: bound on the answer.
     """
 
     __slots__ = ("_assembly", "_max_bytes")
@@ -24,7 +24,7 @@ class WholeAnswerReader(AnswerReader):
         self._max_bytes = max_bytes
 
     def fail(self, error: UpstreamFault) -> None:
-        """End the answer with `error`: of one that came in part, nothing is shown."""
+        """End the answer with `error`; nothing of a partial answer is shown."""
         if not self.over:
             self.error = error
         self.over = True
