@@ -6,8 +6,8 @@ end, and only an error object or bytes that cannot be read are faults.
 - *Shown*: a chunk with choices goes on as the bytes that came, whatever else is or is not in it;
   one whole answer, as chunks that say the same.
 - *None*: an event without choices is noted where it has usage, and skipped.
-- *An end*: ``[DONE]``; the end of a body that says where it ends; the end of the connection where the
-  body does not, unless finish reasons have proved empty before; and, for an answer that is cut, a
+- *An end*: ``[DONE]``; the end of a body that says where it ends; the end of the connection where
+  the body does not, unless finish reasons have proved empty before; and, for an answer that is cut, a
   finish reason in a chunk of its own for every choice (`Choices.are_closed`).
 - *Faults*: an error object, an event of that name, an event that is not JSON (under another name it
   is a sign of life, unless it begins an object).
@@ -212,7 +212,7 @@ class AnswerReader:
         return []
 
     def _take_object(self, chunk: dict[str, Any], said: bytes) -> list[bytes]:
-        """Pass a chunk on as it is, or a whole answer as chunks if its text has not been sent yet."""
+        """Pass on a chunk as it is, a whole answer as chunks if its text was not sent yet."""
         had_content = self.content_chunks > 0
         if not self._note_choices(chunk):
             if not chunk.get("usage"):

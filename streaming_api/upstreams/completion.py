@@ -8,7 +8,7 @@ import orjson
 
 
 def is_whole(answer: Mapping[str, object]) -> bool:
-    """Return whether this is no chunk: it says so, or some choice has a message and no delta."""
+    """Return whether this is no chunk: it says so, and some choice has a message and no delta."""
     choices = answer.get("choices")
     return (
         answer.get("object") == "chat.completion"

@@ -150,7 +150,7 @@ class ResponseProtocol:
     # What the owner may call.
 
     def pause_reading(self) -> None:
-        """Let the kernel's buffer, then the upstream, hold what comes; stop the clock of silence."""
+        """Let the kernel's buffer, then the upstream, hold what comes; stop the clock."""
         self._is_paused = True
         self._pause_if_wanted()
 
@@ -330,7 +330,7 @@ class ResponseProtocol:
             not reusable
             or transport is None
             or transport.is_closing()
-            or transport.get_write_buffer_size()  # the rest of a request that was answered before its end
+            or transport.get_write_buffer_size()  # of a request that was answered before its end
         ):
             self.abort()
             return

@@ -57,7 +57,7 @@ class Inflater:
         return inflated
 
     def _begin(self, data: bytes) -> zlib._Decompress:
-        """Choose the format: RFC 9110 calls zlib's "deflate"; some servers send it without its head."""
+        """Choose the format: RFC 9110's "deflate" is zlib's; some servers omit its head."""
         self._members += 1
         if self._members > MAX_MEMBERS:
             message = "too many members"

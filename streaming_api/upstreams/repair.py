@@ -53,7 +53,7 @@ def _sayable(found: re.Match[bytes]) -> bytes:
     if token.startswith(b'"'):
         return _ESCAPE.sub(_whole, token) if b"\\" in token else token
     try:
-        return token if abs(float(token)) < float("inf") else b"null"  # comparisons with NaN are false
+        return token if abs(float(token)) < float("inf") else b"null"  # NaN compares false
     except ValueError:
         return token  # no number either: orjson reports it
 

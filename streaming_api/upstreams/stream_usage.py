@@ -57,7 +57,7 @@ class StreamUsage:
         return self._clock() >= self._refused.get(model or "", 0.0)
 
     def fallback(self, model: str | None, body: Callable[[], bytes]) -> Fallback | None:
-        """Return what to ask where this model refuses them; None where nothing else can be asked."""
+        """Return what to ask where this model refuses them; None if nothing else can be asked."""
         if self._setting != "auto" or not self.is_asked(model):
             return None
         name = model or ""

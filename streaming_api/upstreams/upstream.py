@@ -66,7 +66,7 @@ class Upstream:
             )
 
     def apply(self, config: StreamingConfig) -> None:
-        """Use the gateway of this configuration from now on; running answers go on as they are."""
+        """Use this configuration's gateway from now on; running answers go on as they are."""
         if config.api_gateway_endpoint is not None:
             self._gateway = OpenAIClient(
                 config.api_gateway_endpoint,
@@ -119,7 +119,7 @@ class Upstream:
         return self.model.model_name
 
     def credential(self, authorization: str | None) -> str | None:
-        """Return the Authorization to send upstream for a client with this one; see `OpenAIClient`."""
+        """Return the Authorization to send upstream for a client's; see `OpenAIClient`."""
         if self._gateway is None:
             return None
         return self._gateway.credential(authorization if self.model is None else None)
