@@ -1,6 +1,6 @@
 """Selftest: starts the application on a loopback port, drives real clients, says what they saw.
 
-What `get_websocket_performance()` and its siblings do when there is no traffic.
+``get_websocket_performance()`` and its siblings do this when there is no traffic.
 """
 
 from __future__ import annotations

@@ -167,7 +167,7 @@ class Policy:
         return bool(self._origins)
 
     def is_allowed_origin(self, origin: str) -> bool:
-        """Whether this is one of ``allowed_origins``."""
+        """Return whether this is one of ``allowed_origins``."""
         return origin.lower() in self._origins
 
     def check_origin(self, origin: str, host: str, scheme: str | None = None) -> None:

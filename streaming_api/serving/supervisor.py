@@ -91,11 +91,9 @@ class Supervisor:
         self._store = PrivateStore(plan.server, config.memory_gb) if plan.server else None
         self._store_backoff = Backoff(FIRST_PAUSE / 5, LONGEST_PAUSE)
         self._store_due = 0.0
-        self._meeting = tempfile.TemporaryDirectory(
-            prefix="streaming-api-"
-        )  # where the workers meet
+        self._meeting = tempfile.TemporaryDirectory(prefix="streaming-api-")  # of the workers
         self._workers: list[_Worker] = []
-        self._leaving: set[int] = set()  # draining processes; their successors serve
+        self._leaving: set[int] = set()  # processes that drain
         self._replacing: list[_Worker] = []
         self._stopping = False
         self._told = 0.0

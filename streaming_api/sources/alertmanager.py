@@ -42,7 +42,7 @@ class WebhookError(ValueError):
     """A webhook that cannot be used.
 
     Attributes:
-        problems: Everything that is wrong, each with its path (`alerts[2].startsAt: ...`).
+        problems: Everything that is wrong, each with its path (``alerts[2].startsAt: ...``).
 
     Args:
         problems: What is wrong.
@@ -79,7 +79,7 @@ class Alertmanager:
     """Asks one Alertmanager for its alerts.
 
     Args:
-        base_url: With the path prefix, if it has one: `http://host:9093`.
+        base_url: With the path prefix, if it has one: ``http://host:9093``.
         session: From `open_session`; the caller owns it.
         timeout: Seconds that one call may take.
     """

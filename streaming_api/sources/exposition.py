@@ -67,7 +67,7 @@ class Exposition:
     """Scrapes one endpoint.
 
     Args:
-        url: Without a path, `/metrics` is meant.
+        url: Without a path, ``/metrics`` is meant.
         session: From `open_session`; the caller owns it.
         headers: Sent with each scrape, such as `Authorization`.
         timeout: Seconds that the transfer may take; parsing has its own limit.
@@ -108,7 +108,7 @@ class Exposition:
 
 
 def with_path(url: str) -> str:
-    """Return the URL, with `/metrics` where it has no path of its own."""
+    """Return the URL, with ``/metrics`` where it has no path of its own."""
     try:
         parsed = URL(url)
         return str(parsed.with_path("/metrics")) if parsed.path in {"", "/"} else url

@@ -57,10 +57,10 @@ class Sample:
     """One value of one time series.
 
     Attributes:
-        name: The metric's name; empty where PromQL drops it (`sum(...)`).
+        name: The metric's name; empty where PromQL drops it (``sum(...)``).
         labels: The labels without `__name__`; hostile text, at most `MAX_TEXT` characters each.
         value: The value, or None where JSON has no number for it.
-        text: Where `value` is None: `NaN`, `+Inf`, `-Inf`, `histogram`, or a string result.
+        text: Where `value` is None: ``NaN``, ``+Inf``, ``-Inf``, ``histogram``, or a string result.
         timestamp: Unix time in seconds, if the source gave one.
     """
 
@@ -244,7 +244,7 @@ def _fingerprint(data: bytes) -> str:
 
 
 def web_address(url: str | None) -> str | None:
-    """Return the URL if a page may link to it: `javascript:` and the like are dropped."""
+    """Return the URL if a page may link to it: ``javascript:`` and the like are dropped."""
     if url and len(url) <= 2 * MAX_TEXT and url.lower().startswith(("http://", "https://")):
         return url
     return None

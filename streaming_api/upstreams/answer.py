@@ -7,8 +7,8 @@ end, and only an error object or bytes that cannot be read are faults.
   one whole answer, as chunks that say the same.
 - *None*: an event without choices is noted where it has usage, and skipped.
 - *An end*: ``[DONE]``; the end of a body that says where it ends; the end of the connection where
-  the body does not, unless finish reasons have proved empty before; and, for an answer that is cut, a
-  finish reason in a chunk of its own for every choice (`Choices.are_closed`).
+  the body does not, unless finish reasons have proved empty before; and, for an answer that is
+  cut, a finish reason in a chunk of its own for every choice (`Choices.are_closed`).
 - *Faults*: an error object, an event of that name, an event that is not JSON (under another name it
   is a sign of life, unless it begins an object).
 
@@ -33,7 +33,7 @@ from streaming_api.upstreams.sse_parser import Event, EventParser, EventTooLarge
 
 LF: Final = 10
 
-RELEARN_AFTER: Final = 8  # chunks of text after which differing ones are not worth learning
+RELEARN_AFTER: Final = 8  # chunks of text between two attempts to learn what they have in common
 _NEVER: Final = b"\n"  # no line starts with it
 _TEXT: Final = re.compile(rb'"content": ?"')
 

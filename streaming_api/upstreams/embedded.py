@@ -100,7 +100,7 @@ class EmbeddedModel:
 
     @property
     def url(self) -> str | None:
-        """`http://127.0.0.1:PORT` while ready, None otherwise."""
+        """``http://127.0.0.1:PORT`` while ready, None otherwise."""
         return self._server.listening_address if self._server and self.state == "ready" else None
 
     @property

@@ -37,7 +37,7 @@ class Endpoint:
 
     @classmethod
     def parse(cls, base_url: str) -> Endpoint:
-        """Read `http://h:8000`, `http://h:8000/v1` or `https://h/openai/v1/chat/completions`.
+        """Read ``http://h:8000``, ``http://h:8000/v1`` or ``https://h/openai/v1/chat/completions``.
 
         Raises:
             ValueError: with a sentence that says what is wrong with the address.

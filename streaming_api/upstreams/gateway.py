@@ -83,7 +83,7 @@ class OpenAIClient:
         """Open nothing yet.
 
         Args:
-            base_url: `http(s)://host[:port][/path]`, see `Endpoint`.
+            base_url: ``http(s)://host[:port][/path]``, see `Endpoint`.
             api_key: sent as a bearer token.
             forward_authorization: a client's own Authorization goes first, before `api_key`.
             connect_timeout: seconds for name look-up, TCP and TLS together.

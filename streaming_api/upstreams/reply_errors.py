@@ -68,8 +68,8 @@ def at_address(error: UpstreamFault, address: str) -> UpstreamFault:
 def error_of_object(reply: object, status: int | None = None) -> UpstreamFault | None:
     """Read an error out of a decoded JSON reply, or return None where there is none.
 
-    Knows `{"error": {...}}` (OpenAI), the same in a list (Google), `{"error": "text"}` (Ollama,
-    TGI), `{"detail": ...}` (FastAPI) and `{"object": "error", "message": ...}` (older vLLM).
+    Knows ``{"error": {...}}`` (OpenAI), the same in a list (Google), ``{"error": "text"}`` (Ollama,
+    TGI), ``{"detail": ...}`` (FastAPI) and ``{"object": "error", "message": ...}`` (older vLLM).
     """
     if isinstance(reply, list) and len(reply) == 1:
         reply = reply[0]
