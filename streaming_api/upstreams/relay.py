@@ -29,7 +29,7 @@ class Relay:
     Args:
         connector: connects to the upstream.
         request: the head, and the whole body if it is here already.
-        whole: whether the body is; only then may a kept connection carry it, for only then it
+        whole: whether the body is here; only then may a kept connection carry it, for only then it
             can be sent again.
     """
 

@@ -174,7 +174,7 @@ class FrameParser:
             raise Violation(PROTOCOL_ERROR, "a new message inside a fragmented one")
 
     def _check_size(self, first: int, size: int) -> None:
-        """Check the size before the payload arrives; a compressed one could fit, at its best."""
+        """Check the size before the payload arrives; refuse a compressed one that cannot fit."""
         compressed = self._compressed if not first & 0x0F else bool(first & 0x40)
         room = self._limit - len(self._message)
         if size > (self._limit + (self._limit >> 8) + 64 if compressed else room):
