@@ -34,13 +34,13 @@ logger = logging.getLogger(__name__)
 
 
 class AnswerObserver(Protocol):
-    """Hears how answers come along. A type: nothing inherits it."""
+    """Is notified of the progress of answers. A type: nothing inherits it."""
 
     def begun(self, seconds: float) -> None:
-        """Note that the first chunk came after so many seconds."""
+        """Note that the first chunk came after this number of seconds."""
 
     def has_room(self, answer: Answer) -> bool:
-        """Whether it may read on; if not, `Answer.go_on` is called when it may."""
+        """Return whether it may read on; if not, `Answer.go_on` is called when it may."""
 
     def ended(self, answer: Answer) -> None:
         """Note that an answer has ended."""
@@ -50,20 +50,20 @@ class Answer(WatchedAnswer):
     """One answer: its stream, and the task that fills it from the upstream.
 
     Args:
-        asked: what the upstream is asked.
-        client: who asks.
-        channel: a new one, of its own.
+        asked: the request to the upstream.
+        client: the client that asks.
+        channel: a new one, for this answer alone.
         queue: where it waits for an upstream connection.
         retention: of its stream.
-        resume_grace: seconds that it goes on without a viewer, where that is asked for.
-        observer: told of its beginning and its end.
+        resume_grace: seconds that it continues without a viewer, where that is asked for.
+        observer: notified of its beginning and its end.
         account: counts its memory.
 
     Attributes:
-        task: fills the stream.
-        repaired: chunks in which something was replaced that UTF-8 JSON cannot say; counted at its
+        task: the task that fills the stream.
+        repaired: chunks in which something that UTF-8 JSON cannot say was replaced; counted at its
             end.
-        share: whose memory it counts as.
+        share: the share that its memory counts towards.
     """
 
     def __init__(
@@ -87,8 +87,8 @@ class Answer(WatchedAnswer):
         self.ended = 0.0
         self._first: float | None = None
         self._exchange: Exchange | None = None
-        self._asking = 0.0  # when the upstream was asked
-        self._answering = ""  # the model that says it answers
+        self._asking = 0.0  # time at which the upstream was asked
+        self._answering = ""  # the model that the upstream names as answering
         self._face = client.face
         self._trace = client.trace.child() if client.trace else TraceContext.begin()
         self._call = self._trace.child()
@@ -116,7 +116,7 @@ class Answer(WatchedAnswer):
 
     @property
     def failed(self) -> bool:
-        """Whether it will not be whole: cancelled, abandoned, incomplete or an error."""
+        """Whether it will not be complete: cancelled, abandoned, incomplete or an error."""
         return self._stopped is not None or super().failed
 
     def cancel(self, outcome: AnswerOutcome | None = None) -> None:
@@ -153,7 +153,7 @@ class Answer(WatchedAnswer):
         self._end(ending)
 
     def _headers(self) -> dict[str, str]:
-        """What goes upstream with the question: the client's own, this answer's id, its trace."""
+        """Return the headers for the upstream: the client's own, this answer's id, its trace."""
         own = {"X-Request-Id": self.request_id} | dict(self.request.headers)
         return own | self._call.headers()
 
@@ -168,7 +168,7 @@ class Answer(WatchedAnswer):
                 task.result()  # else it keeps its frame, and the frame this answer
 
     def _chunks(self, chunks: list[bytes]) -> None:
-        """The hot path: what one read of the upstream brought goes on the stream as it is."""
+        """Append, on the hot path, what one read of the upstream brought, as it is."""
         if self._first is None:
             self._first = time.monotonic()
             self._note_headers()
@@ -190,17 +190,17 @@ class Answer(WatchedAnswer):
             self._wait_for_memory()
 
     def _wait_for_memory(self) -> None:
-        """Read on only when there is room again; `go_on` is called then."""
+        """Pause until there is room again; `go_on` is called then."""
         if self._exchange is not None and not self._observer.has_room(self):
             self._exchange.pause_reading()
 
     def go_on(self) -> None:
-        """Read on, unless viewers hold it up themselves."""
+        """Read on, unless viewers themselves hold it up."""
         if self._exchange is not None and not self.channel.full:
             self._exchange.resume_reading()
 
     def _mark_substitution(self, chunks: list[bytes]) -> list[bytes]:
-        """The first chunk says so when another model answers than the one that was asked for."""
+        """Mark the first chunk when another model answers than the one that was asked for."""
         substitute = self._asked.substitute
         if substitute is None or not chunks:
             return chunks
@@ -215,7 +215,7 @@ class Answer(WatchedAnswer):
             self._note_headers()
             self.repaired = self._exchange.repaired
             status = self._exchange.status
-        self._exchange = None  # what is kept of the answer is its log
+        self._exchange = None  # all that is kept of the answer is its backlog
         self._drop_request()
         self.ended = now = time.monotonic()
         self.position = 0
@@ -242,12 +242,12 @@ class Answer(WatchedAnswer):
         self._log_end(self.record, outcome)
         self._observer.ended(self)
         self.channel.end(self.stream, orjson.dumps(data))
-        self.channel.on_unwatched = self.channel.on_room = None  # else they would keep each other
+        self.channel.on_unwatched = self.channel.on_room = None  # or they would keep each other
         tell(self.on_begun)
         tell(self.on_ended)
 
     def _drop_request(self) -> None:
-        """The upstream has it, or never will: what is kept says how it was asked, not what."""
+        """Drop the request once the upstream has it, or never will; how it was asked is kept."""
         self.request = attrs.evolve(self.request, parameters=b"{}")
         self._asked = attrs.evolve(self._asked, request=self.request)
         self.share.charge(-self._request_bytes, self.share.budget.requests)
@@ -293,7 +293,7 @@ class Answer(WatchedAnswer):
         )
 
     def _log_end(self, record: AnswerRecord, outcome: AnswerOutcome) -> None:
-        """Write the one line of the log that names an answer; what it was about is not in it."""
+        """Write the one log line that names an answer; what the answer was about is not in it."""
         model = record.answered or "no model"
         if record.asked and record.asked != model:
             model = f"{record.asked} ({model})"
@@ -320,18 +320,18 @@ class Answer(WatchedAnswer):
     # Audience
 
     def attach(self, connection: Sink, after: int = 0) -> Viewer:
-        """Count a connection among those who watch, before anything is shown on it."""
+        """Count a connection among the viewers, before anything is shown on it."""
         self.returned()
         return super().attach(connection, after)
 
     def returned(self) -> None:
-        """Somebody watches again: the answer is not abandoned."""
+        """Note that somebody watches again: the answer is not abandoned."""
         if self._grace is not None:
             self._grace.cancel()
             self._grace = None
 
     def settle(self) -> None:
-        """If nobody watches, what ``on_disconnect`` says happens."""
+        """Do what ``on_disconnect`` says if nobody watches."""
         if not self.channel.watched:
             self._unwatched()
 
@@ -345,7 +345,7 @@ class Answer(WatchedAnswer):
             self._grace = loop.call_later(self._resume_grace, self._abandon)
 
     def _abandon(self) -> None:
-        """Nobody has come back in time."""
+        """End it: nobody has come back in time."""
         self.cancel(AnswerOutcome("abandoned"))
 
 
@@ -371,12 +371,12 @@ _NO_REASON: Final = UpstreamFault(
 
 
 def request_bytes(request: ChatRequest) -> int:
-    """Bytes of memory that a request takes: itself, and once more as what is sent upstream."""
+    """Return the memory that a request takes: itself, and a copy as it is sent upstream."""
     return 2 * (len(request.parameters) + len(request.stream_options or b""))
 
 
 def _model_of(chunks: list[bytes]) -> str:
-    """The model that the first chunk names; "" where it names none."""
+    """Return the model that the first chunk names; ``""`` where it names none."""
     try:
         first = orjson.loads(chunks[0])
     except (IndexError, orjson.JSONDecodeError):
@@ -386,13 +386,13 @@ def _model_of(chunks: list[bytes]) -> str:
 
 
 def _count(usage: dict[str, object] | None, name: str) -> int | None:
-    """A figure of an upstream's usage, which is whatever it has sent."""
+    """Return a figure of an upstream's usage, which may hold whatever the upstream has sent."""
     value = None if usage is None else usage.get(name)
     return value if type(value) is int and value >= 0 else None
 
 
 def _outcome(ending: ExchangeResult) -> AnswerOutcome:
-    """An honest end: never ``stop`` unless the model said so."""
+    """Return an honest outcome: never ``stop`` unless the model said so."""
     error = ending.error
     if error is not None and error.code != "upstream_disconnected":
         return AnswerOutcome("error", error)
@@ -411,7 +411,7 @@ def _usage(ending: ExchangeResult, chunks: int) -> tuple[dict[str, object] | Non
 
 
 def _reason(outcome: AnswerOutcome) -> str:
-    """How an answer ended, in words of the log: an upstream's message may quote the question."""
+    """Return how an answer ended, in words for the log: an upstream's may quote the question."""
     reason = ascii_line(outcome.finish_reason)
     error = outcome.error
     if error is None:
@@ -421,7 +421,7 @@ def _reason(outcome: AnswerOutcome) -> str:
 
 
 def error_body(error: UpstreamFault) -> dict[str, object]:
-    """OpenAI's error object for an upstream's error."""
+    """Return OpenAI's error object for an upstream's error."""
     body: dict[str, object] = {
         "type": error.type,
         "code": error.code,

@@ -1,6 +1,6 @@
 """Answers: those that run and those that are kept; started, found, evicted, drained.
 
-An answer is known by who started it and its ``request_id``: somebody else's is simply not there.
+An answer is known by its owner and its ``request_id``: to other clients it does not exist.
 """
 
 from __future__ import annotations
@@ -30,62 +30,62 @@ if TYPE_CHECKING:
     from streaming_api.upstreams.upstream import Upstream
 
 _EVICTION_SECONDS: Final = 5.0
-"""Seconds between two looks for answers whose time is over, when nobody starts or asks for any."""
+"""Seconds between two searches for expired answers, when nobody starts or asks for any."""
 _EVICTED_KEPT: Final = 10_000
-"""How many request_ids are remembered after their answers, so that they get 410 and not 404."""
+"""Number of request_ids remembered after their answers are gone, so that they get 410, not 404."""
 _SPARE: Final = 16
-"""Who is over a limit makes so large a part of it free, so as not to be over it again at once."""
+"""The share of a limit that is freed when it is exceeded, to stay below it for a while."""
 
 
 class Watcher(Protocol):
-    """What a registry tells of answers, for figures."""
+    """Is notified of the progress of answers, for figures."""
 
     def answer_begun(self, seconds: float) -> None:
-        """The first chunk of an answer came after so many seconds."""
+        """Note that the first chunk of an answer came after this number of seconds."""
 
     def answer_ended(self, record: AnswerRecord) -> None:
-        """An answer has ended."""
+        """Note that an answer has ended."""
 
 
 Key = tuple[str, str]
-"""Whose an answer is, and its ``request_id``."""
+"""The owner of an answer, and its ``request_id``."""
 
 
 class Remote(Protocol):
     """Answers of other processes of this service."""
 
     def get(self, key: Key) -> WatchedAnswer | None:
-        """Return an answer of another process, if it is mirrored here."""
+        """Return an answer of another process if it is mirrored here."""
 
     def absent(self, key: Key) -> ApiError | None:
-        """Return why an answer is not there, if `fetch` has just found that it is not."""
+        """Return why an answer is not there if `fetch` has just found that it is not."""
 
     async def fetch(self, key: Key) -> None:
-        """Have an answer mirrored here, or know that it is `absent`.
+        """Mirror an answer here, or find out that it is `absent`.
 
         Raises:
-            Unavailable: it cannot be said now.
+            Unavailable: that cannot be found out now.
         """
 
     def may_start(self, request: ChatRequest, client: Client) -> bool:
         """Return whether an answer may be started here: nobody else can start it as well."""
 
     async def claim(self, request: ChatRequest, client: Client) -> None:
-        """Make sure that nobody else starts this answer, or have theirs mirrored here.
+        """Make sure that nobody else starts this answer, or mirror theirs here.
 
         Raises:
-            TooMany: the key has as many answers running as it may.
-            Unavailable: it cannot be said now.
+            TooMany: the key has reached its limit of running answers.
+            Unavailable: that cannot be found out now.
         """
 
     def started(self, answer: Answer) -> None:
-        """Take note that an answer runs here."""
+        """Note that an answer runs here."""
 
     def ended(self, answer: Answer) -> None:
-        """Take note that it has ended, but for its last message."""
+        """Note that it has ended, but for its last message."""
 
     def forget(self, answer: WatchedAnswer) -> None:
-        """Keep an answer no longer."""
+        """Stop keeping an answer."""
 
 
 class Answers:
@@ -93,11 +93,11 @@ class Answers:
 
     Args:
         new_channel: makes the channel of an answer, by its request_id.
-        watcher: told of every answer's end.
-        budget: counts their memory; None: without a limit.
+        watcher: notified of every answer's end.
+        budget: counts their memory; None for no limit.
 
     Attributes:
-        waiting: answers that read on when there is memory again, first come first served.
+        waiting: answers that read on when there is memory again, first come, first served.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class Answers:
         self.budget = budget or Budget()
         self.budget.relieve = self.relieve
         self.waiting: dict[Answer, None] = {}
-        self._left: dict[Channel, Share] = {}  # evicted, yet watched when last looked at
+        self._left: dict[Channel, Share] = {}  # evicted, but still watched at the last check
         self.upstream = upstream
         self.queue = AnswerQueue(config.pool_size, config.max_queued)
         self._new_channel = new_channel
@@ -126,7 +126,7 @@ class Answers:
         self._evicted: OrderedDict[Key, None] = OrderedDict()
 
     def apply(self, config: StreamingConfig) -> None:
-        """Go by this configuration from now on: answers that run keep what they have."""
+        """Apply this configuration from now on; running answers keep what they have."""
         self.queue.size, self.queue.max_queued = config.pool_size, config.max_queued
         self._answers_per_key = config.answers_per_key
         self._most_kept = config.chat_kept_bytes
@@ -142,16 +142,16 @@ class Answers:
 
     @property
     def running(self) -> list[Answer]:
-        """Answers that have not ended, those in the queue included."""
+        """Answers that have not ended, including those in the queue."""
         return [answer for answer in self._answers.values() if answer.outcome is None]
 
     @property
     def queued(self) -> int:
-        """Answers that wait for an upstream connection."""
+        """Number of answers that wait for an upstream connection."""
         return self.queue.queued
 
     def require(self) -> None:
-        """Nothing, if this server answers chats.
+        """Check that this server answers chats.
 
         Raises:
             NotFound: it does not.
@@ -161,12 +161,12 @@ class Answers:
             raise NotFound(message, "chat_disabled")
 
     def start(self, request: ChatRequest, client: Client) -> WatchedAnswer:
-        """The answer of this request_id: a new one, or the one that is known already.
+        """Return the answer for this request_id: a new one, or the one that is known already.
 
         Raises:
             Elsewhere: another process may have it.
             Unavailable: this server is stopping, or the queue for upstream connections is full.
-            TooMany: the key has as many answers running as it may, or its share of the memory.
+            TooMany: the key has reached its limit of running answers or its share of the memory.
         """
         owner = client.owner
         key = (owner, request.request_id)
@@ -207,11 +207,11 @@ class Answers:
         return answer
 
     def running_of(self, client: Client) -> int:
-        """How many answers of a client's key run here."""
+        """Return how many answers of a client's key run here."""
         return sum(answer.asked_by == client.name for answer in self.running)
 
     def rate_limit_headers(self, client: Client) -> dict[str, str]:
-        """``x-ratelimit-*`` for a client whose key has limits of its own."""
+        """Return the ``x-ratelimit-*`` headers for a client whose key has limits of its own."""
         key = client.key
         if key is None or not (key.answers or key.tokens_per_minute or key.tokens_per_day):
             return {}
@@ -222,7 +222,7 @@ class Answers:
         return answer if answer is not None or self.remote is None else self.remote.get(key)
 
     def local(self, key: Key) -> Answer | None:
-        """An answer of this process."""
+        """Return an answer of this process, if it is here."""
         return self._answers.get(key)
 
     @property
@@ -231,11 +231,11 @@ class Answers:
         return list(self._answers.values())
 
     def find(self, owner: str, request_id: str) -> WatchedAnswer:
-        """The answer of this owner with this request_id.
+        """Return the answer of this owner with this request_id.
 
         Raises:
             Elsewhere: another process may have it.
-            NotFound: there is none; somebody else's counts as none.
+            NotFound: there is none; an answer of another owner counts as none.
             Gone: there was one, and it is no longer kept.
         """
         self.evict()
@@ -251,13 +251,13 @@ class Answers:
         raise gone(request_id) if key in self._evicted else not_found(request_id)
 
     def begun(self, seconds: float) -> None:
-        """Take note of how long an answer took to begin."""
+        """Note how long an answer took to begin."""
         self._watcher.answer_begun(seconds)
 
     def has_room(self, answer: Answer) -> bool:
-        """Whether an answer may read on; if not, it does when there is room.
+        """Return whether an answer may read on; if not, it will when there is room.
 
-        One that nobody is behind of holds nothing: it goes on though its share is used up.
+        One with no lagging viewer holds nothing: it goes on even though its share is used up.
         """
         if self.relieve(answer.share):
             return True
@@ -282,7 +282,7 @@ class Answers:
         self.evict()
 
     def delete(self, answer: WatchedAnswer) -> None:
-        """End an answer if it runs, and keep it no longer."""
+        """End an answer if it runs, and stop keeping it."""
         answer.cancel()
         if answer.outcome is None:
             answer.on_ended.append(lambda: self.forget(answer))
@@ -290,7 +290,7 @@ class Answers:
             self.forget(answer)
 
     def forget(self, answer: WatchedAnswer) -> None:
-        """Keep an answer no longer than it runs; one that has ended is gone at once."""
+        """Keep an answer only while it runs; one that has ended is dropped at once."""
         key = (answer.owner, answer.request_id)
         if key in self._kept:
             self._drop(key)
@@ -298,14 +298,14 @@ class Answers:
             self.remote.forget(answer)
 
     def evict(self) -> None:
-        """Forget answers whose time is over, and those that nobody reads any more."""
+        """Forget expired answers, and evicted ones that nobody reads any more."""
         self._left = {channel: share for channel, share in self._left.items() if channel.watched}
         before = time.monotonic() - self.retention.seconds
         while self._kept:
             key, answer = next(iter(self._kept.items()))
             if answer.ended > before and self.budget.kept.bytes <= self._most_kept:
                 return
-            del answer  # else it would be counted for as long as the next is looked at
+            del answer  # otherwise it would be counted while the next is checked
             self._evict(key)
 
     def _evict(self, key: Key) -> None:
@@ -315,7 +315,7 @@ class Answers:
             self._evicted.popitem(last=False)
 
     def _drop(self, key: Key) -> None:
-        """Keep an answer no longer; those who still read it do so on its channels."""
+        """Stop keeping an answer; viewers that still read it do so on its channels."""
         answer = self._kept.pop(key)
         del self._answers[key]
         answer.share.kept -= 1
@@ -327,7 +327,7 @@ class Answers:
     # Memory
 
     def relieve(self, share: Share, size: int = 0) -> bool:
-        """Make room for so many bytes of a share; whether there is."""
+        """Make room for ``size`` more bytes of a share; return whether there is room."""
         for whose, limits in ((share, share), (None, self.budget)):
             if limits.bytes + size > limits.limit:
                 spare = size + limits.limit // _SPARE
@@ -337,12 +337,12 @@ class Answers:
         return share.fits(size)
 
     def _given_up(self, share: Share | None) -> Iterator[None]:
-        """Give up one thing after the other: of one share, or of all; what is missed least first.
+        """Give up one thing after another, of one share or of all, in the order of least harm.
 
-        What is kept for those who may come back goes first: answers that have ended, the oldest
-        first; then of those that run what all who watch have seen. Then slow viewers are told so:
-        those of evicted answers, and where everybody's memory is used up those of running ones, of
-        the largest first.
+        What is kept for those who may come back goes first: answers that have ended, oldest first;
+        then, of running answers, what all viewers have seen. Then slow viewers are cut off:
+        those of evicted answers and, where the memory of all is used up, those of running
+        answers, largest first.
         """
         if share is None or share.kept:
             for key in [key for key, kept in self._kept.items() if share in {None, kept.share}]:
@@ -365,25 +365,25 @@ class Answers:
             yield
 
     def _largest(self, share: Share | None) -> list[Answer]:
-        """Running answers, of one share or of all, the largest first."""
+        """Return running answers, of one share or of all, the largest first."""
         running = [answer for answer in self.running if share in {None, answer.share}]
         return sorted(running, key=lambda answer: answer.account.bytes, reverse=True)
 
     def read_on(self) -> None:
-        """Let answers go on that waited for memory, if there is room."""
+        """Resume answers that waited for memory, if there is room."""
         waiting, self.waiting = self.waiting, {}
         for answer in waiting:
             if self.has_room(answer):
                 answer.go_on()
 
     async def keep_evicting(self) -> None:
-        """Forget them also while nobody starts an answer or asks for one."""
+        """Evict even while nobody starts an answer or asks for one."""
         while True:
             await asyncio.sleep(_EVICTION_SECONDS)
             self.evict()
 
     async def drain(self, seconds: float) -> None:
-        """Give running answers so long to end, then end them as incomplete."""
+        """Give running answers this many seconds to end, then end them as incomplete."""
         self.draining = True
         tasks = [answer.task for answer in self.running]
         if tasks:
@@ -395,12 +395,12 @@ class Answers:
 
 
 def not_found(request_id: str) -> NotFound:
-    """There is no such answer; somebody else's counts as none."""
+    """Return the error for an answer that does not exist, or that another owner has."""
     message = f"There is no answer {request_id}; start it first."
     return NotFound(message, "stream_not_found", param="request_id")
 
 
 def gone(request_id: str) -> Gone:
-    """There was such an answer, and it is no longer kept."""
+    """Return the error for an answer that existed and is no longer kept."""
     message = f"The answer {request_id} has ended and is no longer kept; ask again."
     return Gone(message, "stream_evicted", param="request_id")

@@ -1,4 +1,4 @@
-"""Elsewhere: what a call needs first that only another process can say. Knows nobody who asks.
+"""Elsewhere: what a call needs first that only another process can say. Knows no callers.
 
 Commands and handlers decide at once, from what is here. Where something may be with another
 process, the call raises `Elsewhere`: whoever called waits for it, and calls again.
@@ -13,10 +13,10 @@ T = TypeVar("T")
 
 
 class Elsewhere(Exception):
-    """The answer to this call is not here yet; after ``arrive`` the same call can be answered.
+    """The answer to this call is not here yet; once ``arrive`` is done, the call can be repeated.
 
     Attributes:
-        arrive: waits until it is; raises the ApiError that a client is told.
+        arrive: waits until the answer is here; raises the ApiError that a client is shown.
     """
 
     def __init__(self, arrive: Callable[[], Awaitable[None]]) -> None:
@@ -25,7 +25,7 @@ class Elsewhere(Exception):
 
 
 async def settled(call: Callable[[], T]) -> T:
-    """Call, and again each time that what it needs has arrived."""
+    """Call, and call again each time that what it needs has arrived."""
     while True:
         try:
             return call()

@@ -2,7 +2,7 @@
 
 IETF draft-ietf-httpapi-idempotency-key-header. A key is bound to one question and its answer for as
 long as that answer runs well or is kept. One that failed, or that nobody waited for, binds nothing:
-a retry is there to ask again.
+a retry is meant to ask again.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ if TYPE_CHECKING:
 
 LONGEST_KEY: Final = 255
 RESULTS: Final = ("new", "joined", "replayed", "mismatched")
-"""What becomes of requests that carry a key."""
+"""What can become of a request that carries a key."""
 _MOST_KEYS: Final = 10_000
 _QUOTED: Final = re.compile(r'"((?:[^"\\]|\\["\\])*)"')
 
 
 @attrs.frozen
 class Binding:
-    """What a key stands for.
+    """What a key is bound to.
 
     Attributes:
-        request_id: the answer.
-        digest: of the question.
-        owner: of the answer.
+        request_id: the id of the answer.
+        digest: the digest of the question.
+        owner: the owner of the answer.
     """
 
     request_id: str
@@ -51,10 +51,10 @@ class Bindings(Protocol):
     """Where bindings are kept: the memory of this process, or a store that several share."""
 
     def claim(self, name: str, binding: Binding, holder: str) -> Binding | None:
-        """Bind a key, unless it is bound: then what it is bound to, and nothing changes."""
+        """Bind a key unless it is bound; then change nothing and return what it is bound to."""
 
     def release(self, name: str, binding: Binding) -> None:
-        """Unbind a key, if this is what it is bound to."""
+        """Unbind a key if it is bound to this."""
 
 
 class LocalBindings:
@@ -80,12 +80,12 @@ class LocalBindings:
 
 
 class Retries:
-    """Starts answers, so that a question with a key is asked once.
+    """Starts answers such that a question with a key is asked only once.
 
     Args:
-        answers: all of them.
+        answers: all answers.
         bindings: what keys are bound to.
-        results: counted here, by `RESULTS`.
+        results: counts by `RESULTS`, kept up to date here.
     """
 
     def __init__(self, answers: Answers, bindings: Bindings, results: Counter[str]) -> None:
@@ -94,11 +94,11 @@ class Retries:
         self._results = results
 
     def start(self, key: str | None, request: ChatRequest, client: Client) -> WatchedAnswer:
-        """The answer that the key is bound to; without a key, or if it is bound to none, a new one.
+        """Return the answer that the key is bound to; without a key or a binding, start a new one.
 
         Raises:
             Unprocessable: the key is bound to another question.
-            ApiError: as `Answers.start`.
+            ApiError: as in `Answers.start`.
         """
         if key is None:
             return self._answers.start(request, client)
@@ -135,13 +135,13 @@ class Retries:
 
 
 def parse_key(values: list[str]) -> str | None:
-    """The key in a header: a quoted string (RFC 9651, section 3.3.3), or as most SDKs send it.
+    """Return the key in a header: a quoted string (RFC 9651, 3.3.3), or as most SDKs send it.
 
     Args:
-        values: of each header of the name; none: there is no key.
+        values: the value of each header of this name; if there are none, there is no key.
 
     Raises:
-        BadRequest: it is none.
+        BadRequest: the value is not a key.
     """
     if not values:
         return None
@@ -155,11 +155,11 @@ def parse_key(values: list[str]) -> str | None:
 
 
 def _name(key: str, client: Client) -> str:
-    """The key of this client: with its credential, for which alone the gateway has answered."""
+    """Return this client's key, with its credential: the gateway answered for that one alone."""
     parts = (client.owner, client.authorization or "", key)
     return hashlib.sha256("\0".join(parts).encode(errors="surrogateescape")).hexdigest()
 
 
 def _digest(request: ChatRequest) -> str:
-    """Of what the upstream is asked, ``stream`` among it: whole and streamed answers differ."""
+    """Return the digest of the question, ``stream`` included: whole and streamed answers differ."""
     return hashlib.sha256(request.body(request.model)).hexdigest()

@@ -1,4 +1,4 @@
-"""Places for upstream connections: so many at once, the others wait first come first served."""
+"""Slots for upstream connections: a fixed number; the others wait first come, first served."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from streaming_api.errors import Unavailable
 
 
 class AnswerQueue:
-    """``size`` places and a bounded queue before them.
+    """``size`` slots and a bounded queue before them.
 
     Attributes:
-        busy: places taken.
+        busy: the number of slots taken.
     """
 
     def __init__(self, size: int, max_queued: int) -> None:
@@ -27,14 +27,14 @@ class AnswerQueue:
 
     @property
     def queued(self) -> int:
-        """How many wait for a place."""
+        """Number of answers that wait for a slot."""
         return len(self._queue)
 
     def check(self, arriving: int = 0) -> None:
-        """Refuse what could not even wait.
+        """Refuse an answer that could not even wait.
 
         Args:
-            arriving: how many have been let in and have yet to come to `acquire`.
+            arriving: how many have been let in and have not reached `acquire` yet.
 
         Raises:
             Unavailable: the queue is full.
@@ -47,10 +47,10 @@ class AnswerQueue:
             raise Unavailable(message, "queue_full", retry_after=5)
 
     async def acquire(self, told: Callable[[int], None]) -> None:
-        """Take a position, or wait for one.
+        """Take a slot, or wait for one.
 
         Args:
-            told: called with the place in the queue, 1 is next, whenever it changes.
+            told: called with the position in the queue, where 1 is next, whenever it changes.
         """
         if self.busy < self.size and not self._queue:
             self.busy += 1
@@ -64,13 +64,13 @@ class AnswerQueue:
         except asyncio.CancelledError:
             if not turn.cancelled():
                 self.release()
-            elif entry in self._queue:  # else `release` has passed over it already
+            elif entry in self._queue:  # otherwise `release` has passed over it already
                 self._queue.remove(entry)
                 self._tell()
             raise
 
     def release(self) -> None:
-        """Give a place back: the first in the queue takes it."""
+        """Give a slot back: the first in the queue takes it."""
         while self._queue:
             turn, _ = self._queue.popleft()
             if not turn.done():

@@ -1,7 +1,7 @@
 """Quotas: what one key may use, besides the limits that all keys have. Monotonic time.
 
-A window begins with the first answer in it; what an answer has used is known at its end, so that
-one that runs may pass a limit, and the next is refused. Each process counts, from its start on.
+A window begins with the first answer in it. What an answer has used is known at its end, so a
+running one may pass a limit, and the next is refused. Each process counts from its start.
 """
 
 from __future__ import annotations
@@ -22,31 +22,31 @@ DAY: Final = 86_400.0
 
 @attrs.define
 class _Window:
-    """Tokens of one key in the window that runs now."""
+    """Tokens of one key in the current window."""
 
     seconds: float
     begun: float = 0.0
     used: int = 0
 
     def now(self) -> int:
-        """What is used of it."""
+        """Return how many tokens of the current window are used."""
         if time.monotonic() - self.begun >= self.seconds:
             self.used = 0
         return self.used
 
     def left(self) -> float:
-        """Seconds until it is over."""
+        """Return the seconds until the window is over."""
         return max(0.0, self.begun + self.seconds - time.monotonic())
 
     def add(self, tokens: int) -> None:
-        """Count tokens; the first begin it."""
+        """Count tokens; the first ones begin the window."""
         if not self.now():
             self.begun = time.monotonic()
         self.used += tokens
 
 
 class Quotas:
-    """Tokens by key, in a minute and in a day."""
+    """Tokens by key, per minute and per day."""
 
     def __init__(self) -> None:
         self._windows: dict[str, tuple[_Window, _Window]] = {}
@@ -55,16 +55,16 @@ class Quotas:
         return self._windows.setdefault(name, (_Window(MINUTE), _Window(DAY)))
 
     def spend(self, name: str, tokens: int) -> None:
-        """Count what an answer has used."""
+        """Count the tokens that an answer has used."""
         for window in self._of(name):
             window.add(tokens)
 
     def check(self, key: ApiKey, model: str | None) -> None:
-        """Whether a key may ask for another answer.
+        """Check that a key may ask for another answer.
 
         Raises:
-            Forbidden: not of this model.
-            TooMany: it has used as many tokens as it may.
+            Forbidden: the key may not use this model.
+            TooMany: the key has used as many tokens as it may.
         """
         if key.models and model not in key.models:
             may = ", ".join(sorted(key.models))
@@ -80,7 +80,7 @@ class Quotas:
                 raise TooMany(message, "rate_limit_exceeded", retry_after=window.left())
 
     def headers(self, key: ApiKey, running: int) -> dict[str, str]:
-        """OpenAI's ``x-ratelimit-*``, for the limits that this key has."""
+        """Return OpenAI's ``x-ratelimit-*`` headers for the limits that this key has."""
         told: dict[str, str] = {}
         if key.answers:
             told["x-ratelimit-limit-requests"] = str(key.answers)

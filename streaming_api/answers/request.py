@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 @attrs.frozen
 class UpstreamRequest:
-    """A client's request, as this upstream is asked it."""
+    """A client's request, as it is sent to this upstream."""
 
     upstream: Upstream
     request: ChatRequest
 
     @property
     def substitute(self) -> str | None:
-        """The model that answers instead of the one that was asked for; None if that one does."""
+        """The model that answers instead of the requested one; None if the requested one does."""
         return self.upstream.substitute(self.request.model)
 
     def exchange(
@@ -33,13 +33,13 @@ class UpstreamRequest:
         authorization: str | None,
         headers: Mapping[str, str] | None = None,
     ) -> Exchange:
-        """Prepare the exchange that asks it.
+        """Prepare the exchange that sends the request.
 
         Args:
-            client: of the upstream, which is ready.
+            client: the client of the upstream, which is ready.
             on_chunks: called with the chunks of each read.
-            authorization: the asking client's own; the embedded model is not shown it.
-            headers: what else goes with the question.
+            authorization: the asking client's own; never shown to the embedded model.
+            headers: further headers of the request.
         """
         model = self.substitute or self.request.model
         return client.exchange(
@@ -53,7 +53,7 @@ class UpstreamRequest:
         )
 
     def _fallback(self, model: str | None) -> Fallback | None:
-        """What is asked where the upstream refuses the ``stream_options`` that we added."""
+        """Return what to ask if the upstream refuses the ``stream_options`` that we added."""
         if not self.request.usage_added:
             return None
         return self.upstream.usage.fallback(

@@ -1,4 +1,4 @@
-"""One answer, as those see it who watch it: its stream and how it ended. Knows nobody who fills it.
+"""One answer as its viewers see it: its stream and how it ended. Does not know what fills it.
 
 `Answer` fills one from the upstream; with several processes, `cluster.mirror` fills one from
 what another process has recorded.
@@ -34,7 +34,7 @@ class AnswerOutcome:
     Attributes:
         finish_reason: the model's own, or ``cancelled``, ``abandoned``, ``incomplete``, ``error``.
         error: what went wrong, if something did.
-        done: the upstream itself said that this was all, whether or not it said why.
+        done: whether the upstream itself said that this was all, with or without a reason.
     """
 
     finish_reason: str
@@ -46,28 +46,28 @@ class Face(Protocol):
     """An answer's stream in the words of another wire. A type.
 
     Attributes:
-        channel: carries it.
+        channel: the channel that carries it.
     """
 
     channel: Channel
 
 
 class WatchedAnswer:
-    """One answer and those who watch it.
+    """One answer and its viewers.
 
     Args:
-        asked_by: under whose name its limits are counted.
+        asked_by: the name under which its limits are counted.
         account: counts its memory.
 
     Attributes:
-        outcome: how it ended; None as long as it runs.
+        outcome: how it ended; None while it runs.
         position: in the queue for an upstream connection; 0 when it has one.
-        chunks: messages of the upstream on it.
+        chunks: number of the upstream's messages on it.
         on_begun: called once when the first chunk or the end is there.
         on_ended: called once when it has ended.
         gateway_headers: headers of the gateway that its client is shown.
-        faces: its streams in the words of other wires (`streaming_api.faces`), by their names.
-        notes: what another process needs to make a face again, by its name.
+        faces: its streams in the words of other wires (`streaming_api.faces`), by name.
+        notes: what another process needs to make a face again, by the name of the face.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class WatchedAnswer:
 
     @property
     def failed(self) -> bool:
-        """Whether it will not be whole."""
+        """Whether it will not be complete."""
         return self.outcome is not None and self.outcome.finish_reason in _FAILED
 
     def cancel(self, outcome: AnswerOutcome | None = None) -> None:
@@ -123,26 +123,26 @@ class WatchedAnswer:
         """Wait until it is certain that `cancel` has been heard.
 
         Raises:
-            Unavailable: whoever fills it cannot be told now.
+            Unavailable: what fills it cannot be notified now.
         """
 
     def locate(self, cursor: str) -> tuple[int, str | None]:
-        """The number that a client's cursor stands for; else 0, and why it means nothing here."""
+        """Return the number that a client's cursor stands for; or 0, and why the cursor is void."""
         return self.channel.locate(cursor)
 
     def reaches(self, after: int) -> bool:
-        """Whether a message of this number has been, or may be, sent."""
+        """Return whether a message with this number has been, or may be, sent."""
         return after <= self.channel.number
 
     def has_seen_all(self, after: int) -> bool:
-        """Whether an answer that has ended has nothing left to show behind a number."""
+        """Return whether an answer that has ended has nothing left to show after a number."""
         return self.outcome is not None and after == self.channel.number
 
     def watch(self, connection: Sink, after: int, fault: str | None = None) -> Viewer:
         """Show this answer on a connection, from strictly after a sequence_id.
 
-        What is no longer retained is told first; an ``after`` that was never sent is told, too, and
-        the answer shown from its start; so is the ``fault`` of a cursor (`locate`).
+        What is no longer retained is announced first. An ``after`` that was never sent is told,
+        too, and the answer shown from its start; so is the ``fault`` of a cursor (`locate`).
         """
         viewer = self.attach(connection)
         if after > self.channel.number:
@@ -151,7 +151,7 @@ class WatchedAnswer:
         return viewer
 
     def show(self, viewer: Viewer, after: int, fault: str | None = None) -> None:
-        """Show an attached viewer what follows ``after``, and what is missing before it."""
+        """Show an attached viewer what follows ``after``, and first what is missing before it."""
         if fault is not None:
             viewer.tell_gap(self.stream, fault, None, None)
         if self.stream.evicted > after:
@@ -162,42 +162,42 @@ class WatchedAnswer:
             viewer.connection.send(self.queue_notice(), CHAT)
 
     def attach(self, connection: Sink, after: int = 0) -> Viewer:
-        """Count a connection among those who watch, before anything is shown on it."""
+        """Count a connection among the viewers, before anything is shown on it."""
         viewer = Viewer(connection, self.channel, self.watched)
         viewer.attach(after)
         return viewer
 
     def returned(self) -> None:
-        """Somebody watches again: the answer is not abandoned."""
+        """Note that somebody watches again: the answer is not abandoned."""
 
     def settle(self) -> None:
-        """If nobody watches, what ``on_disconnect`` says happens."""
+        """Do what ``on_disconnect`` says if nobody watches."""
 
     # Memory
 
     @property
     def channels(self) -> list[Channel]:
-        """Its own, and those of its faces."""
+        """Its own channel, and those of its faces."""
         return [self.channel, *(face.channel for face in self.faces.values())]
 
     @property
     def lags(self) -> bool:
-        """Whether somebody who watches is behind."""
+        """Whether a viewer lags."""
         return any(channel.lagging for channel in self.channels)
 
     def let_go(self) -> None:
-        """Keep what somebody who watches still needs, and nothing for those who may come back."""
+        """Keep what viewers who watch now still need, and nothing for those who may come back."""
         for channel in self.channels:
             channel.let_go()
 
     def cut_lagging(self) -> None:
-        """Go on without those who are behind."""
+        """Go on without the viewers who lag."""
         for channel in self.channels:
             channel.cut_lagging()
         self.let_go()
 
     def queue_notice(self) -> bytes:
-        """Says which place in the queue the answer has."""
+        """Return the notice that says the answer's position in the queue."""
         return notice(
             CHAT,
             {"event": "queued", "position": self.position},
@@ -207,7 +207,7 @@ class WatchedAnswer:
 
 
 def weakly(method: Callable[[], None]) -> Callable[[], None]:
-    """Return a call of a method that does not keep its object: what calls it is a part of that."""
+    """Return a call of a method that does not keep its object alive: the caller is a part of it."""
     reference = weakref.WeakMethod(method)
 
     def call() -> None:
@@ -219,7 +219,7 @@ def weakly(method: Callable[[], None]) -> Callable[[], None]:
 
 
 def tell(callbacks: list[Callable[[], None]]) -> None:
-    """Call each of them, once."""
+    """Call each of them once, in order."""
     told, callbacks[:] = tuple(callbacks), ()
     for callback in told:
         callback()

@@ -1,4 +1,4 @@
-"""Claims: whose an answer is, which process may start it, and how many a key may have at once."""
+"""Claims: who owns an answer, which process may start it, and how many a key may run at once."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ if TYPE_CHECKING:
     from streaming_api.wire.commands import ChatRequest
 
 CLAIM_SECONDS: Final = 5.0
-"""How long a claim is held for a start that does not come."""
+"""How long a claim is held for a start that does not follow."""
 ABSENT_SECONDS: Final = 0.5
-"""How long it is remembered that there is no such answer: for the call that asked."""
+"""How long the absence of an answer is remembered, for the call that asked."""
 WAIT_SECONDS: Final = 2.0
-"""How long an answer that has been claimed may take to be described."""
+"""How long it may take until an answer that has been claimed is described."""
 
 Show = Callable[[Key, Meta], Awaitable[None]]
 
 
 class Claims:
-    """Asks the store whose answers are.
+    """Asks the store who owns answers.
 
     Args:
-        per_key: answers that a key may have at once; 0 for any number.
-        lease: seconds that a running answer counts without being renewed.
-        show: has an answer of another process mirrored here.
+        per_key: the number of answers that a key may run at once; 0 for no limit.
+        lease: seconds for which a running answer counts without being renewed.
+        show: mirrors an answer of another process here.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Claims:
         self._absent: dict[Key, ApiError] = {}
 
     def absent(self, key: Key) -> ApiError | None:
-        """Why an answer is not there, if that has just been found out."""
+        """Return why an answer is not there, if that has just been found out."""
         return self._absent.get(key)
 
     def miss(self, key: Key, error: ApiError) -> None:
@@ -84,12 +84,12 @@ class Claims:
         await self._once("claim", key, lambda: self._claim(key, request, client))
 
     def ended(self, answer: Answer) -> None:
-        """It counts no longer."""
+        """Count an answer no longer."""
         if self._per_key:
             self._uncount(answer.asked_by, answer.request_id)
 
     def renew(self, running: Iterable[Answer]) -> list[Command]:
-        """What keeps running answers counted."""
+        """Return the commands that keep running answers counted."""
         if not self._per_key:
             return []
         lease = round(self._lease)
@@ -104,7 +104,7 @@ class Claims:
     async def _once(
         self, what: str, key: Key, ask: Callable[[], Coroutine[None, None, None]]
     ) -> None:
-        """Ask the store in a task of our own: a client that leaves cancels only its waiting."""
+        """Ask the store in a task of our own: a client that leaves cancels only its own wait."""
         task = self._asking.get((what, key))
         if task is None:
             task = self._asking[what, key] = asyncio.create_task(ask(), name=f"cluster {what}")
@@ -114,7 +114,7 @@ class Claims:
     def _asked(self, what: str, key: Key, done: asyncio.Task[None]) -> None:
         del self._asking[what, key]
         if not done.cancelled():
-            done.exception()  # whoever waits is told; if nobody does, nobody need be
+            done.exception()  # whoever waits gets the error; if nobody waits, nobody needs it
 
     async def _fetch(self, key: Key) -> None:
         ref = ref_of(key)
@@ -165,7 +165,7 @@ class Claims:
         self._claimed[key] = loop.call_later(CLAIM_SECONDS, self._release, key)
 
     def _release(self, key: Key) -> None:
-        """Nobody has used the claim: whoever asked for it has left."""
+        """Release a claim that nobody has used: the client that asked for it has left."""
         self._claimed.pop(key, None)
         self._outbox.send(("DEL", self._store.key("m", ref_of(key))))
 

@@ -38,22 +38,22 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MARK_SECONDS: Final = 3.0
-"""How long what this process tells itself through the store may take."""
+"""How long it may take until this process receives what it sends itself through the store."""
 RENEW_TICKS: Final = 60
 
 
 class Cluster:
-    """The answers of other processes here, and ours there.
+    """Answers of other processes here, and answers of this process there.
 
     Args:
-        config: with ``cluster_url``.
-        answers: of this process.
+        config: a configuration with ``cluster_url``.
+        answers: the answers of this process.
         new_channel: makes the channel of a mirror.
-        on_state: told ``up`` or ``down`` and why.
+        on_state: called with ``up`` or ``down`` and the reason.
 
     Attributes:
-        instance: this process, another one at each start.
-        on_webhook: told what Alertmanager's webhook said to any process.
+        instance: the name of this process, new at each start.
+        on_webhook: called with what Alertmanager's webhook said to any process.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Cluster:
 
     @property
     def lag(self) -> int:
-        """Messages shown here and not yet in the store."""
+        """Number of messages shown here and not yet in the store."""
         return self._writer.lag
 
     @property
@@ -151,12 +151,12 @@ class Cluster:
     # Chats of the AI SDK
 
     def note_chat(self, key: Key, chat_id: str) -> None:
-        """Let every process know the newest answer of a chat."""
+        """Share the newest answer of a chat with every process."""
         name = self.store.key("c", f"{key[0]}/{chat_id}")
         self._outbox.send(("SET", name, key[1], "EX", RUNNING_SECONDS))
 
     async def chat_answer(self, owner: str, chat_id: str) -> str | None:
-        """The newest answer of a chat, as far as the store knows."""
+        """Return the newest answer of a chat, as far as the store knows."""
         with contextlib.suppress(StoreError):
             (found,) = await self._outbox.ask(("GET", self.store.key("c", f"{owner}/{chat_id}")))
             return None if found is None else str(found.decode())
@@ -165,20 +165,20 @@ class Cluster:
     # Tickets
 
     async def share_ticket(self, ticket: str, owner: str) -> bool:
-        """Make a ticket good everywhere; whether that could be done."""
+        """Make a ticket valid on every process; return whether that could be done."""
         return await self.tickets.share(ticket, owner)
 
     async def redeem_ticket(self, ticket: str) -> str | None:
-        """Whose a ticket is; None if the store does not know it, or cannot say."""
+        """Return the owner of a ticket; None if the store does not know it, or cannot say."""
         with contextlib.suppress(StoreError):
             return await self.tickets.redeem(ticket)
         return None
 
     async def share_webhook(self, body: bytes) -> None:
-        """Tell every process, this one among them, what Alertmanager said.
+        """Send what Alertmanager said to every process, including this one.
 
         Raises:
-            Unavailable: it cannot be told now; Alertmanager says it again.
+            Unavailable: it cannot be sent now; Alertmanager will repeat it.
         """
         try:
             await self._outbox.ask(*self.store.webhook(body))
@@ -188,7 +188,7 @@ class Cluster:
     # The inbox
 
     def _receive(self, message: Message) -> None:
-        """Do what another process asks for; hints, so what is wrong with one is passed over."""
+        """Do what another process asks for. Messages are hints: invalid ones are skipped."""
         if (body := message.get(b"b")) is not None:
             self.on_webhook(zlib.decompress(body))
             return
@@ -224,7 +224,7 @@ class Cluster:
             self._on_state("up" if self.figures.up else "down", self.figures.reason or self._risk())
 
     async def _ask_who_lives(self, *, renew: bool) -> None:
-        """See who lives, and end the answers of who does not."""
+        """Find out which processes are alive, and end the answers of those that are not."""
         owners = self._mirrors.owners
         commands: list[Command] = [("EXISTS", self.store.key("i", owner)) for owner in owners]
         commands += self._claims.renew(self._answers.running)
@@ -235,7 +235,7 @@ class Cluster:
         await self._mirrors.seal(self._missing.saw(alive))
 
     def _risk(self) -> str | None:
-        """What is wrong with a store that answers."""
+        """Return what is wrong with a store that answers, if anything is."""
         evicts = None if self._membership is None else self._membership.evicts
         if evicts is None:
             return None
@@ -256,7 +256,7 @@ class Cluster:
     # Life
 
     def start(self, background: Background) -> None:
-        """Join the others."""
+        """Join the other processes."""
         loop = asyncio.get_running_loop()
 
         def changed() -> None:
@@ -278,14 +278,14 @@ class Cluster:
             await asyncio.sleep(0.5)
 
     def _other_store(self) -> None:
-        """The store has restarted, or is another one: everything is asked, nothing assumed."""
+        """Assume nothing and ask everything: the store has restarted, or is another one."""
         logger.warning("the store is another one than before; what it has is verified")
         self.figures.stable_since = time.monotonic()
         self._reader.restart()
         self._writer.verify()
 
     async def drain(self, seconds: float) -> None:
-        """Wait for the ends of the answers of others that are watched here, but no longer."""
+        """Wait at most this long for the ends of other processes' answers that are watched here."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             if not self._mirrors.waited_for:
@@ -293,11 +293,11 @@ class Cluster:
             await asyncio.sleep(0.05)
 
     async def flush(self, seconds: float) -> None:
-        """Have everything in the store, as far as that is possible in this time."""
+        """Write everything to the store, as far as that is possible in this time."""
         await self._writer.flush(seconds)
 
     async def stop(self) -> None:
-        """Leave the others."""
+        """Leave the other processes."""
         if self._membership is not None:
             await asyncio.to_thread(self._membership.stop)
         await self.store.close()

@@ -1,7 +1,7 @@
 """Entries of an answer's stream in the store: messages that follow each other. Pure.
 
-The id of an entry is the number of its last message, so that the store itself refuses what it has
-already; the seal of an answer whose owner is dead has the highest id that there is, so that the
+The id of an entry is the number of its last message, so that the store itself refuses what it
+already has; the seal of an answer whose owner is dead has the highest possible id, so that the
 store refuses everything after it.
 """
 
@@ -14,7 +14,7 @@ from typing import Final
 import attrs
 
 MOST_BYTES: Final = 256 * 2**10
-"""Bytes of messages in one entry, above which no further message is added."""
+"""Bytes of messages in one entry above which no further message is added."""
 SEAL_ID: Final = b"18446744073709551615-0"
 SEALED: Final = 2**64 - 1
 _LEVEL: Final = 1
@@ -26,14 +26,14 @@ Fields = Mapping[bytes, bytes]
 
 @attrs.frozen
 class Entry:
-    """Some messages of an answer.
+    """Consecutive messages of an answer.
 
     Attributes:
-        first: the number of the first of them.
-        payloads: the messages as they were sent.
-        final: whether the last of them is the answer's last.
-        cut: whether what is missing before it is lost: its owner has it no longer.
-        seal: whether it says that the owner is dead; it has no messages.
+        first: the number of the first message.
+        payloads: the messages, as they were sent.
+        final: whether the last message is the answer's last.
+        cut: whether what is missing before it is lost: its owner no longer has it.
+        seal: whether it marks the owner as dead; it then has no messages.
     """
 
     first: int
@@ -44,11 +44,11 @@ class Entry:
 
     @property
     def last(self) -> int:
-        """The number of the last of them: what its id is made of."""
+        """The number of the last message, from which its id is made."""
         return SEALED if self.seal else self.first + len(self.payloads) - 1
 
     def encode(self) -> dict[bytes, bytes]:
-        """As fields of the store: messages hold no LF, so it separates them."""
+        """Return the fields for the store; messages hold no LF, so it separates them."""
         fields = {b"f": b"%d" % self.first}
         if self.payloads:
             # a small window: an entry repeats what is near, and the tables of a large one cost more
@@ -61,7 +61,7 @@ class Entry:
 
 
 def decode(fields: Fields) -> Entry:
-    """An entry from the fields of the store; unknown ones, of a later version, are passed over."""
+    """Return the entry from the store's fields; ignore unknown ones, of a later version."""
     packed = fields.get(b"z")
     return Entry(
         first=int(fields[b"f"]),

@@ -1,4 +1,4 @@
-"""What the cluster counts about itself, and how the store is."""
+"""What the cluster counts about itself, and the state of the store."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ class Figures:
 
     Attributes:
         up: whether the store answers.
-        reason: a sentence for people if it does not.
-        stable_since: monotonic seconds since when it has answered as the same store.
-        repairs: streams that were written again because the store had lost something.
-        seals: answers that were ended in the stead of a process that is gone.
+        reason: a sentence for people if the store does not answer.
+        stable_since: monotonic time in seconds since which it has answered as the same store.
+        repairs: streams that were rewritten because the store had lost something.
+        seals: answers that were ended on behalf of a process that is gone.
         holes: entries that a mirror found missing.
-        round_trip: seconds of the last one.
+        round_trip: seconds of the last round trip.
     """
 
     up: bool = True
@@ -30,12 +30,12 @@ class Figures:
     round_trip: float = 0.0
 
     def failed(self, reason: str) -> None:
-        """The store did not answer."""
+        """Note that the store did not answer."""
         self.up = False
         self.reason = reason
         self.stable_since = time.monotonic()
 
     def answered(self) -> None:
-        """The store has answered."""
+        """Note that the store has answered."""
         self.up = True
         self.reason = None

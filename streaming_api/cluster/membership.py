@@ -1,6 +1,6 @@
-"""Membership: which processes live, and when the answers of a dead one may be ended.
+"""Membership: which processes are alive, and when the answers of a dead one may be ended.
 
-The sign of life comes from a thread of its own, so that a busy event loop is not taken for a dead
+The heartbeat comes from a thread of its own, so that a busy event loop is not taken for a dead
 process; a loop that has not turned for 3 s is.
 """
 
@@ -26,12 +26,12 @@ LOOK_SECONDS: Final = 2.0
 
 
 class Membership:
-    """Keeps this process among the living.
+    """Keeps this process among those that are alive.
 
     Args:
-        instance: its name, another one at each start.
-        lease: seconds after which it is dead if it says nothing.
-        on_changed: called in the thread when the store is another one than before.
+        instance: the name of this process, new at each start.
+        lease: seconds after which it counts as dead if it sends no heartbeat.
+        on_changed: called in the thread when the store is not the same as before.
     """
 
     def __init__(
@@ -49,15 +49,15 @@ class Membership:
         self.failed: str | None = None
 
     def start(self) -> None:
-        """Begin to say that this process lives."""
+        """Begin to send heartbeats."""
         self._thread.start()
 
     def turned(self) -> None:
-        """The event loop turns."""
+        """Note that the event loop turns."""
         self._turned = time.monotonic()
 
     def stop(self) -> None:
-        """Say no more; the store forgets this process at once."""
+        """Stop sending heartbeats; the store forgets this process at once."""
         self._stop.set()
         self._thread.join(2 * REPLY_SECONDS)
 
@@ -103,7 +103,7 @@ class Missing:
 
     Args:
         lease: how long the store must have been the same, and answered, before absence counts:
-            after an empty restart everybody is missing at once, and comes back within it.
+            after an empty restart all are missing at once, and come back within this time.
     """
 
     def __init__(self, figures: Figures, lease: float) -> None:
@@ -112,7 +112,7 @@ class Missing:
         self._since: dict[str, float] = {}
 
     def saw(self, alive: dict[str, bool]) -> set[str]:
-        """Take note of who lives; who is dead."""
+        """Note which processes are alive; return those that are dead."""
         now = time.monotonic()
         self._since = {
             instance: self._since.get(instance, now)

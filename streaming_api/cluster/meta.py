@@ -1,4 +1,4 @@
-"""What the store knows of an answer beside its messages: whose it is and what was asked. Pure."""
+"""What the store knows of an answer besides its messages: its owner and the request. Pure."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ FORMAT: Final = b"1"
 
 
 def ref_of(key: Key) -> str:
-    """An answer's name in the store: a request_id holds no slash."""
+    """Return an answer's name in the store: a request_id holds no slash."""
     return f"{key[0]}/{key[1]}"
 
 
 def key_of(ref: str) -> Key:
-    """The key behind a name."""
+    """Return the key that a name stands for."""
     owner, _, request_id = ref.rpartition("/")
     return owner, request_id
 
 
 @attrs.frozen
 class Meta:
-    """One answer.
+    """The description of one answer.
 
     Attributes:
         instance: the process that fills it.
-        asked_by: under whose name its limits are counted.
-        notes: of its faces.
+        asked_by: the name under which its limits are counted.
+        notes: the notes of its faces.
     """
 
     instance: str
@@ -42,7 +42,7 @@ class Meta:
     notes: Mapping[str, bytes] = attrs.field(factory=dict)
 
     def encode(self) -> dict[str, bytes | str]:
-        """As fields of a hash."""
+        """Return the fields of a hash."""
         request = self.request
         fields = {
             "model": request.model,
@@ -61,7 +61,7 @@ class Meta:
 
 
 def decode(request_id: str, fields: dict[bytes, bytes]) -> Meta:
-    """From the fields of a hash; those of a later version are passed over."""
+    """Return the description from the fields of a hash; ignore those of a later version."""
     asked = orjson.loads(fields.get(b"request", b"{}"))
     packed = fields.get(b"parameters")
     return Meta(

@@ -1,7 +1,7 @@
 """Mirror: an answer of another process, filled from the store, shown by the code that shows any.
 
-It shows what is in the store and nothing else: the only stitching is `take`. Whoever reads the
-store hands it entries in order; a hole is repaired by the owner, out of its memory.
+It shows what is in the store and nothing else; stitching happens only in `take`. Whoever reads
+the store passes it entries in order; the owner repairs a hole, from its memory.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from streaming_api.wire.commands import ChatRequest
 
 SEAL_CURSOR: Final = 10**17
-"""Where a client is after the end of an answer whose owner is dead.
+"""A client's cursor after the end of an answer whose owner is dead.
 
 Its ``sequence_id`` may be that of a token which died with the owner; this cannot be mistaken."""
 SERVER_LOST: Final = UpstreamFault(
@@ -40,19 +40,19 @@ SERVER_LOST: Final = UpstreamFault(
 
 
 class Mirror(WatchedAnswer):
-    """One answer of another process.
+    """One answer of another process, as shown here.
 
     Args:
-        instance: its owner.
-        share: whose memory it counts as.
+        instance: the process that owns it.
+        share: the share that its memory counts towards.
 
     Attributes:
         instance: the process that fills it.
-        loaded: set once it has been read up to what the store had when it was made.
-        owner_lost: whether its owner is dead: nobody repairs holes.
-        sealed: whether it was ended in its owner's stead.
-        idle_since: monotonic seconds since when nobody watches.
-        on_cancel: called when its owner is to be told to end it.
+        loaded: set once everything that the store had when it was created has been read.
+        owner_lost: whether its owner is dead, so that nobody repairs holes.
+        sealed: whether it was ended on its owner's behalf.
+        idle_since: monotonic time in seconds since which nobody has watched.
+        on_cancel: called when its owner is to be asked to end it.
         on_watched: called when the first viewer comes or the last one leaves.
         confirm: waits until its owner has ended it.
     """
@@ -87,7 +87,7 @@ class Mirror(WatchedAnswer):
     # From the store
 
     def take(self, entry: Entry) -> bool:
-        """Show an entry; whether it could be: not if something is missing before it."""
+        """Show an entry; return False if something before it is missing."""
         channel = self.channel
         if channel.ended:
             return True
@@ -96,7 +96,7 @@ class Mirror(WatchedAnswer):
             return True
         known = channel.number + 1 - entry.first
         if known < 0:
-            # what is missing at the very beginning has been trimmed, as the owner's log was
+            # what is missing at the very beginning has been trimmed, as the owner's backlog was
             if channel.number and not entry.cut and not self.owner_lost:
                 return False
             self._miss(entry.first - 1)
@@ -130,7 +130,7 @@ class Mirror(WatchedAnswer):
             tell(self.on_ended)
 
     def _miss(self, last: int) -> None:
-        """What follows, up to ``last``, is lost: whoever watches is told."""
+        """Announce to viewers that what follows, up to ``last``, is lost."""
         first = self.channel.number + 1
         ahead = {viewer for viewer, after in self._ahead if after >= last}
         for viewer in {*self.channel.viewers()} - ahead:
@@ -139,7 +139,7 @@ class Mirror(WatchedAnswer):
         self.channel.skip(self.stream, last)
 
     def lost(self) -> None:
-        """The owner is dead: the answer ends here, the same for everybody."""
+        """End the answer here, the same for everybody: its owner is dead."""
         if self.channel.ended:
             return
         self.sealed = True
@@ -173,17 +173,17 @@ class Mirror(WatchedAnswer):
     # Audience
 
     def locate(self, cursor: str) -> tuple[int, str | None]:
-        """As for any answer; a number above those here is one that the store does not have yet."""
+        """Locate a cursor as for any answer; a number above those here is not in the store yet."""
         parsed = parse_cursor(cursor)
         if parsed is not None and parsed[0] == self.channel.epoch:
             return parsed[1], None
         return self.channel.locate(cursor)
 
     def watch(self, connection: Sink, after: int, fault: str | None = None) -> Viewer:
-        """Show it from strictly after a number, which may be one that is still to come.
+        """Show it from strictly after a number, which may be still to come.
 
-        Viewers of the owner see a token before the store has it. Whoever has seen more than is here
-        waits for the rest, and is never shown again what it has seen.
+        The owner's viewers see a token before the store has it. A client that has seen more than is
+        here waits for the rest, and is never shown again what it has seen.
         """
         if after > self.channel.number and self.outcome is None:
             return self.attach(connection, after)
@@ -195,7 +195,7 @@ class Mirror(WatchedAnswer):
         return viewer
 
     def attach(self, connection: Sink, after: int = 0) -> Viewer:
-        """Count a connection among those who watch."""
+        """Count a connection among the viewers."""
         viewer = super().attach(connection, after)
         if after > self.channel.number:
             self._ahead.append((viewer, after))
@@ -204,7 +204,7 @@ class Mirror(WatchedAnswer):
         return viewer
 
     def _end_ahead(self, viewer: Viewer, after: int) -> None:
-        """End for one who may have seen tokens that died with the owner: it sees none again."""
+        """End for a client that may have seen tokens that died with the owner; show none twice."""
         last = self.channel.number
         if not self.sealed:
             self.show(viewer, *((after, None) if after == last else (0, "future")))
@@ -220,11 +220,11 @@ class Mirror(WatchedAnswer):
             viewer.resume(last)
 
     def reaches(self, after: int) -> bool:
-        """Whether such a message may have been sent: tokens may have died with the owner."""
+        """Return whether such a message may have been sent: tokens may have died with the owner."""
         return super().reaches(after) or self.outcome is None or self.sealed
 
     def has_seen_all(self, after: int) -> bool:
-        """Whether nothing is left to show; of an answer that was cut short, its end tells."""
+        """Return whether nothing is left to show; if it was cut short, whether its end was seen."""
         return after >= SEAL_CURSOR if self.sealed else super().has_seen_all(after)
 
     def _unwatched(self) -> None:
@@ -233,7 +233,7 @@ class Mirror(WatchedAnswer):
             self.on_watched(self)
 
     def settle(self) -> None:
-        """Its owner decides."""
+        """Do nothing: its owner decides."""
         if not self.channel.watched:
             self._unwatched()
 
@@ -249,7 +249,7 @@ class Mirror(WatchedAnswer):
 
 
 def _outcome(end: bytes) -> AnswerOutcome:
-    """How an answer ended, from its last message."""
+    """Return how an answer ended, from its last message."""
     data = orjson.loads(end)["data"]
     error = data.get("error")
     if error is None:

@@ -1,4 +1,4 @@
-"""Mirrors: the answers of other processes that are shown here, and what their owners are told."""
+"""Mirrors: the answers of other processes that are shown here, and what is sent to their owners."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from streaming_api.engine.channel import Channel
 
 IDLE_SECONDS: Final = 10.0
-"""How long a mirror that nobody watches is kept."""
+"""How long a mirror without viewers is kept."""
 LOAD_SECONDS: Final = 2.0
 CANCEL_SECONDS: Final = 2.0
 
@@ -32,13 +32,13 @@ Soil = Callable[[str, Mirror], None]
 
 
 class Mirrors:
-    """All mirrors of this process.
+    """All mirrors in this process.
 
     Args:
-        answers: of this process, whose retention and memory are theirs.
+        answers: the answers of this process, whose retention and memory mirrors share.
         new_channel: makes the channel of a mirror.
-        kept: seconds that the store keeps an answer after its end.
-        soil: has a mirror read from the store.
+        kept: seconds for which the store keeps an answer after its end.
+        soil: marks a mirror to be read from the store.
     """
 
     def __init__(
@@ -61,10 +61,10 @@ class Mirrors:
         self._soil = soil
 
     async def show(self, key: Key, about: Meta) -> None:
-        """Have an answer here, read up to what the store has.
+        """Mirror an answer here, and read it up to what the store has.
 
         Raises:
-            Unavailable: nothing of it could be read in time.
+            Unavailable: none of it could be read in time.
         """
         mirror = self.present.get(key)
         if mirror is None:
@@ -92,10 +92,10 @@ class Mirrors:
             self.present.pop(key, None)
             raise unavailable()
 
-    # What their owners are told
+    # What is sent to their owners
 
     def _watched(self, mirror: Mirror) -> None:
-        """The first viewer of a mirror has come, or its last one has left."""
+        """Note that the first viewer of a mirror has come, or its last one has left."""
         if mirror.channel.ended:
             return
         if mirror.channel.watched:
@@ -108,12 +108,12 @@ class Mirrors:
         self._outbox.tell(mirror.instance, "cancel", k=_ref(mirror))
 
     def repair(self, mirror: Mirror) -> None:
-        """Something is missing in the store: whoever has it writes it again."""
+        """Ask for what is missing in the store: the process that has it writes it again."""
         if not mirror.owner_lost:
             self._outbox.tell(mirror.instance, "rewrite", k=_ref(mirror))
 
     async def _confirm(self, mirror: Mirror) -> None:
-        """Wait for the end of a cancelled answer: it is in the store, so everybody sees it."""
+        """Wait for the end of a cancelled answer: once it is in the store, everybody sees it."""
         ended = asyncio.Event()
         mirror.on_ended.append(ended.set)
         with contextlib.suppress(TimeoutError):
@@ -127,10 +127,10 @@ class Mirrors:
         if mirror.outcome is None:
             raise unavailable()
 
-    # What is told here
+    # What is received here
 
     def receive(self, kind: str, key: Key, message: Message) -> bool:
-        """Take a message about a mirror; False if it is about none."""
+        """Handle a message about a mirror; return False if it is about none."""
         mirror = self.present.get(key)
         if mirror is None:
             return False
@@ -144,7 +144,7 @@ class Mirrors:
     # Once a second
 
     def look(self) -> None:
-        """Read what is watched, whatever was heard of it; drop what nobody watches."""
+        """Read what is watched, whether or not there was a hint; drop what nobody watches."""
         now = time.monotonic()
         for key, mirror in tuple(self.present.items()):
             if mirror.channel.watched:
@@ -155,16 +155,16 @@ class Mirrors:
 
     @property
     def owners(self) -> list[str]:
-        """The processes whose running answers are shown here."""
+        """The processes that own running answers shown here."""
         return sorted({m.instance for m in self.present.values() if m.outcome is None})
 
     @property
     def waited_for(self) -> bool:
-        """Whether somebody watches one that has not ended."""
+        """Whether somebody watches a mirror that has not ended."""
         return any(m.outcome is None and m.channel.watched for m in self.present.values())
 
     async def seal(self, dead: set[str]) -> None:
-        """End the answers of processes that are dead.
+        """End the answers of dead processes.
 
         Raises:
             StoreError: nobody knows what came of it.
@@ -174,7 +174,7 @@ class Mirrors:
                 await self._seal(key, mirror)
 
     async def _seal(self, key: Key, mirror: Mirror) -> None:
-        """End an answer whose owner is dead; the store refuses whatever it may still say."""
+        """End an answer whose owner is dead; the store refuses whatever the owner still sends."""
         ref = ref_of(key)
         entry = Entry(mirror.channel.number + 1, seal=True)
         fields = [part for pair in entry.encode().items() for part in pair]

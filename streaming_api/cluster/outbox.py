@@ -1,4 +1,4 @@
-"""Outbox: what need not be waited for is told the store and the other processes soon."""
+"""Outbox: sends the store and other processes, soon, what nobody needs to wait for."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _TOGETHER: Final = 500
 
 
 class Outbox:
-    """Questions and hints of this process.
+    """Questions and hints sent by this process.
 
     Args:
-        instance: this process.
+        instance: the name of this process.
     """
 
     def __init__(self, store: Store, instance: str, figures: Figures) -> None:
@@ -27,10 +27,10 @@ class Outbox:
         self._waiting: asyncio.Queue[Command] = asyncio.Queue(_MOST)
 
     async def ask(self, *commands: Command) -> list[Any]:
-        """Ask the store in a task of our own: a client that leaves cancels only its waiting.
+        """Ask the store in a task of our own: a client that leaves cancels only its own wait.
 
         Raises:
-            StoreError: it cannot be said.
+            StoreError: the store cannot be asked, or gives no answer.
         """
         task = asyncio.create_task(self._store.ask(*commands), name="cluster question")
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
@@ -41,7 +41,7 @@ class Outbox:
             raise
 
     def tell(self, instance: str, kind: str, **fields: str | bytes) -> None:
-        """Tell another process something."""
+        """Send a message to another process."""
         self.send(self._store.message(instance, kind, by=self.instance, **fields))
 
     def send(self, command: Command) -> None:
@@ -50,7 +50,7 @@ class Outbox:
             self._waiting.put_nowait(command)
 
     async def keep_sending(self) -> None:
-        """Send for ever, as much as there is in one round trip."""
+        """Send forever, as much as possible in one round trip."""
         while True:
             commands = [await self._waiting.get()]
             while not self._waiting.empty() and len(commands) < _TOGETHER:

@@ -1,4 +1,4 @@
-"""Owner: what other processes ask of the answers of this one."""
+"""Owner: what other processes ask of this one's answers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 class Owner:
-    """This process as the owner of its answers."""
+    """This process in its role as the owner of its answers."""
 
     def __init__(self, answers: Answers, writer: Writer, outbox: Outbox) -> None:
         self._answers = answers
@@ -27,7 +27,7 @@ class Owner:
         self._outbox = outbox
 
     def asked_for(self, recording: Recording, kind: str, by: str, cursor: str) -> None:
-        """Another process asks for something about an answer of ours."""
+        """Handle a request of another process about an answer of ours."""
         answer = recording.answer
         if kind == "watch" and cursor.isascii() and cursor.isdigit():
             if answer.outcome is None:
@@ -61,7 +61,7 @@ class Owner:
         viewer.report(cursor)
 
     def look(self) -> None:
-        """Let go of answers that are no longer kept, and of processes that say nothing more."""
+        """Let go of answers that are no longer kept, and of processes that have fallen silent."""
         now = time.monotonic()
         for key, recording in tuple(self._writer.recordings.items()):
             if self._answers.local(key) is not recording.answer:
@@ -73,7 +73,7 @@ class Owner:
 
 
 def end_sealed(recording: Recording) -> None:
-    """End an answer that others have ended: they held this process for dead."""
+    """End an answer that others have ended because they took this process for dead."""
     logger.warning("an answer was ended by others, who held this process for dead")
     recording.answer.cancel(AnswerOutcome("incomplete", SERVER_LOST))
     for viewer in recording.watchers.values():

@@ -1,7 +1,7 @@
-"""Reader: fills mirrors from the store. One blocking read of the own inbox, then what is dirty.
+"""Reader: fills mirrors from the store. One blocking read of its own inbox, then what is dirty.
 
-Hints may be lost, doubled or late: once a second everything that is watched counts as dirty. That
-the inbox can be read is proved end to end: each process writes itself a mark and must read it.
+Hints may be lost, doubled or late: once a second everything watched counts as dirty. Whether the
+inbox can be read is tested end to end: each process writes itself a mark and must read it.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from streaming_api.cluster.mirror import Mirror
 from streaming_api.cluster.store import READ_ENTRIES, Message, Store, StoreError
 
 _SLICE: Final = 100
-"""Answers that are read together."""
+"""Number of answers that are read together."""
 
 
 class Reader:
     """Reads the inbox and the mirrors of this process.
 
     Args:
-        receive: told of each message in the inbox.
-        on_hole: told of a mirror that lacks something in between.
+        receive: called with each message in the inbox.
+        on_hole: called with a mirror that has a hole.
     """
 
     def __init__(
@@ -47,13 +47,13 @@ class Reader:
         self.marked = time.monotonic()
 
     def soil(self, ref: str, mirror: Mirror) -> None:
-        """There may be news of a mirror."""
+        """Mark a mirror as dirty: there may be news of it."""
         if not mirror.channel.ended:
             self._dirty[ref] = mirror
             self._wake.set()
 
     async def keep_listening(self) -> None:
-        """Read the inbox for ever."""
+        """Read the inbox forever."""
         backoff = Backoff(0.05, 1.0)
         while True:
             try:
@@ -71,11 +71,11 @@ class Reader:
                     self._receive(message)
 
     def restart(self) -> None:
-        """The store is another one: its ids may begin anew."""
+        """Start over: the store is another one, and its ids may begin anew."""
         self._after = dict.fromkeys(self._after, "0-0")
 
     async def keep_reading(self) -> None:
-        """Read what is dirty for ever."""
+        """Read what is dirty forever."""
         backoff = Backoff(0.05, 1.0)
         while True:
             await self._wake.wait()

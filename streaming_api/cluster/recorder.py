@@ -1,8 +1,8 @@
-"""Recorder: what of an answer is in the store, and what has to be done next. Pure; asks nobody.
+"""Recorder: what of an answer is in the store, and what has to be done next. Pure; no I/O.
 
-The log is the outbox here, too: a recorder is a cursor that reads on from it. Whoever talks to the
-store asks for `due`, does it, and says how it went. Every step may be repeated, and every answer of
-the store may be lost: an append that may have arrived is not guessed at but asked for.
+The backlog is the outbox here, too: a recorder is a cursor that reads on from it. Whoever talks
+to the store asks for `due`, does it, and reports the result. Every step may be repeated, and
+every reply may be lost: whether an append has arrived is never guessed but asked.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from streaming_api.engine.stream import Stream
 
 @attrs.frozen
 class Append:
-    """Add an entry behind the others.
+    """Add an entry after the others.
 
     Attributes:
-        create: whether the stream is new; otherwise it must be there.
-        keep_from: the number below which the store may forget messages, as the log has.
+        create: whether the stream is new; otherwise it must exist.
+        keep_from: the number below which the store may drop messages, as the backlog has.
     """
 
     entry: Entry
@@ -33,14 +33,14 @@ class Append:
 
 @attrs.frozen
 class Rewrite:
-    """Replace the whole stream by these, unless it has been sealed."""
+    """Replace the whole stream by these entries, unless it has been sealed."""
 
     entries: tuple[Entry, ...]
 
 
 @attrs.frozen
 class Ask:
-    """Ask which entry is the last."""
+    """Ask which entry is the last one."""
 
 
 Step = Append | Rewrite | Ask
@@ -48,26 +48,26 @@ Step = Append | Rewrite | Ask
 
 class _State(enum.Enum):
     KNOWN = "known"
-    """What the store has is known: ``recorded``."""
+    """It is known what the store has: ``recorded``."""
     UNSURE = "unsure"
-    """It is not, because an answer was lost, or the store may be another one."""
+    """It is unknown, because a reply was lost, or the store may be another one."""
     BROKEN = "broken"
     """The store has lost something in between, or all of it."""
     SEALED = "sealed"
-    """Others hold this process for dead: the answer is not ours any more."""
+    """Others take this process for dead: the answer is not ours any more."""
 
 
 class Recorder:
     """The cursor of the store on one answer.
 
     Args:
-        channel: of an answer.
-        stream: its one stream.
-        wake: called when there is something to do: `due`.
+        channel: the channel of an answer.
+        stream: its only stream.
+        wake: called when there is something to do, see `due`.
 
     Attributes:
-        recorded: the number up to which the store is known to have it.
-        store_is_up: while it is not, the log need not keep what is not recorded.
+        recorded: the number up to which the store is known to have the answer.
+        store_is_up: if false, the backlog need not keep what is not recorded.
     """
 
     __slots__ = ("_channel", "_in_flight", "_state", "_stream", "_wake", "recorded", "store_is_up")
@@ -87,11 +87,11 @@ class Recorder:
     # For the channel
 
     def flushed(self) -> None:
-        """There is more to record."""
+        """Note that there is more to record."""
         self._wake(self)
 
     def needed(self) -> int:
-        """What is not recorded is still needed, if there is hope to record it soon."""
+        """Return the number from which on the backlog is needed, if recording is likely soon."""
         if not self.store_is_up or self.sealed:
             return self._channel.number + 1
         return self.recorded + 1
@@ -100,7 +100,7 @@ class Recorder:
 
     @property
     def urgent(self) -> bool:
-        """Whether it must not wait: the first message, and the end."""
+        """Whether it must not wait: the first message or the end is due."""
         return not self.recorded or self._channel.ended
 
     @property
@@ -110,12 +110,12 @@ class Recorder:
 
     @property
     def disturbed(self) -> bool:
-        """Whether it is to be found out, or repaired, what the store has."""
+        """Whether what the store has must be found out or repaired."""
         return self._state in {_State.UNSURE, _State.BROKEN}
 
     @property
     def lag(self) -> int:
-        """Messages that viewers have seen and the store has not."""
+        """Number of messages that viewers have seen and the store does not have."""
         return 0 if self.sealed else self._channel.flushed - self.recorded
 
     @property
@@ -126,7 +126,7 @@ class Recorder:
         return self._state is _State.KNOWN and not self.lag
 
     def due(self) -> Step | None:
-        """The next step, which is then in flight until one of the methods below is called."""
+        """Return the next step, which is in flight until one of the methods below is called."""
         if self._in_flight is not None or self.done:
             return None
         if self._state is _State.UNSURE:
@@ -139,7 +139,7 @@ class Recorder:
         return self._in_flight
 
     def _entry(self, cursor: int) -> Entry:
-        """What follows a number on the log, up to `MOST_BYTES`."""
+        """Return what follows a number in the backlog, up to `MOST_BYTES`."""
         first, payloads = self._stream.payloads(cursor, self._channel.flushed, MOST_BYTES)
         last = first + len(payloads) - 1
         return Entry(
@@ -158,7 +158,7 @@ class Recorder:
         return entries
 
     def accepted(self) -> None:
-        """The store has taken the step."""
+        """Note that the store has accepted the step."""
         step, self._in_flight = self._in_flight, None
         if isinstance(step, Append):
             self.recorded = step.entry.last
@@ -167,24 +167,24 @@ class Recorder:
             self._state = _State.KNOWN
 
     def unsure(self) -> None:
-        """Nobody knows what came of the step, or what the store has now."""
+        """Note that the result of the step is unknown, and so is what the store has now."""
         self._in_flight = None
         if self._state is _State.KNOWN:
             self._state = _State.UNSURE
 
     def missing(self) -> None:
-        """The store lacks the stream, or something in it."""
+        """Note that the store lacks the stream, or something in it."""
         self._in_flight = None
         if self._state is not _State.SEALED:
             self._state = _State.BROKEN
 
     def seal(self) -> None:
-        """The store refuses everything: the answer has been sealed."""
+        """Note that the store refuses everything: the answer has been sealed."""
         self._in_flight = None
         self._state = _State.SEALED
 
     def found(self, last: int | None) -> None:
-        """The number of the last entry that the store has; None if there is no stream."""
+        """Note the number of the last entry in the store; None if there is no stream."""
         self._in_flight = None
         if last == SEALED:
             self.seal()

@@ -1,7 +1,7 @@
 """Remote viewer: another process that shows an answer of this one. It watches like any viewer.
 
 It stands among the lagging viewers of the channel, so that backpressure, the grace period and
-queue notices work as they do for a client; its cursor is that of its fastest viewer, once a second.
+queue notices work as they do for a client; once a second it has its fastest viewer's cursor.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from streaming_api.wire.framing import Framing
 
 SILENCE_SECONDS: Final = 6.0
-"""Without a word for so long it is taken to be gone."""
+"""Seconds of silence after which it is taken to be gone."""
 
 Send = Callable[[bytes], None]
 
 
 class _Inbox:
-    """The connection of a remote viewer: notices go to the other process' inbox."""
+    """The connection of a remote viewer: notices go to the other process's inbox."""
 
     kind = "websocket"
     paused = False
@@ -39,26 +39,26 @@ class _Inbox:
         self._send(payload)
 
     def count(self, messages: int, size: int, when: float) -> None:
-        """Nothing is counted here."""
+        """Count nothing here."""
 
     def add_plain(self, plain: bytes) -> None:
-        """There is no checksum."""
+        """Do nothing: there is no checksum."""
 
     def add_checksum(self, written: Checksum) -> None:
-        """There is none."""
+        """Do nothing: there is no checksum."""
 
     def finished(self, viewer: object) -> None:
-        """It sees the end in the store."""
+        """Do nothing: it sees the end in the store."""
 
     def too_slow(self) -> None:
-        """It reads the store."""
+        """Do nothing: it reads the store."""
 
 
 class RemoteViewer:
     """Another process that shows a channel.
 
     Args:
-        send: tells it a notice.
+        send: sends it a notice.
     """
 
     framing: Framing = EVENTS
@@ -74,17 +74,17 @@ class RemoteViewer:
 
     @property
     def lag(self) -> int:
-        """Messages that its viewers have not been written."""
+        """Number of messages that have not been written to its viewers."""
         return self.channel.number - self.cursor
 
     def report(self, cursor: int) -> None:
-        """It is still there, and so far."""
+        """Note that it is still there, and its cursor."""
         self.heard = time.monotonic()
         self.cursor = cursor
         self.channel.progressed()
 
     def leave(self) -> None:
-        """Its last viewer has left, or nothing was heard of it."""
+        """Stop watching: its last viewer has left, or nothing was heard of it."""
         if not self.gone:
             self.gone = True
             self.channel.leave(self)  # type: ignore[arg-type]

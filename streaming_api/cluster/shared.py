@@ -1,4 +1,4 @@
-"""Tickets and Idempotency-Keys that hold on every process: each is decided by the store."""
+"""Tickets and Idempotency-Keys that hold on every process: the store decides on each."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ Ask = Callable[..., Awaitable[list[Any]]]
 
 
 def unavailable() -> Unavailable:
-    """The store cannot be asked."""
+    """Return the error for a store that cannot be asked."""
     message = "The store that the servers share does not answer; try again."
     return Unavailable(message, "store_unavailable", retry_after=1)
 
 
 class Tickets:
-    """Tickets by their digest: a store that is read by others gives none away.
+    """Tickets by their digest, so that whoever reads the store gains none.
 
     Args:
         ask: asks the store in a task of our own.
@@ -41,7 +41,7 @@ class Tickets:
         self._ask = ask
 
     async def share(self, ticket: str, owner: str) -> bool:
-        """Make a ticket good everywhere; whether that could be done."""
+        """Make a ticket valid on every process; return whether that could be done."""
         try:
             await self._ask(("SET", self._key(ticket), owner, "EX", TICKET_SECONDS))
         except StoreError:
@@ -49,10 +49,10 @@ class Tickets:
         return True
 
     async def redeem(self, ticket: str) -> str | None:
-        """Whose a ticket is; it is used up. None: unknown, used or too old.
+        """Use up a ticket; return its owner, or None if it is unknown, used or too old.
 
         Raises:
-            StoreError: it cannot be said.
+            StoreError: the store cannot be asked, or gives no answer.
         """
         (owner,) = await self._ask(("GETDEL", self._key(ticket)))
         return None if owner is None else str(owner.decode())
@@ -67,8 +67,8 @@ class SharedBindings:
 
     Args:
         ask: asks the store in a task of our own.
-        instance: this process.
-        send: has a command carried out soon.
+        instance: the name of this process.
+        send: runs a command soon.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
 """The store: Redis or Valkey, and the names of keys in it. The only module that knows redis.
 
-Its time-outs are short and it repeats nothing: whoever calls knows what may be repeated. No handler
-of a request may await it directly: a command that is cancelled while its reply is on the way costs
-a connection, and handlers are cancelled with their clients.
+Its time-outs are short and it retries nothing: the caller knows what may be repeated. No request
+handler may await it directly: a command that is cancelled while its reply is on the way costs a
+connection, and handlers are cancelled with their clients.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from streaming_api.cluster.recorder import Append, Ask, Rewrite, Step
 REPLY_SECONDS: Final = 0.5
 BLOCK_SECONDS: Final = 1.0
 RUNNING_SECONDS: Final = 3600
-"""How long the store keeps an answer whose owner says nothing more."""
+"""How long the store keeps an answer whose owner has fallen silent."""
 GONE_SECONDS: Final = 3600
-"""How long an answer that is no longer kept is remembered: 410 and not 404."""
+"""How long it is remembered that an answer is no longer kept: 410 and not 404."""
 WEBHOOKS: Final = 1_000
-"""Calls of the webhook that are kept for processes that start."""
+"""Number of webhook calls that are kept for processes that start."""
 WEBHOOK_SECONDS: Final = 26 * 3600
 INBOX_SECONDS: Final = 60
 INBOX_LENGTH: Final = 10_000
@@ -38,20 +38,20 @@ Message = dict[bytes, bytes]
 
 
 class StoreError(Exception):
-    """The store did not do what it was asked, or did not say so; a sentence says why."""
+    """The store did not do what it was asked, or did not confirm it; a sentence says why."""
 
 
 class Refused(StoreError):
-    """The store has answered, and refuses: it is full, or this user may not."""
+    """The store has answered and refuses: it is full, or this user lacks permission."""
 
 
 def is_old(error: object) -> bool:
-    """Whether an append was refused because the stream has its number, or a higher one."""
+    """Return whether an append was refused because the stream has its number, or a higher one."""
     return isinstance(error, ResponseError) and "equal or smaller" in str(error)
 
 
 def connect(url: str, *, seconds: float = REPLY_SECONDS) -> Redis:
-    """A client; it connects when it is first used."""
+    """Return a client, which connects on first use."""
     client: Redis = Redis.from_url(
         url,
         socket_timeout=seconds,
@@ -63,11 +63,11 @@ def connect(url: str, *, seconds: float = REPLY_SECONDS) -> Redis:
 
 
 class Store:
-    """What the cluster asks the store.
+    """The questions that the cluster asks the store.
 
     Args:
-        url: where it is; may hold a password, so it is in no message.
-        prefix: what the names of all keys begin with.
+        url: the store's address; may hold a password, so it is in no message.
+        prefix: the prefix of all key names.
     """
 
     def __init__(self, url: str, prefix: str) -> None:
@@ -80,20 +80,20 @@ class Store:
         self._inbox = connect(url, seconds=BLOCK_SECONDS + 2 * REPLY_SECONDS)
 
     def key(self, kind: str, name: str = "") -> str:
-        """The name of a key; one hash tag for an answer, so that any sharding by key works."""
+        """Return the name of a key; one hash tag per answer, so that any sharding by key works."""
         tagged = f"{{{name}}}" if kind in {"a", "m", "g"} else name
         return f"{self._prefix}:{kind}:{tagged}" if name else f"{self._prefix}:{kind}"
 
     async def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         for client in (self._client, self._reader, self._inbox):
             await client.aclose()
 
     async def run(self, *commands: Command, reader: bool = False) -> list[Any]:
-        """Run commands in one round trip; replies, and errors of single commands among them.
+        """Run commands in one round trip; return replies, and errors of single commands among them.
 
         Raises:
-            StoreError: nobody knows what came of them.
+            StoreError: it is unknown what came of them.
         """
         client = self._reader if reader else self._client
         pipeline = client.pipeline(transaction=False)
@@ -106,12 +106,12 @@ class Store:
         return replies
 
     async def ask(self, *commands: Command) -> list[Any]:
-        """The same, where an error of one command is one of all.
+        """Run commands like `run`, where an error of one command is an error of all.
 
-        What many ask at once goes in one round trip, on one connection; one is under way at a time.
+        Concurrent calls share one round trip, on one connection; one is under way at a time.
 
         Raises:
-            StoreError: as `run`.
+            StoreError: as in `run`.
             Refused: the store refuses.
         """
         future: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
@@ -144,7 +144,7 @@ class Store:
     # Answers
 
     def step(self, ref: str, step: Step) -> Command:
-        """The command of a step that needs only one."""
+        """Return the command of a step that needs only one."""
         key = self.key("a", ref)
         if isinstance(step, Ask):
             return ("XREVRANGE", key, "+", "-", "COUNT", 1)
@@ -155,10 +155,10 @@ class Store:
         return ("XADD", key, *flags, f"{step.entry.last}-0", *_flat(step.entry.encode()))
 
     async def rewrite(self, ref: str, step: Rewrite) -> bool:
-        """Replace an answer's stream; False if it has been sealed.
+        """Replace an answer's stream; return False if it has been sealed.
 
         Raises:
-            StoreError: nobody knows what came of it.
+            StoreError: it is unknown what came of it.
         """
         key = self.key("a", ref)
         try:
@@ -178,10 +178,10 @@ class Store:
         return True
 
     async def read(self, cursors: Mapping[str, int]) -> dict[str, list[Entry]]:
-        """What follows a number, of several answers.
+        """Return what follows a number, for several answers.
 
         Raises:
-            StoreError: it cannot be said.
+            StoreError: the store cannot be asked, or gives no answer.
         """
         if not cursors:
             return {}
@@ -197,7 +197,7 @@ class Store:
         }
 
     def webhook(self, body: bytes) -> list[Command]:
-        """The commands that tell every process what Alertmanager's webhook said."""
+        """Return the commands that send every process what Alertmanager's webhook said."""
         key = self.key("webhooks")
         return [
             ("XADD", key, "MAXLEN", "~", WEBHOOKS, "*", "b", zlib.compress(body, 1)),
@@ -207,16 +207,16 @@ class Store:
     # The inbox
 
     def message(self, instance: str, kind: str, **fields: str | bytes) -> Command:
-        """The command that tells another process something."""
+        """Return the command that sends a message to another process."""
         told = [part for pair in fields.items() for part in pair]
         key = self.key("x", instance)
         return ("XADD", key, "MAXLEN", "~", INBOX_LENGTH, "*", "t", kind, *told)
 
     async def inbox(self, after: Mapping[str, str]) -> list[tuple[str, str, Message]]:
-        """Wait a second for messages behind the ids of some streams: key, id, message.
+        """Wait a second for messages after the ids of some streams; return key, id and message.
 
         Raises:
-            StoreError: it cannot be said.
+            StoreError: the store cannot be asked, or gives no answer.
         """
         try:
             command = self._inbox.execute_command(  # type: ignore[no-untyped-call]
@@ -239,7 +239,7 @@ def _flat(fields: Mapping[bytes, bytes]) -> list[bytes]:
 
 
 def _streams(reply: object) -> Sequence[tuple[bytes, Sequence[tuple[bytes, Message]]]]:
-    """XREAD's reply, whatever protocol and parser gave it."""
+    """Return XREAD's reply in one form, whatever protocol and parser gave it."""
     if not reply:
         return []
     rows = reply.items() if isinstance(reply, dict) else cast("Sequence[Any]", reply)
@@ -263,7 +263,7 @@ def _mapping(fields: Any) -> Message:  # noqa: ANN401 (redis-py says no more)
 
 
 def reason_of(error: BaseException) -> str:
-    """A sentence that shows no address and no password."""
+    """Return a sentence that shows no address and no password."""
     if isinstance(error, TimeoutError) or "Timeout" in type(error).__name__:
         return "The store does not answer in time."
     if isinstance(error, ResponseError):

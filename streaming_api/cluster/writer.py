@@ -1,7 +1,7 @@
-"""Writer: what is recorded goes to the store in few round trips, for these are what costs.
+"""Writer: writes recordings to the store in few round trips, for these are what costs.
 
-Answers are spread over four ticks of a window; what must not wait (the first message, the end, what
-is watched elsewhere) goes with the next pipeline. One pipeline is under way at a time.
+Answers are spread over four ticks of a window; what must not wait (the first message, the end,
+what is watched elsewhere) goes with the next pipeline. One pipeline is under way at a time.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ TICKS: Final = 4
 
 @attrs.define(eq=False)
 class Recording:
-    """An answer of this process and what the store has of it.
+    """An answer of this process, and what the store has of it.
 
     Attributes:
         watchers: other processes that show it, by name.
@@ -57,12 +57,12 @@ class Recording:
 
 
 class Writer:
-    """Writes recordings.
+    """Writes recordings to the store.
 
     Args:
-        interval: seconds of a window.
-        kept: seconds that the store keeps an answer after its end.
-        on_sealed: told of a recording that others have ended.
+        interval: the length of a window in seconds.
+        kept: seconds for which the store keeps an answer after its end.
+        on_sealed: called with a recording that others have ended.
     """
 
     def __init__(
@@ -110,12 +110,12 @@ class Writer:
         return recording
 
     def hurry(self, recording: Recording) -> None:
-        """Write what is due of one with the next pipeline."""
+        """Write what is due of a recording with the next pipeline."""
         self._urgent.add(recording)
         self._wake.set()
 
     def verify(self) -> None:
-        """The store may be another one: ask what it has of everything."""
+        """Ask for everything what the store has of it: the store may be another one."""
         for recording in self.recordings.values():
             recording.recorder.unsure()
             self._urgent.add(recording)
@@ -123,11 +123,11 @@ class Writer:
 
     @property
     def lag(self) -> int:
-        """Messages that viewers have seen and the store has not."""
+        """Number of messages that viewers have seen and the store does not have."""
         return sum(recording.recorder.lag for recording in self.recordings.values())
 
     async def run(self) -> None:
-        """Write for ever."""
+        """Write forever."""
         tick, due = 0, 0.0
         while True:
             if not self._urgent and not self._watched and not any(self._dirty):
@@ -149,7 +149,7 @@ class Writer:
         self._idle = False
 
     async def _until(self, due: float) -> None:
-        """Wait for the next tick, or for what must not wait."""
+        """Wait for the next tick, or for something that must not wait."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(0.0, due - time.monotonic())):
                 while not self._urgent:
@@ -157,7 +157,7 @@ class Writer:
                     await self._wake.wait()
 
     async def flush(self, seconds: float) -> None:
-        """Wait until everything is in the store, but no longer."""
+        """Wait until everything is in the store, but no longer than this."""
         until = time.monotonic() + seconds
         while self._figures.up and time.monotonic() < until:
             if all(recording.recorder.done for recording in self.recordings.values()):
@@ -165,7 +165,7 @@ class Writer:
             await asyncio.sleep(0.01)
 
     async def _write(self, batch: Iterable[Recording]) -> None:
-        """Do one step for each of them, in one round trip but for what has to be repaired."""
+        """Do one step for each recording, in one round trip except for what must be repaired."""
         steps = [(each, step) for each in batch if (step := each.recorder.due()) is not None]
         commands: list[Command] = []
         at: list[int] = []
@@ -194,7 +194,7 @@ class Writer:
             self._succeeded()
 
     def _next(self, recording: Recording) -> None:
-        """After a step: what was taken from us, and what is to be done at once."""
+        """Handle, after a step, answers taken from us and what is to be done at once."""
         if recording.recorder.sealed:
             self._on_sealed(recording)
         elif recording.recorder.disturbed:
@@ -222,7 +222,7 @@ class Writer:
         ]
 
     def _expire(self, ref: str) -> list[Command]:
-        """The store itself forgets it, and remembers for a while that it has."""
+        """Return commands by which the store forgets an answer, and remembers that for a while."""
         store = self._store
         return [
             ("EXPIRE", store.key("a", ref), self._kept),
@@ -231,7 +231,7 @@ class Writer:
         ]
 
     def renew(self) -> list[Command]:
-        """What keeps running answers in the store."""
+        """Return the commands that keep running answers in the store."""
         return [
             ("EXPIRE", self._store.key(kind, recording.ref), RUNNING_SECONDS)
             for recording in self.recordings.values()
@@ -240,7 +240,7 @@ class Writer:
         ]
 
     def _news(self, recordings: Iterable[Recording]) -> list[Command]:
-        """A hint to each process that shows one of them, behind the data itself."""
+        """Return a hint to each process that shows one of them, to follow the data itself."""
         told: dict[str, list[str]] = {}
         for recording in recordings:
             for instance in recording.watchers:
@@ -251,7 +251,7 @@ class Writer:
         ]
 
     async def _rewrite(self, recording: Recording, step: Rewrite) -> str | None:
-        """Write an answer again; what the store refuses, if it does."""
+        """Write an answer again; return what the store refuses, if anything."""
         recorder = recording.recorder
         try:
             written = await self._store.rewrite(recording.ref, step)
@@ -284,7 +284,7 @@ class Writer:
             self.recovered()
 
     def recovered(self) -> None:
-        """The store answers again."""
+        """Note that the store answers again."""
         self._figures.answered()
         for recording in self.recordings.values():
             recording.recorder.store_is_up = True
@@ -292,7 +292,7 @@ class Writer:
 
 
 def _tell(recorder: Recorder, step: Step, reply: Any) -> str | None:  # noqa: ANN401 (redis-py's)
-    """Tell a recorder what came of its step; what the store refuses, if it does."""
+    """Report the result of its step to a recorder; return what the store refuses, if anything."""
     if isinstance(reply, Exception):
         recorder.unsure()
         return None if is_old(reply) else reason_of(reply)

@@ -1,4 +1,4 @@
-"""Admission: who may come in, before any upgrade; and who may not, counted and logged by reason.
+"""Admission: who may come in, before any upgrade; refusals are counted and logged by reason.
 
 Knows no HTTP and none of the connections that are here.
 """
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 REFUSALS_LOGGED_SECONDS: Final = 5.0
-"""Each reason has one line in the log in so many seconds at most, with how often it was."""
+"""Seconds within which each reason gets at most one log line, with the number of refusals."""
 _SPARE_DESCRIPTORS: Final = 64
-"""File descriptors kept for upstreams, sources, files, and clients that come and go."""
+"""File descriptors reserved for upstreams, sources, files, and clients that come and go."""
 _LAST_DESCRIPTORS: Final = 32
-"""The part of them that no client gets."""
+"""The part of the reserve that no client gets."""
 _MOST_RESERVED: Final = 5
-"""The last connections of a kind, which only keys with ``admin`` get: an operator can look."""
+"""The last connections of a kind; only keys with ``admin`` get them, so an operator can look."""
 _GIB: Final = 2**30
 
 
@@ -59,17 +59,17 @@ class Slot:
 
 
 class Admission:
-    """The limits on connections, and what is taken of them.
+    """The limits on connections, and how much of them is taken.
 
     Args:
         config: the limits.
-        telemetry: told of refusals.
+        telemetry: notified of refusals.
         process: knows how much memory is used.
 
     Attributes:
-        limits: how many connections there may be, by kind.
-        open: how many there are.
-        draining: whether this server stops.
+        limits: the maximum number of connections, by kind.
+        open: the number of connections, by kind.
+        draining: whether this server is stopping.
     """
 
     def __init__(self, config: StreamingConfig, telemetry: Telemetry, process: Process) -> None:
@@ -85,7 +85,7 @@ class Admission:
         self._logged: dict[str, tuple[int, float]] = {}  # refusals: how many, and when
 
     def apply(self, config: StreamingConfig) -> None:
-        """Go by this configuration from now on."""
+        """Apply this configuration from now on."""
         self.config = config
         self.limits.update(websocket=config.max_connections, sse=config.sse_max_connections)
 
@@ -94,17 +94,17 @@ class Admission:
         return f"<Admission {counts}>"
 
     def admit(self, kind: str, address: str, descriptor: int = 0, *, admin: bool = True) -> Slot:
-        """A slot for one more connection, taken now.
+        """Reserve a slot for one more connection.
 
         Args:
             kind: ``websocket`` or ``sse``.
-            address: the client's.
-            descriptor: of its socket: the kernel gives the lowest that is free, so a high one says
-                that few are left.
-            admin: whether it may have one of the last slots.
+            address: the client's address.
+            descriptor: of its socket: the kernel gives the lowest free one, so a high one says that
+                few are left.
+            admin: whether it may take one of the last slots.
 
         Raises:
-            Unavailable: a limit is reached; before any upgrade.
+            Unavailable: a limit is reached; raised before any upgrade.
         """
         self._refuse_if(self.draining, "draining", "This server is stopping; connect again.", 1)
         limit = self.limits[kind]
@@ -143,11 +143,11 @@ class Admission:
             raise Unavailable(message, reason, retry_after=retry_after)
 
     def is_last_descriptor(self, descriptor: int) -> bool:
-        """Whether a connection with this descriptor must not even be listened to."""
+        """Return whether a connection with this descriptor must not even be read from."""
         return descriptor >= self._descriptors - _LAST_DESCRIPTORS
 
     def refused(self, error: ApiError) -> None:
-        """Count an error, if it is a refusal that nobody else counts."""
+        """Count an error if it is a refusal that nothing else counts."""
         reason = REASON_OF.get(error.code)
         if reason is None and isinstance(error, Unauthorized | Forbidden):
             reason = "credential"
@@ -155,10 +155,10 @@ class Admission:
             self.telemetry.refused(reason)
 
     def log_refusals(self, *, now: float | None = None) -> None:
-        """One line for each reason that there were new refusals for.
+        """Log one line for each reason with new refusals.
 
         Args:
-            now: monotonic seconds; reasons that had their line just before wait. None: all.
+            now: monotonic time in seconds; reasons logged shortly before wait. None: log all.
         """
         for reason, count in self.telemetry.refusals.items():
             told, when = self._logged.get(reason, (0, -REFUSALS_LOGGED_SECONDS))
@@ -182,7 +182,7 @@ class Admission:
         return self._memory[1]
 
     def give_back(self, slot: Slot) -> None:
-        """A slot is free again."""
+        """Release a slot."""
         self.open[slot.kind] -= 1
         self._per_address[slot.address] -= 1
         if self._per_address[slot.address] <= 0:

@@ -26,19 +26,19 @@ if TYPE_CHECKING:
     from streaming_api.wire.framing import Framing
 
 MOST_UNSENT: Final = 16 * 2**20
-"""Unsent bytes above which a client that asks on and on, and reads nothing, is dropped."""
+"""Unsent bytes above which a client that keeps asking and reads nothing is dropped."""
 
 
 class Registry(Protocol):
-    """What a connection needs of whoever keeps all of them: `ConnectionManager`. A type.
+    """What a connection needs of the registry of all connections, `ConnectionManager`. A type.
 
     Attributes:
         config: the limits.
-        leaving: whether this server stops soon.
-        draining: whether it stops now.
+        leaving: whether this server will stop soon.
+        draining: whether it is stopping now.
         http: makes what answers the next request on a connection whose response is complete.
         budget: counts what is held for clients.
-        turns: where connections go on reading that have used up their part of a turn of the loop.
+        turns: where connections that have used up their part of a turn of the loop go on reading.
     """
 
     budget: Budget
@@ -49,10 +49,10 @@ class Registry(Protocol):
     turns: Turns
 
     def heartbeat_at(self, connection: Connection, due: float) -> None:
-        """Ask a connection for its heartbeat once more, at this time."""
+        """Ask a connection for its heartbeat again at this time."""
 
     def refused(self, error: ApiError) -> None:
-        """Count an error, if it is a refusal."""
+        """Count an error if it is a refusal."""
 
     def removed(self, connection: Connection) -> None:
         """Note that a connection's transport is gone."""
@@ -62,16 +62,16 @@ class Registry(Protocol):
 class Connection:
     """What WebSocket and SSE connections have in common.
 
-    It is its transport's protocol, as `asyncio.Protocol` describes one, without being its subclass:
-    compiled, its attributes are fields, as those of a class with Python's own bases are not.
+    It is its transport's protocol, as `asyncio.Protocol` describes one, without subclassing it:
+    compiled, its attributes are fields, unlike those of a class with Python's own bases.
 
     Attributes:
         kind: ``websocket`` or ``sse``.
-        share: whose memory it counts as.
-        counted_input, counted_unsent: what of it `count_memory` has counted.
+        share: the share that its memory counts towards.
+        counted_input, counted_unsent: how much of each `count_memory` has counted.
         paused: whether the transport holds more than ``buffer_size`` unsent bytes.
-        progress: bytes that the kernel had taken when the stall sweep last saw more, and when.
-        ending: why it ends, once it does.
+        progress: bytes that the kernel had taken at the stall sweep's last progress, and when.
+        ending: why it ends, once it ends.
     """
 
     kind: ClassVar[str]
@@ -124,7 +124,7 @@ class Connection:
     # Writing
 
     def write(self, data: bytes) -> None:
-        """Write bytes that are framed already."""
+        """Write bytes that are already framed."""
         self.transport.write(data)
         self._bytes += len(data)
         self._last_write = time.monotonic()
@@ -141,29 +141,29 @@ class Connection:
         self._delivered = self._last_write
 
     def add_plain(self, plain: bytes) -> None:  # noqa: ARG002 (gzip sums it up)
-        """Note what was written compressed to this client alone: no window has it."""
+        """Note what was written compressed, to this client alone: no shared window has it."""
         for viewer in self.viewers:
             viewer.spoil()
 
     def add_checksum(self, written: Checksum) -> None:
-        """Add to it what a live viewer was written."""
+        """Add the checksum of what was written to a live viewer."""
 
     def count(self, messages: int, size: int, when: float) -> None:
-        """Take over what a viewer has counted."""
+        """Add the counts of a viewer."""
         self._messages += messages
         self._bytes += size
         self._delivered = max(self._delivered, when)
         self._last_write = max(self._last_write, when)
 
     def pause_writing(self) -> None:
-        """Over the high-water mark: nothing more is written until it drains."""
+        """Write nothing more until the transport drains: it is over the high-water mark."""
         self.paused = True
         self.count_memory()
         for viewer in self.viewers:
             viewer.fall_behind()
 
     def resume_writing(self) -> None:
-        """Drained: the viewers read on."""
+        """Let the viewers read on: the transport has drained."""
         self.paused = False
         for viewer in tuple(self.viewers):
             viewer.catch_up()
@@ -177,11 +177,11 @@ class Connection:
 
     @property
     def unread(self) -> int:
-        """Bytes of memory that wait for the rest of what the client sends."""
+        """Bytes in memory that wait for the rest of what the client sends."""
         return 0
 
     def count_memory(self) -> None:
-        """Count what waits here, either way."""
+        """Count the bytes that wait here, in both directions."""
         self._count(self.unread, self.unsent)
 
     def _count(self, unread: int, unsent: int) -> None:
@@ -192,16 +192,16 @@ class Connection:
 
     @property
     def last_write(self) -> float:
-        """Monotonic seconds of the last write."""
+        """Monotonic time in seconds of the last write."""
         return max([self._last_write, *(viewer.last_write for viewer in self.viewers)])
 
     @property
     def last_activity(self) -> float:
-        """Monotonic seconds of the last delivery to it or message from it, signs of life aside."""
+        """Monotonic time in seconds of the last delivery or message, heartbeats aside."""
         return max([self.received, self._delivered, *(v.last_write for v in self.viewers)])
 
     def sent(self) -> tuple[int, int]:
-        """Messages and bytes written so far."""
+        """Return the messages and bytes written so far."""
         messages, size = self._messages, self._bytes
         for viewer in self.viewers:
             more, bytes_more = viewer.sent()
@@ -211,28 +211,28 @@ class Connection:
 
     @property
     def lag(self) -> int:
-        """Messages that its slowest viewer has not been written."""
+        """Number of messages that have not been written to its slowest viewer."""
         return max((viewer.lag for viewer in self.viewers), default=0)
 
     # Ending
 
     def finished(self, viewer: Watcher) -> None:
-        """A viewer has been written the whole of a line that has ended."""
+        """Note that a viewer has been written the whole of a channel that has ended."""
 
     def close(self, ending: CloseReason) -> None:
-        """Say goodbye as the protocol has it, then end."""
+        """Say goodbye as the protocol requires, then end."""
         raise NotImplementedError
 
     def too_slow(self) -> None:
-        """A lossless stream has moved on without this client."""
+        """End: a lossless stream has moved on without this client."""
         self.close(CloseReason.TOO_SLOW)
 
     def heartbeat(self, now: float) -> float:
-        """Sign of life, when one is due. Returns the monotonic time to ask again."""
+        """Send a heartbeat if one is due. Return the monotonic time at which to ask again."""
         raise NotImplementedError
 
     def abort(self, ending: CloseReason) -> None:
-        """Drop the connection at once, with what is unsent."""
+        """Drop the connection at once, together with what is unsent."""
         if self.ending is None or self.unsent:
             self.ending = ending
         self.leave_all()
@@ -240,21 +240,21 @@ class Connection:
         self._count(0, 0)  # what it holds goes with it
 
     def leave_all(self) -> None:
-        """Nobody watches here any more."""
+        """Make all viewers leave: nobody watches here any more."""
         for viewer in tuple(self.viewers):
             viewer.leave()
 
     # What the transport calls besides `pause_writing` and `resume_writing`
 
     def data_received(self, data: bytes) -> None:
-        """The client has said something."""
+        """Handle bytes from the client."""
         raise NotImplementedError
 
     def eof_received(self) -> None:
-        """The client will say no more; the transport closes itself."""
+        """Note that the client will send no more; the transport closes itself."""
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The transport is gone, whoever ended it."""
+        """Note that the transport is gone, whoever ended it."""
         if self.ending is None:
             self.ending = CloseReason.CLIENT if exc is None else CloseReason.BROKEN
         self.leave_all()

@@ -9,7 +9,7 @@ KINDS: Final = ("websocket", "sse")
 
 
 class CloseReason(enum.StrEnum):
-    """Why a connection ended; what is ours or a broken link stands in `FAULTS`."""
+    """Why a connection ended; endings that are our fault or a broken link's are in `FAULTS`."""
 
     CLIENT = "client"
     FINISHED = "finished"
@@ -57,7 +57,7 @@ REFUSALS: Final = {
     "host": "a Host that is not served here (security.allowed_hosts)",
     "bad_http": "what came was no HTTP, or ambiguous",
 }
-"""Why something is refused before it has begun, and what the log says about it."""
+"""Why something is refused before it has begun, with the words of the log for it."""
 
 
 REASON_OF: Final = {
@@ -70,4 +70,4 @@ REASON_OF: Final = {
     "too_many_answers": "answers",
     "invalid_http": "bad_http",
 }
-"""The refusal that an error's code stands for; admission counts its own."""
+"""The refusal that an error's code stands for; admission counts its own refusals."""

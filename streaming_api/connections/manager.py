@@ -1,6 +1,6 @@
 """Connection manager: who is here, and who must go. Knows no HTTP.
 
-A registry, one heap of due signs of life (heartbeat, keep-alive), a
+A registry, one heap of due heartbeats (and keep-alives), a
 sweep for idle and stalled connections, and the drain at the end.
 """
 
@@ -31,25 +31,25 @@ logger = logging.getLogger(__name__)
 
 _COUNT_SECONDS: Final = 0.25
 _LITTLE: Final = 4 * 2**10
-"""Bytes that may wait on a connection, either way, even when memory is short."""
+"""Bytes that may wait on a connection, in either direction, even when memory is short."""
 
 
 class ConnectionManager:
-    """All connections of this process, and the rules they live by.
+    """All connections of this process, and the rules that apply to them.
 
     Args:
         config: the limits.
-        telemetry: told of refusals and endings.
+        telemetry: notified of refusals and endings.
         process: knows how much memory is used.
         budget: counts what is held for clients.
 
     Attributes:
         admission: who may come in.
-        limits: how many connections there may be, by kind.
-        open: how many there are.
-        leaving: this process stops soon: who asks for its health is told, all is still served.
+        limits: the maximum number of connections, by kind.
+        open: the number of connections, by kind.
+        leaving: whether this process stops soon: health checks say so, and all is still served.
         http: makes what answers the next request on a connection whose response is complete.
-        turns: where connections go on reading that have used up their part of a turn of the loop.
+        turns: where connections that have used up their part of a turn of the loop go on reading.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class ConnectionManager:
         self._emptied: asyncio.Event | None = None
 
     def apply(self, config: StreamingConfig) -> None:
-        """Go by this configuration from now on; nobody who is here has to leave."""
+        """Apply this configuration from now on; no present connection has to leave."""
         self.config = config
         self.admission.apply(config)
 
@@ -89,7 +89,7 @@ class ConnectionManager:
 
     @property
     def draining(self) -> bool:
-        """Whether this server stops: nobody new is let in."""
+        """Whether this server is stopping: no new client is admitted."""
         return self.admission.draining
 
     @draining.setter
@@ -97,13 +97,13 @@ class ConnectionManager:
         self.admission.draining = draining
 
     def refused(self, error: ApiError) -> None:
-        """Count an error, if it is a refusal that nobody else counts."""
+        """Count an error if it is a refusal that nothing else counts."""
         self.admission.refused(error)
 
     # Registry
 
     def add(self, connection: Connection, slot: Slot) -> None:
-        """A connection has its transport: it is one of ours from here until `removed`."""
+        """Register a connection that has its transport; it stays until `removed`."""
         slot.taken = True
         self._next += 1
         connection.number = self._next
@@ -115,7 +115,7 @@ class ConnectionManager:
         heapq.heappush(self._heartbeats, (due, connection.number))
 
     def removed(self, connection: Connection) -> None:
-        """A connection's transport is gone."""
+        """Note that a connection's transport is gone."""
         if self.connections.pop(connection.number, None) is None:
             return
         self.admission.give_back(self._slots.pop(connection.number))
@@ -131,14 +131,14 @@ class ConnectionManager:
         if self._emptied is not None and not self.connections:
             self._emptied.set()
 
-    # Time. A task that waits holds no connection: what each of them does is a method of its own.
+    # Time. A waiting task holds no connection: what each of them does is a method of its own.
 
     def heartbeat_at(self, connection: Connection, due: float) -> None:
-        """Ask a connection for its `heartbeat` once more, at this time."""
+        """Ask a connection for its `heartbeat` again at this time."""
         heapq.heappush(self._heartbeats, (due, connection.number))
 
     async def keep_heartbeats(self) -> None:
-        """Give each connection its sign of life when it is due."""
+        """Ask each connection for its heartbeat when it is due."""
         while True:
             now = time.monotonic()
             self._give_heartbeats(now)
@@ -170,7 +170,7 @@ class ConnectionManager:
                 connection.abort(CloseReason.STALLED)
 
     async def keep_counting_memory(self, read_on: Callable[[], None]) -> None:
-        """Four times a second: count what waits on connections, make room, give memory back.
+        """Count what waits on connections, make room and give memory back, four times a second.
 
         Args:
             read_on: lets answers go on that waited for room.
@@ -188,7 +188,7 @@ class ConnectionManager:
             connection.count_memory()
 
     def _make_room(self) -> None:
-        """Where answers cannot give up enough, those go for whom most waits, either way."""
+        """End connections on which most waits, either way, where answers cannot give up enough."""
         for share in {connection.share for connection in self.present() if connection.share.over}:
             self.budget.relieve(share, 0)
         for connection in sorted(self.present(), key=_weight, reverse=True):
@@ -199,7 +199,7 @@ class ConnectionManager:
                 connection.abort(CloseReason.TOO_SLOW if slow else CloseReason.MEMORY)
 
     async def keep_sweeping_idle(self) -> None:
-        """Close connections on which nothing was delivered and nothing received for so long."""
+        """Close connections with nothing delivered and nothing received for the idle time-out."""
         while True:
             await asyncio.sleep(self.config.cleanup_interval)
             self._sweep_idle(time.monotonic() - self.config.max_idle_time)
@@ -210,7 +210,7 @@ class ConnectionManager:
                 connection.close(CloseReason.IDLE)
 
     async def drain(self, seconds: float) -> None:
-        """Tell everybody that this server stops, all at once, and wait until they are gone."""
+        """Tell all clients at once that this server is stopping, and wait until they are gone."""
         self.leaving = self.draining = True
         self._emptied = asyncio.Event()
         for connection in self.present():
@@ -224,7 +224,7 @@ class ConnectionManager:
         self.admission.log_refusals()
 
     def present(self) -> Iterable[Connection]:
-        """The connections of now, safe to end while walking."""
+        """Return the present connections; it is safe to end them while iterating."""
         return tuple(self.connections.values())
 
 

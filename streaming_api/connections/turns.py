@@ -1,7 +1,7 @@
 """Turns: whoever has used up its part of a turn of the event loop goes on here, one at a time.
 
-Everything else that the loop has to do comes in between, and as much time as the work took is left
-free after it: however many connections wait here, they get half of the process together.
+All other work of the loop comes in between, and as much time as the work took is left free after
+it: however many connections wait here, together they get half of the process.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 
 class Turns:
-    """A queue of work that goes on, first come first served."""
+    """A queue of work to continue, first come, first served."""
 
     __slots__ = ("_scheduled", "_waiting")
 

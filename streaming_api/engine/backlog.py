@@ -1,4 +1,4 @@
-"""Log: the messages of one stream that are kept, oldest first. Knows no viewers and no limits."""
+"""Backlog: the messages of one stream that are kept, oldest first. Knows no viewers, no limits."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _CUT: Final = 256
 
 
 class Backlog:
-    """Kept messages in three flat lists; a `Message` is made again for whoever reads one.
+    """Kept messages in three flat lists; a `Message` is made again for each reader.
 
-    Numbers and bytes mean nothing to the garbage collector; kept as objects, it would look at each
-    of them again and again (docs/benchmarks.md).
+    Numbers and bytes cost the garbage collector nothing; kept as objects, messages would be
+    visited by each of its passes (docs/benchmarks.md).
 
     Args:
         encoder: makes the messages.
-        account: counts its memory, until it is gone.
+        account: counts the memory of the backlog, until the backlog is freed.
 
     Attributes:
-        bytes: of payload.
+        bytes: size of the payloads that are kept.
     """
 
     __slots__ = (
@@ -40,10 +40,10 @@ class Backlog:
         self._numbers: list[int] = []
         self._payloads: list[bytes] = []
         self._appended: list[float] = []
-        self._start = 0  # the log begins here: what was dropped is cut off in large pieces
+        self._start = 0  # the backlog begins here: what was dropped is cut off in large pieces
 
     def __del__(self) -> None:
-        """Whoever had it, a slow viewer of an evicted answer too: only now is its memory free."""
+        """Release its bytes, now that not even a slow viewer of an evicted answer holds it."""
         self._account.charge(-(ANSWER_BYTES + self.bytes + len(self) * MESSAGE_BYTES))
 
     def __len__(self) -> int:
@@ -68,16 +68,16 @@ class Backlog:
 
     @property
     def oldest(self) -> int:
-        """The number of the oldest message that is kept."""
+        """Number of the oldest message that is kept."""
         return self._numbers[self._start]
 
     @property
     def since(self) -> float:
-        """Monotonic seconds at which the oldest message came."""
+        """Monotonic time in seconds at which the oldest message came."""
         return self._appended[self._start]
 
     def longest_gap(self) -> float:
-        """Seconds of the longest silence between two messages that are kept."""
+        """Return the seconds of the longest silence between two messages that are kept."""
         times = self._appended[self._start :]
         return max(map(sub, times[1:], times), default=0.0)
 
@@ -94,7 +94,7 @@ class Backlog:
             self._start = 0
 
     def payloads(self, cursor: int, until: int, limit: int) -> tuple[int, list[bytes]]:
-        """The same as `after` in bytes: the first number, and the payloads from there on."""
+        """Return the same as `after` in bytes: the first number, and the payloads from there on."""
         numbers, payloads = self._numbers, self._payloads
         first = last = bisect_right(numbers, cursor, lo=self._start)
         size = 0
@@ -104,7 +104,7 @@ class Backlog:
         return (numbers[first] if first < last else cursor + 1), payloads[first:last]
 
     def after(self, cursor: int, until: int, limit: int) -> list[Message]:
-        """Messages above ``cursor`` up to ``until``: at least one, then about ``limit`` bytes."""
+        """Return messages above ``cursor`` up to ``until``: at least one, about ``limit`` bytes."""
         numbers, payloads = self._numbers, self._payloads
         first = bisect_right(numbers, cursor, lo=self._start)
         size = 0

@@ -1,4 +1,4 @@
-"""Budget: memory held for clients, counted in one place, of all and of each key or address. Pure.
+"""Budget: memory held for clients, counted in one place, in total and by key or address. Pure.
 
 Counted is what it takes in memory: the overheads below were measured with tracemalloc
 (docs/decisions/0022-memory-and-work-are-budgets.md). The hot path adds to four numbers and compares
@@ -14,9 +14,9 @@ from weakref import WeakValueDictionary
 from streaming_api.errors import TooLarge, TooMany, Unavailable
 
 MESSAGE_BYTES: Final = 112
-"""A message's number, time, three list slots and ``bytes`` header, beside its payload."""
+"""Size of a message's number, time, three list slots and ``bytes`` header, beside its payload."""
 ANSWER_BYTES: Final = 8 * 2**10
-"""An answer beside its messages and its request: objects, task, queue entry."""
+"""Size of an answer beside its messages and its request: objects, task, queue entry."""
 KINDS: Final = ("requests", "running", "kept", "evicted", "mirrored", "input", "unsent")
 _UNLIMITED: Final = 2**62
 _PARTS: Final = 4
@@ -25,7 +25,7 @@ _SETTING: Final = "a quarter of performance.memory_budget_mb"
 
 
 class Tally:
-    """Bytes of one of the `KINDS`."""
+    """The bytes of one of the `KINDS`."""
 
     __slots__ = ("bytes",)
 
@@ -37,9 +37,9 @@ class Share:
     """What is held for one key or address.
 
     Attributes:
-        bytes: all of it.
-        limit: what it may be.
-        kept: how many answers that have ended are kept of it.
+        bytes: everything that is held.
+        limit: how much may be held.
+        kept: the number of answers that have ended and are kept.
     """
 
     __slots__ = ("__weakref__", "budget", "bytes", "kept", "limit")
@@ -56,23 +56,23 @@ class Share:
         return not self.fits(0)
 
     def fits(self, size: int) -> bool:
-        """Whether so many bytes more are within both limits."""
+        """Return whether ``size`` more bytes are within both limits."""
         budget = self.budget
         return self.bytes + size <= self.limit and budget.bytes + size <= budget.limit
 
     def charge(self, size: int, kind: Tally) -> None:
-        """Count so many bytes more, or fewer."""
+        """Add ``size`` bytes, which may be negative."""
         self.bytes += size
         self.budget.bytes += size
         kind.bytes += size
 
     def check(self, size: int) -> None:
-        """Nothing, if so much more may come in, after what can be given up for it is.
+        """Check that ``size`` more bytes may come in, after giving up what can be given up for it.
 
         Raises:
-            TooLarge: it is more than one may ever hold.
-            TooMany: this key or address holds its share.
-            Unavailable: everybody's is used up, requests have their half of it, or the process is
+            TooLarge: it is more than one client may ever hold.
+            TooMany: this key or address holds its whole share.
+            Unavailable: the memory of all is used up, requests hold their half, or the process is
                 short of memory.
         """
         budget = self.budget
@@ -95,12 +95,12 @@ class Share:
 
 
 class Account:
-    """What one answer holds: its log, and those of its faces.
+    """What one answer holds: its backlog, and those of its faces.
 
     Attributes:
-        bytes: all of it.
-        kind: what it counts as now.
-        share: whose it is.
+        bytes: everything that is held.
+        kind: the kind that it counts as now.
+        share: the share that it counts towards.
     """
 
     __slots__ = ("bytes", "kind", "share")
@@ -111,7 +111,7 @@ class Account:
         self.share = share
 
     def charge(self, size: int) -> None:
-        """Count so many bytes more, or fewer."""
+        """Add ``size`` bytes, which may be negative."""
         self.bytes += size
         self.share.charge(size, self.kind)
 
@@ -123,15 +123,15 @@ class Account:
 
 
 class Budget:
-    """All that is held for clients.
+    """All memory that is held for clients.
 
     Args:
-        limit: bytes.
+        limit: in bytes.
 
     Attributes:
         bytes: held now; the sum of the kinds.
         requests, running, kept, evicted, mirrored, input, unsent: the kinds.
-        relieve: makes room for so many bytes of a share, if it can; whether there is.
+        relieve: makes room in a share for this many bytes, if it can; returns whether there is.
         refused: called for each start or body that is refused.
         is_short: whether the process as a whole is near its limit.
     """
@@ -155,14 +155,14 @@ class Budget:
         return f"<Budget {self.bytes} of {self.limit} bytes>"
 
     def share(self, name: str) -> Share:
-        """The share of this key or address; it lasts as long as somebody has it."""
+        """Return the share of this key or address; it lasts as long as something refers to it."""
         share = self._shares.get(name)
         if share is None:
             share = self._shares[name] = Share(self)
         return share
 
     def held(self) -> dict[str, int]:
-        """Bytes by `KINDS`."""
+        """Return the bytes of each of the `KINDS`."""
         return {
             "requests": self.requests.bytes,
             "running": self.running.bytes,

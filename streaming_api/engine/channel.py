@@ -1,12 +1,13 @@
-"""Streams and the number line they share: log, retention, viewers, flush window. Knows no sockets.
+"""Streams and the number line they share: backlog, retention, viewers, flush window. No sockets.
 
 A `Channel` is one number line: every message on it has a number, and a cursor is the last number
 seen. A chat answer is a channel with one stream; the topics are one channel with three streams, so
-that one cursor serves any subset of them. The log *is* the outbox:
+that one cursor serves any subset of them. The backlog *is* the outbox:
 
 * a **live** viewer has been written everything up to ``channel.flushed``; its cursor is that number
-  and costs nothing to keep. A flush frames the batch once per framing and does one write a viewer.
-* a **lagging** viewer has a cursor of its own and reads on from the log when its transport drains.
+  and costs nothing to keep. A flush frames the batch once per framing and writes once per viewer.
+* a **lagging** viewer has a cursor of its own and reads on from the backlog when its transport
+  drains.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from streaming_api.wire.framing import Framing
 
 CATCH_UP_BYTES: Final = 65_536
-"""How much of the log a lagging viewer is written at a time."""
+"""How many bytes of the backlog are written to a lagging viewer at a time."""
 
 _number = attrgetter("number")
 
@@ -36,7 +37,7 @@ _number = attrgetter("number")
 class Audience:
     """Live viewers who get the same bytes: one framing, one subset of the channel's streams.
 
-    What was sent is counted here, once for all of them; a viewer remembers where it joined.
+    What was sent is counted here, once for all of them; a viewer remembers the counts it joined at.
     """
 
     __slots__ = (
@@ -54,15 +55,15 @@ class Audience:
 
     @property
     def checksum(self) -> Checksum:
-        """Of all that was sent here, where the framing needs one."""
+        """The checksum of all that was sent here, where the framing needs one."""
         return NO_SUM if self.window is None else self.window.checksum
 
     def part(self, batch: list[Message]) -> list[Message]:
-        """What of a batch these viewers watch."""
+        """Return the messages of a batch that these viewers watch."""
         return [message for message in batch if message.stream in self.watched]
 
     def frame(self, part: list[Message], now: float) -> bytes:
-        """The bytes of a part, counted before any viewer is written: see `Channel._write`."""
+        """Return a part's bytes, counted before any viewer is written to: see `Channel._write`."""
         framing = self.framing
         if self.window is not None:
             data = framing.windowed(part, self.window)
@@ -75,7 +76,7 @@ class Audience:
         return data
 
     def _spoil_others(self) -> None:
-        """What is sent here is not in the windows of others who watch on the same connections."""
+        """Spoil the windows of others on the same connections: they lack what is sent here."""
         for viewer in self.viewers:
             beside = viewer.connection.viewers
             if len(beside) > 1:
@@ -85,22 +86,22 @@ class Audience:
 
 
 class Channel:
-    """One number line: the streams on it, who watches them, and when a batch goes out.
+    """One number line: its streams, its viewers, and when a batch goes out.
 
     Args:
-        epoch: names this channel in cursors; another epoch's cursor means nothing here.
-        call_later: the event loop's.
-        flush_interval: seconds; at most ``batch_size`` flushes in any such time.
-        observer: told of what viewers are written.
+        epoch: names this channel in cursors; a cursor with another epoch means nothing here.
+        call_later: the event loop's ``call_later``.
+        flush_interval: in seconds; at most ``batch_size`` flushes happen in any such interval.
+        observer: notified of what is written to viewers.
 
     Attributes:
-        number: of the newest message; 0 before the first.
-        flushed: the newest number that live viewers have been written.
+        number: number of the newest message; 0 before the first.
+        flushed: the newest number that has been written to live viewers.
         ended: whether the last message has been appended.
-        full: whether the log holds more than its retention, because its fastest viewer needs it.
-        on_room: called when a full log has room again.
+        full: whether the backlog exceeds its retention because its fastest viewer needs it.
+        on_room: called when a full backlog has room again.
         on_unwatched: called when the last viewer has left.
-        recorder: told of each flush, when the channel is recorded.
+        recorder: notified of each flush, when the channel is recorded.
     """
 
     __slots__ = (
@@ -162,7 +163,7 @@ class Channel:
         )
 
     def sibling(self) -> Channel:
-        """Make an empty channel of the same epoch, flush window and observer."""
+        """Create an empty channel with the same epoch, flush window and observer."""
         return Channel(
             self.epoch,
             call_later=self._call_later,
@@ -172,19 +173,19 @@ class Channel:
         )
 
     def add(self, stream: Stream) -> Stream:
-        """Carry this stream: its messages get their numbers here."""
+        """Carry this stream: its messages are numbered by this channel."""
         self.streams[stream.name] = stream
         return stream
 
     # Producing
 
     def append(self, stream: Stream, data: Iterable[bytes], *, urgent: bool = False) -> None:
-        """Put messages on a stream and flush as the window allows, or now if ``urgent``.
+        """Append messages to a stream and flush as the window allows, or now if ``urgent``.
 
         Args:
-            stream: one of this channel's.
+            stream: one of this channel's streams.
             data: the JSON of each message's ``data``, without CR or LF.
-            urgent: alerts and the end of an answer never wait.
+            urgent: flush now; alerts and the end of an answer never wait.
         """
         now = time.monotonic()
         messages = stream.extend(self.number + 1, data, now)
@@ -235,12 +236,12 @@ class Channel:
             self._make_room(now)
 
     def _write(self, part: list[Message], data: bytes, viewers: Writes) -> None:
-        """The hot path: everything per viewer is one call of its transport's ``write``.
+        """Write to each viewer, on the hot path, with one call of its transport's ``write``.
 
         A viewer whose transport is over its high-water mark has left its audience (`lag`), so
-        nothing is asked of it here. One that goes over it during a flush leaves with its cursor at
+        nothing is checked here. One that goes over it during a flush leaves with its cursor at
         ``flushed``, and so does every other viewer of its connection, in whatever audience. So all
-        who are due this batch are noted, and it is counted as theirs, before any is written.
+        viewers of this batch are collected, and the batch is counted as theirs, before any write.
         """
         for _, write in viewers:
             write(data)
@@ -250,16 +251,16 @@ class Channel:
                 viewer.caught_up()
 
     def skip(self, stream: Stream, number: int) -> None:
-        """Go on behind a number: what is missing up to it is lost."""
+        """Continue after a number: whatever is missing up to it is lost."""
         self.flush()
         self.number = self.flushed = stream.evicted = number
 
     def replay(self, stream: Stream, first: int, payloads: Sequence[bytes], *, final: bool) -> None:
-        """Put messages on a stream that another process has numbered and encoded.
+        """Append messages to a stream that another process has numbered and encoded.
 
         Args:
-            stream: one of this channel's.
-            first: the number of the first of them, above all on the channel.
+            stream: one of this channel's streams.
+            first: the number of the first message, above all numbers on the channel.
             payloads: whole messages, at least one.
             final: whether the last of them ends the channel.
         """
@@ -276,7 +277,7 @@ class Channel:
         self.flush(now)
 
     def end(self, stream: Stream, data: bytes) -> None:
-        """Append the last message; viewers leave when they have been written it."""
+        """Append the last message; viewers leave when it has been written to them."""
         self.ended = True
         self.append(stream, (data,), urgent=True)
 
@@ -296,17 +297,17 @@ class Channel:
             self.on_room()
 
     def fastest(self) -> int:
-        """The number up to which the fastest viewer has been written; without any, the newest."""
+        """Return the number up to which the fastest viewer has been written; else the newest."""
         if any(audience.viewers for audience in self.audiences.values()):
             return self.flushed
         return max((viewer.cursor for viewer in self.lagging), default=self.number)
 
     def slowest(self) -> int:
-        """The number up to which every viewer has been written; without any, ``flushed``."""
+        """Return the number up to which all viewers have been written; without any, ``flushed``."""
         return min([self.flushed, *(viewer.cursor for viewer in self.lagging)])
 
     def let_go(self) -> None:
-        """Keep what somebody who watches still needs, and nothing for those who may come back."""
+        """Keep what viewers who watch now still need, and nothing for those who may come back."""
         needed = self.slowest() + 1
         if self.recorder is not None:
             needed = min(needed, self.recorder.needed())
@@ -315,21 +316,21 @@ class Channel:
         self.progressed()
 
     def cut_lagging(self) -> None:
-        """Tell those who are behind that they are too slow."""
+        """Tell the viewers who lag that they are too slow."""
         for viewer in tuple(self.lagging):
             if viewer.lag > 0:
                 viewer.leave()
                 viewer.connection.too_slow()
 
     def progressed(self) -> None:
-        """A viewer has moved on or left: a full log may have room again."""
+        """Note that a viewer has moved on or left: a full backlog may have room again."""
         if self.full:
             self._make_room(time.monotonic())
 
     # Watching
 
     def locate(self, cursor: str) -> tuple[int, str | None]:
-        """The number that a client's cursor stands for; else 0, and why it means nothing here."""
+        """Return the number that a client's cursor stands for; or 0, and why the cursor is void."""
         parsed = parse_cursor(cursor)
         if parsed is None:
             return 0, "malformed"
@@ -341,7 +342,7 @@ class Channel:
         return number, None
 
     def viewers(self) -> list[Watcher]:
-        """Everybody who watches, live or lagging."""
+        """Return all viewers, live or lagging."""
         live = [viewer for audience in self.audiences.values() for viewer in audience.viewers]
         return live + list(self.lagging)
 
@@ -351,7 +352,7 @@ class Channel:
         return bool(self.lagging) or any(audience.viewers for audience in self.audiences.values())
 
     def go_live(self, viewer: Watcher) -> Audience:
-        """A viewer that has been written everything up to ``flushed`` is written what comes."""
+        """Make a viewer live that has been written everything up to ``flushed``."""
         self.lagging.discard(viewer)
         key = (viewer.framing, viewer.watched)
         audience = self.audiences.get(key)
@@ -363,12 +364,12 @@ class Channel:
         return audience
 
     def lag(self, viewer: Watcher) -> None:
-        """A viewer will read on from the log, from its cursor."""
+        """Make a viewer read on from the backlog, from its cursor."""
         self._leave_audience(viewer)
         self.lagging.add(viewer)
 
     def leave(self, viewer: Watcher) -> None:
-        """A viewer is gone."""
+        """Note that a viewer has left."""
         self._leave_audience(viewer)
         self.lagging.discard(viewer)
         self.progressed()
@@ -384,7 +385,7 @@ class Channel:
                 del self.audiences[key]
 
     def read(self, watched: frozenset[str], cursor: int) -> list[Message]:
-        """What follows ``cursor`` on the log, in order, up to ``flushed``."""
+        """Return what follows ``cursor`` in the backlog, in order, up to ``flushed``."""
         found = [
             stream.after(cursor, self.flushed, CATCH_UP_BYTES)
             for name, stream in self.streams.items()

@@ -1,4 +1,4 @@
-"""DeliveryObserver: who is told what viewers were written. A type: nothing inherits it."""
+"""DeliveryObserver: what is notified of writes to viewers. A type: nothing inherits it."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ Writes = tuple[tuple["Watcher", Callable[[bytes], None]], ...]
 
 
 class DeliveryObserver(Protocol):
-    """Hears of deliveries, live ones and those out of the log."""
+    """Is notified of deliveries, both live and out of the backlog."""
 
     def delivered(self, batch: Sequence[Message], writes: Writes) -> None:
         """Note that a flush has written a batch to live viewers."""
 
     def delivered_late(self, viewer: Watcher, messages: Sequence[Message]) -> None:
-        """Note that a lagging viewer has been written messages out of the log."""
+        """Note that messages out of the backlog have been written to a lagging viewer."""
 
 
 class Recorder(Protocol):
-    """Copies what is on a channel to somewhere else, with a cursor of its own."""
+    """Copies what is on a channel to another place, with a cursor of its own."""
 
     def flushed(self) -> None:
-        """Take note that a batch has been written to the live viewers."""
+        """Note that a batch has been written to the live viewers."""
 
     def needed(self) -> int:
-        """Return the number from which on it still needs the log."""
+        """Return the number from which on it still needs the backlog."""

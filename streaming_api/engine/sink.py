@@ -32,34 +32,34 @@ class Sink(Protocol):
 
     @property
     def unsent(self) -> int:
-        """Return how many bytes the kernel has not taken yet."""
+        """Return the number of bytes that the kernel has not taken yet."""
 
     def send(self, payload: bytes, message_type: str) -> None:
         """Write a message that is on no stream."""
 
     def count(self, messages: int, size: int, when: float) -> None:
-        """Add what a watcher has counted: messages, bytes, and when they were written."""
+        """Add what a watcher has counted: messages, bytes, and the time when they were written."""
 
     def add_plain(self, plain: bytes) -> None:
-        """Note bytes that were written compressed, to this client alone."""
+        """Note plain bytes that were written compressed, to this client alone."""
 
     def add_checksum(self, written: Checksum) -> None:
-        """Add to the checksum what a live watcher was written."""
+        """Add what was written to a live watcher to the checksum."""
 
     def finished(self, viewer: Watcher) -> None:
         """Note that everything on a channel that has ended has been written."""
 
     def too_slow(self) -> None:
-        """End: a lossless stream has moved on without this client."""
+        """End the connection: a lossless stream has moved on without this client."""
 
 
 class Watcher(Protocol):
     """Somebody who watches a channel.
 
     Attributes:
-        connection: where it is shown.
+        connection: where the channel is shown.
         gone: whether it has left.
-        since: monotonic seconds; what is older was due to it only when it came.
+        since: monotonic time in seconds; an older message counts as due only when it came.
         watched: the names of the streams that it watches.
     """
 
@@ -71,7 +71,7 @@ class Watcher(Protocol):
 
     @property
     def channel(self) -> object:
-        """Return what it watches."""
+        """Return the channel that it watches."""
 
     @property
     def write(self) -> Callable[[bytes], None]:
@@ -79,33 +79,33 @@ class Watcher(Protocol):
 
     @property
     def cursor(self) -> int:
-        """Return the number up to which it has been written."""
+        """Return the number up to which everything has been written to it."""
 
     @property
     def lag(self) -> int:
-        """Return how many messages it has not been written."""
+        """Return the number of messages that have not been written to it yet."""
 
     @property
     def last_write(self) -> float:
-        """Return the monotonic seconds of the last flush to it; 0 if it is not live."""
+        """Return the monotonic time in seconds of the last flush to it; 0 if it is not live."""
 
     def sent(self) -> tuple[int, int]:
-        """Return the messages and bytes written while live, since it last became so."""
+        """Return the messages and bytes written while live, since it last became live."""
 
     def caught_up(self) -> None:
-        """Leave, if the channel has ended and everything has been written."""
+        """Leave if the channel has ended and everything has been written."""
 
     def fall_behind(self) -> None:
-        """Read on from the log from here on."""
+        """Read on from the backlog from here on."""
 
     def catch_up(self) -> None:
-        """Read on from the log until caught up."""
+        """Read on from the backlog until caught up."""
 
     def spoil(self) -> None:
-        """Have its audience's next message refer to nothing that was sent before."""
+        """Make the next message of its audience refer to nothing that was sent before."""
 
     def settle_checksum(self) -> None:
-        """Give its connection the checksum of what it was written while live."""
+        """Pass to its connection the checksum of what was written to it while live."""
 
     def leave(self) -> None:
         """Stop watching."""

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 
 class Policy(enum.Enum):
-    """What a viewer is owed whose cursor has fallen off the log."""
+    """What is owed to a viewer whose cursor has fallen off the backlog."""
 
     LOSSLESS = "lossless"
     """Every message or an honest end: a gap message, then the connection is closed."""
     HISTORY = "history"
-    """A gap message, then the oldest that is retained."""
+    """A gap message, then the oldest message that is retained."""
     LATEST = "latest"
     """The newest snapshot."""
 
@@ -33,9 +33,9 @@ class Retention:
     """How much a stream keeps.
 
     Attributes:
-        bytes: of payload.
-        messages: at most.
-        seconds: a message of a topic is kept, a chat after its end.
+        bytes: at most this much payload.
+        messages: at most this many.
+        seconds: how long a message of a topic is kept, or a chat after its end.
     """
 
     bytes: int
@@ -48,15 +48,15 @@ class Stream:
 
     Args:
         epoch: names its channel in cursors.
-        account: counts the memory of its log.
-        snapshot: makes the JSON of ``data`` of the whole state now (topics).
+        account: counts the memory of its backlog.
+        snapshot: makes the JSON of ``data`` for the whole state now (topics).
 
     Attributes:
         name: its ``stream_id``.
-        total: messages that were ever on it.
-        evicted: the highest number that has been dropped; 0 as long as none was.
+        total: the number of messages that were ever on it.
+        evicted: the highest number that has been dropped; 0 while none has been.
         last: the number of its last message, once it has ended; 0 before.
-        request_id: of a chat.
+        request_id: the id of the chat request, on a chat.
     """
 
     __slots__ = (
@@ -106,18 +106,18 @@ class Stream:
 
     @property
     def size(self) -> int:
-        """Bytes of payload on the log."""
+        """Bytes of payload in the backlog."""
         return self._log.bytes
 
     def __repr__(self) -> str:
         return f"<Stream {self.name} {len(self)} messages, {self.size} bytes>"
 
     def state(self, number: int, cursor: int) -> Message | None:
-        """The whole state as of the newest message, made once for all who join before the next.
+        """Return the state as of the newest message, made once for all who join before the next.
 
         Args:
-            number: the newest message's, of the whole channel.
-            cursor: where a viewer is that has been shown it.
+            number: number of the newest message on the whole channel.
+            cursor: the cursor of a viewer once the state has been shown to it.
         """
         if self._snapshot is None:
             return None
@@ -129,18 +129,18 @@ class Stream:
         return self._encoder.encode(number, state.data, state.appended, cursor)
 
     def longest_gap(self) -> float:
-        """Seconds of the longest silence between two messages that are kept."""
+        """Return the seconds of the longest silence between two messages that are kept."""
         return self._log.longest_gap()
 
     def extend(self, number: int, data: Iterable[bytes], now: float) -> list[Message]:
-        """Put messages on the log, numbered from ``number`` on."""
+        """Append messages to the backlog, numbered from ``number`` on."""
         messages = self._encoder.encode_all(number, data, now)
         self._log.add(messages)
         self.total += len(messages)
         return messages
 
     def take(self, number: int, payloads: Iterable[bytes], now: float) -> list[Message]:
-        """Put messages on the log that another process has encoded, numbered from ``number`` on."""
+        """Append messages that another process has encoded, numbered from ``number`` on."""
         again = self._encoder.again
         messages = [again(at, payload, now) for at, payload in enumerate(payloads, number)]
         self._log.add(messages)
@@ -148,11 +148,11 @@ class Stream:
         return messages
 
     def payloads(self, cursor: int, until: int, limit: int) -> tuple[int, list[bytes]]:
-        """What `after` gives, encoded: the first number, and the messages from there on."""
+        """Return what `after` does, encoded: the first number, and the payloads from there on."""
         return self._log.payloads(cursor, until, limit)
 
     def overfull(self, now: float) -> bool:
-        """Whether the log holds more than its retention allows; a last message always may stay."""
+        """Return whether the backlog exceeds its retention; a last message may always stay."""
         kept, log = self.retention, self._log
         return (
             (log.bytes > kept.bytes and not (self.last and len(log) == 1))
@@ -164,7 +164,7 @@ class Stream:
         """Drop the oldest messages down to the retention, but none from ``needed_from`` on.
 
         Returns:
-            Whether the log still holds more than its retention: somebody needs it.
+            Whether the backlog still exceeds its retention because a viewer needs it.
         """
         while self.overfull(now):
             if self._log.oldest >= needed_from:
@@ -180,7 +180,7 @@ class Stream:
             self._log.drop()
 
     def after(self, cursor: int, until: int, limit: int) -> list[Message]:
-        """Messages above ``cursor`` up to ``until``: at least one, then about ``limit`` bytes."""
+        """Return messages above ``cursor`` up to ``until``: at least one, about ``limit`` bytes."""
         messages = self._log.after(cursor, until, limit)
         if self.last and messages and messages[-1].number == self.last:
             messages[-1].final = True

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from streaming_api.engine.sink import Sink
 
 _READS_IN_A_ROW: Final = 4
-"""Reads of the log after which a viewer who catches up lets others have the event loop."""
+"""Reads of the backlog after which a viewer who catches up yields to the event loop."""
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -33,7 +33,7 @@ class Viewer:
         watched: the names of the streams on it; all of them for a chat.
 
     Attributes:
-        since: monotonic seconds; what is older was due to this viewer only when it came.
+        since: monotonic time in seconds; an older message counts as due only when the viewer came.
     """
 
     __slots__ = (
@@ -62,7 +62,7 @@ class Viewer:
         self._cursor = 0
         self._shown_to: dict[str, int] | None = None
         self._audience: Audience | None = None
-        self._joined = (0, 0)  # messages and bytes that the audience had been sent
+        self._joined = (0, 0)  # what the audience had been sent before: messages and bytes
         self._summed = (
             NO_SUM  # what of the audience's checksum its connection has, or need not have
         )
@@ -73,21 +73,21 @@ class Viewer:
 
     @property
     def cursor(self) -> int:
-        """The number up to which this viewer has been written."""
+        """The number up to which everything has been written to this viewer."""
         return self._cursor if self._audience is None else self.channel.flushed
 
     @property
     def lag(self) -> int:
-        """Messages on the channel that this viewer has not been written."""
+        """Number of messages on the channel that have not been written to this viewer."""
         return self.channel.number - self.cursor
 
     @property
     def last_write(self) -> float:
-        """Monotonic seconds of the last flush to it; 0 if it is not live."""
+        """Monotonic time in seconds of the last flush to it; 0 if it is not live."""
         return 0.0 if self._audience is None else self._audience.last_write
 
     def sent(self) -> tuple[int, int]:
-        """Messages and bytes written while live, since it last became so."""
+        """Return the messages and bytes written while live, since it last became live."""
         if self._audience is None:
             return 0, 0
         messages, size = self._joined
@@ -96,7 +96,7 @@ class Viewer:
     # Joining and leaving
 
     def attach(self, cursor: int) -> None:
-        """Be counted as a viewer, at ``cursor``; nothing is written before `catch_up`."""
+        """Register as a viewer at ``cursor``; nothing is written before `catch_up`."""
         self._cursor = cursor
         self.connection.viewers.add(self)
         self.channel.lag(self)
@@ -109,10 +109,10 @@ class Viewer:
         self.catch_up()
 
     def join(self) -> None:
-        """Watch from now: a snapshot of each stream that has one, then what comes.
+        """Watch from now on: a snapshot of each stream that has one, then what comes.
 
-        Until the last snapshot is shown the client is where it was: at 0, the cursor of those who
-        have seen nothing. Cut off before, it joins again and misses none.
+        Until the last snapshot is shown the client's cursor stays at 0, the cursor of a client that
+        has seen nothing. If it is cut off before that, it joins again and misses none.
         """
         self.channel.flush()
         *others, last = self._streams()
@@ -122,7 +122,7 @@ class Viewer:
         self.resume(self.channel.flushed)
 
     def leave(self) -> None:
-        """Stop watching; harmless when already gone."""
+        """Stop watching; harmless when it has already left."""
         if self.gone:
             return
         self._settle()
@@ -131,7 +131,7 @@ class Viewer:
         self.channel.leave(self)
 
     def caught_up(self) -> None:
-        """The channel has ended; if this viewer has been written all of it, it is done."""
+        """Finish if the channel has ended and all of it has been written to this viewer."""
         if not self.gone and self.cursor >= self.channel.number:
             self.leave()
             self.connection.finished(self)
@@ -139,13 +139,13 @@ class Viewer:
     # Falling behind and catching up
 
     def fall_behind(self) -> None:
-        """The connection is over its high-water mark: the log is the outbox from here on."""
+        """Read on from the backlog: the connection is over its high-water mark."""
         if self._audience is not None:
             self._settle()
             self.channel.lag(self)
 
     def _settle(self) -> None:
-        """Leave the live audience's book-keeping: what it counted becomes the connection's."""
+        """Leave the live audience's bookkeeping: what it counted is added to the connection."""
         if self._audience is not None:
             self._cursor = self.channel.flushed
             self.connection.count(*self.sent(), self._audience.last_write)
@@ -153,18 +153,18 @@ class Viewer:
             self._audience = None
 
     def settle_checksum(self) -> None:
-        """Tell its connection the checksum of what it was written while live."""
+        """Pass to its connection the checksum of what was written to it while live."""
         if self._audience is not None and self._audience.checksum is not self._summed:
             self.connection.add_checksum(self._audience.checksum.since(self._summed))
             self._summed = self._audience.checksum
 
     def spoil(self) -> None:
-        """Its client has been sent, compressed, what others of its audience have not."""
+        """Note that its client has been sent, compressed, what others of its audience have not."""
         if self._audience is not None and self._audience.window is not None:
             self._audience.window.spoiled = True
 
     def catch_up(self) -> None:
-        """Read on from the log until caught up, or until the connection is over its mark again."""
+        """Read on from the backlog until caught up, or until over the high-water mark again."""
         for _ in range(_READS_IN_A_ROW):
             if self.gone or self._audience is not None or self.connection.paused:
                 return
@@ -202,7 +202,7 @@ class Viewer:
         self.channel.delivered_late(self, messages)
 
     def _miss(self, stream: Stream, seen: int) -> bool:
-        """What follows ``seen`` on the stream is gone. Returns whether this viewer may go on."""
+        """Handle the loss of what follows ``seen``; return whether this viewer may go on."""
         if stream.policy is Policy.LATEST:
             self.channel.flush()
             alone = len(self.watched) == 1  # else its other streams are still where they were
@@ -226,7 +226,7 @@ class Viewer:
             self._write_late([message])
 
     def tell_gap(self, stream: Stream, reason: str, first: int | None, last: int | None) -> None:
-        """Say what is missing, before what is not."""
+        """Say what is missing, before showing what is not."""
         data: dict[str, object] = {"event": "gap", "reason": reason}
         if first is not None and last is not None:
             data |= {"from": first, "to": last}

@@ -22,7 +22,7 @@ PER_TOKEN_BOUNDS: Final = (
 DURATION_BOUNDS: Final = tuple(0.01 * 2**power for power in range(14))
 TOKEN_BOUNDS: Final = tuple(float(4**power) for power in range(14))
 OTHER: Final = "other"
-"""The label of every model that is on no list of the upstream's."""
+"""The label of every model that is not on the upstream's list."""
 MOST_MODELS: Final = 50
 STATUSES: Final = (
     "2xx", "3xx", "400", "401", "403", "404", "408", "413", "422", "429", "4xx", "500", "502",
@@ -43,7 +43,7 @@ class Distribution:
         self.sum = 0.0
 
     def observe(self, value: float, record: AnswerRecord) -> None:
-        """Count a value of an answer."""
+        """Count a value that belongs to an answer."""
         index = bisect_left(self.bounds, value)
         self.counts[index] += 1
         self.sum += value
@@ -79,7 +79,7 @@ class KeyUsage:
         )  # fmt: skip
 
     def told(self) -> dict[str, object]:
-        """As ``/streaming/usage`` shows it."""
+        """Return the figures as ``/streaming/usage`` shows them."""
         is_today = self.day == int(time.time()) // _DAY
         names = ("answers", "failed", "input_tokens", "output_tokens")
         today = {name: self.today[name] if is_today else 0 for name in names}
@@ -90,7 +90,7 @@ class AnswerFigures:
     """Histograms by model, statuses of the upstream, usage by key.
 
     Attributes:
-        by_key: usage by the name of a key; "" without keys.
+        by_key: usage by the name of the key; ``""`` without keys.
     """
 
     def __init__(self) -> None:
@@ -110,13 +110,13 @@ class AnswerFigures:
         self._models: set[str] = set()
 
     def know_models(self, names: Iterable[str]) -> None:
-        """Take the upstream's models for labels, up to `MOST_MODELS` ever."""
+        """Use the upstream's models as labels, at most `MOST_MODELS` ever."""
         for name in names:
             if len(self._models) < MOST_MODELS:
                 self._models.add(name)
 
     def model(self, name: str) -> str:
-        """The label of a model."""
+        """Return the label of a model."""
         return name if name in self._models else OTHER
 
     def add(self, record: AnswerRecord, outcome: str) -> None:

@@ -33,14 +33,14 @@ BOUNDS: Final = (
 _KINDS: Final = ("websocket", "sse")
 _SLICE: Final = 5.0
 _MOST_FIRST_TOKENS: Final = 2_000
-"""Answers whose time to the first token is kept, which bounds what a percentile costs."""
+"""Number of answers whose time to the first token is kept, which bounds a percentile's cost."""
 OUTCOMES: Final = (
     "stop", "length", "tool_calls", "content_filter", "cancelled", "abandoned", "incomplete",
     "error", "other",
 )  # fmt: skip
 
 RELAYED: Final = ("2xx", "3xx", "4xx", "5xx", "failed")
-"""How requests end that are passed on to the gateway: its status, or without one."""
+"""How requests that are passed on to the gateway end: with its status, or without one."""
 
 
 class Histogram:
@@ -54,7 +54,7 @@ class Histogram:
         self._slice_ends = -math.inf
 
     def observe(self, seconds: float, times: int, now: float | None = None) -> None:
-        """So many deliveries took so long; ``now`` is the monotonic time, if it is known."""
+        """Count ``times`` deliveries of ``seconds``; ``now`` is the monotonic time, if known."""
         index = bisect_left(BOUNDS, seconds)
         self.counts[index] += times
         self.sum += seconds * times
@@ -72,7 +72,7 @@ class Histogram:
             self._slices.popleft()
 
     def recent(self, seconds: float = WINDOW) -> list[int]:
-        """Counts by bound of the last so many seconds, to a slice."""
+        """Return the counts by bound over the last ``seconds``, to the precision of a slice."""
         since = time.monotonic() - seconds
         total = [0] * (len(BOUNDS) + 1)
         for when, counts in self._slices:
@@ -81,13 +81,13 @@ class Histogram:
         return total
 
     def share_in_time(self) -> float | None:
-        """Percent of the recent deliveries within `IN_TIME`; None without any."""
+        """Return the percentage of recent deliveries within `IN_TIME`; None without any."""
         counts = self.recent()
         total = sum(counts)
         return 100 * sum(counts[: BOUNDS.index(IN_TIME) + 1]) / total if total else None
 
     def quantile(self, share: float, seconds: float = WINDOW) -> float | None:
-        """An upper bound, in seconds, of this share of recent deliveries; None without any.
+        """Return an upper bound in seconds for this share of recent deliveries; None without any.
 
         Infinite above the last of `BOUNDS` (JSON: null).
         """
@@ -102,7 +102,7 @@ class Histogram:
 
 
 class _Endings:
-    """Connections that ended in one slice of time, and faults among them."""
+    """Connections that ended in one slice of time, and how many of them by a fault."""
 
     __slots__ = ("count", "faults", "since")
 
@@ -116,7 +116,7 @@ class Telemetry:
     """The figures of one process.
 
     Attributes:
-        answers: what is known of answers that have ended.
+        answers: the figures of answers that have ended.
         on_answer: called with each answer that ends.
     """
 
@@ -139,12 +139,12 @@ class Telemetry:
         self._ended: deque[_Endings] = deque()
         self._open = 0
         self._first_tokens: deque[tuple[float, float]] = deque(maxlen=_MOST_FIRST_TOKENS)
-        self._late: dict[Sink, list[tuple[float, int]]] = {}  # not by viewer: it has the log
+        self._late: dict[Sink, list[tuple[float, int]]] = {}  # not by viewer: that holds the log
 
     # Deliveries
 
     def delivered(self, batch: Sequence[Message], writes: Writes) -> None:
-        """A flush has written a batch to viewers; uvloop sends at once what the kernel takes."""
+        """Note that a flush has written a batch; uvloop sends at once what the kernel takes."""
         if not writes:
             return
         first = batch[0].appended
@@ -168,7 +168,7 @@ class Telemetry:
                 observe(now - message.appended, count, now)
 
     def delivered_late(self, viewer: Watcher, messages: Sequence[Message]) -> None:
-        """A viewer has been written from the log; what is older was due when it came."""
+        """Note a viewer's read of the backlog; older messages count as due when the viewer came."""
         due = max(messages[0].appended, viewer.since)
         if viewer.connection.unsent:
             self._wait(viewer.connection, due, len(messages))
@@ -186,7 +186,7 @@ class Telemetry:
             waiting[:] = [(waiting[0][0], sum(count for _, count in waiting))]
 
     def settle(self) -> None:
-        """Ask those whose transports held bytes back; to be called some twenty times a second."""
+        """Check the transports that held bytes back; to be called some twenty times a second."""
         now = time.monotonic()
         for connection in tuple(self._late):
             gone = connection.transport.is_closing()
@@ -198,12 +198,12 @@ class Telemetry:
     # Connections and answers
 
     def opened(self, kind: str) -> None:
-        """A connection is there."""
+        """Count a connection that has been opened."""
         self.accepted[kind] += 1
         self._open += 1
 
     def closed(self, kind: str, ending: str, *, fault: bool) -> None:
-        """A connection is gone."""
+        """Count a connection that is gone."""
         self.endings[kind, ending] += 1
         self._open -= 1
         now = time.monotonic()
@@ -215,15 +215,15 @@ class Telemetry:
         self._ended[-1].faults += fault
 
     def refused(self, reason: str) -> None:
-        """A connection was not let in."""
+        """Count a connection that was refused."""
         self.refusals[reason] += 1
 
     def answer_begun(self, seconds: float) -> None:
-        """The first token of an answer came after so many seconds."""
+        """Note that the first token of an answer came after this number of seconds."""
         self._first_tokens.append((time.monotonic(), seconds))
 
     def answer_ended(self, record: AnswerRecord) -> None:
-        """An answer has ended."""
+        """Count an answer that has ended."""
         outcome = record.outcome if record.outcome in OUTCOMES else "other"
         self.outcomes[outcome] += 1
         self.chunks += record.chunks
@@ -235,18 +235,18 @@ class Telemetry:
     # What it comes to
 
     def performance(self, kind: str) -> float | None:
-        """Percent of the recent messages to this kind of viewer within 100 ms; None without any."""
+        """Return the percentage of recent messages to this kind within 100 ms; None without any."""
         return self.latency[kind].share_in_time()
 
     def delivery(self, kind: str) -> float | None:
-        """The 99th percentile of this kind's deliveries in the last minute; None without any.
+        """Return the 99th percentile of the last minute's deliveries of this kind, or None.
 
-        The one verdict on latency: our alert and the live page go by it.
+        This is the only verdict on latency: our alert and the live page use it.
         """
         return self.latency[kind].quantile(0.99, 60)
 
     def stability(self) -> float | None:
-        """Percent of the recent connections that did not end by a fault; None without any."""
+        """Return the percentage of recent connections not ended by a fault; None without any."""
         since = time.monotonic() - WINDOW
         recent = [ended for ended in self._ended if ended.since >= since]
         total = self._open + sum(ended.count for ended in recent)
@@ -254,17 +254,17 @@ class Telemetry:
         return 100 * (total - faults) / total if total else None
 
     def first_token(self, share: float, seconds: float = 60.0) -> float | None:
-        """Seconds within which this share of the recent answers began; None without any."""
+        """Return the seconds within which this share of recent answers began; None without any."""
         since = time.monotonic() - seconds
         recent = sorted(took for when, took in self._first_tokens if when >= since)
         return recent[math.ceil(share * len(recent)) - 1] if recent else None
 
     def sample_rate(self, chunks: int) -> None:
-        """Note how many chunks there have been, running answers included; once a second."""
+        """Note the number of chunks so far, including running answers; called once a second."""
         self._rate.append((time.monotonic(), chunks))
 
     def tokens_per_second(self, seconds: float = 5.0) -> float:
-        """Chunks relayed a second, over the last seconds."""
+        """Return the number of chunks relayed per second, over the last ``seconds``."""
         if len(self._rate) < 2:
             return 0.0
         end, newest = self._rate[-1]

@@ -1,6 +1,6 @@
-"""malloc: gives memory that is free back to the system. Of glibc; elsewhere nothing happens.
+"""malloc: gives free memory back to the system. For glibc; elsewhere nothing happens.
 
-glibc keeps what was freed below anything that is still used: after many large answers nearly all
+glibc keeps what was freed below anything that is still in use: after many large answers nearly all
 of it (docs/decisions/0022-memory-and-work-are-budgets.md). ``malloc_trim`` gives back each free
 page.
 """
@@ -12,13 +12,13 @@ import time
 from typing import Final
 
 _SECONDS: Final = 5.0
-"""Between two trims: one takes some 20 ms for 300 MB of small pieces."""
+"""Seconds between two trims: one takes some 20 ms for 300 MB of small pieces."""
 _SLACK: Final = 4 * 2**20
-"""Bytes that may come to be held for nobody before a trim."""
+"""Growth, in bytes, of the memory held for no client that is worth a trim."""
 
 
 class Trimmer:
-    """Trims when the process holds more than it did that is held for nobody."""
+    """Trims when the memory that the process holds for no client has grown."""
 
     def __init__(self) -> None:
         self._trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
@@ -26,11 +26,11 @@ class Trimmer:
         self._when = time.monotonic()
 
     def look(self, resident: int, held: int) -> bool:
-        """Trim if it is time and worth it; whether it was.
+        """Trim if it is time and worth it; return whether it was done.
 
         Args:
-            resident: bytes of the process.
-            held: what of them is held for clients.
+            resident: resident bytes of the process.
+            held: how many of them are held for clients.
         """
         slack = resident - held
         if self._least is None:
@@ -40,5 +40,5 @@ class Trimmer:
             return False
         self._when = now
         self._trim(0)
-        self._least = None  # as much as there is now, whatever could not be given back
+        self._least = None  # the least there is now, whatever could not be given back
         return True

@@ -19,10 +19,10 @@ class ProcessFigures:
     """What this process uses.
 
     Attributes:
-        resident_memory_bytes: Physical memory held.
-        cpu_seconds: User and system time since the start, all threads.
-        open_fds: File descriptors in use.
-        max_fds: How many there may be; None without a limit.
+        resident_memory_bytes: physical memory held.
+        cpu_seconds: user and system time since the start, all threads.
+        open_fds: file descriptors in use.
+        max_fds: how many there may be; None without a limit.
     """
 
     resident_memory_bytes: int
@@ -38,7 +38,7 @@ class Process:
     be opened any more.
 
     Raises:
-        SourceError: There is no /proc here (not Linux, or not mounted).
+        SourceError: there is no /proc here (not Linux, or not mounted).
     """
 
     def __init__(self, proc: str = "/proc/self") -> None:
@@ -76,12 +76,12 @@ class Process:
         )
 
     def close(self) -> None:
-        """Release the descriptors; the figures cannot be read after it."""
+        """Release the descriptors; the figures cannot be read afterwards."""
         os.close(self._statm)
         os.close(self._stat)
 
     def _open_fds(self, limit: int) -> int:
-        """Count the descriptors, less the one that the counting itself opens."""
+        """Count the open descriptors, without the one that the counting itself opens."""
         try:
             with os.scandir(self._fds) as descriptors:
                 return sum(1 for _ in descriptors) - 1

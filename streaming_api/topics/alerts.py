@@ -1,16 +1,17 @@
-"""The alerts topic: what fires or is pending, from several sources at once. Asks nobody; is told.
+"""The alerts topic: what fires or is pending, from several sources at once. Does no I/O.
 
-The same alert may be told of by Prometheus, by its Alertmanager and by that one's webhook: labels
-give it the same fingerprint everywhere, so that it is one alert here, with the sources that tell of
-it now. It is over when the last of them says so. Where Alertmanager tells of it, Alertmanager says
-whether it is silenced or inhibited, and its words are shown.
+The same alert may be reported by Prometheus, by its Alertmanager and by that one's webhook:
+labels give it the same fingerprint everywhere, so it is one alert here, with the sources that
+report it now. It is over when the last of them says so. Where Alertmanager reports it, it decides
+whether the alert is silenced or inhibited, and its words are shown.
 
-How an alert ends depends on who told of it:
+How an alert ends depends on its source:
 
-* A **poll** (`prometheus`, `alertmanager`, `streaming-api`) always lists everything: what is no
-  longer listed is resolved. Unless the list was cut short, or its server warns that it is partial:
-  then what is missing may only have been left out, and a wrong "resolved" is worse than a late one.
-* The **webhook** tells of an alert when its group changes and again each ``repeat_interval`` (4
+* A **poll** (``prometheus``, ``alertmanager``, ``streaming-api``) always lists everything: what
+  is no longer listed is resolved. Unless the list was cut short, or its server warns that it is
+  partial: then what is missing may only have been left out, and a wrong "resolved" is worse than
+  a late one.
+* The **webhook** reports an alert when its group changes and again each ``repeat_interval`` (4
   hours unless configured), and never says when a firing one will end: Alertmanager blanks
   ``endsAt`` until it is over. "Resolved" comes reliably, because Alertmanager repeats what was not
   accepted; but not at all with ``send_resolved: false``. So an alert that has not been repeated for
@@ -36,21 +37,21 @@ from streaming_api.wire.messages import ALERT
 logger = logging.getLogger(__name__)
 
 MAX_ALERTS: Final = 1_000
-"""Alerts of one source that are kept, so that no source can crowd out another."""
+"""Number of alerts kept per source, so that no source can crowd out another."""
 MAX_BYTES: Final = 4 * 2**20
-"""JSON of one source's alerts that is kept: a label costs its sender little."""
+"""Bytes of JSON kept per source: a label costs its sender little."""
 WEBHOOK_KEPT: Final = 25 * 3600.0
 """Seconds without repetition after which an alert of the webhook is taken as resolved."""
 _LOG_PAUSE: Final = 60.0
 _PRECEDENCE: Final[tuple[AlertSource, ...]] = (
     "alertmanager", "webhook", "prometheus", "streaming-api",
 )  # fmt: skip
-"""Whose words are shown of an alert that several tell of."""
+"""The order in which sources are preferred for the words of an alert that several report."""
 
 
 @attrs.define
 class _Kept:
-    """An alert as it was last told, its JSON, and when (monotonic seconds)."""
+    """An alert as last reported, its JSON, and when (monotonic seconds)."""
 
     alert: Alert
     payload: bytes
@@ -83,7 +84,7 @@ class _Alerts:
 
 
 class _Changes:
-    """What one poll or webhook touched: fingerprints, each with the alert if it is over."""
+    """What one poll or webhook changed: fingerprints, each with the alert if it is over."""
 
     def __init__(self) -> None:
         self.touched: dict[str, Alert | None] = {}
@@ -92,13 +93,13 @@ class _Changes:
 
 @attrs.frozen
 class _Told:
-    """An alert as the viewers know it: all sources taken together."""
+    """An alert as the viewers know it: all sources combined."""
 
     alert: Alert
     sources: tuple[AlertSource, ...]
 
     def payload(self) -> bytes:
-        """Its JSON: ``source`` is whose words these are, ``sources`` are all that tell of it."""
+        """Return its JSON: ``source`` gives the words, ``sources`` are all that report it."""
         return orjson.dumps({**attrs.asdict(self.alert), "sources": self.sources})
 
 
@@ -106,7 +107,7 @@ class Alerts(Topic):
     """What fires or is pending, by source and fingerprint.
 
     Args:
-        clock: monotonic seconds.
+        clock: returns the monotonic time in seconds.
     """
 
     name: ClassVar[str] = "alerts"
@@ -122,12 +123,12 @@ class Alerts(Topic):
         self.noted: Note = ignore
 
     def poll(self, source: AlertSource, listed: AlertList) -> int:
-        """Take everything that a source lists now.
+        """Replace what a source reports by what it lists now.
 
-        Labels that are listed twice count as they stand first.
+        Of labels that are listed twice, the first entry counts.
 
         Returns:
-            How many alerts were refused because there is no room for them.
+            The number of alerts that were refused because there is no room for them.
         """
         changes = _Changes()
         first: dict[str, Alert] = {}
@@ -142,15 +143,15 @@ class Alerts(Topic):
         return self._tell(source, changes)
 
     def webhook(self, alerts: Iterable[Alert], group: str = "", missing: int = 0) -> int:
-        """Take what Alertmanager's webhook tells of; the rest stays as it is.
+        """Take over what Alertmanager's webhook reports; all else stays as it is.
 
         Args:
-            alerts: of one group.
-            group: which one that is.
+            alerts: the alerts of one group.
+            group: the group.
             missing: alerts of the group that did not come, or could not be read.
 
         Returns:
-            How many alerts were refused because there is no room for them.
+            The number of alerts that were refused because there is no room for them.
         """
         changes = _Changes()
         for alert in alerts:
@@ -165,7 +166,7 @@ class Alerts(Topic):
 
     @property
     def left_out(self) -> int:
-        """Alerts of the webhook's groups that are not shown, by what each was last told with."""
+        """Number of alerts of the webhook's groups not shown, by each group's last report."""
         return sum(self._left_out.values())
 
     def expire(self) -> None:
@@ -178,13 +179,13 @@ class Alerts(Topic):
         self._tell("webhook", changes)
 
     def snapshot(self) -> bytes:
-        """``{event, alerts}``, and ``left_out`` if alerts of the webhook are not among them."""
+        """Return ``{event, alerts}``, and ``left_out`` if alerts of the webhook are left out."""
         alerts = b",".join(told.payload() for told in self._told.values())
         more = b',"left_out":{"webhook":%d}' % self.left_out if self._left_out else b""
         return b'{"event":"snapshot","alerts":[%b]%b}' % (alerts, more)
 
     def counts(self) -> dict[str, int]:
-        """How many fire and how many are pending, without those that are silenced or inhibited."""
+        """Return how many fire and how many are pending, without silenced or inhibited ones."""
         states = [told.alert.state for told in self._told.values() if not told.alert.suppressed]
         return {"firing": states.count("firing"), "pending": states.count("pending")}
 
@@ -211,7 +212,7 @@ class Alerts(Topic):
         changes.touched[alert.fingerprint] = None
 
     def _resolve(self, source: AlertSource, alert: Alert, changes: _Changes) -> None:
-        """A source says that an alert is over; one that it never told of needs no end."""
+        """Note that a source says that an alert is over; ignore one that it never reported."""
         known = self._of(source)
         if alert.fingerprint in known.kept:
             known.drop(alert.fingerprint)
@@ -248,7 +249,7 @@ class Alerts(Topic):
             self.noted(alert.state, labels.get("alertname", ""), labels.get("severity"))
 
     def _together(self, fingerprint: str) -> _Told | None:
-        """What all sources say of an alert, or None if none tells of it any more."""
+        """Combine what all sources say of an alert; return None if none reports it any more."""
         found = {
             source: kept.alert
             for source in _PRECEDENCE
@@ -278,7 +279,7 @@ class Alerts(Topic):
 
 
 def _manager_url(found: Mapping[AlertSource, Alert]) -> str | None:
-    """The address that Alertmanager gives itself is meant for people; ours may be for us only."""
+    """Return Alertmanager's own address, meant for people; ours may be for us only."""
     for source in ("webhook", "alertmanager"):
         if source in found and found[source].manager_url:
             return found[source].manager_url
@@ -286,5 +287,5 @@ def _manager_url(found: Mapping[AlertSource, Alert]) -> str | None:
 
 
 def _over(alert: Alert) -> Alert:
-    """The alert as one that ends now."""
+    """Return the alert as one that ends now."""
     return attrs.evolve(alert, state="resolved", ends_at=format_time(datetime.now(UTC)))

@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _GOLDEN: Final = (5**0.5 - 1) / 2
-"""Its multiples spread evenly over an interval, however many there are. What several sources tell
-at one moment, every viewer would wait for all of."""
+"""Its multiples spread evenly over an interval, however many there are. If several sources reported
+at the same moment, every viewer would wait for all of them."""
 
 _ENDPOINTS: Final = {
     "prometheus": "metrics_server_endpoint",
@@ -46,18 +46,18 @@ _ENDPOINTS: Final = {
     "alertmanager": "alertmanager_endpoint",
 }
 _ASKED: Final = (*_ENDPOINTS.values(), "queries", "poll_interval")
-"""Settings that say who is asked for what."""
+"""Settings that say which source is asked for what."""
 
 Make = Callable[["aiohttp.ClientSession"], Ask]
-"""Makes the asking of a source, once there is a session to do it with."""
+"""Makes the function that asks a source, once there is a session for it."""
 
 
 @attrs.frozen
 class _Feed:
-    """One source; a component of the status unless it is this process itself.
+    """One source; a component of the status, unless it is this process itself.
 
     Attributes:
-        phase: where in the interval it is asked.
+        phase: when in the interval it is asked.
     """
 
     name: str
@@ -69,10 +69,10 @@ class _Feed:
 class Feeds:
     """The sources of the topics. Nothing is polled for a topic that is switched off.
 
-    What is added while `run` runs is asked from then on; what is added before, once it runs.
+    What is added while `run` runs is polled from then on; what is added before, once it runs.
 
     Attributes:
-        readings: what our own rules go by, beside the states of the upstreams.
+        readings: what our own rules are based on, besides the states of the upstreams.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class Feeds:
         self._add_configured()
 
     def apply(self, config: StreamingConfig) -> None:
-        """Ask the sources of this configuration from now on."""
+        """Poll the sources of this configuration from now on."""
         before, self._config = self._config, config
         if all(getattr(before, name) == getattr(config, name) for name in _ASKED):
             return
@@ -140,7 +140,7 @@ class Feeds:
         self._add("prometheus", make)
 
     def add_exposition(self, url: str, headers: Mapping[str, str] | None = None) -> None:
-        """Scrape an endpoint, unless there is one already."""
+        """Scrape an endpoint, unless it is already scraped."""
         if not self._metrics.is_open or "exposition" in self._feeds:
             return
 
@@ -172,7 +172,7 @@ class Feeds:
         self._add("process", lambda _: ask, component=False)
 
     async def _evaluate(self) -> str | None:
-        """What our own rules find, and what the webhook has not repeated."""
+        """Evaluate our own rules, and expire what the webhook has not repeated."""
         firing = self._rules.evaluate(self.readings(), self._status.states())
         self._alerts.poll("streaming-api", firing)
         self._alerts.expire()
@@ -181,7 +181,7 @@ class Feeds:
     # Running
 
     async def run(self) -> None:
-        """Ask every source until cancelled."""
+        """Poll every source until cancelled."""
         async with open_session() as session:
             while True:
                 await self._ask_until_changed(session)

@@ -1,10 +1,10 @@
-"""The history topic: the last hour of some thirty figures, by the second. Asks nobody; is told.
+"""The history topic: the last hour of some thirty figures, by the second. Does no I/O.
 
-A ring of floats: a row is a second, a column is a series, a value that is not there is NaN (JSON:
-null). A second in which nobody could sample (the process was stopped, or the event loop was held
-up) is a row without values, so that a gap is seen as one and no line is drawn across it.
+A ring of floats: a row is a second, a column is a series, a missing value is NaN (JSON:
+null). A second in which nothing could be sampled (the process was stopped, or the event loop was
+blocked) is a row without values, so that it is seen as a gap and no line is drawn across it.
 
-It has a number line of its own: what comes each second would drown the numbers of the other topics.
+It has a number line of its own: one message a second would drown the numbers of the other topics.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from streaming_api.topics.topic import Topic
 from streaming_api.wire.messages import METRICS
 
 SECONDS: Final = 3600
-"""Rows that are kept."""
+"""Number of rows that are kept."""
 MAX_SERIES: Final = 40
-"""Columns; further series are left out."""
+"""Number of columns; further series are left out."""
 MAX_MARKS: Final = 500
 RECENT: Final = 300
-"""Rows that a snapshot has one by one; older ones come `COARSE` together."""
+"""Number of rows that a snapshot has one by one; older ones are merged in groups of `COARSE`."""
 COARSE: Final = 10
 _NAN: Final = math.nan
 _LARGEST: Final = 1e15
@@ -41,8 +41,8 @@ class History(Topic):
     """One hour at one second, and marks of what happened in it.
 
     Args:
-        clock: monotonic seconds; says how much was missed.
-        wall: seconds since 1970; says when.
+        clock: returns the monotonic time in seconds; measures how much was missed.
+        wall: returns the seconds since 1970; dates the rows.
     """
 
     name: ClassVar[str] = "history"
@@ -58,7 +58,7 @@ class History(Topic):
         self.figures: Callable[[], Figures] = dict
         self._clock = clock
         self._wall = wall
-        self._rows = 0  # that there ever were
+        self._rows = 0  # how many there have ever been
         self._times = array("d", [_NAN]) * SECONDS
         self._series: dict[str, array[float]] = {}
         self._shown: dict[str, float] = {}  # the newest row, as viewers know it
@@ -73,8 +73,8 @@ class History(Topic):
 
         Args:
             event: ``started``, ``draining``, ``firing``, ``resolved``, ``down`` or ``up``.
-            name: of the alert or the component.
-            severity: of an alert.
+            name: the name of the alert or the component.
+            severity: the severity of an alert.
         """
         mark: dict[str, object] = {"time": round(self._wall()), "event": event, "name": name}
         if severity is not None:
@@ -83,7 +83,7 @@ class History(Topic):
         self.publish(orjson.dumps({"event": "mark", "mark": mark}))
 
     def sample(self, figures: Figures) -> None:
-        """Take the values of this second; the seconds since the last sample are a gap."""
+        """Record the values of this second; the seconds since the last sample are a gap."""
         now = self._clock()
         missed = max(0, round(now - self._sampled) - 1) if self._rows else 0
         moment = self._moment(missed)
@@ -102,7 +102,7 @@ class History(Topic):
         self.publish(orjson.dumps(told))
 
     def _moment(self, missed: int) -> int:
-        """The time of the next row: one second after another, unless the wall clock jumped."""
+        """Return the time of the next row: a second after the last unless the wall clock jumped."""
         wall = self._wall()
         if not self._rows:
             return round(wall)
@@ -129,9 +129,9 @@ class History(Topic):
     # Reading
 
     def since(self, moment: float) -> bytes:
-        """The JSON of all that is after this time (seconds since 1970), one row a second.
+        """Return the JSON of all rows after this time (seconds since 1970), one row a second.
 
-        ``{interval, times, series, marks}``: a list of times, by name a list of values as long.
+        ``{interval, times, series, marks}``: a list of times, and for each name a list as long.
         """
         times = self._in_order(self._times)
         first = next((at for at, each in enumerate(times) if each > moment), len(times))
@@ -148,7 +148,7 @@ class History(Topic):
         )
 
     def snapshot(self) -> bytes:
-        """``{event, times, series, marks}``: the last minutes by the second, the rest coarse."""
+        """Return ``{event, times, series, marks}``: last minutes by the second, the rest coarse."""
         times = self._in_order(self._times)
         coarse = max(0, len(times) - RECENT) // COARSE * COARSE
         ends = range(COARSE, coarse + 1, COARSE)
@@ -169,13 +169,13 @@ class History(Topic):
         )
 
     def _in_order(self, column: array[float]) -> array[float]:
-        """The rows of a column, oldest first."""
+        """Return the rows of a column, oldest first."""
         start = self._rows % SECONDS
         return column[:start] if self._rows < SECONDS else column[start:] + column[:start]
 
 
 def _rounded(value: float | None) -> float:
-    """Four digits, which is more than a chart can show; what is infinite is very large."""
+    """Round to four digits, more than a chart can show; replace infinities by very large values."""
     if value is None or math.isnan(value):
         return _NAN
     return float(f"{max(-_LARGEST, min(_LARGEST, value)):.4g}")

@@ -1,4 +1,4 @@
-"""The metrics topic: the newest value of every series, by source. Asks nobody; is told."""
+"""The metrics topic: the newest value of every series, by source. Does no I/O."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from streaming_api.topics.topic import Topic
 from streaming_api.wire.messages import METRICS
 
 MAX_SERIES: Final = 5_000
-"""Series of one source that are kept; a whole snapshot goes to everyone who joins."""
+"""Number of series kept per source; a whole snapshot goes to everyone who joins."""
 
 Values = Mapping[str, float | None]
 """Values by series; None, NaN and the infinities become ``null``, for which JSON has no number."""
@@ -34,10 +34,10 @@ class Metrics(Topic):
         self._values: dict[str, dict[str, float | None]] = {}
 
     def update(self, source: str, values: Values) -> int:
-        """Take all values that a source has now; viewers hear of those that changed or are gone.
+        """Replace all values of a source; viewers are sent those that changed or are gone.
 
         Returns:
-            How many series were left out because they are above `MAX_SERIES`.
+            The number of series that were left out because they exceed `MAX_SERIES`.
         """
         before = self._values.get(source, {})
         after = {series: _number(value) for series, value in islice(values.items(), MAX_SERIES)}
@@ -59,7 +59,7 @@ class Metrics(Topic):
         return len(values) - len(after)
 
     def single(self, source: str) -> list[tuple[str, float | None]]:
-        """The series of a source that have no labels: of a query, those with one value."""
+        """Return the series of a source without labels: of queries, those with a single value."""
         return [
             (name, value)
             for name, value in self._values.get(source, {}).items()
@@ -67,7 +67,7 @@ class Metrics(Topic):
         ]
 
     def snapshot(self) -> bytes:
-        """``{event, values}``."""
+        """Return ``{event, values}``."""
         told = {"event": "snapshot", "values": self._values, **_infinite(self._values)}
         return orjson.dumps(told)
 
@@ -77,7 +77,7 @@ def _number(value: float | None) -> float | None:
 
 
 def _infinite(values: Mapping[str, Values]) -> dict[str, dict[str, dict[str, str]]]:
-    """What says which ``null`` is an infinity, as Prometheus writes it; nothing if none is."""
+    """Return which ``null`` is an infinity, as Prometheus writes it; nothing if none is."""
     found: dict[str, dict[str, str]] = {}
     for source, series in values.items():
         for name, value in series.items():
@@ -90,9 +90,9 @@ def _infinite(values: Mapping[str, Values]) -> dict[str, dict[str, dict[str, str
 
 
 def query_values(name: str, result: QueryResult) -> dict[str, float | None]:
-    """The values of one query: under its name, with labels if there are several.
+    """Return the values of one query: under its name, with labels if there are several.
 
-    What tells them apart may be the metric's name alone; then it stands among the labels.
+    If only the metric's name tells them apart, it stands among the labels.
     """
     samples = result.samples
     if len(samples) == 1:
@@ -109,7 +109,7 @@ def _with_name(sample: Sample) -> Mapping[str, str]:
 
 
 def sample_values(samples: Iterable[Sample]) -> dict[str, float | None]:
-    """The values of an exposition's samples, each under its metric as written there."""
+    """Return the values of an exposition's samples, each under its metric as written there."""
     return {series(sample.name, sample.labels): _value(sample) for sample in samples}
 
 
@@ -118,7 +118,7 @@ def _value(sample: Sample) -> float | None:
 
 
 def series(name: str, labels: Mapping[str, str]) -> str:
-    """``name{label="value",...}``, escaped as in Prometheus' text format."""
+    """Return ``name{label="value",...}``, escaped as in Prometheus' text format."""
     if not labels:
         return name
     written = ",".join(f'{label}="{_escaped(value)}"' for label, value in labels.items())

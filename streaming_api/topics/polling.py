@@ -1,7 +1,7 @@
-"""Polling: each source asked again and again, its answers handed to the topics. Knows no viewer.
+"""Polling: asks each source again and again, and passes the replies to the topics. Knows no viewer.
 
 A source that is down, slow or talks nonsense keeps its last values on the topics, is shown as down
-with the reason, and is asked again with back-off. None of it touches another source.
+with the reason, and is asked again with back-off. None of this affects another source.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from streaming_api.topics.metrics import (
 )
 
 _SLICE: Final = 500
-"""Series that are named at a time, in about a millisecond."""
+"""Number of series that are named in one slice, which takes about a millisecond."""
 
 Ask = Callable[[], Awaitable[str | None]]
-"""Asks a source once and hands on what it says. Returns what is amiss although it answered.
+"""Asks a source once and passes on the reply. Returns what is wrong although it replied.
 
-Raises SourceError when it did not answer."""
+Raises SourceError if it did not reply."""
 
 DEFAULT_QUERIES: Final[Mapping[str, str]] = {
     "up": "up",
@@ -53,27 +53,27 @@ DEFAULT_QUERIES: Final[Mapping[str, str]] = {
         "histogram_quantile(0.95, sum by (le) (rate(vllm:time_to_first_token_seconds_bucket[5m])))"
     ),
 }
-"""What a Prometheus is asked for unless configured: vLLM's and llama.cpp's figures, and `up`.
+"""The default queries to a Prometheus: vLLM's and llama.cpp's figures, and ``up``.
 
 A query that finds nothing gives no series."""
 
 
 def patience(interval: float) -> float:
-    """Seconds that a source polled so often may take before it counts as down."""
+    """Return the seconds after which a source with this poll interval counts as down."""
     return min(TIMEOUT, max(2.0, 5 * interval))
 
 
 async def keep_asking(
     ask: Ask, interval: float, tell: Callable[[str, str | None], None], *, phase: float = 0.0
 ) -> None:
-    """Ask every `interval` seconds; after a failure less and less often, until it answers.
+    """Ask every ``interval`` seconds; after a failure less and less often, until it replies.
 
-    A source that takes longer than the interval is left alone for as long as it took.
+    A source that takes longer than the interval is then left alone for as long as it took.
 
     Args:
-        ask: the source.
+        ask: asks the source.
         interval: seconds from the beginning of one attempt to the next.
-        tell: told ``up`` or ``down``, and the reason, after each attempt.
+        tell: called with ``up`` or ``down``, and the reason, after each attempt.
         phase: seconds beyond a multiple of the interval (of the monotonic clock) at which to ask,
             from the second attempt on.
     """
@@ -97,13 +97,13 @@ async def keep_asking(
 class PrometheusPoll:
     """A Prometheus server: its queries, its alerts, or both.
 
-    The values of a query that fails now stay as they were.
+    If a query fails, its previous values stay.
 
     Args:
         source: the server.
-        queries: PromQL by name; none not to ask any.
-        metrics: where values go.
-        alerts: where alerts go; None not to ask for them.
+        queries: PromQL by name; empty to ask none.
+        metrics: the topic that values go to.
+        alerts: the topic that alerts go to; None not to ask for them.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class PrometheusPoll:
         self._values: dict[str, Values] = {}
 
     async def ask(self) -> str | None:
-        """Ask for both at once. It is down if nothing at all was answered."""
+        """Ask for both at once. It is down if it replied to nothing at all."""
         parts = await asyncio.gather(self._ask_queries(), self._ask_alerts())
         faults = [fault for part in parts for fault in part.faults]
         if faults and not any(part.answered for part in parts):
@@ -135,7 +135,7 @@ class PrometheusPoll:
             return part
         for name, result in (await self._source.query(self._queries)).items():
             if isinstance(result, SourceError):
-                part.answered |= result.code == "query"  # the server has spoken
+                part.answered |= result.code == "query"  # the server has replied
                 part.faults.append((name, result))
                 continue
             part.answered = True
@@ -167,12 +167,12 @@ class PrometheusPoll:
 
 @attrs.define
 class _Part:
-    """What came of one part of a poll.
+    """The result of one part of a poll.
 
     Attributes:
-        faults: what was asked for and why it was not answered.
-        left_out: sentences about what is not shown of the answer.
-        answered: whether the server said anything at all to it.
+        faults: what was asked for, and why there was no answer.
+        left_out: sentences about what part of the answer is not shown.
+        answered: whether the server replied to it at all.
     """
 
     faults: list[tuple[str, SourceError]] = attrs.field(factory=list)
@@ -181,14 +181,14 @@ class _Part:
 
 
 class ExpositionPoll:
-    """An exposition endpoint."""
+    """Polls an exposition endpoint."""
 
     def __init__(self, source: Exposition, metrics: Metrics) -> None:
         self._source = source
         self._metrics = metrics
 
     async def ask(self) -> str | None:
-        """Scrape it; thousands of series are named in slices, between which others run."""
+        """Scrape it; thousands of series are named in slices, between which other tasks run."""
         skipped: list[int] = []
         families = await self._source.fetch(skipped)
         samples = [sample for family in families for sample in family.samples]
@@ -208,7 +208,7 @@ class ExpositionPoll:
 
 
 class AlertmanagerPoll:
-    """An Alertmanager."""
+    """Polls an Alertmanager."""
 
     def __init__(self, source: Alertmanager, alerts: Alerts) -> None:
         self._source = source

@@ -25,19 +25,19 @@ if TYPE_CHECKING:
     from streaming_api.engine.sink import Sink, Watcher
 
 _HISTORY_RETENTION: Final = Retention(bytes=2**20, messages=900, seconds=900.0)
-"""Who was away for longer is shown the snapshot."""
+"""A viewer that was away for longer is shown the snapshot."""
 
 
 class Topics:
     """Metrics, alerts and status: what is known, who watches it, and where it comes from.
 
     Args:
-        channel: their number line, with an epoch of its own for each process.
-        history_line: that of the history; None keeps it and shows it to nobody.
-        failures: background work that failed, counted by name.
+        channel: the topics' channel, with an epoch of its own for each process.
+        history_line: the channel of the history; None keeps it but shows it to nobody.
+        failures: failures of background work, counted by name.
 
     Attributes:
-        names: of the topics that are switched on.
+        names: the names of the topics that are switched on.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Topics:
                 topic.open(self._history_channel, _HISTORY_RETENTION)
 
     def apply(self, config: StreamingConfig) -> None:
-        """Go by this configuration from now on: other retention, other sources."""
+        """Apply this configuration from now on: retention and sources may differ."""
         for stream in self.channel.streams.values():
             stream.retention = _retention(config)
         self._feeds.apply(config)
@@ -90,10 +90,10 @@ class Topics:
     # Watching
 
     def require(self, name: str) -> None:
-        """Nothing, if there is such a topic and it is switched on.
+        """Check that there is such a topic and that it is switched on.
 
         Raises:
-            NotFound: it is not.
+            NotFound: there is none, or it is switched off.
         """
         row = next((row for row in TOPICS if row.name == name), None)
         if row is None:
@@ -106,7 +106,7 @@ class Topics:
             raise NotFound(message, word.replace("enabled", "disabled"))
 
     def capabilities(self) -> dict[str, bool]:
-        """Whether each topic that a message type means by itself is switched on."""
+        """Return whether each topic that a message type means by itself is switched on."""
         return {
             name: topic.is_open for name, topic in self._topics.items() if topic is not self.history
         }
@@ -114,17 +114,17 @@ class Topics:
     def watch(self, connection: Sink, names: tuple[str, ...], cursor: str | None) -> Viewer:
         """Show topics on a connection: from strictly after a cursor, or from now with snapshots.
 
-        A cursor that means nothing here is told as a gap of each topic, before the snapshots.
+        An invalid cursor is announced as a gap on each topic, before the snapshots.
 
         Args:
-            connection: of whom.
-            names: that `require` has let pass.
-            cursor: as the client has it; hostile text.
+            connection: the viewer's connection.
+            names: names that `require` has accepted.
+            cursor: as the client sent it; hostile text.
         """
         channel = self.channel_of(names[0])
         viewer = Viewer(connection, channel, frozenset(names))
         number, fault = (0, None) if cursor is None else channel.locate(cursor)
-        if number:  # who has seen nothing joins
+        if number:  # a client that has seen nothing joins
             viewer.resume(number)
             return viewer
         if fault is not None:
@@ -134,7 +134,7 @@ class Topics:
         return viewer
 
     def state(self, name: str) -> bytes:
-        """The message that who joins a topic is shown first; empty where there is none."""
+        """Return the message that a client is shown first when it joins a topic; empty if none."""
         channel = self.channel_of(name)
         channel.flush()  # then its cursor is where a viewer can go on
         stream = channel.streams.get(name)
@@ -142,50 +142,50 @@ class Topics:
         return b"" if message is None else message.payload
 
     def channel_of(self, name: str) -> Channel:
-        """The channel that a topic is on."""
+        """Return the channel that a topic is on."""
         if name == self.history.name and self._history_channel is not None:
             return self._history_channel
         return self.channel
 
     def watched(self, viewer: Watcher) -> frozenset[str]:
-        """The topics that a viewer watches; none if it watches an answer."""
+        """Return the topics that a viewer watches; empty if it watches an answer."""
         is_ours = viewer.channel is self.channel or viewer.channel is self._history_channel
         return viewer.watched if is_ours else frozenset()
 
     def figures(self) -> dict[str, float | None]:
-        """What the history keeps of the topics: alerts that count, and queries with one value."""
+        """Return the topics' figures for the history: alerts that count, single-valued queries."""
         counts = self.alerts.counts()
         kept: dict[str, float | None] = {f"alerts_{name}": float(n) for name, n in counts.items()}
         kept |= {f"query:{name}": value for name, value in self.metrics.single("prometheus")}
         return kept
 
-    # The status, as others ask for it
+    # The status, for other parts of the server
 
     def components(self) -> dict[str, dict[str, str | None]]:
-        """``{state, since, reason, detail}`` by component."""
+        """Return ``{state, since, reason, detail}`` by component."""
         return self.status.components()
 
     def states(self) -> dict[str, str]:
-        """The state by component."""
+        """Return the state by component."""
         return self.status.states()
 
     def tell_draining(self) -> None:
-        """This server stops: its own component says so, at once."""
+        """Set this server's own component to ``draining``, at once: the server is stopping."""
         self.status.set(SELF, "draining", "This server is stopping; connect again.", urgent=True)
 
     def warn(self, reason: str | None) -> None:
-        """This server is up, but somebody has to look after it; None: all is well again."""
+        """Say that this server is up but needs attention; None says that all is well again."""
         if self.states()[SELF] != "draining":
             self.status.set(SELF, "up", reason)
 
     # Where it all comes from
 
     def add_exposition(self, url: str, headers: Mapping[str, str] | None = None) -> None:
-        """Scrape an endpoint, such as the embedded model's, unless there is one already."""
+        """Scrape an endpoint, such as the embedded model's, unless it is already scraped."""
         self._feeds.add_exposition(url, headers)
 
     def add_process(self, figures: Callable[[], Values]) -> None:
-        """Show figures of this process: the source ``process`` of the metrics.
+        """Show figures of this process, as the source ``process`` of the metrics.
 
         Args:
             figures: called at each poll, in the event loop; may raise SourceError.
@@ -193,7 +193,7 @@ class Topics:
         self._feeds.add_process(figures)
 
     def set_readings(self, readings: Callable[[], Readings]) -> None:
-        """Say what our own rules go by, beside the states of the upstreams.
+        """Set what our own rules are based on, besides the states of the upstreams.
 
         Args:
             readings: called at each poll, in the event loop.
@@ -201,7 +201,7 @@ class Topics:
         self._feeds.readings = readings
 
     async def run(self) -> None:
-        """Ask every source until cancelled; a failure of one is nothing to the others."""
+        """Poll every source until cancelled; a failure of one does not affect the others."""
         await self._feeds.run()
 
 

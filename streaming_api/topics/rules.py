@@ -1,7 +1,7 @@
 """Our own alerts: upstream down, connections near a limit, slow deliveries. Pure.
 
 A rule fires as soon as its condition holds, and resolves once it has not held for `HOLD`
-evaluations in a row: what hovers around a threshold is one alert and not many.
+evaluations in a row: what hovers around a threshold is one alert, not many.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import attrs
 from streaming_api.sources.values import Alert, AlertList, make_alert
 
 HOLD: Final = 5
-"""Evaluations in a row, one each poll interval, without the condition before a rule resolves."""
+"""Evaluations in a row without the condition, one per poll interval, before a rule resolves."""
 NEAR_LIMIT: Final = 0.9
 SLOW_SECONDS: Final = 0.1
 UPSTREAMS: Final = ("gateway", "embedded_model")
@@ -56,9 +56,9 @@ class Rules:
         self._firing: dict[tuple[str, ...], _Firing] = {}
 
     def evaluate(self, readings: Readings, states: Mapping[str, str]) -> AlertList:
-        """Return what fires now.
+        """Return the alerts that fire now.
 
-        An alert keeps the words it began with: figures that move each second are metrics.
+        An alert keeps its first words: figures that change each second are metrics.
 
         Args:
             readings: what this process knows about itself.

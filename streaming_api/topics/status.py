@@ -1,4 +1,4 @@
-"""The status topic: how each component is, and since when. Asks nobody; is told."""
+"""The status topic: the state of each component, and since when. Does no I/O."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _MAX_REASON: Final = 500
 
 @attrs.frozen
 class Component:
-    """How one component is.
+    """The state of one component.
 
     Attributes:
         state: ``up``, ``down``, ``loading``, ``absent`` or ``draining``.
-        since: RFC 3339, when it came into this state.
-        reason: a sentence for people; also where it is up, but not all is well.
+        since: the time at which it entered this state, RFC 3339.
+        reason: a sentence for people; also set if it is up but not all is well.
         detail: what else is known, such as the names of a gateway's models.
     """
 
@@ -38,7 +38,7 @@ class Component:
 
 
 class Status(Topic):
-    """Every component, from the moment it is first told of."""
+    """Every component, from its first report on."""
 
     name: ClassVar[str] = "status"
     message_type: ClassVar[str] = STATUS
@@ -58,7 +58,7 @@ class Status(Topic):
         *,
         urgent: bool = False,
     ) -> None:
-        """Take note of how a component is; viewers hear of it if anything is new."""
+        """Note the state of a component; viewers are sent it if anything is new."""
         reason, detail = _clean(reason), _clean(detail)
         before = self._components.get(component)
         if before is None or before.state != state:
@@ -77,18 +77,18 @@ class Status(Topic):
         self.publish(orjson.dumps(data), urgent=urgent)
 
     def components(self) -> dict[str, dict[str, str | None]]:
-        """``{state, since, reason, detail}`` by component."""
+        """Return ``{state, since, reason, detail}`` by component."""
         return {name: attrs.asdict(component) for name, component in self._components.items()}
 
     def states(self) -> dict[str, str]:
-        """The state by component."""
+        """Return the state by component."""
         return {name: component.state for name, component in self._components.items()}
 
     def snapshot(self) -> bytes:
-        """``{event, components}``."""
+        """Return ``{event, components}``."""
         return orjson.dumps({"event": "snapshot", "components": self.components()})
 
 
 def _clean(text: str | None) -> str | None:
-    """Reasons quote peers: one printable line of bounded length, or nothing."""
+    """Return a reason, which quotes peers, as one printable line of bounded length; or nothing."""
     return (one_line(text, _MAX_REASON) or None) if text else None

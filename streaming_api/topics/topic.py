@@ -9,17 +9,17 @@ from streaming_api.engine.channel import Channel
 from streaming_api.engine.stream import Policy, Retention, Stream
 
 Note = Callable[[str, str, str | None], None]
-"""Takes note of an event: what happened, to whom, and the severity if it has one."""
+"""Notes an event: what happened, to whom, and the severity if it has one."""
 
 
 def ignore(_event: str, _name: str, _severity: str | None) -> None:
-    """Take no note."""
+    """Ignore the event."""
 
 
 class Topic:
     """State that viewers can watch: a snapshot when they join, then each change.
 
-    A topic that is switched off is never opened: it keeps its state and publishes nothing.
+    A topic that is switched off is never opened: it keeps its state but publishes nothing.
     """
 
     name: ClassVar[str]
@@ -35,7 +35,7 @@ class Topic:
 
     @property
     def is_open(self) -> bool:
-        """Whether it is published."""
+        """Whether the topic is published."""
         return self._stream is not None
 
     def open(self, channel: Channel, retention: Retention) -> None:
@@ -52,7 +52,7 @@ class Topic:
         self._stream = channel.add(stream)
 
     def snapshot(self) -> bytes:
-        """The JSON of the whole state now."""
+        """Return the JSON of the whole state now."""
         raise NotImplementedError
 
     def publish(self, *changes: bytes, urgent: bool = False) -> None:
