@@ -52,14 +52,14 @@ class _Given:
     def origin(self) -> str:
         if self.file is None:
             return self.source
-        return f"{Path(self.source).name}:{self.file.channel_of(self.place)}"
+        return f"{Path(self.source).name}:{self.file.line_of(self.place)}"
 
     def problem(self, inside: str, message: str, fields: tuple[str, ...] = ()) -> Problem:
         return Problem(
             path=self.row.path + inside,
             message=message,
             source=self.source,
-            line=self.file.channel_of(self.place + inside) if self.file else None,
+            line=self.file.line_of(self.place + inside) if self.file else None,
             fields=fields or (self.row.name,),
         )
 
@@ -145,17 +145,17 @@ def _given_in(file: Document) -> Iterator[_Given]:
         return
     if not isinstance(file.value, dict):
         found = describe(file.value)
-        file.complain(f"found {found}, needs sections with settings", line=file.channel_of(""))
+        file.complain(f"found {found}, needs sections with settings", line=file.line_of(""))
         return
     for section, settings in file.value.items():
         if section not in _SECTIONS:
             message = f'unknown section "{shorten(section)}"{_nearest(section, _SECTIONS)}'
-            file.complain(message, section, file.channel_of(section))
+            file.complain(message, section, file.line_of(section))
         elif section in file.refused:
             continue
         elif not isinstance(settings, dict):
             message = f"found {describe(settings)}, needs settings under it"
-            file.complain(message, section, file.channel_of(section))
+            file.complain(message, section, file.line_of(section))
         else:
             yield from _given_in_section(file, section, settings)
 
@@ -171,7 +171,7 @@ def _given_in_section(
             yield _Given(row=row, raw=raw, source=file.source, file=file, place=place)
         else:
             file.complain(
-                f'unknown key "{shorten(key)}"{_nearest(key, keys)}', place, file.channel_of(place)
+                f'unknown key "{shorten(key)}"{_nearest(key, keys)}', place, file.line_of(place)
             )
 
 

@@ -47,7 +47,7 @@ class Document:
         """Note a problem with the file."""
         self.problems.append(Problem(path=path, message=message, source=self.source, line=line))
 
-    def channel_of(self, place: str) -> int | None:
+    def line_of(self, place: str) -> int | None:
         """Return the line of the value at `place`, or of the nearest value around it."""
         while place not in self.lines and place:
             place = place[: max(place.rfind("."), place.rfind("["), 0)]

@@ -105,7 +105,7 @@ class TestContract:
         config = load(DATA / "streaming-api.yaml", {}).config
         assert {name: getattr(config, name) for name in IN_THE_CONTRACT} == IN_THE_CONTRACT
 
-    def test_every_channel_of_the_yaml_file_is_the_origin_of_a_value(self) -> None:
+    def test_every_line_of_the_yaml_file_is_the_origin_of_a_value(self) -> None:
         lines = (DATA / "streaming-api.yaml").read_text().splitlines()
         with_value = {n for n, line in enumerate(lines, 1) if re.match(r"  \w+: ", line)}
         origins = load(DATA / "streaming-api.yaml", {}).origins.values()
@@ -483,7 +483,7 @@ security:
             with pytest.raises(ConfigError, match="cannot be read"):
                 load(path, {})
 
-    def test_text_from_the_file_stays_on_the_channel_of_its_problem(self, tmp_path: Path) -> None:
+    def test_text_from_the_file_stays_on_the_line_of_its_problem(self, tmp_path: Path) -> None:
         text = 'service:\n  "a\\nb": 1\n  host: "x\\ny\\e[31m"\n"s\\r\\nt": {}\n'
         for problem in problems(tmp_path, text):
             assert problem.isprintable()
