@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # The versions that were tested; `make constraints` looks for newer ones.
 INSTALL := $(PIP) install --constraint constraints.txt
 STAMPS := $(VENV)/.stamps
-PROJECT := setup.cfg pyproject.toml constraints.txt
+PROJECT := setup.cfg pyproject.toml constraints.txt streaming_api/__init__.py
 ARGS ?=
 TOKEN_TESTS := $(foreach name, chat gateway hostile odd_upstreams openai real_clients responses resume \
   sse topics unusual_gateways upstream_faults websocket work, tests/integration/test_$(name).py)
