@@ -12,6 +12,7 @@ import pytest
 from playwright.async_api import Browser, expect
 
 from tests.browser import PATIENCE, ask, browser, needs_chromium, open_chat, open_served
+from tests.clients import eventually
 from tests.fakes.upstream import Script
 
 if TYPE_CHECKING:
@@ -135,14 +136,14 @@ async def test_modules_are_compressed_and_kept_for_ever(url: str) -> None:
 async def test_an_open_page_is_few_subscribers(browser: Browser, start_server: StartServer) -> None:
     server = await start_server()
     page = await open_served(browser, server.url)
-    [connection] = server.context.manager.connections.values()
-    assert 0 < len(connection.viewers) <= MOST_SUBSCRIBERS
+    await eventually(lambda: any(c.viewers for c in server.context.manager.present()))
+    [connection] = server.context.manager.present()
+    assert len(connection.viewers) <= MOST_SUBSCRIBERS
     await page.get_by_role("link", name="Series").click()
     await expect(page.locator("#series tr").first).to_be_visible()
     assert len(connection.viewers) <= MOST_SUBSCRIBERS
     await page.get_by_role("link", name="Overview").click()
-    await page.wait_for_timeout(300)
-    assert "metrics" not in {name for viewer in connection.viewers for name in viewer.watched}
+    await eventually(lambda: all("metrics" not in viewer.watched for viewer in connection.viewers))
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
