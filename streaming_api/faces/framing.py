@@ -72,10 +72,13 @@ class ResponseFrames(Framing):
         super().__init__("response-frames")
         self._lane = b"" if lane is None else b'{"stream_id":%b,' % orjson.dumps(lane)
 
+    def event(self, data: bytes) -> bytes:
+        """Return one event with the name of its lane."""
+        return self._lane + data[1:] if self._lane else data
+
     def message(self, message: Message) -> bytes:
         """Return the frame of one event."""
-        data = message.data
-        return frame(self._lane + data[1:] if self._lane else data)
+        return frame(self.event(message.data))
 
     def notice(self, payload: bytes, message_type: str) -> bytes:  # noqa: ARG002 (a frame says it inside)
         """Return the frame of an event for this client alone."""

@@ -6,7 +6,7 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, Protocol, Self
 
 import attrs
 import orjson
@@ -16,6 +16,7 @@ from streaming_api.faces.derived import Derived
 from streaming_api.faces.fields import invalid, optional_text
 from streaming_api.faces.response_request import Asked, asked_for, response_fields
 from streaming_api.faces.responses import ResponseTranslator
+from streaming_api.faces.translator import End
 from streaming_api.wire.commands import OnDisconnect, chat_request, parsed_bytes
 
 if TYPE_CHECKING:
@@ -29,6 +30,41 @@ _PREFIX: Final = "resp_"
 _ITEM_ID: Final = re.compile(r"(?:msg|rs|fc|fco)_(.{1,128})_(?:in)?[0-9]{1,6}", re.ASCII)
 
 Fields = Mapping[str, object]
+
+
+class Turn(Protocol):
+    """What a conversation can be continued from."""
+
+    @property
+    def response_id(self) -> str:
+        """The id that ``previous_response_id`` names."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether its output is complete."""
+
+    @property
+    def items(self) -> tuple[Fields, ...]:
+        """The items of the conversation up to and with this turn."""
+
+
+_NO_TURNS: Final[Mapping[str, Turn]] = {}
+
+
+@attrs.frozen
+class Prepared:
+    """A turn without output (``generate: false``): what later turns begin with.
+
+    Attributes:
+        events: those that tell the client of it.
+        size: bytes of memory that it takes.
+    """
+
+    response_id: str
+    items: tuple[Fields, ...]
+    events: list[bytes]
+    size: int
+    ended: bool = True
 
 
 class ResponseStream(Derived):
@@ -62,6 +98,11 @@ class ResponseStream(Derived):
         return cls(answer, Asked(**{**fields, "items": tuple(fields["items"])}), created)
 
     @property
+    def response_id(self) -> str:
+        """The id of the response object."""
+        return f"{_PREFIX}{self.request_id}"
+
+    @property
     def response(self) -> dict[str, object]:
         """The response object as it is now."""
         return self.translator.response()
@@ -91,7 +132,7 @@ class Responses:
         begin: Callable[[ChatRequest, Client], WatchedAnswer],
         *,
         stream: bool | None = None,
-        remembered: ResponseStream | None = None,
+        remembered: Mapping[str, Turn] = _NO_TURNS,
     ) -> tuple[WatchedAnswer, ResponseStream]:
         """Ask for a response.
 
@@ -100,18 +141,13 @@ class Responses:
             client: the client that asks.
             begin: starts an answer (or finds it, if it was asked for before).
             stream: whether events are wanted, if the body does not say so.
-            remembered: a response that is not kept, but that the client may continue from.
+            remembered: turns that need not be kept for the client to continue from them, by id.
 
         Raises:
             ApiError: the request fails; the client is sent this error.
         """
         request_id = uuid.uuid4().hex
-        asked = asked_for(
-            body,
-            request_id,
-            earlier=self._earlier(body, client, remembered),
-            find_item=lambda item_id: self._item(client, item_id),
-        )
+        asked = self._asked(body, request_id, client, remembered)
         fields: dict[str, object] = {**asked.chat, "request_id": request_id, "stream": True}
         if "on_disconnect" in body:
             fields["on_disconnect"] = body["on_disconnect"]
@@ -131,6 +167,35 @@ class Responses:
             response.on_ended.append(lambda: self._answers.forget(answer))
         return answer, response
 
+    def prepare(
+        self, body: dict[str, object], client: Client, remembered: Mapping[str, Turn]
+    ) -> Prepared:
+        """Return the turn of a request that asks for no output: nobody is asked for any.
+
+        Raises:
+            ApiError: the request fails; the client is sent this error.
+        """
+        request_id = uuid.uuid4().hex
+        asked = self._asked(body, request_id, client, remembered)
+        fields = response_fields(asked, request_id, int(time.time()))
+        translator = ResponseTranslator(fields, request_id)
+        return Prepared(
+            f"{_PREFIX}{request_id}",
+            asked.items,
+            [*translator.opening(), *translator.end(End("stop", usage={"total_tokens": 0}))],
+            parsed_bytes(orjson.dumps(asked.items)),
+        )
+
+    def _asked(
+        self, body: Fields, request_id: str, client: Client, remembered: Mapping[str, Turn]
+    ) -> Asked:
+        return asked_for(
+            body,
+            request_id,
+            earlier=self._earlier(body, client, remembered),
+            find_item=lambda item_id: self._item(client, item_id),
+        )
+
     def find(self, client: Client, response_id: str) -> tuple[WatchedAnswer, ResponseStream]:
         """Return a response of this client.
 
@@ -147,26 +212,25 @@ class Responses:
         return answer, response
 
     def _earlier(
-        self, body: Fields, client: Client, remembered: ResponseStream | None
+        self, body: Fields, client: Client, remembered: Mapping[str, Turn]
     ) -> tuple[Fields, ...]:
         """Return the items of the conversation that a request continues."""
         previous = optional_text(body, "previous_response_id")
         if previous is None:
             return ()
-        if remembered is not None and previous == f"{_PREFIX}{remembered.request_id}":
-            response = remembered
-        else:
+        turn = remembered.get(previous)
+        if turn is None:
             try:
-                _, response = self.find(client, previous)
+                _, turn = self.find(client, previous)
             except NotFound:
-                message = f"Previous response with id '{previous}' not found."
+                message = f"Previous response with id '{previous[:200]}' not found."
                 raise NotFound(
                     message, "previous_response_not_found", param="previous_response_id"
                 ) from None
-        if not response.ended:
+        if not turn.ended:
             message = f"Previous response with id '{previous}' is still in progress."
             raise BadRequest(message, "response_in_progress", param="previous_response_id")
-        return response.items
+        return turn.items
 
     def _item(self, client: Client, item_id: str) -> Fields:
         """Return an item from the output or the input of an earlier response."""

@@ -7,7 +7,7 @@ from typing import Final
 
 import attrs
 
-from streaming_api.faces.fields import invalid, missing, unsupported
+from streaming_api.faces.fields import invalid, missing, optional_text, unsupported
 
 Fields = Mapping[str, object]
 
@@ -50,7 +50,8 @@ def input_items(given: object, request_id: str, find_item: Callable[[str], Field
             checked = _CHECKS.get(kind) if isinstance(kind, str) else None
             if checked is None:
                 raise unsupported(f"{where}.type", kind)
-            item_id = item.get("id") or f"{_PREFIXES[kind]}_{request_id}_in{place}"
+            given_id = optional_text(item, "id", f"{where}.id")
+            item_id = given_id or f"{_PREFIXES[kind]}_{request_id}_in{place}"
             items.append({**checked(item, where), "type": kind, "id": item_id})
     return items
 
@@ -59,7 +60,7 @@ def input_items(given: object, request_id: str, find_item: Callable[[str], Field
 
 
 def _message(item: Fields, where: str) -> dict[str, object]:
-    role = item.get("role")
+    role = optional_text(item, "role", f"{where}.role")
     if role not in _ROLES:
         raise invalid(f"{where}.role", "user, assistant, system or developer")
     content = item.get("content")
@@ -80,8 +81,9 @@ def _message(item: Fields, where: str) -> dict[str, object]:
 def _check_part(part: object, where: str) -> None:
     if not isinstance(part, Mapping):
         raise invalid(where, "an object")
-    kind = part.get("type")
+    kind = optional_text(part, "type", f"{where}.type")
     if kind == "input_image":
+        optional_text(part, "detail", f"{where}.detail")
         if part.get("file_id") is not None:
             raise unsupported(f"{where}.file_id")
         if not isinstance(part.get("image_url"), str):

@@ -21,16 +21,21 @@ from streaming_api.faces.fields import (
     unsupported,
 )
 from streaming_api.faces.response_input import input_items, messages_of
+from streaming_api.faces.response_tools import chat_tools, tool_list
 
 Fields = Mapping[str, object]
 
-_UNSUPPORTED: Final = ("conversation", "prompt", "context_management", "moderation")
+_UNSUPPORTED: Final = (
+    "access_programs", "background_options", "context_management", "conversation", "image",
+    "moderation", "prompt",
+)  # fmt: skip
 _OURS: Final = frozenset(
     {
-        "background", "include", "input", "instructions", "max_output_tokens", "max_tool_calls",
-        "model", "on_disconnect", "previous_response_id", "reasoning", "request_id", "store",
-        "stream", "stream_options", "text", "tool_choice", "tools", "top_logprobs", "truncation",
-        "type", "stream_id", "generate", *_UNSUPPORTED,
+        "background", "client_metadata", "generate", "include", "input", "instructions",
+        "max_output_tokens", "max_tool_calls", "model", "on_disconnect", "parallel_tool_calls",
+        "previous_response_id", "reasoning", "request_id", "store", "stream", "stream_id",
+        "stream_options", "text", "tool_choice", "tools", "top_logprobs", "truncation", "type",
+        *_UNSUPPORTED,
     }
 )  # fmt: skip
 """Fields that are translated here; every other field goes to the upstream unchanged."""
@@ -79,12 +84,16 @@ def asked_for(
     for name in _UNSUPPORTED:
         if body.get(name) is not None:
             raise unsupported(name)
-    if body.get("truncation") not in {None, "disabled"}:
+    generates = boolean(body, "generate", default=True)
+    if optional_text(body, "truncation") not in {None, "disabled"}:
         raise unsupported("truncation")
-    if "input" not in body:
-        raise missing("input")
-    items = (*earlier, *input_items(body["input"], request_id, find_item))
-    if not items:
+    given = body.get("input")
+    if given is None:  # a conversation may go on, or be prepared, without a new word
+        if not earlier and generates:
+            raise missing("input")
+        given = []
+    items = (*earlier, *input_items(given, request_id, find_item))
+    if not items and generates:
         raise invalid("input", "a text, or a list of input items")
     instructions = optional_text(body, "instructions")
     background = boolean(body, "background", default=False)
@@ -95,7 +104,7 @@ def asked_for(
     if instructions:
         messages.insert(0, {"role": "system", "content": instructions})
     chat = {name: value for name, value in body.items() if name not in _OURS}
-    chat |= _model(body) | _tools(body) | _output(body) | _logprobs(body)
+    chat |= _model(body) | chat_tools(body) | _output(body) | _logprobs(body)
     chat["messages"] = messages
     return Asked(
         items=items,
@@ -128,74 +137,6 @@ def _model(body: Fields) -> dict[str, object]:
     return {} if model is None else {"model": model}
 
 
-# Tools
-
-
-def _tools(body: Fields) -> dict[str, object]:
-    """Return ``tools`` and ``tool_choice`` in the form of chat completions."""
-    tools = [_tool(tool, f"tools[{place}]") for place, tool in enumerate(_tool_list(body))]
-    choice = body.get("tool_choice")
-    if not tools:
-        if isinstance(choice, Mapping) or choice == "required":
-            raise invalid("tool_choice", "left out where there are no tools")
-        return {}
-    if choice is None:
-        return {"tools": tools}
-    if isinstance(choice, str):
-        if choice not in {"none", "auto", "required"}:
-            raise invalid("tool_choice", "none, auto, required, or an object")
-        return {"tools": tools, "tool_choice": choice}
-    if not isinstance(choice, Mapping):
-        raise invalid("tool_choice", "a string or an object")
-    if choice.get("type") == "function":
-        name = choice.get("name")
-        if not any(tool["function"]["name"] == name for tool in tools):
-            raise invalid("tool_choice.name", "the name of one of the tools")
-        return {"tools": tools, "tool_choice": {"type": "function", "function": {"name": name}}}
-    if choice.get("type") == "allowed_tools":
-        return _allowed(tools, choice)
-    raise unsupported("tool_choice.type", choice.get("type"))
-
-
-def _tool_list(body: Fields) -> list[object]:
-    tools = body.get("tools")
-    if tools is None:
-        return []
-    if not isinstance(tools, list):
-        raise invalid("tools", "a list of tools")
-    return tools
-
-
-def _tool(tool: object, where: str) -> dict[str, dict[str, object]]:
-    if not isinstance(tool, Mapping):
-        raise invalid(where, "an object")
-    if tool.get("type") != "function":
-        raise unsupported(f"{where}.type", tool.get("type"))
-    if not isinstance(tool.get("name"), str) or not tool["name"]:
-        raise invalid(f"{where}.name", "the name of a function")
-    function = {
-        name: tool[name]
-        for name in ("name", "description", "parameters", "strict")
-        if tool.get(name) is not None
-    }
-    return {"type": "function", "function": function}  # type: ignore[dict-item]  # one is a text
-
-
-def _allowed(tools: list[dict[str, dict[str, object]]], choice: Fields) -> dict[str, object]:
-    """Return only the tools that are allowed: every upstream understands that."""
-    listed = choice.get("tools")
-    if not isinstance(listed, list) or not listed:
-        raise invalid("tool_choice.tools", "a list of tools")
-    names = {tool.get("name") for tool in listed if isinstance(tool, Mapping)}
-    kept = [tool for tool in tools if tool["function"]["name"] in names]
-    if not kept:
-        raise invalid("tool_choice.tools", "names of the tools")
-    mode = choice.get("mode", "auto")
-    if mode not in {"none", "auto", "required"}:
-        raise invalid("tool_choice.mode", "auto or required")
-    return {"tools": kept, "tool_choice": mode}
-
-
 # Output
 
 
@@ -210,12 +151,20 @@ def _output(body: Fields) -> dict[str, object]:
     reasoning = optional_object(body, "reasoning")
     if (effort := optional_text(reasoning, "effort", "reasoning.effort")) is not None:
         chat["reasoning_effort"] = effort
+    for name, usual in _USUAL.items():
+        told = optional_text(reasoning, name, f"reasoning.{name}")
+        if told is not None and told not in usual:
+            raise unsupported(f"reasoning.{name}", told)
     most = body.get("max_output_tokens")
     if most is not None:
         if not isinstance(most, int) or isinstance(most, bool) or most < 1:
             raise invalid("max_output_tokens", "a number of tokens, at least 1")
         chat["max_completion_tokens"] = most
     return chat
+
+
+_USUAL: Final = {"mode": {"standard"}, "context": {"auto", "current_turn"}}
+"""What ``reasoning`` may ask for that chat completions do anyway."""
 
 
 def _format(form: Fields) -> dict[str, object]:
@@ -259,7 +208,7 @@ def _repeated(body: Fields) -> dict[str, object]:
         "tools": [
             {name: tool.get(name) for name in ("type", "name", "description", "parameters",
                                                "strict")}
-            for tool in _tool_list(body) if isinstance(tool, Mapping)
+            for tool in tool_list(body) if isinstance(tool, Mapping)
         ],
         "tool_choice": body.get("tool_choice") or "auto",
         "parallel_tool_calls": body.get("parallel_tool_calls", True) is not False,

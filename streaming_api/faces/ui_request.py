@@ -11,7 +11,7 @@ from typing import Final
 
 import orjson
 
-from streaming_api.faces.fields import invalid, missing, unsupported
+from streaming_api.faces.fields import invalid, missing, optional_text, unsupported
 
 Fields = Mapping[str, object]
 
@@ -71,7 +71,7 @@ def chat_fields(fields: Fields) -> dict[str, object]:
 
 
 def _messages(message: Fields, where: str) -> list[dict[str, object]]:
-    role = message.get("role")
+    role = optional_text(message, "role", f"{where}.role")
     if role not in {"system", "user", "assistant"}:
         raise invalid(f"{where}.role", "system, user or assistant")
     parts = message.get("parts")

@@ -11,7 +11,7 @@ from streaming_api.answers.elsewhere import settled
 from streaming_api.connections.endings import CloseReason
 from streaming_api.errors import ApiError, BadRequest
 from streaming_api.faces import framing
-from streaming_api.faces.fields import invalid
+from streaming_api.faces.fields import invalid, unsupported
 from streaming_api.faces.kept_responses import Responses, ResponseStream, starting_after
 from streaming_api.ops.context import CONTEXT, client_of
 from streaming_api.web.body import json_body
@@ -137,6 +137,8 @@ async def create(request: web.Request) -> web.StreamResponse:
         return context.retries.start(key, with_headers(asked, request), client)
 
     body, _ = await json_body(request)
+    if body.get("generate") is False:
+        raise unsupported("generate")  # only a connection that stays keeps what is prepared
     if body.get("background") is True and body.get("stream") is not True:
         _, response = await settled(lambda: responses.start(body, client, begin))
         return _json(response.response)

@@ -7,6 +7,7 @@ follow each other; lanes run side by side. A client that comes back continues wi
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
@@ -14,10 +15,17 @@ from typing import TYPE_CHECKING, Final
 import orjson
 from aiohttp import web
 
+from streaming_api.answers.elsewhere import Elsewhere
 from streaming_api.errors import ApiError, BadRequest, TooMany
-from streaming_api.faces.fields import invalid, missing, optional_text, unsupported
+from streaming_api.faces.fields import boolean, invalid, missing, optional_text, unsupported
 from streaming_api.faces.framing import RESPONSE_FRAMES, ResponseFrames
-from streaming_api.faces.kept_responses import Responses, ResponseStream, starting_after
+from streaming_api.faces.kept_responses import (
+    Prepared,
+    Responses,
+    ResponseStream,
+    Turn,
+    starting_after,
+)
 from streaming_api.ops.context import CONTEXT, client_of, route_of
 from streaming_api.web.command_handler import CommandHandler
 from streaming_api.web.guard import scope
@@ -31,18 +39,20 @@ if TYPE_CHECKING:
     from streaming_api.connections.manager import ConnectionManager
     from streaming_api.engine.sink import Watcher
     from streaming_api.wire.deflate import Deflate
-    from streaming_api.wire.framing import Framing
 
 _MOST_WAITING: Final = 32
 """Responses that may wait on one connection for others in their lane."""
+_MOST_REMEMBERED: Final = 8
+"""Turns of one connection that may be continued from, even if they are not stored."""
 
 Fields = dict[str, object]
+Lane = str | None
 
 
 class ResponsesSocket(WebSocket):
     """One client of the WebSocket mode."""
 
-    __slots__ = ("_answers", "_framings", "_latest", "_responses", "_running", "_waiting_in")
+    __slots__ = ("_answers", "_lanes", "_responses", "_running", "_turns")
 
     def __init__(
         self,
@@ -56,10 +66,9 @@ class ResponsesSocket(WebSocket):
         super().__init__(manager, client_of(request), route_of(request), deflate, handler)
         self._answers = answers
         self._responses = responses
-        self._running: dict[Watcher, tuple[str | None, ResponseStream]] = {}
-        self._waiting_in: dict[str | None, deque[bytes]] = {}  # bodies, by lane
-        self._framings: dict[str | None, Framing] = {None: RESPONSE_FRAMES}
-        self._latest: ResponseStream | None = None  # may be continued from, stored or not
+        self._lanes: dict[Lane, deque[bytes]] = {}  # the busy ones, and what waits there
+        self._running: dict[Watcher, tuple[Lane, ResponseStream]] = {}
+        self._turns: dict[str, Turn] = {}  # the latest, oldest first
 
     def run(self, fields: Fields, text: bytes) -> None:
         """Carry out an event.
@@ -98,7 +107,7 @@ class ResponsesSocket(WebSocket):
         """Resume the response that the address of a returning client names."""
         self._run({**query, "type": "response.resume"}, b"")
 
-    def _resume(self, lane: str | None, fields: Fields) -> None:
+    def _resume(self, lane: Lane, fields: Fields) -> None:
         """Show a response from strictly after the last event that the client has seen.
 
         Raises:
@@ -108,63 +117,113 @@ class ResponsesSocket(WebSocket):
         given = fields.get("starting_after")
         after = starting_after(None if given is None else str(given))
         response.check(after)
+        self._lanes.setdefault(lane, deque())
         self._show(lane, response, after)
+
+    # Lanes
 
     @property
     def unread(self) -> int:
-        """Bytes that are not a whole message yet, and those that wait for their lane."""
-        waiting = sum(len(text) for texts in self._waiting_in.values() for text in texts)
-        return super().unread + waiting
+        """Bytes that are not a whole message yet, that wait for their lane, or are prepared."""
+        waiting = sum(len(text) for texts in self._lanes.values() for text in texts)
+        prepared = sum(turn.size for turn in self._turns.values() if isinstance(turn, Prepared))
+        return super().unread + waiting + prepared
 
-    def _create(self, lane: str | None, fields: Fields, text: bytes) -> None:
+    def _create(self, lane: Lane, fields: Fields, text: bytes) -> None:
+        """Begin a response, or let it wait for the one before it in its lane.
+
+        Raises:
+            ApiError: the request is wrong, or too many wait.
+        """
         if fields.get("background") is not None:
             raise unsupported("background")
-        if fields.get("stream") not in {None, True}:
+        if not boolean(fields, "stream", default=True):
             raise invalid("stream", "left out: events are what this connection is for")
-        if fields.get("generate") is False:
-            raise unsupported("generate")
-        if any(lane == busy for busy, _ in self._running.values()):
-            if sum(map(len, self._waiting_in.values())) >= _MOST_WAITING:
-                message = f"{_MOST_WAITING} responses wait on this connection already."
-                raise TooMany(message, "too_many_answers", retry_after=1)
-            self.share.check(len(text))
-            self._waiting_in.setdefault(lane, deque()).append(text)
-            self.count_memory()
+        boolean(fields, "generate", default=True)
+        if lane not in self._lanes:
+            self._lanes[lane] = deque()
+            self._begin(lane, fields)
             return
-        _, response = self._responses.start(
-            fields, self.client, self._answers.start, stream=True, remembered=self._latest
-        )
-        self._show(lane, response, 0)
+        if sum(map(len, self._lanes.values())) >= _MOST_WAITING:
+            message = f"{_MOST_WAITING} responses wait on this connection already."
+            raise TooMany(message, "too_many_answers", retry_after=1)
+        self.share.check(len(text))
+        self._lanes[lane].append(text)
+        self.count_memory()
 
-    def _show(self, lane: str | None, response: ResponseStream, after: int) -> None:
-        if lane not in self._framings:
-            self._framings[lane] = ResponseFrames(lane)
-        viewer = response.attach(self, after, self._framings[lane])
+    def _begin(self, lane: Lane, fields: Fields) -> None:
+        """Begin a response whose turn it is; if it fails or has no output, the next one."""
+        try:
+            if boolean(fields, "generate", default=True):
+                start = self._answers.start
+                _, response = self._responses.start(
+                    fields, self.client, start, stream=True, remembered=self._turns
+                )
+                self._show(lane, response, 0)
+                return
+            self._prepare(lane, self._responses.prepare(fields, self.client, self._turns))
+        except Elsewhere as elsewhere:
+            arriving = asyncio.ensure_future(elsewhere.arrive())
+            arriving.add_done_callback(lambda done: self._begin_again(done, lane, fields))
+            return
+        except ApiError as error:
+            self._refuse(error, fields)
+        self._begin_next(lane)
+
+    def _begin_again(self, done: asyncio.Future[None], lane: Lane, fields: Fields) -> None:
+        """Begin a response now that what it needed of another process is there."""
+        error = done.exception()
+        if self.ending is not None:
+            return
+        if error is None:
+            self._begin(lane, fields)
+        elif isinstance(error, ApiError):
+            self._refuse(error, fields)
+            self._begin_next(lane)
+        else:
+            raise error
+
+    def _begin_next(self, lane: Lane) -> None:
+        """Begin what waits in a lane that is free, if anything does."""
+        waiting = self._lanes.get(lane)
+        if waiting:
+            self._begin(lane, parse_object(waiting.popleft()))
+        else:
+            self._lanes.pop(lane, None)
+
+    def _show(self, lane: Lane, response: ResponseStream, after: int) -> None:
+        framing = RESPONSE_FRAMES if lane is None else ResponseFrames(lane)
+        viewer = response.attach(self, after, framing)
         self._running[viewer] = (lane, response)
         viewer.catch_up()
+
+    def _prepare(self, lane: Lane, prepared: Prepared) -> None:
+        """Send the events of a request that was only prepared."""
+        framing = ResponseFrames(lane)
+        for event in prepared.events:
+            self.send(framing.event(event), "")
+        self._remember(prepared)
+        self.count_memory()
 
     def finished(self, viewer: Watcher) -> None:
         """Note that a response has been shown to its end, and begin the next one of its lane."""
         lane, response = self._running.pop(viewer)
         response.seen = True
-        self._latest = response
-        waiting = self._waiting_in.get(lane)
-        if not waiting:
-            return
-        text = waiting.popleft()
-        if not waiting:
-            del self._waiting_in[lane]
-        fields = parse_object(text)
-        try:
-            self._create(lane, fields, text)
-        except ApiError as error:
-            self.tell(error, fields)
+        self._remember(response)
+        if all(lane != busy for busy, _ in self._running.values()):
+            self._begin_next(lane)
+
+    def _remember(self, turn: Turn) -> None:
+        self._turns[turn.response_id] = turn
+        if len(self._turns) > _MOST_REMEMBERED:
+            del self._turns[next(iter(self._turns))]
 
     def leave_all(self) -> None:
         """Stop watching all responses, and forget those that wait."""
         super().leave_all()
         self._running.clear()
-        self._waiting_in.clear()
+        self._lanes.clear()
+        self._turns.clear()
 
 
 def _response_id(fields: Fields) -> str:

@@ -107,6 +107,107 @@ class TestLanes:
         for lane in "ab":
             assert text_of([e for e in events if e["stream_id"] == lane]) == TEN
 
+    async def test_a_bad_one_does_not_hold_up_those_that_wait_behind_it(
+        self, server: StreamingService, upstream: FakeUpstream
+    ) -> None:
+        gate = Gate()
+        upstream.scripts["gated"] = Script(gate=gate)
+        async with connected(server) as socket:
+            await create(socket, "gated")
+            await create(socket, tools="none")
+            await create(socket, previous_response_id="resp_none")
+            await create(socket)
+            gate.open()
+            assert text_of(await rest(socket)) == TEN
+            params = [(await receive(socket))["error"]["param"] for _ in range(2)]
+            assert params == ["tools", "previous_response_id"]
+            assert text_of(await rest(socket)) == TEN
+
+    async def test_each_goes_on_from_its_own_last_turn_though_nothing_is_stored(
+        self, server: StreamingService, upstream: FakeUpstream
+    ) -> None:
+        last: dict[str, str | None] = dict.fromkeys("abc")
+        async with connected(server) as socket:
+            for _ in range(2):
+                for lane, previous in last.items():
+                    await create(socket, stream_id=lane, store=False, previous_response_id=previous)
+                ends = 0
+                while ends < len(last):
+                    event = await receive(socket)
+                    if ended(event):
+                        ends += 1
+                        assert event["type"] == "response.completed"
+                        last[event["stream_id"]] = event["response"]["id"]
+        asked: list[Json] = [each.request.json() for each in upstream.generations]
+        assert [len(each["messages"]) for each in asked] == [1, 1, 1, 3, 3, 3]
+
+
+class TestPrepared:
+    """``generate: false`` prepares a turn: an id to go on from, and nothing is generated."""
+
+    async def test_is_gone_on_from_again_and_again(
+        self, server: StreamingService, upstream: FakeUpstream
+    ) -> None:
+        async with connected(server) as socket:
+            await create(socket, generate=False, store=False, input="You are a pirate.")
+            events = await rest(socket)
+            assert types(events) == ["created", "in_progress", "completed"]
+            assert [event["sequence_number"] for event in events] == [0, 1, 2]
+            prepared = events[-1]["response"]
+            assert prepared["output"] == []
+            assert prepared["usage"]["total_tokens"] == 0
+            for _ in range(2):
+                await create(socket, previous_response_id=prepared["id"], input="Hello")
+                assert text_of(await rest(socket)) == TEN
+        asked: list[Json] = [each.request.json() for each in upstream.generations]
+        assert [[m["content"] for m in each["messages"]] for each in asked] == [
+            ["You are a pirate.", "Hello"]
+        ] * 2
+
+    async def test_needs_no_input_and_neither_does_the_turn_after_it(
+        self, server: StreamingService, upstream: FakeUpstream
+    ) -> None:
+        async with connected(server) as socket:
+            await create(socket, generate=False, input=[])
+            first = (await rest(socket))[-1]["response"]["id"]
+            await create(socket, generate=False, input="Hello", previous_response_id=first)
+            second = (await rest(socket))[-1]["response"]["id"]
+            await create(socket, input=[], previous_response_id=second)
+            assert text_of(await rest(socket)) == TEN
+            await create(socket, input=[], previous_response_id=first)
+            assert (await receive(socket))["error"]["param"] == "input"
+        assert upstream.generations[0].request.json()["messages"] == [
+            {"role": "user", "content": "Hello"}
+        ]
+
+    async def test_waits_for_its_lane_and_is_named_by_it(
+        self, server: StreamingService, upstream: FakeUpstream
+    ) -> None:
+        gate = Gate()
+        upstream.scripts["gated"] = Script(gate=gate)
+        async with connected(server) as socket:
+            await create(socket, "gated", stream_id="a")
+            await create(socket, stream_id="a", generate=False)
+            await create(socket, stream_id="a")
+            await create(socket, stream_id="b", generate=False)
+            events = [await receive(socket)]
+            while not ended(events[-1]):
+                events.append(await receive(socket))
+            assert events[-1]["stream_id"] == "b"
+            gate.open()
+            for text in (TEN, "", TEN):
+                events = await rest(socket)
+                assert text_of(events) == text
+                assert {event["stream_id"] for event in events} == {"a"}
+
+    async def test_is_known_on_its_connection_alone(self, server: StreamingService) -> None:
+        async with connected(server) as socket, connected(server) as other:
+            await create(socket, generate=False)
+            prepared = (await rest(socket))[-1]["response"]["id"]
+            await create(other, previous_response_id=prepared)
+            error = await receive(other)
+            assert error["error"]["code"] == "previous_response_not_found"
+
 
 class TestResume:
     @pytest.mark.parametrize("by_query", [True, False])
@@ -163,7 +264,9 @@ class TestEvents:
             ({"type": "response.append"}, "type"),
             ({"type": "response.create", "input": "x", "background": True}, "background"),
             ({"type": "response.create", "input": "x", "stream": False}, "stream"),
-            ({"type": "response.create", "input": "x", "generate": False}, "generate"),
+            ({"type": "response.create", "input": "x", "generate": "no"}, "generate"),
+            ({"type": "response.create", "input": "x", "generate": False, "tools": 1}, "tools"),
+            ({"type": "response.create", "generate": False, "conversation": "c"}, "conversation"),
             ({"type": "response.create"}, "input"),
             ({"type": "response.create", "input": "x", "stream_id": ""}, "stream_id"),
             ({"type": "response.resume"}, "response_id"),

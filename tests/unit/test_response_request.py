@@ -98,10 +98,17 @@ class TestMessages:
 class TestParameters:
     def test_what_both_know_goes_through_unchanged(self) -> None:
         fields: Json = {"model": "m", "temperature": 0.1, "top_p": 0.2, "user": "u",
-                        "metadata": {"a": "b"}, "parallel_tool_calls": False, "top_k": 5,
+                        "metadata": {"a": "b"}, "top_k": 5,
                         "frequency_penalty": 0.3, "presence_penalty": 0.4}  # fmt: skip
         found = chat(**fields)
         assert {name: found[name] for name in fields} == fields
+
+    def test_calls_in_parallel_are_a_matter_of_tools(self) -> None:
+        assert "parallel_tool_calls" not in chat(parallel_tool_calls=False, tools=[])
+        assert chat(parallel_tool_calls=False, tools=[ADD])["parallel_tool_calls"] is False
+
+    def test_what_only_the_client_and_its_vendor_know_stays_here(self) -> None:
+        assert "client_metadata" not in chat(client_metadata={"a": "b"})
 
     def test_nothing_of_the_responses_api_alone_goes_to_the_upstream(self) -> None:
         found = chat(background=False, store=True, stream=True, previous_response_id=None,
