@@ -143,10 +143,10 @@ def _cluster(
         return None
     from streaming_api.cluster.cluster import Cluster  # noqa: PLC0415
 
-    def tell(state: str, reason: str | None) -> None:
+    def report(state: str, reason: str | None) -> None:
         topics.status.set("cluster", state, reason)
 
-    return Cluster(config, answers, new_channel, tell)
+    return Cluster(config, answers, new_channel, report)
 
 
 def _certificate(config: StreamingConfig) -> Certificate | None:
@@ -273,7 +273,7 @@ async def _drain(app: web.Application) -> None:
     """Drain: refuse new answers, give running ones their time, then notify all clients."""
     context = app[CONTEXT]
     context.manager.leaving = context.manager.draining = True
-    context.topics.tell_draining()
+    context.topics.report_draining()
     seconds = context.config.drain_seconds
     if context.cluster is None:
         await context.answers.drain(seconds)

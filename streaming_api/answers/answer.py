@@ -12,7 +12,7 @@ import attrs
 import orjson
 
 from streaming_api.answer_record import AnswerRecord
-from streaming_api.answers.watched_answer import AnswerOutcome, WatchedAnswer, tell
+from streaming_api.answers.watched_answer import AnswerOutcome, WatchedAnswer, notify
 from streaming_api.engine.stream import Retention
 from streaming_api.engine.viewer import Viewer
 from streaming_api.text import ascii_line
@@ -178,7 +178,7 @@ class Answer(WatchedAnswer):
             chunks = self._mark_substitution(chunks)
             self.chunks = len(chunks)
             self.channel.append(self.stream, chunks)
-            tell(self.on_begun)
+            notify(self.on_begun)
         else:
             self.chunks = self.chunks + len(chunks)
             self.channel.append(self.stream, chunks)
@@ -243,8 +243,8 @@ class Answer(WatchedAnswer):
         self._observer.ended(self)
         self.channel.end(self.stream, orjson.dumps(data))
         self.channel.on_unwatched = self.channel.on_room = None  # or they would keep each other
-        tell(self.on_begun)
-        tell(self.on_ended)
+        notify(self.on_begun)
+        notify(self.on_ended)
 
     def _drop_request(self) -> None:
         """Drop the request once the upstream has it, or never will; how it was asked is kept."""
@@ -330,7 +330,7 @@ class Answer(WatchedAnswer):
             self._grace.cancel()
             self._grace = None
 
-    def settle(self) -> None:
+    def check_watched(self) -> None:
         """Do what ``on_disconnect`` says if nobody watches."""
         if not self.channel.watched:
             self._unwatched()

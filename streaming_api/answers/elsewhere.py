@@ -24,8 +24,8 @@ class Elsewhere(Exception):
         self.arrive = arrive
 
 
-async def settled(call: Callable[[], T]) -> T:
-    """Call, and call again each time that what it needs has arrived."""
+async def when_arrived(call: Callable[[], T]) -> T:
+    """Return what the call returns, repeating it whenever what it was missing has arrived."""
     while True:
         try:
             return call()

@@ -46,19 +46,19 @@ class AnswerQueue:
             )
             raise Unavailable(message, "queue_full", retry_after=5)
 
-    async def acquire(self, told: Callable[[int], None]) -> None:
+    async def acquire(self, on_position: Callable[[int], None]) -> None:
         """Take a slot, or wait for one.
 
         Args:
-            told: called with the position in the queue, where 1 is next, whenever it changes.
+            on_position: called with the position in the queue, where 1 is next, whenever it changes.
         """
         if self.busy < self.size and not self._queue:
             self.busy += 1
             return
         turn = asyncio.get_running_loop().create_future()
-        entry = (turn, told)
+        entry = (turn, on_position)
         self._queue.append(entry)
-        told(len(self._queue))
+        on_position(len(self._queue))
         try:
             await turn
         except asyncio.CancelledError:
@@ -66,7 +66,7 @@ class AnswerQueue:
                 self.release()
             elif entry in self._queue:  # otherwise `release` has passed over it already
                 self._queue.remove(entry)
-                self._tell()
+                self._notify()
             raise
 
     def release(self) -> None:
@@ -75,10 +75,10 @@ class AnswerQueue:
             turn, _ = self._queue.popleft()
             if not turn.done():
                 turn.set_result(None)
-                self._tell()
+                self._notify()
                 return
         self.busy -= 1
 
-    def _tell(self) -> None:
-        for position, (_, told) in enumerate(self._queue, 1):
-            told(position)
+    def _notify(self) -> None:
+        for position, (_, on_position) in enumerate(self._queue, 1):
+            on_position(position)

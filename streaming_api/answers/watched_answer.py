@@ -153,9 +153,9 @@ class WatchedAnswer:
     def show(self, viewer: Viewer, after: int, fault: str | None = None) -> None:
         """Show an attached viewer what follows ``after``, and first what is missing before it."""
         if fault is not None:
-            viewer.tell_gap(self.stream, fault, None, None)
+            viewer.report_gap(self.stream, fault, None, None)
         if self.stream.evicted > after:
-            viewer.tell_gap(self.stream, "evicted", after + 1, self.stream.evicted)
+            viewer.report_gap(self.stream, "evicted", after + 1, self.stream.evicted)
             after = self.stream.evicted
         viewer.resume(after)
         if self.position:
@@ -170,7 +170,7 @@ class WatchedAnswer:
     def returned(self) -> None:
         """Note that somebody watches again: the answer is not abandoned."""
 
-    def settle(self) -> None:
+    def check_watched(self) -> None:
         """Do what ``on_disconnect`` says if nobody watches."""
 
     # Memory
@@ -218,8 +218,8 @@ def weakly(method: Callable[[], None]) -> Callable[[], None]:
     return call
 
 
-def tell(callbacks: list[Callable[[], None]]) -> None:
+def notify(callbacks: list[Callable[[], None]]) -> None:
     """Call each of them once, in order."""
-    told, callbacks[:] = tuple(callbacks), ()
-    for callback in told:
+    once, callbacks[:] = tuple(callbacks), ()
+    for callback in once:
         callback()

@@ -145,7 +145,7 @@ class Cluster:
         self._mirrors.present.pop(key, None)
         self._outbox.send(("DEL", self.store.key("a", ref), self.store.key("m", ref)))
         if isinstance(answer, Mirror):
-            self._outbox.tell(answer.instance, "forget", k=ref)
+            self._outbox.notify(answer.instance, "forget", k=ref)
         self._claims.miss(key, not_found(key[1]))
 
     # Chats of the AI SDK
@@ -214,13 +214,13 @@ class Cluster:
             ticks += 1
             self._mirrors.look()
             self._owner.look()
-            self._outbox.tell(self.instance, "mark")
+            self._outbox.notify(self.instance, "mark")
             try:
                 await self._ask_who_lives(renew=ticks % RENEW_TICKS == 0)
             except StoreError as error:
                 self.figures.failed(str(error))
             else:
-                self._settle()
+                self._assess_store()
             self._on_state("up" if self.figures.up else "down", self.figures.reason or self._risk())
 
     async def _ask_who_lives(self, *, renew: bool) -> None:
@@ -241,7 +241,7 @@ class Cluster:
             return None
         return f"The store may drop answers: set its maxmemory-policy ({evicts}) to noeviction."
 
-    def _settle(self) -> None:
+    def _assess_store(self) -> None:
         membership = self._membership
         assert membership is not None
         membership.turned()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
-from streaming_api.answers.watched_answer import AnswerOutcome, WatchedAnswer, tell, weakly
+from streaming_api.answers.watched_answer import AnswerOutcome, WatchedAnswer, notify, weakly
 from streaming_api.engine.budget import Account
 from streaming_api.engine.viewer import Viewer
 from streaming_api.upstreams.reply_errors import UpstreamFault
@@ -124,10 +124,10 @@ class Mirror(WatchedAnswer):
                 self._end_ahead(viewer, after)
             else:
                 self._ahead.append((viewer, after))
-        tell(self.on_begun)
+        notify(self.on_begun)
         if self.outcome is not None:
             self.channel.on_unwatched = None
-            tell(self.on_ended)
+            notify(self.on_ended)
 
     def _miss(self, last: int) -> None:
         """Announce to viewers that what follows, up to ``last``, is lost."""
@@ -135,7 +135,7 @@ class Mirror(WatchedAnswer):
         ahead = {viewer for viewer, after in self._ahead if after >= last}
         for viewer in {*self.channel.viewers()} - ahead:
             assert isinstance(viewer, Viewer)  # nobody else watches a mirror
-            viewer.tell_gap(self.stream, "lost", first, last)
+            viewer.report_gap(self.stream, "lost", first, last)
         self.channel.skip(self.stream, last)
 
     def lost(self) -> None:
@@ -211,7 +211,7 @@ class Mirror(WatchedAnswer):
         elif after >= SEAL_CURSOR:
             self.show(viewer, last)
         else:
-            viewer.tell_gap(self.stream, "lost", last, after)
+            viewer.report_gap(self.stream, "lost", last, after)
             end = self.stream.after(last - 1, last, 1)[0]
             data = end.data
             again = self._encoder().encode(after + 1, data, end.appended, SEAL_CURSOR)
@@ -232,7 +232,7 @@ class Mirror(WatchedAnswer):
         if self.on_watched is not None:
             self.on_watched(self)
 
-    def settle(self) -> None:
+    def check_watched(self) -> None:
         """Do nothing: its owner decides."""
         if not self.channel.watched:
             self._unwatched()

@@ -100,17 +100,17 @@ class Mirrors:
             return
         if mirror.channel.watched:
             known = f"{_ref(mirror)} {mirror.channel.fastest()}"
-            self._outbox.tell(mirror.instance, "watch", k=known)
+            self._outbox.notify(mirror.instance, "watch", k=known)
         else:
-            self._outbox.tell(mirror.instance, "unwatch", k=_ref(mirror))
+            self._outbox.notify(mirror.instance, "unwatch", k=_ref(mirror))
 
     def _cancel(self, mirror: Mirror) -> None:
-        self._outbox.tell(mirror.instance, "cancel", k=_ref(mirror))
+        self._outbox.notify(mirror.instance, "cancel", k=_ref(mirror))
 
     def repair(self, mirror: Mirror) -> None:
         """Ask for what is missing in the store: the process that has it writes it again."""
         if not mirror.owner_lost:
-            self._outbox.tell(mirror.instance, "rewrite", k=_ref(mirror))
+            self._outbox.notify(mirror.instance, "rewrite", k=_ref(mirror))
 
     async def _confirm(self, mirror: Mirror) -> None:
         """Wait for the end of a cancelled answer: once it is in the store, everybody sees it."""

@@ -40,7 +40,7 @@ class Outbox:
             self._figures.failed(str(error))
             raise
 
-    def tell(self, instance: str, kind: str, **fields: str | bytes) -> None:
+    def notify(self, instance: str, kind: str, **fields: str | bytes) -> None:
         """Send a message to another process."""
         self.send(self._store.message(instance, kind, by=self.instance, **fields))
 

@@ -33,7 +33,7 @@ class Owner:
             if answer.outcome is None:
                 self._watch(recording, by, int(cursor))
             else:
-                self._outbox.tell(by, "news", k=recording.ref)
+                self._outbox.notify(by, "news", k=recording.ref)
         elif kind == "unwatch" and (viewer := recording.watchers.pop(by, None)) is not None:
             viewer.leave()
         elif kind == "cancel":
@@ -50,14 +50,14 @@ class Owner:
             ref = recording.ref
 
             def send(payload: bytes) -> None:
-                self._outbox.tell(by, "notice", k=ref, p=payload)
+                self._outbox.notify(by, "notice", k=ref, p=payload)
 
             viewer = recording.watchers[by] = RemoteViewer(recording.answer.channel, send)
             recording.answer.returned()
             if not recording.recorder.done:
                 self._writer.hurry(recording)
             else:
-                self._outbox.tell(by, "news", k=ref)
+                self._outbox.notify(by, "news", k=ref)
         viewer.report(cursor)
 
     def look(self) -> None:

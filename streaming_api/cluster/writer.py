@@ -185,7 +185,7 @@ class Writer:
             if isinstance(step, Rewrite):
                 refused = await self._rewrite(recording, step) or refused
             else:
-                refused = _tell(recording.recorder, step, replies[where]) or refused
+                refused = _report(recording.recorder, step, replies[where]) or refused
             self._next(recording)
         if refused is not None:
             await self._failed(refused, [])
@@ -291,7 +291,7 @@ class Writer:
         self.verify()
 
 
-def _tell(recorder: Recorder, step: Step, reply: Any) -> str | None:  # noqa: ANN401 (redis-py's)
+def _report(recorder: Recorder, step: Step, reply: Any) -> str | None:  # noqa: ANN401 (redis-py's)
     """Report the result of its step to a recorder; return what the store refuses, if anything."""
     if isinstance(reply, Exception):
         recorder.unsure()

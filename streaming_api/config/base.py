@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import attrs
 
 from streaming_api.config import validators as checks
-from streaming_api.config.field import setting, settle
+from streaming_api.config.field import accept_values, setting
 from streaming_api.config.problems import ConfigError, Problem
 
 SECONDS = (0.01, 86_400)
@@ -69,7 +69,7 @@ class APIConfigSchema:
 
     def __attrs_post_init__(self) -> None:
         """Check every value, and then how the values fit together."""
-        problems = settle(self)
+        problems = accept_values(self)
         wrong = {name for problem in problems for name in problem.fields}
         problems += [p for p in self._conflicts() if wrong.isdisjoint(p.fields)]
         if problems:

@@ -31,7 +31,7 @@ class Unfit(ValueError):
     """
 
     def __init__(self, found: object, needs: str, *, secret: bool = False) -> None:
-        """Keep everything; only `sentence` is told whether the value may be shown."""
+        """Keep everything; only `sentence` knows whether the value may be shown."""
         super().__init__(needs)
         self.found = found
         self.needs = needs
@@ -57,7 +57,7 @@ def structure(raw: object, kind: type) -> Any:  # noqa: ANN401 - the type is the
 def sentences(error: Exception, *, secret: bool) -> list[tuple[str, str]]:
     """List what `structure` objected to: pairs of the place inside the value and a sentence."""
 
-    def tell(cause: BaseException, _: type | None) -> str:
+    def sentence_of(cause: BaseException, _: type | None) -> str:
         match cause:
             case Unfit():
                 return cause.sentence(secret=secret)
@@ -70,8 +70,8 @@ def sentences(error: Exception, *, secret: bool) -> list[tuple[str, str]]:
             case _:
                 return f"does not fit ({type(cause).__name__})"
 
-    told = (line.rpartition(" @ $") for line in cattrs.transform_error(error, "$", tell))
-    return [(re.sub(r"\['([^']*)'\]", r".\1", place), sentence) for sentence, _, place in told]
+    found = (line.rpartition(" @ $") for line in cattrs.transform_error(error, "$", sentence_of))
+    return [(re.sub(r"\['([^']*)'\]", r".\1", place), sentence) for sentence, _, place in found]
 
 
 def _boolean(raw: object, _: object) -> bool:

@@ -168,7 +168,7 @@ def _row(field: attrs.Attribute[Any]) -> Setting:
     )
 
 
-def settle(settings: attrs.AttrsInstance) -> list[Problem]:
+def accept_values(settings: attrs.AttrsInstance) -> list[Problem]:
     """Replace the raw values of a new object by their accepted forms; return what does not fit.
 
     What does not fit is replaced by its default, so that the caller can still compare the rest.

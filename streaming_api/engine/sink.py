@@ -104,7 +104,7 @@ class Watcher(Protocol):
     def spoil(self) -> None:
         """Make the next message of its audience refer to nothing that was sent before."""
 
-    def settle_checksum(self) -> None:
+    def pass_checksum(self) -> None:
         """Pass to its connection the checksum of what was written to it while live."""
 
     def leave(self) -> None:

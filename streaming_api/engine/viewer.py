@@ -125,7 +125,7 @@ class Viewer:
         """Stop watching; harmless when it has already left."""
         if self.gone:
             return
-        self._settle()
+        self._leave_audience()
         self.gone = True
         self.connection.viewers.discard(self)
         self.channel.leave(self)
@@ -141,18 +141,18 @@ class Viewer:
     def fall_behind(self) -> None:
         """Read on from the backlog: the connection is over its high-water mark."""
         if self._audience is not None:
-            self._settle()
+            self._leave_audience()
             self.channel.lag(self)
 
-    def _settle(self) -> None:
-        """Leave the live audience's bookkeeping: what it counted is added to the connection."""
+    def _leave_audience(self) -> None:
+        """Stop being live, if it is: the connection is credited with what the audience counted."""
         if self._audience is not None:
             self._cursor = self.channel.flushed
             self.connection.count(*self.sent(), self._audience.last_write)
-            self.settle_checksum()
+            self.pass_checksum()
             self._audience = None
 
-    def settle_checksum(self) -> None:
+    def pass_checksum(self) -> None:
         """Pass to its connection the checksum of what was written to it while live."""
         if self._audience is not None and self._audience.checksum is not self._summed:
             self.connection.add_checksum(self._audience.checksum.since(self._summed))
@@ -208,7 +208,7 @@ class Viewer:
             alone = len(self.watched) == 1  # else its other streams are still where they were
             self._show_snapshot(stream, self.channel.flushed if alone else self._cursor)
             return True
-        self.tell_gap(stream, "evicted", seen + 1, stream.evicted)
+        self.report_gap(stream, "evicted", seen + 1, stream.evicted)
         self._mark_shown(stream.name, stream.evicted)
         if stream.policy is Policy.LOSSLESS:
             self.leave()
@@ -225,7 +225,7 @@ class Viewer:
             self._mark_shown(stream.name, message.number)
             self._write_late([message])
 
-    def tell_gap(self, stream: Stream, reason: str, first: int | None, last: int | None) -> None:
+    def report_gap(self, stream: Stream, reason: str, first: int | None, last: int | None) -> None:
         """Say what is missing, before showing what is not."""
         data: dict[str, object] = {"event": "gap", "reason": reason}
         if first is not None and last is not None:

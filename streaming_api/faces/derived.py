@@ -141,7 +141,7 @@ class Derived:
         self._read_on()
         return viewer
 
-    def settle(self) -> None:
+    def check_watched(self) -> None:
         """Do what ``on_disconnect`` says, if nobody watches."""
         if not self.channel.watched:
             self._unwatched()
@@ -186,9 +186,9 @@ class Derived:
         self.channel.append(self.stream, others)
         self.channel.end(self.stream, last)
         self.channel.on_unwatched = self.channel.on_room = None
-        told, self.on_ended = self.on_ended, []
-        for tell in told:
-            tell()
+        once, self.on_ended = self.on_ended, []
+        for notify in once:
+            notify()
 
     def lose(self) -> None:
         """Tell the viewers that they were too slow: the answer has moved on without this stream."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from streaming_api.ops.context import Context
     from streaming_api.upstreams.upstream import Health
 
-_SETTLE: Final = 0.05
+_SAMPLE_SECONDS: Final = 0.05
 """Seconds between two looks at bytes that the kernel had not taken."""
 _ASK: Final = 5.0
 """Seconds between two checks of an upstream that is up, unless answers raise a doubt."""
@@ -95,12 +95,12 @@ class Monitor:
         telemetry = self._context.telemetry
         counted = 0.0
         while True:
-            due = time.monotonic() + _SETTLE
-            await asyncio.sleep(_SETTLE)
+            due = time.monotonic() + _SAMPLE_SECONDS
+            await asyncio.sleep(_SAMPLE_SECONDS)
             now = time.monotonic()
             lag = max(0.0, now - due)
             telemetry.loop_lag = max(lag, telemetry.loop_lag * 0.95)
-            telemetry.settle()
+            telemetry.check_late()
             if now - counted >= 1:
                 counted = now
                 telemetry.sample_rate(self._context.relayed())
@@ -117,12 +117,12 @@ class Monitor:
                 key = {"Authorization": f"Bearer {upstream.model.api_key}"}
                 self._context.topics.add_exposition(f"{upstream.model.url}/metrics", key)
             health = await upstream.health()
-            self._tell(health)
+            self._report(health)
             await asyncio.sleep(_PAUSE)
             if health.state == "up":
                 await upstream.doubted(_ASK - _PAUSE)
 
-    def _tell(self, health: Health) -> None:
+    def _report(self, health: Health) -> None:
         self._context.readiness.heard(health)
         self._context.telemetry.answers.know_models(health.models)
         detail = ", ".join(health.models) or None

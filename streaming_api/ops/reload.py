@@ -52,8 +52,8 @@ def apply(context: Context, read: StreamingConfig) -> None:
         part.apply(config)
     logging.getLogger().setLevel(config.log_level)
     _end_of_keys(context, before, config)
-    _tell(changed - waiting, "in effect")
-    _tell(waiting, "in effect only after a restart")
+    _log(changed - waiting, "in effect")
+    _log(waiting, "in effect only after a restart")
     if not changed:
         logger.warning("configuration read again: nothing has changed")
 
@@ -74,7 +74,7 @@ def _end_of_keys(context: Context, before: StreamingConfig, after: StreamingConf
             connection.close(CloseReason.POLICY)
 
 
-def _tell(names: set[str], what: str) -> None:
+def _log(names: set[str], what: str) -> None:
     if names:
         paths = ", ".join(sorted(SETTINGS[name].path for name in names))
         logger.warning("configuration read again, %s: %s", what, paths)

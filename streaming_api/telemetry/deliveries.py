@@ -185,7 +185,7 @@ class Telemetry:
         if len(waiting) > 64:  # a stuck viewer is late anyway: two numbers say it as well as many
             waiting[:] = [(waiting[0][0], sum(count for _, count in waiting))]
 
-    def settle(self) -> None:
+    def check_late(self) -> None:
         """Check the transports that held bytes back; to be called some twenty times a second."""
         now = time.monotonic()
         for connection in tuple(self._late):
@@ -229,8 +229,8 @@ class Telemetry:
         self.chunks += record.chunks
         self.repaired += record.repaired
         self.answers.add(record, outcome)
-        for tell in self.on_answer:
-            tell(record)
+        for notify in self.on_answer:
+            notify(record)
 
     # What it comes to
 

@@ -92,7 +92,7 @@ class _Changes:
 
 
 @attrs.frozen
-class _Told:
+class _Shown:
     """An alert as the viewers know it: all sources combined."""
 
     alert: Alert
@@ -117,7 +117,7 @@ class Alerts(Topic):
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
         self._sources: dict[AlertSource, _Alerts] = {}
-        self._told: dict[str, _Told] = {}
+        self._shown: dict[str, _Shown] = {}
         self._clock = clock
         self._left_out: dict[str, int] = {}  # by the webhook's group
         self.noted: Note = ignore
@@ -140,7 +140,7 @@ class Alerts(Topic):
                     self._resolve(source, _over(kept.alert), changes)
         for alert in first.values():
             self._take(source, alert, changes)
-        return self._tell(source, changes)
+        return self._report(source, changes)
 
     def webhook(self, alerts: Iterable[Alert], group: str = "", missing: int = 0) -> int:
         """Take over what Alertmanager's webhook reports; all else stays as it is.
@@ -156,7 +156,7 @@ class Alerts(Topic):
         changes = _Changes()
         for alert in alerts:
             self._take("webhook", alert, changes)
-        refused = self._tell("webhook", changes)
+        refused = self._report("webhook", changes)
         self._left_out.pop(group, None)
         if missing + refused:
             self._left_out[group] = missing + refused
@@ -176,17 +176,17 @@ class Alerts(Topic):
         for kept in tuple(self._of("webhook").kept.values()):
             if kept.seen < before:
                 self._resolve("webhook", _over(kept.alert), changes)
-        self._tell("webhook", changes)
+        self._report("webhook", changes)
 
     def snapshot(self) -> bytes:
         """Return ``{event, alerts}``, and ``left_out`` if alerts of the webhook are left out."""
-        alerts = b",".join(told.payload() for told in self._told.values())
+        alerts = b",".join(shown.payload() for shown in self._shown.values())
         more = b',"left_out":{"webhook":%d}' % self.left_out if self._left_out else b""
         return b'{"event":"snapshot","alerts":[%b]%b}' % (alerts, more)
 
     def counts(self) -> dict[str, int]:
         """Return how many fire and how many are pending, without silenced or inhibited ones."""
-        states = [told.alert.state for told in self._told.values() if not told.alert.suppressed]
+        states = [shown.alert.state for shown in self._shown.values() if not shown.alert.suppressed]
         return {"firing": states.count("firing"), "pending": states.count("pending")}
 
     def _of(self, source: AlertSource) -> _Alerts:
@@ -218,24 +218,24 @@ class Alerts(Topic):
             known.drop(alert.fingerprint)
             changes.touched[alert.fingerprint] = alert
 
-    def _tell(self, source: AlertSource, changes: _Changes) -> int:
+    def _report(self, source: AlertSource, changes: _Changes) -> int:
         if changes.refused:
             self._log_refusal(source, changes.refused)
         messages: list[bytes] = []
         urgent = False
         for fingerprint, over in changes.touched.items():
-            before = self._told.get(fingerprint)
+            before = self._shown.get(fingerprint)
             now = self._together(fingerprint)
             if now == before:
                 continue
             if now is not None:
-                self._told[fingerprint] = now
+                self._shown[fingerprint] = now
                 state, payload = now.alert.state, now.payload()
             else:
                 assert before is not None
                 assert over is not None
-                del self._told[fingerprint]
-                state, payload = over.state, _Told(over, before.sources).payload()
+                del self._shown[fingerprint]
+                state, payload = over.state, _Shown(over, before.sources).payload()
             messages.append(b'{"event":"%b","alert":%b}' % (state.encode(), payload))
             if before is None or before.alert.state != state:
                 urgent = True
@@ -248,7 +248,7 @@ class Alerts(Topic):
             labels = alert.labels
             self.noted(alert.state, labels.get("alertname", ""), labels.get("severity"))
 
-    def _together(self, fingerprint: str) -> _Told | None:
+    def _together(self, fingerprint: str) -> _Shown | None:
         """Combine what all sources say of an alert; return None if none reports it any more."""
         found = {
             source: kept.alert
@@ -265,7 +265,7 @@ class Alerts(Topic):
             generator_url=next(filter(None, (a.generator_url for a in alerts)), None),
             manager_url=_manager_url(found),
         )
-        return _Told(whole, tuple(found))
+        return _Shown(whole, tuple(found))
 
     def _log_refusal(self, source: AlertSource, refused: int) -> None:
         known = self._of(source)

@@ -209,7 +209,7 @@ class Feeds:
         if feed.component and self._status.states().get(feed.name, "absent") == "absent":
             self._status.set(feed.name, "loading", "It has not answered yet.")
 
-        def tell(state: str, reason: str | None) -> None:
+        def report(state: str, reason: str | None) -> None:
             if feed.component:
                 self._status.set(feed.name, state, reason)
             elif state == "down":
@@ -217,9 +217,9 @@ class Feeds:
 
         async def work() -> None:
             try:
-                await keep_asking(ask, self._config.poll_interval, tell, phase=feed.phase)
+                await keep_asking(ask, self._config.poll_interval, report, phase=feed.phase)
             except Exception:
-                tell("down", "This server failed to read it; the operator finds why in its log.")
+                report("down", "This server failed to read it; the operator finds why in its log.")
                 raise
 
         background.start(f"poll of {feed.name}", work)

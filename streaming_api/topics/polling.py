@@ -64,7 +64,7 @@ def patience(interval: float) -> float:
 
 
 async def keep_asking(
-    ask: Ask, interval: float, tell: Callable[[str, str | None], None], *, phase: float = 0.0
+    ask: Ask, interval: float, report: Callable[[str, str | None], None], *, phase: float = 0.0
 ) -> None:
     """Ask every ``interval`` seconds; after a failure less and less often, until it replies.
 
@@ -73,7 +73,7 @@ async def keep_asking(
     Args:
         ask: asks the source.
         interval: seconds from the beginning of one attempt to the next.
-        tell: called with ``up`` or ``down``, and the reason, after each attempt.
+        report: called with ``up`` or ``down``, and the reason, after each attempt.
         phase: seconds beyond a multiple of the interval (of the monotonic clock) at which to ask,
             from the second attempt on.
     """
@@ -83,10 +83,10 @@ async def keep_asking(
         try:
             amiss = await ask()
         except SourceError as fault:
-            tell("down", fault.reason)
+            report("down", fault.reason)
             await asyncio.sleep(backoff.pause())
         else:
-            tell("up", amiss)
+            report("up", amiss)
             backoff.reset()
             now = time.monotonic()
             took = now - begun

@@ -129,7 +129,7 @@ class Topics:
             return viewer
         if fault is not None:
             for name in names:
-                viewer.tell_gap(channel.streams[name], fault, None, None)
+                viewer.report_gap(channel.streams[name], fault, None, None)
         viewer.join()
         return viewer
 
@@ -169,7 +169,7 @@ class Topics:
         """Return the state by component."""
         return self.status.states()
 
-    def tell_draining(self) -> None:
+    def report_draining(self) -> None:
         """Set this server's own component to ``draining``, at once: the server is stopping."""
         self.status.set(SELF, "draining", "This server is stopping; connect again.", urgent=True)
 

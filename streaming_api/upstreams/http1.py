@@ -83,7 +83,7 @@ class ResponseProtocol:
     __slots__ = (
         "_fruitless",
         "_head",
-        "_head_told",
+        "_head_reported",
         "_headers",
         "_headers_size",
         "_is_complete",
@@ -134,7 +134,7 @@ class ResponseProtocol:
         self._headers_size = 0
         self._fruitless = 0  # bytes read since the body last grew
         self._head: Head | None = None
-        self._head_told = False
+        self._head_reported = False
         self._is_complete = False  # the message has ended by HTTP's rules
         self._is_reusable = False  # and another may follow on the connection
         self.answered = False
@@ -238,8 +238,8 @@ class ResponseProtocol:
         if self._headers_size > MAX_HEAD:
             self._end(ResponseEnd.HEAD_TOO_LARGE, f"headers above {MAX_HEAD} bytes")
             return
-        if not self._head_told:
-            self._tell_head()
+        if not self._head_reported:
+            self._report_head()
         pieces = self._pieces
         if pieces:
             body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
@@ -302,9 +302,9 @@ class ResponseProtocol:
 
     # Inside.
 
-    def _tell_head(self) -> None:
+    def _report_head(self) -> None:
         if self._head is not None:
-            self._head_told = True
+            self._head_reported = True
             if self._receiver is not None:
                 self._receiver.head_received(self._head)
 

@@ -16,7 +16,7 @@ import orjson
 from aiohttp import hdrs, web
 from aiohttp.http import HttpVersion11
 
-from streaming_api.answers.elsewhere import settled
+from streaming_api.answers.elsewhere import when_arrived
 from streaming_api.connections.endings import CloseReason
 from streaming_api.errors import ApiError, BadRequest, Gone, NotFound, UpstreamError
 from streaming_api.ops.context import CONTEXT, client_of
@@ -147,7 +147,7 @@ class Completion(EventStream):
         outcome = self._answer.outcome
         assert outcome is not None
         if _has_failed(outcome):
-            self.tell_error(error_of(outcome.error, outcome.finish_reason))
+            self.send_error(error_of(outcome.error, outcome.finish_reason))
         else:
             super().comment(b"data: [DONE]\n\n")
         self.end_body(CloseReason.FINISHED)
@@ -156,7 +156,7 @@ class Completion(EventStream):
         """End the response, whose content is complete."""
         super().end(ending)
 
-    def tell_error(self, error: ApiError) -> None:
+    def send_error(self, error: ApiError) -> None:
         """Report in the stream what went wrong."""
         super().comment(b"data: %b\n\n" % orjson.dumps({"error": error.body()}))
 
@@ -165,7 +165,7 @@ class Completion(EventStream):
         if self.ending is not None:
             return
         if self._headed:
-            self.tell_error(_HALF_CLOSED)
+            self.send_error(_HALF_CLOSED)
             self.end_body(CloseReason.CLIENT)
         else:
             self._keep_alive = False
@@ -177,7 +177,7 @@ class Completion(EventStream):
         if self.ending is not None:
             return
         if self._headed:
-            self.tell_error(error_of(None, "incomplete"))
+            self.send_error(error_of(None, "incomplete"))
             self.end_body(ending)
         else:
             self.reply_error(error_of(None, "incomplete"))
@@ -267,12 +267,12 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     leaving = OnDisconnect.CANCEL if key is None else OnDisconnect.GRACE
     asked = with_headers(chat_request(fields, text, on_disconnect=leaving), request)
     with reserve_slot(request, "sse") as slot:
-        answer = await settled(lambda: context.retries.start(key, asked, client))
+        answer = await when_arrived(lambda: context.retries.start(key, asked, client))
         connection = Completion(request, answer)
         try:
             take_over(request, connection, slot)
         except BaseException:
-            answer.settle()
+            answer.check_watched()
             raise
         connection.begin()
     return TAKEN
@@ -284,7 +284,7 @@ async def watch_completion(request: web.Request) -> web.StreamResponse:
     context = request.app[CONTEXT]
     context.answers.require()
     owner, request_id = client_of(request).owner, request.match_info["request_id"]
-    answer = await settled(lambda: context.answers.find(owner, request_id))
+    answer = await when_arrived(lambda: context.answers.find(owner, request_id))
     after, fault = last_seen(request, answer)
     if fault is not None or not answer.reaches(after):
         message = "No event of this answer has that id; leave it out to get all of them."
@@ -310,7 +310,7 @@ async def delete_completion(request: web.Request) -> web.Response:
     context.answers.require()
     request_id = request.match_info["request_id"]
     owner = client_of(request).owner
-    context.answers.delete(await settled(lambda: context.answers.find(owner, request_id)))
+    context.answers.delete(await when_arrived(lambda: context.answers.find(owner, request_id)))
     return _json({"id": request_id, "object": "chat.completion.deleted", "deleted": True})
 
 

@@ -361,7 +361,7 @@ def take_webhook(context: Context, told: Webhook) -> int:
     """Show the webhook's alerts; return how many were refused for want of room."""
     missing = told.truncated + told.unread
     refused = context.topics.alerts.webhook(told.alerts, told.group, missing)
-    _tell_left_out(context, told)
+    _report_left_out(context, told)
     return refused
 
 
@@ -408,7 +408,7 @@ async def _read_webhook(body: bytes) -> Webhook:
         return await asyncio.to_thread(parse_webhook, body)
 
 
-def _tell_left_out(context: Context, told: Webhook) -> None:
+def _report_left_out(context: Context, told: Webhook) -> None:
     """Report in the status which of the webhook's alerts are not shown, as long as that is so."""
     status = context.topics.status
     count = context.topics.alerts.left_out

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 import orjson
 from aiohttp import hdrs, web
 
-from streaming_api.answers.elsewhere import settled
+from streaming_api.answers.elsewhere import when_arrived
 from streaming_api.connections.endings import CloseReason
 from streaming_api.errors import ApiError, BadRequest
 from streaming_api.faces import framing
@@ -87,7 +87,7 @@ class ResponseReply(Completion):
         self._response.seen = True
         self.end_body(CloseReason.FINISHED)
 
-    def tell_error(self, error: ApiError) -> None:
+    def send_error(self, error: ApiError) -> None:
         """Report why the events stop before the last one."""
         event = error_event(error, self._response.channel.number)
         self.comment(b"event: error\ndata: %b\n\n" % event)
@@ -121,7 +121,7 @@ def responses_of(request: web.Request) -> Responses:
 
 async def _found(request: web.Request) -> tuple[WatchedAnswer, ResponseStream]:
     responses, client = responses_of(request), client_of(request)
-    return await settled(lambda: responses.find(client, request.match_info["id"]))
+    return await when_arrived(lambda: responses.find(client, request.match_info["id"]))
 
 
 @scope("chat")
@@ -140,10 +140,10 @@ async def create(request: web.Request) -> web.StreamResponse:
     if body.get("generate") is False:
         raise unsupported("generate")  # only a connection that stays keeps what is prepared
     if body.get("background") is True and body.get("stream") is not True:
-        _, response = await settled(lambda: responses.start(body, client, begin))
+        _, response = await when_arrived(lambda: responses.start(body, client, begin))
         return _json(response.response)
     with reserve_slot(request, "sse") as slot:
-        answer, response = await settled(lambda: responses.start(body, client, begin))
+        answer, response = await when_arrived(lambda: responses.start(body, client, begin))
         streamed = body.get("stream") is True
         return _show(
             request, slot, ResponseReply(request, answer, response, streamed=streamed), response
@@ -176,7 +176,7 @@ def _show(
     try:
         take_over(request, connection, slot)
     except BaseException:
-        response.settle()  # the client left while its response was being opened
+        response.check_watched()  # the client left while its response was being opened
         raise
     if at_once or (connection.streamed and response.asked.background):
         connection.begin_at_once()

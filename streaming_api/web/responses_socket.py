@@ -94,7 +94,7 @@ class ResponsesSocket(WebSocket):
                 param="type",
             )
 
-    def tell(self, error: ApiError, fields: Fields) -> None:
+    def send_error(self, error: ApiError, fields: Fields) -> None:
         """Report an error about an event; the connection stays open."""
         self.manager.refused(error)
         told: Fields = {"type": "error", "status": error.status, "error": error.body()}

@@ -14,7 +14,7 @@ from aiohttp import hdrs, web
 from aiohttp.http import HttpVersion11
 from aiohttp_sse import EventSourceResponse
 
-from streaming_api.answers.elsewhere import settled
+from streaming_api.answers.elsewhere import when_arrived
 from streaming_api.answers.idempotency import parse_key
 from streaming_api.connections.connection import Connection
 from streaming_api.connections.endings import CloseReason
@@ -84,7 +84,7 @@ class EventStream(Connection):
         """Add to the checksum of the gzip stream, after what its viewers have been written."""
         super().add_plain(plain)
         for viewer in self.viewers:
-            viewer.settle_checksum()
+            viewer.pass_checksum()
         self._checksum = self._checksum.add(plain)
 
     def add_checksum(self, written: Checksum) -> None:
@@ -269,7 +269,7 @@ async def start_answer(request: web.Request) -> web.StreamResponse:
     key = idempotency_key(request)
     asked = chat_request(*await json_body(request))
     with reserve_slot(request, "sse") as slot:
-        answer = await settled(lambda: context.retries.start(key, asked, client))
+        answer = await when_arrived(lambda: context.retries.start(key, asked, client))
         return await _show(request, slot, answer, 0)
 
 
@@ -280,7 +280,7 @@ async def watch_answer(request: web.Request) -> web.StreamResponse:
     context.answers.require()
     require_sse(context)
     owner, request_id = client_of(request).owner, request.match_info["request_id"]
-    answer = await settled(lambda: context.answers.find(owner, request_id))
+    answer = await when_arrived(lambda: context.answers.find(owner, request_id))
     after, fault = last_seen(request, answer)
     if answer.has_seen_all(after):
         return web.Response(status=204)  # all seen: an EventSource stops here
@@ -301,7 +301,7 @@ async def _show(
     try:
         connection = await open_events(request, slot)
     except BaseException:
-        answer.settle()  # the client left while its response was being opened
+        answer.check_watched()  # the client left while its response was being opened
         raise
     answer.watch(connection, after, fault)
     return TAKEN
@@ -324,7 +324,7 @@ async def cancel_answer(request: web.Request) -> web.Response:
     context.answers.require()
     request_id = check_request_id(request.match_info["request_id"])
     owner = client_of(request).owner
-    answer = await settled(lambda: context.answers.find(owner, request_id))
+    answer = await when_arrived(lambda: context.answers.find(owner, request_id))
     answer.cancel()
     await answer.cancelled()
     address = client_of(request).address

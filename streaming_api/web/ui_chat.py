@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 import orjson
 from aiohttp import hdrs, web
 
-from streaming_api.answers.elsewhere import settled
+from streaming_api.answers.elsewhere import when_arrived
 from streaming_api.connections.endings import CloseReason
 from streaming_api.errors import ApiError, Gone, NotFound
 from streaming_api.faces import framing
@@ -63,7 +63,7 @@ class UiReply(Completion):
         self._derived.seen = True
         self.end_body(CloseReason.FINISHED)
 
-    def tell_error(self, error: ApiError) -> None:
+    def send_error(self, error: ApiError) -> None:
         """Report why the message stops before its end."""
         told = orjson.dumps({"type": "error", "errorText": error.message})
         self.comment(b"data: %b\n\n" % told)
@@ -86,7 +86,7 @@ async def start(request: web.Request) -> web.StreamResponse:
         chat_request(body, orjson.dumps(body), on_disconnect=OnDisconnect.GRACE), request
     )
     with reserve_slot(request, "sse") as slot:
-        answer = await settled(lambda: context.retries.start(key, asked, client))
+        answer = await when_arrived(lambda: context.retries.start(key, asked, client))
         request.app[UI_CHATS].put(client, chat, answer)
         if context.cluster is not None:
             context.cluster.note_chat((client.owner, answer.request_id), chat)
@@ -95,7 +95,7 @@ async def start(request: web.Request) -> web.StreamResponse:
         try:
             take_over(request, connection, slot)
         except BaseException:
-            derived.settle()
+            derived.check_watched()
             raise
         connection.begin()
     return TAKEN
@@ -118,7 +118,7 @@ async def _newest(request: web.Request) -> WatchedAnswer | None:
         request_id = await context.cluster.chat_answer(client.owner, chat)
         if request_id is not None:
             with contextlib.suppress(NotFound, Gone):
-                return await settled(lambda: context.answers.find(client.owner, request_id))
+                return await when_arrived(lambda: context.answers.find(client.owner, request_id))
     return request.app[UI_CHATS].get(client, chat)
 
 

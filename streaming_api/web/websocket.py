@@ -221,7 +221,7 @@ class WebSocket(Connection):
         if isinstance(error, TooMany) and self._refusals.take():
             self._close(CloseReason.POLICY, POLICY, "too many commands")
         else:
-            self.tell(error, fields)
+            self.send_error(error, fields)
 
     def _run(self, fields: dict[str, object], text: bytes) -> bool:
         """Run a command; return whether it is done. If not, reading stops: none may overtake it."""
@@ -257,7 +257,7 @@ class WebSocket(Connection):
         """
         self._commands.run(self, parse_command(fields, text))
 
-    def tell(self, error: ApiError, fields: dict[str, object]) -> None:
+    def send_error(self, error: ApiError, fields: dict[str, object]) -> None:
         """Report an error about a command; the connection stays open."""
         self.manager.refused(error)
         request_id = fields.get("request_id")

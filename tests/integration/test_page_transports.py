@@ -255,7 +255,7 @@ async def test_a_half_open_network_is_noticed_within_seconds(
 async def test_draining_is_the_verdict(browser: Browser, start_server: StartServer) -> None:
     server = await start_server()
     page = await open_served(browser, server.url)
-    server.context.topics.tell_draining()
+    server.context.topics.report_draining()
     await expect(page.locator("#verdict-text")).to_have_text("This server is stopping")
 
 

@@ -169,13 +169,13 @@ class TestDeliveries:
         telemetry.delivered([message(1, clock.now)], writes(slow, fast))
         assert telemetry.deliveries["sse"] == 1
         clock.advance(1)
-        telemetry.settle()
+        telemetry.check_late()
         assert telemetry.deliveries["sse"] == 1
         unstick(slow)
-        telemetry.settle()
+        telemetry.check_late()
         assert telemetry.deliveries["sse"] == 2
         assert telemetry.performance("sse") == 50
-        telemetry.settle()
+        telemetry.check_late()
         assert telemetry.deliveries["sse"] == 2
 
     def test_what_never_arrives_is_late_and_no_delivery(self, clock: Clock) -> None:
@@ -183,7 +183,7 @@ class TestDeliveries:
         slow = viewer(stuck())
         telemetry.delivered([message(1, clock.now)], writes(slow))
         slow.connection.transport.abort()
-        telemetry.settle()
+        telemetry.check_late()
         assert telemetry.performance("sse") == 0
         assert telemetry.deliveries["sse"] == 0
         assert telemetry._late == {}
@@ -208,7 +208,7 @@ class TestDeliveries:
             telemetry.delivered([message(number, clock.now)], writes(slow))
         assert len(telemetry._late[slow.connection]) <= 65
         unstick(slow)
-        telemetry.settle()
+        telemetry.check_late()
         assert telemetry.deliveries["sse"] == 10_000
 
     def test_a_flush_that_nobody_saw_counts_nothing(self, clock: Clock) -> None:

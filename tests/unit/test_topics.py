@@ -429,7 +429,7 @@ class TestStatus:
     def test_draining_is_told_at_once(self) -> None:
         topics = topics_of()
         shown = watch(topics, "status")
-        topics.tell_draining()
+        topics.report_draining()
         assert shown.data()[-1]["status"]["state"] == "draining"
 
     def test_a_hostile_reason_is_one_channel_of_bounded_length(self) -> None:

@@ -476,7 +476,7 @@ class TestFigures:
 
             def add_plain(self, plain: bytes) -> None:
                 for viewer in self.viewers:
-                    viewer.settle_checksum()
+                    viewer.pass_checksum()
                 self.checksum = self.checksum.add(plain)
 
             def add_checksum(self, written: Checksum) -> None:
@@ -519,7 +519,7 @@ class TestNotices:
         on = channel()
         chat = chat_stream(on)
         viewer, shown = view(on)
-        viewer.tell_gap(chat, "evicted", first, 7 if first else None)
+        viewer.report_gap(chat, "evicted", first, 7 if first else None)
         (message,) = shown.messages()
         assert message["request_id"] == "r"
         assert message["stream_id"] == "chat/r"

@@ -33,7 +33,7 @@ class Sent(Shown):
     def add_plain(self, plain: bytes) -> None:
         super().add_plain(plain)
         for viewer in self.viewers:
-            viewer.settle_checksum()
+            viewer.pass_checksum()
         self.checksum = self.checksum.add(plain)
 
     def add_checksum(self, written: Checksum) -> None:
