@@ -65,7 +65,7 @@ class AnswerRecord:
 
     def attributes(self) -> dict[str, object]:
         """Return its figures by OpenTelemetry's conventional names, ours under ``streaming.``."""
-        told: dict[str, object] = {
+        fields: dict[str, object] = {
             "streaming.request_id": self.request_id,
             "streaming.key": self.key or None,
             "streaming.face": self.face,
@@ -83,4 +83,4 @@ class AnswerRecord:
             "streaming.usage_source": "reported" if self.reported else "estimated",
             "streaming.chunks": self.chunks,
         }
-        return {name: value for name, value in told.items() if value is not None}
+        return {name: value for name, value in fields.items() if value is not None}

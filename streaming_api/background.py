@@ -1,4 +1,4 @@
-"""Supervised background work: it may fail, is never lost, and ends when told. Knows no application.
+"""Supervised background work: it may fail, is never lost, and ends on request.
 
 A failure is logged with its traceback, counted and retried with back-off. It ends nothing else:
 neither the server, as a task group would, nor silently itself, as a bare task would.

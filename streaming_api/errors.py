@@ -1,4 +1,4 @@
-"""The errors a client can be told: one tree, one JSON shape (OpenAI's), no transport.
+"""The errors a client can be sent: one tree, one JSON shape (OpenAI's), no transport.
 
 ApiError
 ├── BadRequest          400  the client's command or body is wrong
@@ -23,7 +23,7 @@ from typing import ClassVar
 
 
 class ApiError(Exception):
-    """An error that a client is told about.
+    """An error that a client is sent.
 
     Attributes:
         message: a sentence for a person that says what to do.

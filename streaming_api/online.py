@@ -27,7 +27,7 @@ async def _ask_all(config: StreamingConfig) -> list[str]:
     named = {name: getattr(config, name) for name in _ENDPOINTS}
     async with aiohttp.ClientSession(timeout=_PATIENCE) as session:
         asked = [_ask(session, name, url) for name, url in named.items() if url is not None]
-        return [told for told in await asyncio.gather(*asked) if told is not None]
+        return [answer for answer in await asyncio.gather(*asked) if answer is not None]
 
 
 async def _ask(session: aiohttp.ClientSession, name: str, url: str) -> str | None:

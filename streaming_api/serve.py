@@ -1,4 +1,4 @@
-"""The command ``serve``: a process that serves until it is told to stop, by its signals.
+"""The command ``serve``: a process that serves until a signal stops it.
 
 SIGTERM and SIGINT stop it, SIGHUP makes it read its configuration again, SIGUSR1 writes what it is
 doing to the log. Several workers get all of them from their supervisor.

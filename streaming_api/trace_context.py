@@ -53,5 +53,5 @@ class TraceContext:
 
     def headers(self) -> dict[str, str]:
         """Return the headers that pass this place on."""
-        told = {"traceparent": f"00-{self.trace_id}-{self.span_id}-{int(self.sampled):02x}"}
-        return told | {"tracestate": self.state} if self.state else told
+        headers = {"traceparent": f"00-{self.trace_id}-{self.span_id}-{int(self.sampled):02x}"}
+        return headers | {"tracestate": self.state} if self.state else headers

@@ -204,8 +204,8 @@ class Answer(WatchedAnswer):
         substitute = self._asked.substitute
         if substitute is None or not chunks:
             return chunks
-        told = orjson.dumps({"requested": self.request.model, "model": substitute})
-        first = b'{"model_substituted":%b,%b' % (told, chunks[0].lstrip()[1:])
+        models = orjson.dumps({"requested": self.request.model, "model": substitute})
+        first = b'{"model_substituted":%b,%b' % (models, chunks[0].lstrip()[1:])
         return [first, *chunks[1:]]
 
     def _end(self, ending: ExchangeResult) -> None:

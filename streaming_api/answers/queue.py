@@ -50,7 +50,7 @@ class AnswerQueue:
         """Take a slot, or wait for one.
 
         Args:
-            on_position: called with the position in the queue, where 1 is next, whenever it changes.
+            on_position: called with the position in the queue (1 is next) whenever it changes.
         """
         if self.busy < self.size and not self._queue:
             self.busy += 1

@@ -81,16 +81,16 @@ class Quotas:
 
     def headers(self, key: ApiKey, running: int) -> dict[str, str]:
         """Return OpenAI's ``x-ratelimit-*`` headers for the limits that this key has."""
-        told: dict[str, str] = {}
+        headers: dict[str, str] = {}
         if key.answers:
-            told["x-ratelimit-limit-requests"] = str(key.answers)
-            told["x-ratelimit-remaining-requests"] = str(max(0, key.answers - running))
+            headers["x-ratelimit-limit-requests"] = str(key.answers)
+            headers["x-ratelimit-remaining-requests"] = str(max(0, key.answers - running))
         minute, day = self._of(key.name)
         limit, window = (
             (key.tokens_per_minute, minute) if key.tokens_per_minute else (key.tokens_per_day, day)
         )
         if limit:
-            told["x-ratelimit-limit-tokens"] = str(limit)
-            told["x-ratelimit-remaining-tokens"] = str(max(0, limit - window.now()))
-            told["x-ratelimit-reset-tokens"] = f"{window.left():.0f}s"
-        return told
+            headers["x-ratelimit-limit-tokens"] = str(limit)
+            headers["x-ratelimit-remaining-tokens"] = str(max(0, limit - window.now()))
+            headers["x-ratelimit-reset-tokens"] = f"{window.left():.0f}s"
+        return headers

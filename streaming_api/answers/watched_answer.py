@@ -141,7 +141,7 @@ class WatchedAnswer:
     def watch(self, connection: Sink, after: int, fault: str | None = None) -> Viewer:
         """Show this answer on a connection, from strictly after a sequence_id.
 
-        What is no longer retained is announced first. An ``after`` that was never sent is told,
+        What is no longer retained is announced first. An ``after`` that was never sent is reported,
         too, and the answer shown from its start; so is the ``fault`` of a cursor (`locate`).
         """
         viewer = self.attach(connection)

@@ -78,7 +78,7 @@ class SharedBindings:
         self._instance = instance
         self._ask = ask
         self._send = send
-        self._told: dict[tuple[str, Binding], Binding | None] = {}
+        self._answers: dict[tuple[str, Binding], Binding | None] = {}
 
     def claim(self, name: str, binding: Binding, holder: str) -> Binding | None:  # noqa: ARG002 (the store forgets by itself)
         """See `Bindings`.
@@ -87,9 +87,9 @@ class SharedBindings:
             Elsewhere: the store has to be asked first.
         """
         wanted = (name, binding)
-        if wanted not in self._told:
+        if wanted not in self._answers:
             raise Elsewhere(lambda: self._claim(name, binding))
-        return self._told.pop(wanted)
+        return self._answers.pop(wanted)
 
     async def _claim(self, name: str, binding: Binding) -> None:
         value = _encode(binding)
@@ -109,7 +109,7 @@ class SharedBindings:
         ours = bound is None or bound == value
         if reserved and not ours:
             self._send(("DEL", about))
-        self._told[name, binding] = None if ours else Binding(*orjson.loads(bound))
+        self._answers[name, binding] = None if ours else Binding(*orjson.loads(bound))
 
     def release(self, name: str, binding: Binding) -> None:
         """See `Bindings`."""

@@ -208,9 +208,9 @@ class Store:
 
     def message(self, instance: str, kind: str, **fields: str | bytes) -> Command:
         """Return the command that sends a message to another process."""
-        told = [part for pair in fields.items() for part in pair]
+        parts = [part for pair in fields.items() for part in pair]
         key = self.key("x", instance)
-        return ("XADD", key, "MAXLEN", "~", INBOX_LENGTH, "*", "t", kind, *told)
+        return ("XADD", key, "MAXLEN", "~", INBOX_LENGTH, "*", "t", kind, *parts)
 
     async def inbox(self, after: Mapping[str, str]) -> list[tuple[str, str, Message]]:
         """Wait a second for messages after the ids of some streams; return key, id and message.

@@ -241,13 +241,13 @@ class Writer:
 
     def _news(self, recordings: Iterable[Recording]) -> list[Command]:
         """Return a hint to each process that shows one of them, to follow the data itself."""
-        told: dict[str, list[str]] = {}
+        news: dict[str, list[str]] = {}
         for recording in recordings:
             for instance in recording.watchers:
-                told.setdefault(instance, []).append(recording.ref)
+                news.setdefault(instance, []).append(recording.ref)
         return [
             self._store.message(instance, "news", k="\n".join(refs))
-            for instance, refs in told.items()
+            for instance, refs in news.items()
         ]
 
     async def _rewrite(self, recording: Recording, step: Rewrite) -> str | None:

@@ -127,7 +127,7 @@ class StreamingConfig(APIConfigSchema):
     sse_retry_timeout: int = setting(
         "sse.retry_timeout",
         5_000,
-        "delay before an SSE client reconnects, told as retry:",
+        "delay before an SSE client reconnects, sent as retry:",
         env="SSE_RETRY_TIMEOUT",
         unit="ms",
         between=MILLISECONDS,

@@ -161,11 +161,11 @@ class Admission:
             now: monotonic time in seconds; reasons logged shortly before wait. None: log all.
         """
         for reason, count in self.telemetry.refusals.items():
-            told, when = self._logged.get(reason, (0, -REFUSALS_LOGGED_SECONDS))
+            logged, when = self._logged.get(reason, (0, -REFUSALS_LOGGED_SECONDS))
             due = now is None or now - when >= REFUSALS_LOGGED_SECONDS
-            if count > told and due:
+            if count > logged and due:
                 self._logged[reason] = (count, 0.0 if now is None else now)
-                logger.warning("refused %d times: %s", count - told, REFUSALS.get(reason, reason))
+                logger.warning("refused %d times: %s", count - logged, REFUSALS.get(reason, reason))
 
     def is_short(self) -> bool:
         """Return whether the process is above 90 % of its memory limit."""

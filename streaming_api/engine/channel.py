@@ -1,6 +1,6 @@
-"""Streams and the number line they share: backlog, retention, viewers, flush window. No sockets.
+"""Streams and the numbering they share: backlog, retention, viewers, flush window. No sockets.
 
-A `Channel` is one number line: every message on it has a number, and a cursor is the last number
+A `Channel` is one numbering: every message on it has a number, and a cursor is the last number
 seen. A chat answer is a channel with one stream; the topics are one channel with three streams, so
 that one cursor serves any subset of them. The backlog *is* the outbox:
 
@@ -86,7 +86,7 @@ class Audience:
 
 
 class Channel:
-    """One number line: its streams, its viewers, and when a batch goes out.
+    """One numbering: its streams, its viewers, and when a batch goes out.
 
     Args:
         epoch: names this channel in cursors; a cursor with another epoch means nothing here.

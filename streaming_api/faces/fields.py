@@ -1,4 +1,4 @@
-"""Fields of a request as another standard has them, each fault told with its name. Pure."""
+"""Fields of a request as another standard has them, each fault reported with its name. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The items of a response's output, and the events that tell of them. Pure.
+"""The items of a response's output, and the events that announce them. Pure.
 
 Each method returns events as pairs of a name and its fields as JSON; `ResponseTranslator` numbers
 them.
@@ -100,8 +100,8 @@ class Message:
         events, part = self._part("output_text")
         part.texts.append(text)
         part.logprobs += logprobs
-        told = orjson.dumps(logprobs) if logprobs else b"[]"
-        fields = b'{%b,"delta":%b,"logprobs":%b}' % (part.place, orjson.dumps(text), told)
+        text_json = orjson.dumps(logprobs) if logprobs else b"[]"
+        fields = b'{%b,"delta":%b,"logprobs":%b}' % (part.place, orjson.dumps(text), text_json)
         return [*events, ("response.output_text.delta", fields)]
 
     def refuse(self, text: str) -> Events:
@@ -148,12 +148,12 @@ class _Part:
     def closed(self) -> Events:
         text = "".join(self.texts)
         self.texts = [text]
-        told = orjson.dumps(text)
+        text_json = orjson.dumps(text)
         if self.kind == "refusal":
-            done = ("response.refusal.done", b'{%b,"refusal":%b}' % (self.place, told))
+            done = ("response.refusal.done", b'{%b,"refusal":%b}' % (self.place, text_json))
         else:
             logprobs = orjson.dumps(self.logprobs)
-            fields = b'{%b,"text":%b,"logprobs":%b}' % (self.place, told, logprobs)
+            fields = b'{%b,"text":%b,"logprobs":%b}' % (self.place, text_json, logprobs)
             done = ("response.output_text.done", fields)
         part = b'{%b,"part":%b}' % (self.place, orjson.dumps(self.part()))
         return [done, ("response.content_part.done", part)]

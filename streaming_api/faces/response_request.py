@@ -236,16 +236,16 @@ def _text_field(text: Fields) -> dict[str, object]:
     The specification has ``null`` in its place (Open Responses 2026-04-24).
     """
     form = optional_object(text, "format", "text.format") or {"type": "text"}
-    told: dict[str, object] = {"type": form.get("type")}
-    if told["type"] == "json_schema":
-        told |= {
+    text_format: dict[str, object] = {"type": form.get("type")}
+    if text_format["type"] == "json_schema":
+        text_format |= {
             "name": form.get("name") or "response",
             "description": form.get("description"),
             "schema": None,
             "strict": bool(form.get("strict")),
         }
     verbosity = text.get("verbosity")
-    return {"format": told} | ({} if verbosity is None else {"verbosity": verbosity})
+    return {"format": text_format} | ({} if verbosity is None else {"verbosity": verbosity})
 
 
 def _number(body: Fields, name: str, default: float) -> float:

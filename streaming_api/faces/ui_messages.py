@@ -117,14 +117,14 @@ class UiMessageTranslator:
         call = self._calls.pop(index)
         if not whole:
             return
-        told = "".join(call.pieces)
-        if not told.strip() or call.complete:
-            call_input = orjson.loads(told) if told.strip() else {}
+        text = "".join(call.pieces)
+        if not text.strip() or call.complete:
+            call_input = orjson.loads(text) if text.strip() else {}
             self._say({"type": "tool-input-available", **call.named(), "input": call_input})
         else:
             fault = "The model gave arguments that are no JSON."
             self._say(
-                {"type": "tool-input-error", **call.named(), "input": told, "errorText": fault}
+                {"type": "tool-input-error", **call.named(), "input": text, "errorText": fault}
             )
 
     def _say(self, event: dict[str, object]) -> None:

@@ -35,7 +35,7 @@ Share = Callable[[StreamingConfig], StreamingConfig]
 """Returns one worker's share of the whole service's configuration."""
 
 Serve = Callable[[Share, socket.socket, Callable[[], None]], int]
-"""Serves on a socket until it is told to stop, and returns the exit status.
+"""Serves on a socket until it is asked to stop, and returns the exit status.
 
 The last argument is called once it serves."""
 
@@ -96,10 +96,10 @@ class Supervisor:
         self._leaving: set[int] = set()  # processes that drain
         self._replacing: list[_Worker] = []
         self._stopping = False
-        self._told = 0.0
+        self._notified = 0.0
 
     def run(self, announce: Callable[[int], None]) -> int:
-        """Start everything, wait until told to stop, and return the exit status.
+        """Start everything, wait until asked to stop, and return the exit status.
 
         Args:
             announce: called with the port once every worker serves.
@@ -145,12 +145,12 @@ class Supervisor:
 
     def _start(self, worker: _Worker) -> bool:
         """Start a worker's process and wait until it serves, or has ended."""
-        ready, told = os.pipe()
+        ready, started = os.pipe()
         pid = os.fork()
         if pid == 0:
             os.close(ready)
-            os._exit(self._be(worker, told))
-        os.close(told)
+            os._exit(self._be(worker, started))
+        os.close(started)
         worker.pid, worker.since, worker.due = pid, time.monotonic(), 0.0
         serves = os.read(ready, 1) != b""
         os.close(ready)
@@ -160,7 +160,7 @@ class Supervisor:
             logger.error("%s (process %d) ended before it served", worker.name, pid)
         return serves
 
-    def _be(self, worker: _Worker, told: int) -> int:
+    def _be(self, worker: _Worker, started: int) -> int:
         """Run as the worker, in the new process; return the exit status."""
         end_with_parent(signal.SIGTERM)
         for other in self._workers:
@@ -171,8 +171,8 @@ class Supervisor:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
         def ready() -> None:
-            os.write(told, b"1")
-            os.close(told)
+            os.write(started, b"1")
+            os.close(started)
 
         try:
             return self._serve(lambda config: self._share(worker, config), worker.socket, ready)
@@ -196,7 +196,7 @@ class Supervisor:
 
     def _wait(self) -> None:
         """Wait for a signal, or until something is due, and do what it asks for."""
-        self._sign_of_life()
+        self._heartbeat()
         got = signal.sigtimedwait(_SIGNALS, _LOOK_SECONDS if not self._due() else 0.05)
         number = got.si_signo if got is not None else signal.SIGCHLD
         if number in {signal.SIGTERM, signal.SIGINT}:
@@ -213,10 +213,11 @@ class Supervisor:
         if not self._stopping:
             self._restart()
 
-    def _sign_of_life(self) -> None:
+    def _heartbeat(self) -> None:
         interval = systemd.watchdog_interval()
-        if interval is not None and time.monotonic() - self._told >= min(interval, _LOOK_SECONDS):
-            self._told = time.monotonic()
+        now = time.monotonic()
+        if interval is not None and now - self._notified >= min(interval, _LOOK_SECONDS):
+            self._notified = now
             systemd.notify("WATCHDOG=1")
 
     def _due(self) -> bool:

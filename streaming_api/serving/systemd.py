@@ -19,13 +19,13 @@ _LAST_SECONDS: Final = 10
 
 
 def notify(*states: str) -> None:
-    """Tell the service manager, e.g. ``READY=1``. A manager that does not listen is no fault."""
+    """Notify the service manager, e.g. ``READY=1``. A manager that does not listen is no fault."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")):
         return
-    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told:
-        told.connect(address.replace("@", "\0", 1) if address[0] == "@" else address)
-        told.send("\n".join(states).encode())
+    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.connect(address.replace("@", "\0", 1) if address[0] == "@" else address)
+        manager.send("\n".join(states).encode())
 
 
 def stopping(seconds: float) -> tuple[str, str]:

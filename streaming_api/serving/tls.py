@@ -76,11 +76,11 @@ class Certificate:
         Args:
             warn: called with the `warning` whenever it changes.
         """
-        told: str | None = None
+        logged: str | None = None
         while True:
             warning = self.warning()
-            if warning != told:
-                told = warning
+            if warning != logged:
+                logged = warning
                 if warning is not None:
                     logger.warning("%s", warning)
                 warn(warning)

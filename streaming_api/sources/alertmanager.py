@@ -51,8 +51,8 @@ class WebhookError(ValueError):
 
     def __init__(self, problems: list[str], more: int = 0) -> None:
         left_out = len(problems) - MAX_PROBLEMS + more
-        told = [f"and {left_out} more"] if left_out > 0 else []
-        self.problems = tuple(problems[:MAX_PROBLEMS] + told)
+        tail = [f"and {left_out} more"] if left_out > 0 else []
+        self.problems = tuple(problems[:MAX_PROBLEMS] + tail)
         super().__init__("; ".join(self.problems))
 
 

@@ -159,12 +159,12 @@ def _warnings(answer: object) -> tuple[str, ...]:
     """Return the `warnings` (a partial answer) and `infos` beside the data."""
     if not isinstance(answer, dict):
         return ()
-    told: list[str] = []
+    warnings: list[str] = []
     for name in ("warnings", "infos"):
         words = answer.get(name)
         if isinstance(words, list):
-            told += [one_line(text) for text in words[:MAX_WARNINGS] if isinstance(text, str)]
-    return tuple(told)
+            warnings += [one_line(text) for text in words[:MAX_WARNINGS] if isinstance(text, str)]
+    return tuple(warnings)
 
 
 def _data(answer: object) -> object:

@@ -102,9 +102,9 @@ class Alert:
         starts_at: RFC 3339, UTC, milliseconds, `Z`.
         ends_at: The same; None until it is over.
         generator_url: Where it came from; only ever an http or https URL.
-        source: Who told us.
+        source: Where it was reported.
         suppressed: Why Alertmanager sends no notification of it; None where it does.
-        manager_url: The page of the Alertmanager that told us; only ever http or https.
+        manager_url: The page of the Alertmanager that reported it; only ever http or https.
     """
 
     fingerprint: str

@@ -78,7 +78,7 @@ class KeyUsage:
             input_tokens=record.input_tokens or 0,
         )  # fmt: skip
 
-    def told(self) -> dict[str, object]:
+    def as_json(self) -> dict[str, object]:
         """Return the figures as ``/streaming/usage`` shows them."""
         is_today = self.day == int(time.time()) // _DAY
         names = ("answers", "failed", "input_tokens", "output_tokens")

@@ -1,4 +1,4 @@
-"""The topics: metrics, alerts and status, on one number line. Each module is one topic's state."""
+"""The topics: metrics, alerts and status, on one channel. Each module is one topic's state."""
 
 from streaming_api.topics.registry import Topics
 from streaming_api.topics.rules import Readings

@@ -4,7 +4,7 @@ A ring of floats: a row is a second, a column is a series, a missing value is Na
 null). A second in which nothing could be sampled (the process was stopped, or the event loop was
 blocked) is a row without values, so that it is seen as a gap and no line is drawn across it.
 
-It has a number line of its own: one message a second would drown the numbers of the other topics.
+It has a channel of its own: one message a second would drown the numbers of the other topics.
 """
 
 from __future__ import annotations
@@ -98,8 +98,8 @@ class History(Topic):
             if not _same(value := values.get(name, _NAN), self._shown.get(name))
         }
         self._shown.update(changed)
-        told = {"event": "sampled", "time": moment, "gap": missed, "values": changed}
-        self.publish(orjson.dumps(told))
+        event = {"event": "sampled", "time": moment, "gap": missed, "values": changed}
+        self.publish(orjson.dumps(event))
 
     def _moment(self, missed: int) -> int:
         """Return the time of the next row: a second after the last unless the wall clock jumped."""

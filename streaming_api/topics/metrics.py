@@ -68,8 +68,8 @@ class Metrics(Topic):
 
     def snapshot(self) -> bytes:
         """Return ``{event, values}``."""
-        told = {"event": "snapshot", "values": self._values, **_infinite(self._values)}
-        return orjson.dumps(told)
+        event = {"event": "snapshot", "values": self._values, **_infinite(self._values)}
+        return orjson.dumps(event)
 
 
 def _number(value: float | None) -> float | None:

@@ -125,9 +125,9 @@ class PrometheusPoll:
         faults = [fault for part in parts for fault in part.faults]
         if faults and not any(part.answered for part in parts):
             raise faults[0][1]
-        told = [f"{what}: {fault.reason}" for what, fault in faults]
-        told += [note for part in parts for note in part.left_out]
-        return " ".join(told) or None
+        notes = [f"{what}: {fault.reason}" for what, fault in faults]
+        notes += [note for part in parts for note in part.left_out]
+        return " ".join(notes) or None
 
     async def _ask_queries(self) -> _Part:
         part = _Part()
@@ -198,13 +198,13 @@ class ExpositionPoll:
             values |= sample_values(kept[start : start + _SLICE])
             await asyncio.sleep(0)
         self._metrics.update("exposition", values)
-        told = _series_left_out(len(samples) - len(kept))
+        notes = _series_left_out(len(samples) - len(kept))
         if skipped:
-            told.append(
+            notes.append(
                 f"{len(skipped)} lines are left out, the first of them line {skipped[0]}:"
                 f" they have more than {MAX_LINE} characters."
             )
-        return " ".join(told) or None
+        return " ".join(notes) or None
 
 
 class AlertmanagerPoll:
@@ -222,10 +222,10 @@ class AlertmanagerPoll:
 
 
 def _alerts_left_out(count: int) -> list[str]:
-    told = f"{count} alerts are left out: at most {MAX_ALERTS} of one source are kept."
-    return [told] if count else []
+    notes = f"{count} alerts are left out: at most {MAX_ALERTS} of one source are kept."
+    return [notes] if count else []
 
 
 def _series_left_out(count: int) -> list[str]:
-    told = f"{count} series are left out: at most {MAX_SERIES} of one source are kept."
-    return [told] if count else []
+    notes = f"{count} series are left out: at most {MAX_SERIES} of one source are kept."
+    return [notes] if count else []

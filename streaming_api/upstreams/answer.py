@@ -10,7 +10,7 @@ end, and only an error object or bytes that cannot be read are faults.
   the body does not, unless finish reasons have proved empty before; and, for an answer that is
   cut, a finish reason in a chunk of its own for every choice (`Choices.are_closed`).
 - *Faults*: an error object, an event of that name, an event that is not JSON (under another name it
-  is a sign of life, unless it begins an object).
+  is a keep-alive, unless it begins an object).
 
 A chunk is checked here and passed on as it came: parsed once, encoded never. Most are not even
 parsed: within one answer, chunks of text differ in the text alone (`_learn`).
@@ -275,7 +275,7 @@ class AnswerReader:
         return True
 
     def _take_other_payload(self, event_type: bytes, payload: bytes, exc: ValueError) -> None:
-        """Take ``[DONE]``, a sign of life, an error in plain words, or nonsense."""
+        """Take ``[DONE]``, a keep-alive, an error in plain words, or nonsense."""
         words = payload.strip()
         if words == b"[DONE]":
             self.over = self.done = True
@@ -286,13 +286,13 @@ class AnswerReader:
 
     def _take_error_event(self, error: object, payload: bytes) -> None:
         """Take an ``event: error``, whatever it holds."""
-        told = error_of_object(error) or error_of_object({"error": error})
-        if told is None or isinstance(error, str):
+        reported = error_of_object(error) or error_of_object({"error": error})
+        if reported is None or isinstance(error, str):
             words = error if isinstance(error, str) else payload.decode("utf-8", "replace")
-            told = fault(
+            reported = fault(
                 "upstream_error_event", words.strip()[:300] or "The upstream said so, and no more."
             )
-        self._refuse(told)
+        self._refuse(reported)
 
     def _take_error(self, reply: dict[str, object]) -> None:
         """Read an error out of a reply that is not an answer."""

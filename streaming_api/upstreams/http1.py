@@ -173,12 +173,12 @@ class ResponseProtocol:
     def pause_writing(self) -> None:
         """Note that the transport holds enough of the request."""
         if self.on_writable is not None:
-            self.on_writable(False)  # noqa: FBT003 (the one thing that is told)
+            self.on_writable(False)  # noqa: FBT003 (the one thing that it says)
 
     def resume_writing(self) -> None:
         """Note that the transport takes more of the request."""
         if self.on_writable is not None:
-            self.on_writable(True)  # noqa: FBT003 (the one thing that is told)
+            self.on_writable(True)  # noqa: FBT003 (the one thing that it says)
 
     def abort(self) -> None:
         """Close the connection now without notifying the receiver; at any time, even twice."""

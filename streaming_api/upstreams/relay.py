@@ -135,7 +135,7 @@ class Relay:
         self._stream = stream
         return stream
 
-    def _set_writable(self, writable: bool) -> None:  # noqa: FBT001 (the one thing that is told)
+    def _set_writable(self, writable: bool) -> None:  # noqa: FBT001 (the one thing that it says)
         if writable:
             self._writable.set()
         else:

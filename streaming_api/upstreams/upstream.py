@@ -107,10 +107,10 @@ class Upstream:
 
     def returned(self, headers: Mapping[str, str]) -> dict[str, str]:
         """Return the gateway's headers that a client is shown, its own id under another name."""
-        told = chosen(headers, self._return_headers)
+        shown = chosen(headers, self._return_headers)
         if "x-request-id" in headers:
-            told["X-Upstream-Request-Id"] = headers["x-request-id"]
-        return told
+            shown["X-Upstream-Request-Id"] = headers["x-request-id"]
+        return shown
 
     def substitute(self, model: str | None) -> str | None:
         """Return the embedded model's name when another one is asked for; else None."""

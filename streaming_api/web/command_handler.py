@@ -74,18 +74,18 @@ class CommandHandler:
         connection.client.require("watch")
         topics = self._context.topics
         topics.require(command.topic)
-        told = {"event": "subscribed", "topic": command.topic}
+        event = {"event": "subscribed", "topic": command.topic}
         connection.send(
-            notice(command.message_type, told, stream=command.topic), command.message_type
+            notice(command.message_type, event, stream=command.topic), command.message_type
         )
         self._leave_topic(connection, command.topic)
         topics.watch(connection, (command.topic,), command.cursor)
 
     def _unsubscribe(self, connection: Connection, command: Unsubscribe) -> None:
         self._leave_topic(connection, command.topic)
-        told = {"event": "unsubscribed", "topic": command.topic}
+        event = {"event": "unsubscribed", "topic": command.topic}
         connection.send(
-            notice(command.message_type, told, stream=command.topic), command.message_type
+            notice(command.message_type, event, stream=command.topic), command.message_type
         )
 
     def _leave_topic(self, connection: Connection, topic: str) -> None:
@@ -96,8 +96,8 @@ class CommandHandler:
 
 def _notify(connection: Connection, command: Subscribe | Unsubscribe, event: str) -> None:
     data = {"event": event, "topic": command.topic}
-    told = notice(command.message_type, data, stream=command.topic)
-    connection.send(told, command.message_type)
+    reply = notice(command.message_type, data, stream=command.topic)
+    connection.send(reply, command.message_type)
 
 
 def _viewer_of(connection: Connection, channel: Channel) -> Watcher | None:

@@ -180,9 +180,9 @@ def error_response(error: ApiError, path: str = "") -> web.Response:
 
     On the paths of Anthropic's API it also says ``"type": "error"``, as that API does.
     """
-    told: dict[str, object] = {"type": "error"} if path.startswith(_ANTHROPIC) else {}
+    wrapper: dict[str, object] = {"type": "error"} if path.startswith(_ANTHROPIC) else {}
     response = web.Response(
-        body=orjson.dumps(told | {"error": error.body()}),
+        body=orjson.dumps(wrapper | {"error": error.body()}),
         status=error.status,
         content_type="application/json",
     )
@@ -216,12 +216,12 @@ def _http_error(request: web.Request, error: web.HTTPException) -> web.Response:
         if request.method == hdrs.METH_OPTIONS:
             return web.Response(status=204, headers=preflight(request, allowed))
         return error_response(MethodNotAllowed(f"This path takes {allowed}.", allowed=allowed))
-    told = {
+    kinds = {
         404: _nothing_here(request),
         413: "The body is too large.",
     }
     kind = _KINDS.get(error.status, ApiError if error.status >= 500 else BadRequest)
-    wrapped = kind(told.get(error.status, error.reason), _code(error))
+    wrapped = kind(kinds.get(error.status, error.reason), _code(error))
     wrapped.status = error.status
     return error_response(wrapped)
 

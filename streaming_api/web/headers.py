@@ -1,4 +1,4 @@
-"""Headers of every response: what a browser is told, and CORS for the pages of allowed origins.
+"""Headers of every response: what a browser may do, and CORS for the pages of allowed origins.
 
 CORS follows the Fetch standard: a page of an origin in ``allowed_origins`` may read every response,
 errors included, but without the browser's credentials (cookies); it sends its key itself. Pages of

@@ -1,6 +1,6 @@
-"""The protocol of a connection that has not been taken over: aiohttp's, with a door before it.
+"""The protocol of a connection that has not been taken over: aiohttp's, with three differences.
 
-Three differences: a process that is short of file descriptors says so and hangs up at once; bytes
+A process that is short of file descriptors says so and hangs up at once; bytes
 that are not HTTP are answered with an error in the usual shape; and they are counted, not logged,
 for a client that sends nonsense must not fill the log, least of all with its own bytes, which may
 contain a key.

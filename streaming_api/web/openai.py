@@ -119,9 +119,9 @@ class Completion(EventStream):
             self.write(self._head_bytes(200, "text/event-stream", coding))
 
     def _head_bytes(self, status: int, content_type: str, extra: str) -> bytes:
-        told = (extra + self._common).lower()
+        ours = (extra + self._common).lower()
         for name, value in self._answer.gateway_headers.items():
-            if f"{name.lower()}:" not in told:  # ours, of this server's own limits, comes first
+            if f"{name.lower()}:" not in ours:  # ours, of this server's own limits, comes first
                 extra += f"{name}: {value}\r\n"
         return (
             f"HTTP/1.1 {status} {_reason(status)}\r\n"

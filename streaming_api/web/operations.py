@@ -176,8 +176,8 @@ async def connections(request: web.Request) -> web.Response:
         return _json({**counts, "connections": _rows(context)})
     others = await context.peers.ask("rows")
     rows = {context.peers.name: _rows(context)} | {n: orjson.loads(r) for n, r in others.items()}
-    told = [{"worker": worker, **row} for worker, part in rows.items() for row in part]
-    return _json({**await _whole(context, "counts", counts), "connections": told})
+    connections = [{"worker": worker, **row} for worker, part in rows.items() for row in part]
+    return _json({**await _whole(context, "counts", counts), "connections": connections})
 
 
 async def _whole(context: Context, what: str, mine: Figures) -> Figures:
@@ -336,32 +336,32 @@ async def alertmanager_webhook(request: web.Request) -> web.Response:
     limit = context.config.webhook_size_limit
     body = await raw_body(request, "monitoring.webhook_size_limit", limit)
     try:
-        told = await _read_webhook(body)
+        posted = await _read_webhook(body)
     except WebhookError as error:
         raise BadRequest(str(error), "invalid_webhook") from None
     refused = 0
     if context.cluster is None:
-        refused = take_webhook(context, told)
+        refused = take_webhook(context, posted)
     else:
         await context.cluster.share_webhook(body)  # this process then gets it as all do
     who = client_of(request)
     audit.info(
-        "%d alerts posted by %s from %s", len(told.alerts), who.owner or "no key", who.address
+        "%d alerts posted by %s from %s", len(posted.alerts), who.owner or "no key", who.address
     )
-    missing = told.truncated + told.unread
-    reply: dict[str, object] = {"accepted": len(told.alerts)}
+    missing = posted.truncated + posted.unread
+    reply: dict[str, object] = {"accepted": len(posted.alerts)}
     if missing + refused:
         reply["left_out"] = missing + refused
-    if told.problems:
-        reply["problems"] = told.problems
+    if posted.problems:
+        reply["problems"] = posted.problems
     return _json(reply)
 
 
-def take_webhook(context: Context, told: Webhook) -> int:
+def take_webhook(context: Context, posted: Webhook) -> int:
     """Show the webhook's alerts; return how many were refused for want of room."""
-    missing = told.truncated + told.unread
-    refused = context.topics.alerts.webhook(told.alerts, told.group, missing)
-    _report_left_out(context, told)
+    missing = posted.truncated + posted.unread
+    refused = context.topics.alerts.webhook(posted.alerts, posted.group, missing)
+    _report_left_out(context, posted)
     return refused
 
 
@@ -379,7 +379,7 @@ async def usage(request: web.Request) -> web.Response:
         {
             "key": name or None,
             "running": running[name],
-            **by_key[name].told(),
+            **by_key[name].as_json(),
             "limits": _own_limits(limits.get(name)),
         }
         for name in names
@@ -390,14 +390,14 @@ async def usage(request: web.Request) -> web.Response:
 def _own_limits(key: ApiKey | None) -> dict[str, object]:
     if key is None:
         return {}
-    told = {
+    limits = {
         "answers": key.answers,
         "tokens_per_minute": key.tokens_per_minute,
         "tokens_per_day": key.tokens_per_day,
         "models": sorted(key.models),
         "expires": key.expires,
     }
-    return {name: value for name, value in told.items() if value}
+    return {name: value for name, value in limits.items() if value}
 
 
 async def _read_webhook(body: bytes) -> Webhook:
@@ -408,15 +408,15 @@ async def _read_webhook(body: bytes) -> Webhook:
         return await asyncio.to_thread(parse_webhook, body)
 
 
-def _report_left_out(context: Context, told: Webhook) -> None:
+def _report_left_out(context: Context, posted: Webhook) -> None:
     """Report in the status which of the webhook's alerts are not shown, as long as that is so."""
     status = context.topics.status
     count = context.topics.alerts.left_out
     if count:
         reason = f"{count} alerts are left out: Alertmanager cut them (truncatedAlerts), "
         reason += "or there is no room for them, or they cannot be read."
-        if told.problems:
-            reason += f" The newest: {told.problems[0]}."
+        if posted.problems:
+            reason += f" The newest: {posted.problems[0]}."
         status.set("webhook", "up", reason)
     elif "webhook" in status.states():
         status.set("webhook", "up")

@@ -97,11 +97,11 @@ class ResponsesSocket(WebSocket):
     def send_error(self, error: ApiError, fields: Fields) -> None:
         """Report an error about an event; the connection stays open."""
         self.manager.refused(error)
-        told: Fields = {"type": "error", "status": error.status, "error": error.body()}
+        event: Fields = {"type": "error", "status": error.status, "error": error.body()}
         lane = fields.get("stream_id")
         if isinstance(lane, str) and len(lane) <= 128:
-            told["stream_id"] = lane
-        self.send(orjson.dumps(told), "")
+            event["stream_id"] = lane
+        self.send(orjson.dumps(event), "")
 
     def go_on(self, query: Mapping[str, str]) -> None:
         """Resume the response that the address of a returning client names."""

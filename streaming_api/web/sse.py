@@ -113,8 +113,8 @@ class EventStream(Connection):
     def eof_received(self) -> None:
         """Note that the client sends nothing more: it has left, or must be taken to have left.
 
-        A client that only listens cannot be told from one that is gone, and the upstream must not
-        work for nobody. A client that listens is at least told that the answer is not complete.
+        A client that only listens looks like one that is gone, and the upstream must not
+        work for nobody. A client that listens at least learns that the answer is not complete.
         """
         self.close(CloseReason.CLIENT)
 
@@ -239,7 +239,7 @@ async def _topics(request: web.Request, names: tuple[str, ...]) -> web.StreamRes
     for name in names:
         topics.require(name)
     if len({topics.channel_of(name) for name in names}) > 1:
-        message = "The history has a number line of its own; ask for it alone."
+        message = "The history has cursors of its own; ask for it alone."
         raise BadRequest(message, "invalid_value", param="topics")
     cursor = _cursor(request)
     require_sse(request.app[CONTEXT])

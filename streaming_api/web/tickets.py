@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 async def issue(context: Context, client: Client) -> str:
-    """Return a new ticket, which every process accepts where the store can be told of it.
+    """Return a new ticket, which every process accepts where the store can be reached.
 
     Raises:
         Forbidden, TooMany: as `Policy.issue_ticket`.

@@ -65,8 +65,8 @@ class UiReply(Completion):
 
     def send_error(self, error: ApiError) -> None:
         """Report why the message stops before its end."""
-        told = orjson.dumps({"type": "error", "errorText": error.message})
-        self.comment(b"data: %b\n\n" % told)
+        event = orjson.dumps({"type": "error", "errorText": error.message})
+        self.comment(b"data: %b\n\n" % event)
 
 
 @scope("chat")

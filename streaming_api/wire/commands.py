@@ -1,4 +1,4 @@
-"""Client commands: from bytes to typed values, every fault told clearly. Pure.
+"""Client commands: from bytes to typed values, every fault reported clearly. Pure.
 
 orjson refuses what the standard library lets through: NaN, infinities, lone surrogates, endless
 nesting. What it reads deeper than it writes is refused here: an upstream could not be sent it.

@@ -139,7 +139,7 @@ class Shown(Connection):
         self.closes.append(ending)
 
     def heartbeat(self, now: float) -> float:
-        """Give no sign of life."""
+        """Send no heartbeat."""
         return now + 60
 
     def messages(self) -> list[Json]:

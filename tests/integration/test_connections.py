@@ -1,4 +1,4 @@
-"""Connection management: limits, signs of life, sweeps, backpressure, stalled clients, drain."""
+"""Connection management: limits, heartbeats, sweeps, backpressure, stalled clients, drain."""
 
 from __future__ import annotations
 

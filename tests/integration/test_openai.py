@@ -234,7 +234,7 @@ class TestTheWire:
     async def test_gives_a_whole_answer_to_a_client_that_reads_it_late(
         self, start_server: StartServer, upstream: FakeUpstream
     ) -> None:
-        """Signs of life fall due while the body is still on its way."""
+        """Heartbeats fall due while the body is still on its way."""
         server = await start_server(
             api_gateway_endpoint=upstream.url, sse_keep_alive_interval=0.05, stall_timeout=30
         )

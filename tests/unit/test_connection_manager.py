@@ -26,7 +26,7 @@ HERE = "127.0.0.1"
 
 
 class Beating(Shown):
-    """A connection that counts its signs of life, and goes when it is told to."""
+    """A connection that counts its heartbeats, and goes when it is asked to."""
 
     def __init__(self, manager: ConnectionManager, pipe: Pipe | None = None) -> None:
         super().__init__(pipe, manager=manager)
@@ -315,7 +315,7 @@ class TestIdle:
             await turns(manager.keep_sweeping_idle, clock, 10.0)
             sender.received = clock.now
             reader.send(b"{}", "alert")
-            alive.write(b": keep-alive\n\n")  # a sign of life is no delivery
+            alive.write(b": keep-alive\n\n")  # a heartbeat is no delivery
         assert idle.closes == alive.closes == ["idle"]
         assert sender.closes == reader.closes == []
 

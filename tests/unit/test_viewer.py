@@ -490,14 +490,14 @@ class TestFigures:
             resume(on, 1, shown=one)
         on.append(chat, [b"{}"] * 2)
         view(on, shown=late)[0].resume(0)
-        interrupted.add_plain(b"a sign of life")
+        interrupted.add_plain(b"a heartbeat")
         on.append(chat, [b"{}"])
         for one in (live, interrupted, late):
             one.leave_all()
         plain = [framing.EVENTS.message(message) for message in chat.after(0, 9, 10**6)]
         assert late.checksum == Checksum().add(b"".join(plain))
         assert live.checksum == Checksum().add(b"".join(plain[1:]))
-        told = b"".join([*plain[1:3], b"a sign of life", plain[3]])
+        told = b"".join([*plain[1:3], b"a heartbeat", plain[3]])
         assert interrupted.checksum == Checksum().add(told)
 
 
