@@ -21,7 +21,7 @@ WAY_OF_A_TOKEN = (
     "upstreams/assembly.py",
     "upstreams/whole_answer.py",
     "upstreams/http1.py",
-    "upstreams/call.py",
+    "upstreams/exchange.py",
     "answers/answer.py",
     "telemetry/deliveries.py",
     "connections/connection.py",

@@ -17,7 +17,8 @@ from streaming_api.engine.stream import Retention
 from streaming_api.engine.viewer import Viewer
 from streaming_api.text import ascii_line
 from streaming_api.trace_context import TraceContext
-from streaming_api.upstreams.gateway import Exchange, ExchangeResult
+from streaming_api.upstreams.answer import AnswerReader, ExchangeResult
+from streaming_api.upstreams.exchange import Exchange
 from streaming_api.upstreams.reply_errors import UpstreamError, UpstreamFault
 from streaming_api.wire.commands import ChatRequest, OnDisconnect
 from streaming_api.wire.messages import CHAT
@@ -86,7 +87,7 @@ class Answer(WatchedAnswer):
         self.started = time.monotonic()
         self.ended = 0.0
         self._first: float | None = None
-        self._exchange: Exchange | None = None
+        self._exchange: Exchange[AnswerReader] | None = None
         self._asking = 0.0  # time at which the upstream was asked
         self._answering = ""  # the model that the upstream names as answering
         self._face = client.face
@@ -139,7 +140,7 @@ class Answer(WatchedAnswer):
                 self._exchange = self._asked.exchange(
                     upstream, self._chunks, authorization, self._headers()
                 )
-                ending = await self._exchange.run()
+                ending = (await self._exchange.run()).result
             finally:
                 self._queue.release()
         except asyncio.CancelledError:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import attrs
 
 if TYPE_CHECKING:
-    from streaming_api.upstreams.gateway import Exchange, OnChunks, OpenAIClient
+    from streaming_api.upstreams.answer import AnswerReader
+    from streaming_api.upstreams.exchange import Exchange
+    from streaming_api.upstreams.gateway import OnChunks, OpenAIClient
     from streaming_api.upstreams.stream_usage import Fallback
     from streaming_api.upstreams.upstream import Upstream
     from streaming_api.wire.commands import ChatRequest
@@ -32,7 +34,7 @@ class UpstreamRequest:
         on_chunks: OnChunks,
         authorization: str | None,
         headers: Mapping[str, str] | None = None,
-    ) -> Exchange:
+    ) -> Exchange[AnswerReader]:
         """Prepare the exchange that sends the request.
 
         Args:

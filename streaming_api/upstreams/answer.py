@@ -22,6 +22,7 @@ import re
 from contextlib import suppress
 from typing import Any, Final
 
+import attrs
 import orjson
 from mypy_extensions import mypyc_attr
 
@@ -42,6 +43,26 @@ _LINE_ENDS_TO_SPACES: Final = bytes.maketrans(b"\r\n", b"  ")
 
 class InvalidAnswerError(Exception):
     """The upstream sent something that cannot be read; the text says what."""
+
+
+@attrs.frozen
+class ExchangeResult:
+    """How an answer ended.
+
+    Attributes:
+        finish_reason: the upstream's own; None when it gave none, or not for every choice.
+        usage: the upstream's own figures, the newest it sent.
+        error: None for an answer that is complete, and for one that the upstream ended in good
+            order but without a finish reason.
+        content_chunks: chunks that carried content, for an estimate of usage.
+        done: the upstream itself said that this was all.
+    """
+
+    finish_reason: str | None
+    usage: dict[str, object] | None
+    error: UpstreamFault | None
+    content_chunks: int
+    done: bool = False
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -102,6 +123,13 @@ class AnswerReader:
     def finish_reason(self) -> str | None:
         """The first choice's reason, once every choice seen has one; None after a fault."""
         return None if self.error is not None else self._choices.reason
+
+    @property
+    def result(self) -> ExchangeResult:
+        """How the answer ended."""
+        return ExchangeResult(
+            self.finish_reason, self.usage, self.error, self.content_chunks, self.done
+        )
 
     def fail(self, error: UpstreamFault) -> None:
         """End the answer with `error`, unless it was complete already or has ended."""

@@ -16,7 +16,7 @@ from streaming_api.upstreams.http_faults import broken
 from streaming_api.upstreams.reply_errors import UpstreamError, UpstreamFault
 
 if TYPE_CHECKING:
-    from streaming_api.upstreams.connector import Connector
+    from streaming_api.upstreams.connections import Connections
 
 MOST_HELD: Final = 256 * 2**10
 """Bytes of a response that wait for its reader; beyond them the upstream is not read."""
@@ -27,14 +27,14 @@ class Relay:
     """One exchange.
 
     Args:
-        connector: connects to the upstream.
+        connections: to the upstream.
         request: the head, and the whole body if it is here already.
         whole: whether the body is here; only then may a kept connection carry it, for only then it
             can be sent again.
     """
 
-    def __init__(self, connector: Connector, request: bytes, *, whole: bool) -> None:
-        self._connector = connector
+    def __init__(self, connections: Connections, request: bytes, *, whole: bool) -> None:
+        self._connections = connections
         self._request = request
         self._whole = whole
         self._head: Head | None = None
@@ -54,13 +54,13 @@ class Relay:
             UpstreamError: the upstream cannot be reached.
         """
         stream = self._prepare()
-        if self._whole and self._connector.reuse(stream):
+        if self._whole and self._connections.reuse(stream):
             await self._until(lambda: self._head is not None or self._ended is not None)
             if stream.answered or self._ended not in _CLOSED:
                 return
             self._ended = None  # it had been closed by the time of this request
             stream = self._prepare()
-        error = await self._connector.connect(stream)
+        error = await self._connections.connect(stream)
         if error is not None:
             raise UpstreamError(error)
 
@@ -130,7 +130,7 @@ class Relay:
 
     def _prepare(self) -> ResponseProtocol:
         loop = asyncio.get_running_loop()
-        stream = ResponseProtocol(loop, self._request, self, self._connector.silence_timeout)
+        stream = ResponseProtocol(loop, self._request, self, self._connections.silence_timeout)
         stream.on_writable = self._set_writable
         self._stream = stream
         return stream

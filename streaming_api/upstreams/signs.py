@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from streaming_api.upstreams.answer import AnswerReader
@@ -39,13 +40,17 @@ class Signs:
         self._list_fault: UpstreamFault | None = None
         self._unlisted: tuple[int | None, str | None] | None = None
 
-    def began(self, answer: AnswerReader) -> None:
-        """Note that an answer was asked for."""
+    @contextmanager
+    def during(self, answer: AnswerReader, address: str) -> Iterator[None]:
+        """Note an answer while it comes, and how it ended; `address` is what was asked."""
         self._running.add(answer)
+        try:
+            yield
+        finally:
+            self._running.discard(answer)
+            self._note(answer, address)
 
-    def ended(self, answer: AnswerReader, address: str) -> None:
-        """Note that an answer has ended or was given up; `address` is what was asked."""
-        self._running.discard(answer)
+    def _note(self, answer: AnswerReader, address: str) -> None:
         error = answer.error
         if error is not None and error.code in _SILENT:
             self._answered, self._fault, self._address = None, error, address

@@ -11,11 +11,10 @@ from streaming_api.config import StreamingConfig
 from streaming_api.connections.connection import Connection
 from streaming_api.ops.context import Context
 from streaming_api.upstreams.answer import AnswerReader
-from streaming_api.upstreams.call import Call
-from streaming_api.upstreams.connector import Connector
+from streaming_api.upstreams.connections import Connections
 from streaming_api.upstreams.endpoint import Endpoint
+from streaming_api.upstreams.exchange import Exchange, Question
 from streaming_api.upstreams.http1 import ResponseProtocol
-from streaming_api.upstreams.kept_alive import KeptAlive
 from streaming_api.wire.commands import ChatRequest
 from streaming_api.wire.framing import Framing
 
@@ -78,15 +77,13 @@ def relay(
     )
     answer.watch(connection, 0)
     assert isinstance(answer, Answer)
-    call = Call(
-        Connector(Endpoint.parse("http://127.0.0.1:1"), None, 1, 300, KeptAlive(0)),
+    exchange = Exchange(
+        Connections(Endpoint.parse("http://127.0.0.1:1")),
+        Question("", bytes, lambda: AnswerReader(2**20, usage_asked=False), 2**20, streamed=True),
         b"",
-        AnswerReader(2**20, usage_asked=False),
         answer._chunks,
-        streamed=True,
-        max_body=2**20,
     )
-    stream = ResponseProtocol(asyncio.get_running_loop(), b"", call, 300)
+    stream = ResponseProtocol(asyncio.get_running_loop(), b"", exchange, 300)
     stream.data_received(_HEAD + READ)
     transport = connection.transport
     assert isinstance(transport, CountingTransport)

@@ -18,9 +18,11 @@ import pytest
 
 from streaming_api.upstreams import gateway as gateway_module
 from streaming_api.upstreams import http1
-from streaming_api.upstreams.connector import unreachable
+from streaming_api.upstreams.answer import AnswerReader
+from streaming_api.upstreams.connect import unreachable
 from streaming_api.upstreams.endpoint import Endpoint
-from streaming_api.upstreams.gateway import Exchange, ExchangeResult, OpenAIClient, UpstreamError
+from streaming_api.upstreams.exchange import Exchange
+from streaming_api.upstreams.gateway import ExchangeResult, OpenAIClient, UpstreamError
 from tests.fakes.script import Writer
 from tests.fakes.upstream import BEFORE_HEADERS, FakeUpstream, Gate, Script
 
@@ -101,12 +103,12 @@ async def ask(
         request(model, stream=stream), answer.reads.append, stream=stream, usage_asked=usage_asked
     )
     async with asyncio.timeout(PATIENCE):
-        answer.ending = await exchange.run()
+        answer.ending = (await exchange.run()).result
     return answer
 
 
 @contextlib.asynccontextmanager
-async def running(exchange: Exchange) -> AsyncIterator[asyncio.Task[ExchangeResult]]:
+async def running(exchange: Exchange[AnswerReader]) -> AsyncIterator[asyncio.Task[AnswerReader]]:
     """Run an exchange beside the test, and cancel it at the end."""
     task = asyncio.create_task(exchange.run())
     try:
@@ -358,7 +360,7 @@ class TestAnHonestEnding:
         async with running(exchange) as task:
             await asyncio.wait_for(arrived.wait(), PATIENCE)
             await upstream.stop()
-            assert await task == ExchangeResult("length", None, None, 0)
+            assert (await task).result == ExchangeResult("length", None, None, 0)
 
     async def test_two_choices_of_which_one_was_cut_are_not_finished(
         self, upstream: FakeUpstream, gateway: OpenAIClient
@@ -1023,7 +1025,7 @@ class TestConnecting:
         answer = await ask(gateway)
         assert answer.code == "upstream_unreachable"
         assert f"127.0.0.1:{port}" in answer.message
-        assert gateway._connector.open_streams == set()
+        assert gateway._connections.used == set()
         assert "Check that it runs" in answer.message
 
     def test_a_name_that_does_not_resolve_is_told_as_such(self) -> None:

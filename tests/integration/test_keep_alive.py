@@ -29,7 +29,7 @@ def client(url: str, keep_alive: float = 30) -> OpenAIClient:
 
 
 async def ask(gateway: OpenAIClient, body: bytes = BODY) -> ExchangeResult:
-    return await gateway.exchange(body, lambda _: None, stream=True).run()
+    return (await gateway.exchange(body, lambda _: None, stream=True).run()).result
 
 
 @asynccontextmanager
@@ -164,5 +164,5 @@ async def test_what_comes_without_a_question_ends_a_connection() -> None:
         for _ in range(2):
             await ask(gateway)
         assert seen == [(0, 0), (1, 0)]
-        await eventually(lambda: not gateway._connector.kept)
+        await eventually(lambda: not gateway._connections.idle)
         await gateway.close()

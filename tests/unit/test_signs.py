@@ -26,12 +26,11 @@ class Clock:
 def answered(signs: Signs, error: UpstreamFault | None = None) -> None:
     """One answer, good unless it has an error."""
     reader = AnswerReader(1_000, usage_asked=False, as_chunks=True)
-    signs.began(reader)
-    if error is None:
-        reader.read(CHUNK)
-    else:
-        reader.fail(error)
-    signs.ended(reader, ADDRESS)
+    with signs.during(reader, ADDRESS):
+        if error is None:
+            reader.read(CHUNK)
+        else:
+            reader.fail(error)
 
 
 def test_nothing_is_said_before_the_first_answer() -> None:
@@ -74,14 +73,14 @@ def test_a_list_that_failed_in_the_same_way_when_one_came_says_nothing() -> None
 def test_an_answer_that_comes_now_is_enough() -> None:
     signs = Signs()
     reader = AnswerReader(1_000, usage_asked=False, as_chunks=True)
-    signs.began(reader)
-    signs.listed(SILENT)
-    assert not signs.outweigh_the_list
-    reader.read(CHUNK)
-    assert signs.outweigh_the_list
+    with signs.during(reader, ADDRESS):
+        signs.listed(SILENT)
+        assert not signs.outweigh_the_list
+        reader.read(CHUNK)
+        assert signs.outweigh_the_list
 
 
-def test_an_answer_that_failed_is_no_sign_of_life() -> None:
+def test_an_answer_that_failed_does_not_show_that_the_upstream_is_up() -> None:
     signs = Signs()
     signs.listed(BUSY)
     answered(signs)

@@ -1,4 +1,4 @@
-"""One request to an upstream, from connecting to its end; knows HTTP's ways to fail, not chat.
+"""One question to an upstream, from connecting to the reply's end; knows HTTP's faults, not chat.
 
 What a reply means is up to a `Reader`. Every fault of the upstream goes to `Reader.fail`; only
 a fault of ours, in the callback, is raised.
@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import suppress
-from typing import Final, Protocol
+from contextlib import AbstractContextManager, nullcontext, suppress
+from typing import Final, Generic, Protocol, TypeVar
 
 import attrs
 import orjson
 
 from streaming_api.upstreams import repair
 from streaming_api.upstreams.answer import invalid
-from streaming_api.upstreams.connector import Connector
+from streaming_api.upstreams.connections import Connections
 from streaming_api.upstreams.http1 import Head, ResponseEnd, ResponseProtocol
 from streaming_api.upstreams.http_faults import broken, redirected, wrong_type
 from streaming_api.upstreams.inflate import ENCODINGS, Inflater
-from streaming_api.upstreams.reply_errors import UpstreamFault, error_of_reply, fault
+from streaming_api.upstreams.reply_errors import UpstreamFault, at_address, error_of_reply, fault
 from streaming_api.upstreams.retry_after import retry_after
 from streaming_api.upstreams.sniffing import EVENT_STREAM, Body, body_of
+from streaming_api.upstreams.stream_usage import Fallback, is_refused, names_stream_options
 
 MAX_ERROR_BODY: Final = 65_536  # bytes of a refusal's body that are read
 FIRST_REDIRECT: Final = 300
@@ -59,42 +60,78 @@ class Reader(Protocol):
         """End the reply with this fault."""
 
 
-class Call:
-    """The receiver of one response; `run` returns when the reader has its end."""
+R = TypeVar("R", bound=Reader)
+
+
+@attrs.frozen
+class Question(Generic[R]):
+    """What is asked, but for the request's body.
+
+    Attributes:
+        address: where it goes, for people.
+        request: makes the request of a body.
+        reader: makes the reader of a reply.
+        max_body: bytes of a reply that is read whole.
+        streamed: whether an event stream is asked for.
+    """
+
+    address: str
+    request: Callable[[bytes], bytes]
+    reader: Callable[[], R]
+    max_body: int
+    streamed: bool = False
+
+
+class Exchange(Generic[R]):
+    """One question to the upstream, and its reply.
+
+    It is asked again where that cannot do harm: on a new connection if a kept one had been closed,
+    and without ``stream_options`` if the upstream refuses them.
+
+    Args:
+        connections: to the upstream.
+        question: what is asked.
+        body: the request's body.
+        on_chunks: called with what each read of the reply is to pass on.
+        fallback: asked instead where ``stream_options`` are refused.
+        during: entered for as long as a reader's reply is waited for.
+    """
 
     __slots__ = (
         "_body",
         "_collected",
-        "_connector",
+        "_connections",
         "_done",
+        "_during",
+        "_fallback",
         "_head",
         "_inflater",
         "_is_paused",
-        "_max_body",
         "_on_chunks",
+        "_question",
         "_reader",
         "_request",
         "_stream",
-        "_streamed",
         "_was_closed",
     )
 
     def __init__(
         self,
-        connector: Connector,
-        request: bytes,
-        reader: Reader,
+        connections: Connections,
+        question: Question[R],
+        body: bytes,
         on_chunks: Callable[[list[bytes]], None],
         *,
-        streamed: bool,
-        max_body: int,
+        fallback: Fallback | None = None,
+        during: Callable[[R], AbstractContextManager[None]] = lambda _: nullcontext(),
     ) -> None:
-        self._connector = connector
-        self._request = request
-        self._reader = reader
+        self._connections = connections
+        self._question = question
+        self._request = question.request(body)
+        self._reader = question.reader()
         self._on_chunks = on_chunks
-        self._streamed = streamed
-        self._max_body = max_body
+        self._fallback = fallback
+        self._during = during
         self._head: Head | None = None
         self._body = Body.UNKNOWN
         self._collected: bytearray | None = None  # a body that is read whole; None for a stream
@@ -104,21 +141,87 @@ class Call:
         self._is_paused = False
         self._was_closed = False
 
-    async def run(self) -> None:
-        """Ask, and read the reply to its end.
+    async def run(self) -> R:
+        """Ask, and return the reader that has read the reply to its end; call it only once.
 
-        Cancellation aborts the connection at once, even one that is still being made.
+        An upstream's faults are in `Reader.error`; only what `on_chunks` raises is raised.
+        Cancelling aborts the connection at once: before the first byte, and while connecting, too.
         """
+        await self._ask()
+        fallback = self._fallback
+        if fallback is not None and self._is_refused and names_stream_options(self._refusal_body):
+            fallback.refused()
+            self._ask_otherwise(fallback.body())
+            await self._ask()
+            if self._is_refused:
+                fallback.in_vain()
+        return self._reader
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The reply's headers; none before there is one."""
+        return {} if self._head is None else self._head.headers
+
+    @property
+    def status(self) -> int | None:
+        """The reply's HTTP status; None before there is one."""
+        return None if self._head is None else self._head.status
+
+    @property
+    def repaired(self) -> int:
+        """Chunks and replies in which something that UTF-8 JSON cannot say was replaced."""
+        return self._reader.repaired
+
+    def pause_reading(self) -> None:
+        """Read nothing more for now: TCP makes the upstream wait, and its silence is not counted.
+
+        Chunks of a read that is being handled may still arrive.
+        """
+        self._is_paused = True
+        if self._stream is not None:
+            self._stream.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Undo `pause_reading`; harmless without it."""
+        self._is_paused = False
+        if self._stream is not None:
+            self._stream.resume_reading()
+
+    # Asking
+
+    async def _ask(self) -> None:
+        with self._during(self._reader):
+            await self._read_reply()
+            error = self._reader.error
+            if error is not None:
+                self._reader.error = at_address(error, self._question.address)
+
+    @property
+    def _is_refused(self) -> bool:
+        return self._reader.error is not None and is_refused(self.status)
+
+    @property
+    def _refusal_body(self) -> bytes:
+        return bytes(self._collected or b"")
+
+    def _ask_otherwise(self, body: bytes) -> None:
+        """Forget the reply, and prepare to ask with another body."""
+        self._request = self._question.request(body)
+        self._reader = self._question.reader()
+        self._head = self._collected = self._inflater = None
+        self._body = Body.UNKNOWN
+
+    async def _read_reply(self) -> None:
         stream = self._prepare()
         try:
-            if self._connector.reuse(stream):
+            if self._connections.reuse(stream):
                 await self._wait()
                 if not self._is_stale(stream):
                     stream.linger()
                     return
                 stream = self._prepare()
             self._request = b""
-            error = await self._connector.connect(stream)
+            error = await self._connections.connect(stream)
             if error is not None:
                 self._reader.fail(error)
                 stream.abort()
@@ -133,8 +236,9 @@ class Call:
     def _prepare(self) -> ResponseProtocol:
         loop = asyncio.get_running_loop()
         self._done = loop.create_future()
-        silence = self._connector.silence_timeout
+        silence = self._connections.silence_timeout
         stream = self._stream = ResponseProtocol(loop, self._request, self, silence)
+        self._was_closed = False
         if self._is_paused:
             stream.pause_reading()
         return stream
@@ -147,33 +251,6 @@ class Call:
         """Return whether a kept connection had been closed by the time of this request."""
         return self._was_closed and not stream.answered
 
-    @property
-    def headers(self) -> dict[str, str]:
-        """The reply's headers; none before there is one."""
-        return {} if self._head is None else self._head.headers
-
-    @property
-    def status(self) -> int | None:
-        """The reply's HTTP status; None before there is one."""
-        return None if self._head is None else self._head.status
-
-    @property
-    def body(self) -> bytes:
-        """The part received of a body that is read whole, such as a refusal's."""
-        return bytes(self._collected or b"")
-
-    def pause_reading(self) -> None:
-        """Stop reading from the socket, so that the upstream has to wait."""
-        self._is_paused = True
-        if self._stream is not None:
-            self._stream.pause_reading()
-
-    def resume_reading(self) -> None:
-        """Undo `pause_reading`."""
-        self._is_paused = False
-        if self._stream is not None:
-            self._stream.resume_reading()
-
     # What the connection calls.
 
     def head_received(self, head: Head) -> None:
@@ -181,7 +258,7 @@ class Call:
         self._head = head
         encoding = head.headers.get("content-encoding", "identity").strip().lower()
         if encoding in ENCODINGS:
-            limit = self._max_body if head.status < FIRST_REDIRECT else MAX_ERROR_BODY
+            limit = self._question.max_body if head.status < FIRST_REDIRECT else MAX_ERROR_BODY
             self._inflater = Inflater(encoding, limit)
             encoding = "identity"
         if FIRST_REDIRECT <= head.status < FIRST_REFUSAL:
@@ -238,7 +315,7 @@ class Call:
                 self._fail(invalid(f"a body that is not compressed as it says ({exc})"))
             return b""
         if inflater.overflowed and self._head is not None and self._head.status < FIRST_REFUSAL:
-            self._fail(_too_large(self._max_body))
+            self._fail(_too_large(self._question.max_body))
             return b""
         return inflated
 
@@ -253,8 +330,8 @@ class Call:
                 self._fail(self._refusal(head))
         elif self._body is Body.UNKNOWN:
             return self._look(collected, head)
-        elif len(collected) > self._max_body:
-            self._fail(_too_large(self._max_body))
+        elif len(collected) > self._question.max_body:
+            self._fail(_too_large(self._question.max_body))
         return b""
 
     def _look(self, collected: bytearray, head: Head) -> bytes:
@@ -264,8 +341,8 @@ class Call:
             self._collected = None
             return bytes(collected)
         if self._body is Body.OTHER:
-            self._fail(wrong_type(head, "an event stream" if self._streamed else "JSON"))
-        elif len(collected) > self._max_body:  # a whole answer in one read
+            self._fail(wrong_type(head, "an event stream" if self._question.streamed else "JSON"))
+        elif len(collected) > self._question.max_body:  # a whole answer in one read
             return self._collect(b"")
         return b""
 
@@ -273,7 +350,7 @@ class Call:
         """Read the end of a body that is complete by HTTP's rules."""
         reader, body = self._reader, self._collected
         if body is not None and self._body is Body.UNKNOWN and head.content_type != EVENT_STREAM:
-            self._fail(wrong_type(head, "an event stream" if self._streamed else "JSON"))
+            self._fail(wrong_type(head, "an event stream" if self._question.streamed else "JSON"))
             return
         try:
             if body is not None and self._body is Body.JSON:
