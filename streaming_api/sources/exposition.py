@@ -16,7 +16,7 @@ from prometheus_client.parser import text_fd_to_metric_families as parse_text
 from yarl import URL
 
 from streaming_api.sources.fetch import TIMEOUT, Reply, describe, fetch
-from streaming_api.sources.values import Family, SourceError, clip, make_sample
+from streaming_api.sources.values import Sample, SourceError, make_sample
 from streaming_api.text import one_line
 
 MAX_BYTES = 8 * 2**20
@@ -86,7 +86,7 @@ class Exposition:
         self._headers = {"Accept": _ACCEPT, **(headers or {})}
         self._timeout = timeout
 
-    async def fetch(self, skipped: list[int] | None = None) -> list[Family]:
+    async def fetch(self, skipped: list[int] | None = None) -> list[Sample]:
         """Scrape once.
 
         Args:
@@ -116,8 +116,8 @@ def with_path(url: str) -> str:
         return url
 
 
-def parse(reply: Reply, skipped: list[int] | None = None) -> list[Family]:
-    """Return the families of an exposition.
+def parse(reply: Reply, skipped: list[int] | None = None) -> list[Sample]:
+    """Return the samples of an exposition, in its order.
 
     Args:
         reply: What was scraped.
@@ -137,9 +137,9 @@ def parse(reply: Reply, skipped: list[int] | None = None) -> list[Family]:
     try:
         if reply.content_type == _OPENMETRICS:
             lines.untyped = set(_BARE_COUNTER.findall(text)) & set(_SAMPLE.findall(text))
-            return [_family(metric) for metric in _PARSE_OPENMETRICS(lines)]
+            return [sample for metric in _PARSE_OPENMETRICS(lines) for sample in _samples(metric)]
         bare = set(_BARE_COUNTER.findall(text))
-        return [_family(metric, bare) for metric in _PARSE_TEXT(lines)]
+        return [sample for metric in _PARSE_TEXT(lines) for sample in _samples(metric, bare)]
     except _PARSER_ERRORS as error:
         cause = one_line(str(error), 100) or type(error).__name__
         wrong = f"is wrong at line {lines.number}, {one_line(lines.line, 60)!r} ({cause})"
@@ -178,25 +178,17 @@ class _Lines:
                 yield line
 
 
-def _family(metric: Metric, bare: Container[str] = ()) -> Family:
-    """Return our form of the library's metric, with the samples' names as they were served.
+def _samples(metric: Metric, bare: Container[str] = ()) -> list[Sample]:
+    """Return a metric's samples, under the names that they were served with.
 
     The library adds `_total` to the names of counters that lack it; `bare` are those counters.
     """
     added = "_total" if metric.name in bare else ""
-    samples = tuple(
-        make_sample(
-            sample.name.removesuffix(added),
-            sample.labels or {},
-            float(sample.value),
-            None if sample.timestamp is None else float(sample.timestamp),
-        )
+    return [
+        make_sample(sample.name.removesuffix(added), sample.labels or {}, float(sample.value))
         for sample in metric.samples
         if sample.native_histogram is None
-    )
-    return Family(
-        clip(metric.name), metric.type, clip(metric.documentation), clip(metric.unit), samples
-    )
+    ]
 
 
 def _not_exposition(reply: Reply, what: str) -> SourceError:

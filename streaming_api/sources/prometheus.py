@@ -23,8 +23,6 @@ from streaming_api.sources.values import (
     AlertList,
     Sample,
     SourceError,
-    clip,
-    clip_labels,
     make_alert,
     make_sample,
     parse_time,
@@ -184,10 +182,10 @@ def _result(data: object) -> QueryResult:
         case {"resultType": "vector", "result": [*items]}:
             kept = tuple(_vector_sample(item) for item in items[:MAX_SAMPLES])
             return QueryResult(kept, max(0, len(items) - MAX_SAMPLES))
-        case {"resultType": "scalar", "result": [int() | float() as moment, str(value)]}:
-            return QueryResult((make_sample("", {}, float(value), moment),))
-        case {"resultType": "string", "result": [int() | float() as moment, str(value)]}:
-            return QueryResult((Sample("", {}, None, clip(value), moment),))
+        case {"resultType": "scalar", "result": [int() | float(), str(value)]}:
+            return QueryResult((make_sample("", {}, float(value)),))
+        case {"resultType": "string", "result": [int() | float(), str()]}:
+            return QueryResult((make_sample("", {}, None),))
         case {"resultType": "matrix"}:
             reason = (
                 "this query gives a range of values per series (a matrix), not one value:"
@@ -202,12 +200,12 @@ def _result(data: object) -> QueryResult:
 def _vector_sample(item: object) -> Sample:
     """Return one element of a vector; a native histogram has no one value."""
     match item:
-        case {"metric": labels, "value": [int() | float() as moment, str(value)]}:
+        case {"metric": labels, "value": [int() | float(), str(value)]}:
             name, rest = _split_name(labels)
-            return make_sample(name, rest, float(value), moment)
-        case {"metric": labels, "histogram": [int() | float() as moment, _]}:
+            return make_sample(name, rest, float(value))
+        case {"metric": labels, "histogram": [int() | float(), _]}:
             name, rest = _split_name(labels)
-            return Sample(clip(name), clip_labels(rest), None, "histogram", moment)
+            return make_sample(name, rest, None)
         case _:
             why = "a sample has no metric and value"
             raise ValueError(why)

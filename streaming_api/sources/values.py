@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Literal
@@ -59,35 +58,12 @@ class Sample:
     Attributes:
         name: The metric's name; empty where PromQL drops it (``sum(...)``).
         labels: The labels without `__name__`; hostile text, at most `MAX_TEXT` characters each.
-        value: The value, or None where JSON has no number for it.
-        text: Where `value` is None: ``NaN``, ``+Inf``, ``-Inf``, ``histogram``, or a string result.
-        timestamp: Unix time in seconds, if the source gave one.
+        value: The value; None where there is no one number: a histogram, or a text.
     """
 
     name: str
     labels: Mapping[str, str]
     value: float | None
-    text: str | None = None
-    timestamp: float | None = None
-
-
-@attrs.frozen
-class Family:
-    """One metric of an exposition, with all its samples.
-
-    Attributes:
-        name: Without the suffixes that samples carry (`_total`, `_bucket`, ...).
-        type: `counter`, `gauge`, `histogram`, `summary`, `unknown`, ... as OpenMetrics names them.
-        help: The exporter's description; hostile text.
-        unit: OpenMetrics' unit, or empty.
-        samples: In the order of the exposition.
-    """
-
-    name: str
-    type: str
-    help: str
-    unit: str
-    samples: tuple[Sample, ...]
 
 
 @attrs.frozen
@@ -185,19 +161,9 @@ def texts(value: object) -> dict[str, str]:
     return value
 
 
-def make_sample(
-    name: str,
-    labels: Mapping[str, str],
-    value: float,
-    timestamp: float | None = None,
-) -> Sample:
-    """Build a sample; NaN and the infinities, which JSON lacks, become text."""
-    if timestamp is not None and not math.isfinite(timestamp):
-        timestamp = None
-    if math.isfinite(value):
-        return Sample(clip(name), clip_labels(labels), value, None, timestamp)
-    text = "NaN" if math.isnan(value) else "+Inf" if value > 0 else "-Inf"
-    return Sample(clip(name), clip_labels(labels), None, text, timestamp)
+def make_sample(name: str, labels: Mapping[str, str], value: float | None) -> Sample:
+    """Build a sample whose texts are bounded."""
+    return Sample(clip(name), clip_labels(labels), value)
 
 
 def parse_time(text: str) -> datetime | None:

@@ -96,10 +96,10 @@ def query_values(name: str, result: QueryResult) -> dict[str, float | None]:
     """
     samples = result.samples
     if len(samples) == 1:
-        return {name: _value(samples[0])}
+        return {name: samples[0].value}
     names = {sample.name for sample in samples}
     return {
-        series(name, _with_name(sample) if len(names) > 1 else sample.labels): _value(sample)
+        series(name, _with_name(sample) if len(names) > 1 else sample.labels): sample.value
         for sample in samples
     }
 
@@ -110,11 +110,7 @@ def _with_name(sample: Sample) -> Mapping[str, str]:
 
 def sample_values(samples: Iterable[Sample]) -> dict[str, float | None]:
     """Return the values of an exposition's samples, each under its metric as written there."""
-    return {series(sample.name, sample.labels): _value(sample) for sample in samples}
-
-
-def _value(sample: Sample) -> float | None:
-    return float(sample.text) if sample.text in {"+Inf", "-Inf"} else sample.value
+    return {series(sample.name, sample.labels): sample.value for sample in samples}
 
 
 def series(name: str, labels: Mapping[str, str]) -> str:

@@ -190,8 +190,7 @@ class ExpositionPoll:
     async def ask(self) -> str | None:
         """Scrape it; thousands of series are named in slices, between which other tasks run."""
         skipped: list[int] = []
-        families = await self._source.fetch(skipped)
-        samples = [sample for family in families for sample in family.samples]
+        samples = await self._source.fetch(skipped)
         kept = samples[:MAX_SERIES]
         values: dict[str, float | None] = {}
         for start in range(0, len(kept), _SLICE):

@@ -22,7 +22,7 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -63,7 +63,6 @@ class EmbeddedModel:
         threads: CPU threads that compute. Keep to one on two cores: two of them collapse under
             load, because the event loop needs a core too.
         max_requests: requests that may be open at once.
-        on_change: called in the event loop after each change of `state`.
     """
 
     def __init__(
@@ -72,12 +71,10 @@ class EmbeddedModel:
         threads: int = 1,
         *,
         max_requests: int = 100,
-        on_change: Callable[[], None] | None = None,
     ) -> None:
         self._model = model
         self._threads = threads
         self._max_requests = max_requests
-        self._on_change = on_change
         self._api_key = secrets.token_urlsafe(32)
         self._state: State = "absent"
         self._reason: str | None = "The embedded model has not been started."
@@ -186,8 +183,6 @@ class EmbeddedModel:
     def _change(self, state: State, reason: str | None = None) -> None:
         self._state, self._reason = state, reason
         log.info("embedded model: %s%s", state, f" ({reason})" if reason else "")
-        if self._on_change is not None:
-            self._on_change()
 
 
 def _explain(file: ModelFile, error: Exception) -> str:

@@ -202,7 +202,7 @@ class TestMetrics:
 
     def test_a_query_is_shown_under_its_name_with_labels_if_it_has_several_series(self) -> None:
         one = QueryResult((Sample("up", {"job": "a"}, 1.0),))
-        two = QueryResult((*one.samples, Sample("up", {"job": 'b"\\\n'}, None, "NaN")))
+        two = QueryResult((*one.samples, Sample("up", {"job": 'b"\\\n'}, None)))
         names = QueryResult((Sample("a", {"x": "1"}, 1.0), Sample("b", {"x": "1"}, 2.0)))
         assert query_values("health", QueryResult(())) == {}
         assert query_values("health", one) == {"health": 1.0}
