@@ -171,9 +171,9 @@ function buildRow(alert, old, downs, inGroup) {
   const node = element("li", "alert", element("p", "line", pill(stateWord(alert), tone), since), said);
   const description = annotations.description || "";
   if (description && description !== summary) {
-    const told = element("p", "description", description);
-    told.dir = "auto";
-    node.append(told);
+    const text = element("p", "description", description);
+    text.dir = "auto";
+    node.append(text);
   }
   node.append(labelLine(labels), linkLine(alert, annotations));
   if (downs.length > 0) node.append(element("p", "old", oldText(downs, old)));

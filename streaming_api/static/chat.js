@@ -182,7 +182,7 @@ class Chat {
     this.#send({ message_type: "chat_completion", action: "cancel", request_id: turn.id });
   }
 
-  // Being told
+  // Being notified
 
   /** Takes a chat_completion message. */
   receive(message) {

@@ -1,4 +1,4 @@
-// Where conversations are kept: this browser's IndexedDB, the newest hundred. When it keeps nothing, one is told.
+// Where conversations are kept: this browser's IndexedDB, the newest hundred. When it keeps nothing, the page says so.
 
 const DATABASE = "streaming-api";
 const STORE = "conversations";

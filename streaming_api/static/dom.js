@@ -29,7 +29,7 @@ export function setTone(node, tone) {
   if (node.dataset.tone !== tone) node.dataset.tone = tone;
 }
 
-/** A word in its colour: state is told by both. */
+/** A word in its colour: state is shown by both. */
 export function pill(text, tone) {
   const made = element("span", "pill", text);
   made.dataset.tone = tone;

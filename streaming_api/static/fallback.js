@@ -116,7 +116,7 @@ export class StandIn {
         for (const event of events) this.#take(event);
       }
     } catch {
-      // Its end is told below, however it came.
+      // Its end is reported below, however it came.
     }
     const chat = name.startsWith("chat/");
     if (!stop.signal.aborted && !this.#closing.signal.aborted && !chat) this.#connection.failed("An event stream of the server has ended.");

@@ -2,7 +2,7 @@
 
 import { shownWindow, startCharts, view } from "./charts.js";
 import { byId } from "./dom.js";
-import { changed, drawDirty, fold, state, tell } from "./state.js";
+import { changed, drawDirty, fold, state, report } from "./state.js";
 
 const TOPICS = { history: "metrics", alerts: "alerts", status: "status" };
 const keys = document.documentElement.dataset.access === "keys";
@@ -56,9 +56,9 @@ document.documentElement.classList.add("ready");
 /** What must be known before the socket opens: may we, which topics are there, and where to go on. */
 async function prepare() {
   if (keys) await askWithKey();
-  const told = state.status?.capabilities ?? {};
+  const capabilities = state.status?.capabilities ?? {};
   const scopes = state.status?.scopes ?? ["watch"];
-  const names = Object.keys(TOPICS).filter((topic) => told[TOPICS[topic]] !== false && scopes.includes("watch"));
+  const names = Object.keys(TOPICS).filter((topic) => capabilities[TOPICS[topic]] !== false && scopes.includes("watch"));
   return Object.fromEntries(names.map((topic) => [topic, cursors.get(topic) ?? ""]));
 }
 
@@ -104,8 +104,8 @@ function takeSnapshot({ status, messages }) {
 function onPhase(now) {
   const { connection: before } = state;
   const lost = before.phase === "open" ? performance.now() : before.lostAt;
-  if (before.phase === "open" && now.phase !== "open") tell({ time: Date.now() + state.clockOffset, kind: "lost", name: "This page", detail: now.reason });
-  if (now.phase === "open" && before.lostAt !== null) tell({ time: Date.now() + state.clockOffset, kind: "back", name: "This page", detail: "" });
+  if (before.phase === "open" && now.phase !== "open") report({ time: Date.now() + state.clockOffset, kind: "lost", name: "This page", detail: now.reason });
+  if (now.phase === "open" && before.lostAt !== null) report({ time: Date.now() + state.clockOffset, kind: "back", name: "This page", detail: "" });
   state.connection = { retryAt: 0, ...now, lostAt: now.phase === "open" ? null : lost };
   changed("connection");
   if (now.phase === "open") chat?.connected();

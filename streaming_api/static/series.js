@@ -98,8 +98,8 @@ function emptyText() {
 
 function sourceBody(source, { names, hidden, found }) {
   if (!bodies.has(source)) {
-    const told = element("span", "hint");
-    const head = element("th", "", title(source), told);
+    const hint = element("span", "hint");
+    const head = element("th", "", title(source), hint);
     head.colSpan = 4;
     head.scope = "rowgroup";
     const more = element("button", "quiet", "");
@@ -110,12 +110,12 @@ function sourceBody(source, { names, hidden, found }) {
     });
     const moreCell = element("td", "", more);
     moreCell.colSpan = 4;
-    bodies.set(source, { node: element("tbody"), told, more, headRow: element("tr", "source", head), moreRow: element("tr", "more", moreCell) });
+    bodies.set(source, { node: element("tbody"), hint, more, headRow: element("tr", "source", head), moreRow: element("tr", "more", moreCell) });
   }
-  const { node, told, more, headRow, moreRow } = bodies.get(source);
+  const { node, hint, more, headRow, moreRow } = bodies.get(source);
   const down = isDown(source);
   const seconds = (performance.now() - (state.metricsAt.get(source) ?? 0)) / 1000;
-  setText(told, ` ${count(found)} series, ${down ? "down: values are from" : "changed"} ${age(seconds)} ago`);
+  setText(hint, ` ${count(found)} series, ${down ? "down: values are from" : "changed"} ${age(seconds)} ago`);
   node.classList.toggle("is-old", down);
   moreRow.hidden = hidden === 0;
   setText(more, `Show more: ${count(hidden)} are left out`);

@@ -1,4 +1,4 @@
-// What the page knows: messages folded into it, and who is told when it changes. Knows no element.
+// What the page knows: messages folded into it, and who is notified when it changes. Knows no element.
 
 const KEPT_SECONDS = 3600;
 const MOST_EVENTS = 300;
@@ -36,7 +36,7 @@ export const state = {
   complaint: null,
 };
 
-// Telling whoever draws
+// Notifying whoever draws
 
 const drawers = new Map();
 const dirty = new Set();
@@ -212,7 +212,7 @@ function foldAlerts({ event, alerts, alert, left_out: leftOut = {} }, timestamp,
   } else if (["firing", "pending", "resolved"].includes(event)) {
     if (!replayed) keep(alert);
     if (event === "resolved") remember(alert);
-    if (event !== "pending") tellAlert(event, alert, timestamp);
+    if (event !== "pending") reportAlert(event, alert, timestamp);
   } else return;
   changed("alerts");
 }
@@ -228,15 +228,15 @@ function remember(alert) {
   state.resolved.length = Math.min(state.resolved.length, MOST_RESOLVED);
 }
 
-const told = new Set();
+const reported = new Set();
 
-function tellAlert(event, alert, timestamp) {
+function reportAlert(event, alert, timestamp) {
   const key = `${alert.fingerprint} ${event}`;
-  if (event === "firing" && told.has(key)) return; // its words changed, or another source tells of it
-  told.delete(`${alert.fingerprint} ${event === "firing" ? "resolved" : "firing"}`);
-  told.add(key);
+  if (event === "firing" && reported.has(key)) return; // its words changed, or another source reports it
+  reported.delete(`${alert.fingerprint} ${event === "firing" ? "resolved" : "firing"}`);
+  reported.add(key);
   const { labels = {}, annotations = {} } = alert;
-  tell({
+  report({
     time: timestamp,
     kind: event,
     severity: labels.severity,
@@ -252,7 +252,7 @@ function foldComponents({ event, components, component, status }, timestamp, rep
   } else if (event === "changed") {
     const before = replayed ? replayedStates.get(component) : state.components.get(component)?.state;
     if (before !== status.state) {
-      tell({ time: timestamp, kind: status.state, name: component, detail: status.reason ?? "" });
+      report({ time: timestamp, kind: status.state, name: component, detail: status.reason ?? "" });
     }
     if (replayed) replayedStates.set(component, status.state);
     else state.components.set(component, status);
@@ -263,7 +263,7 @@ function foldComponents({ event, components, component, status }, timestamp, rep
 const replayedStates = new Map();
 
 /** Puts an event into the diary; those of a replay find their place by their time. */
-export function tell(event) {
+export function report(event) {
   const time = typeof event.time === "string" ? Date.parse(event.time) : event.time;
   const known = state.events.some((each) => each.time === time && each.kind === event.kind && each.name === event.name);
   if (known) return;
@@ -281,7 +281,7 @@ export const newest = (name) => state.history.series.get(name)?.at(-1) ?? null;
 /** The components that are not up, which an alert's or a value's source may be. */
 export const isDown = (source) => ["down", "absent"].includes(state.components.get(source)?.state);
 
-/** Whether nobody who is up tells of this alert any more. */
+/** Whether nobody who is up reports this alert any more. */
 export const isOld = ({ sources, source }) => (sources ?? [source]).every(isDown);
 
 /** Alerts that count: they fire, nobody silenced them, and a source that is up says so. */

@@ -98,8 +98,8 @@ function drawAge(seconds, stale) {
   const node = byId("data-age");
   setTone(node, stale ? "bad" : "idle");
   const mode = MODES[state.connection.mode];
-  const told = noFigures() ? (state.connection.phase === "open" ? "connected" : "") : seconds === null ? "no data yet" : stale ? `${age(seconds)} old` : seconds < 2 ? "live" : `${age(seconds)} ago`;
-  setText(node, mode && !stale ? `${told}, ${mode}` : told);
+  const words = noFigures() ? (state.connection.phase === "open" ? "connected" : "") : seconds === null ? "no data yet" : stale ? `${age(seconds)} old` : seconds < 2 ? "live" : `${age(seconds)} ago`;
+  setText(node, mode && !stale ? `${words}, ${mode}` : words);
   const down = [...state.components.keys()].filter((name) => isDown(name) && !UPSTREAMS.includes(name) && name !== "cluster");
   setText(byId("data-old"), down.length > 0 ? `${down.map(title).join(", ")}: values are from before` : "");
 }
