@@ -27,8 +27,11 @@ from tests.bench.works import (
     broadcast,
     connections,
     first_token,
+    kept_tls,
+    passing_on,
     promise,
     relay,
+    responses,
     resume,
     wire_bytes,
 )
@@ -37,12 +40,17 @@ Work = Callable[[Bench], Awaitable[None]]
 WORKS: dict[str, Work] = {
     "relay": relay.run,
     "first-token": first_token.run,
+    "responses": responses.run,
+    "passing-on": passing_on.run,
+    "kept-tls": kept_tls.run,
     "wire": wire_bytes.run,
     "broadcast": broadcast.run,
     "connections": connections.run,
     "resume": resume.run,
     "promise": promise.run,
 }
+SAME_PEERS = {"relay", "first-token", "responses"}
+"""Works after which the next one is asked of the same peers."""
 MINUTES = 12.0
 QUIET = 0.05
 """Share of the CPUs that other programs may use before the report says so."""
@@ -95,7 +103,7 @@ async def _measure(bench: Bench, names: Sequence[str]) -> None:
         for name in names:
             say(f"{name} (after {time.monotonic() - started:.0f} s)")
             await WORKS[name](bench)
-            if name not in {"relay", "first-token"}:  # what follows is asked of the same peers
+            if name not in SAME_PEERS:
                 await bench.stop()
     finally:
         await bench.stop()

@@ -78,6 +78,8 @@ STREAM_HEAD = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n"
     b"Cache-Control: no-cache\r\nTransfer-Encoding: chunked\r\n\r\n"
 )
+LARGE = b"{%b}" % (b" " * (2**20 - 2))
+"""A body of 1 MB."""
 MODELS = response(
     orjson.dumps(
         {
@@ -200,6 +202,8 @@ class Upstream(asyncio.Protocol):
             self._begin(orjson.loads(body))
         elif path.endswith(b"/models"):
             self._transport.write(MODELS)
+        elif path.endswith(b"/embeddings"):
+            self._transport.write(response(LARGE))
         elif path.startswith(b"/metrics"):
             figures = METRICS % (time.monotonic_ns(), self._clock.running)
             self._transport.write(response(figures, b"text/plain; version=0.0.4"))

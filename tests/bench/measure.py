@@ -33,6 +33,7 @@ class Sample:
         p50_ms, p95_ms, p99_ms: Latency as the client saw it, milliseconds; None if not measured.
         memory: Bytes; None if not measured.
         wire: Bytes that a client read for each unit; None if not measured.
+        handshakes: TLS handshakes with the upstream; None if not counted.
     """
 
     work: str
@@ -47,6 +48,7 @@ class Sample:
     p99_ms: float | None = None
     memory: float | None = None
     wire: float | None = None
+    handshakes: int | None = None
 
 
 @attrs.define

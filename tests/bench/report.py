@@ -12,14 +12,17 @@ from tests.bench.peers.direct import Direct
 from tests.bench.peers.fastapi import FastApi
 from tests.bench.peers.litellm import LiteLlm
 from tests.bench.peers.nginx import Nchan, Nginx
-from tests.bench.peers.ours import Ours, Pure
+from tests.bench.peers.ours import OPENAI, Ours, Pure
 from tests.bench.targets import KIB, NGINX, Target
 from tests.bench.works import (
     broadcast,
     connections,
     first_token,
+    kept_tls,
+    passing_on,
     promise,
     relay,
+    responses,
     resume,
     wire_bytes,
 )
@@ -33,6 +36,8 @@ REFERENCES = {
     broadcast.WORK: ("Nchan WebSocket", "Nchan EventSource"),
     connections.WORK: ("Nchan WebSocket", "Nchan EventSource"),
     resume.WORK: ("Nchan WebSocket", "Nchan EventSource"),
+    responses.WORK: (OPENAI,),
+    passing_on.WORK: (passing_on.NGINX,),
 }
 Show = Callable[[Results, str, str, str], str]
 """Makes a cell from (results, work, case, face)."""
@@ -69,6 +74,7 @@ def _sections(results: Results) -> Iterator[str]:
     if results.cases(first_token.WORK):
         yield "### First token: from asking to the first token, p50 / p99"
         yield _works_table(results, first_token.WORK, _latency)
+    yield from _face_sections(results)
     if results.cases(broadcast.WORK):
         yield "### Broadcast: CPU of the server per delivery"
         yield _works_table(results, broadcast.WORK, _ratio)
@@ -96,6 +102,18 @@ def _sections(results: Results) -> Iterator[str]:
             "metrics each second (quick runs: a fifth of each)"
         )
         yield _promise_table(results)
+
+
+def _face_sections(results: Results) -> Iterator[str]:
+    if results.cases(responses.WORK):
+        yield "### Responses beside chat completions: CPU of the server per token"
+        yield _works_table(results, responses.WORK, _ratio)
+    if results.cases(passing_on.WORK):
+        yield "### Passing on: CPU of the server per request with a body of 1 MB"
+        yield _works_table(results, passing_on.WORK, _ratio)
+    if results.cases(kept_tls.WORK):
+        yield "### Kept TLS: from asking to the first token, p50 / p99, upstream over TLS"
+        yield _works_table(results, kept_tls.WORK, _latency)
 
 
 def _works_table(results: Results, work: str, show: Show, but: str = "") -> str:

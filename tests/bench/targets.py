@@ -12,8 +12,11 @@ from tests.bench.works import (
     broadcast,
     connections,
     first_token,
+    kept_tls,
+    passing_on,
     promise,
     relay,
+    responses,
     wire_bytes,
 )
 
@@ -84,7 +87,7 @@ def microseconds(value: float) -> str:
 
 def all_targets(results: Results) -> list[Target]:
     """Every target, in the order of the works."""
-    makers = (_relay, _first_token, _wire, _broadcast, _connections, _promise, _growth)
+    makers = (_relay, _first_token, _faces, _wire, _broadcast, _connections, _promise, _growth)
     return [target for make in makers for target in make(results)]
 
 
@@ -120,6 +123,23 @@ def _first_token(results: Results) -> Iterator[Target]:
             added = None if ours is None or direct is None else ours - direct
             what = f"first token, {how} over the direct median, {face}"
             yield at_most(what, added, limit, milliseconds)
+
+
+def _faces(results: Results) -> Iterator[Target]:
+    for model, answers in responses.CASES:
+        case = relay.case(model, answers)
+        ratio = results.ratio(responses.WORK, case, responses.RESPONSES, OPENAI)
+        yield at_most(f"responses, {case}", ratio, 1.3, times("chat completions"))
+    for case in passing_on.PATHS:
+        ratio = results.ratio(passing_on.WORK, case, passing_on.OURS, passing_on.NGINX)
+        yield at_most(f"passing on, {case}", ratio, 1.5, times("nginx"))
+    opened = results.median(kept_tls.WORK, kept_tls.LATER, OPENAI, "handshakes")
+    yield at_most(
+        "kept TLS, handshakes for the answers after the first",
+        opened,
+        0,
+        lambda value: f"{value:.0f}",
+    )
 
 
 def _wire(results: Results) -> Iterator[Target]:

@@ -44,12 +44,14 @@ class Ours(Peer):
     """The real application, and a route to publish through."""
 
     name = "streaming-api"
+    config = CONFIG
     settings = "Defaults, except limits that would refuse the load:\n\n```yaml\n" + CONFIG + "```"
 
     def command(self) -> Sequence[str]:
         """Serve as `streaming-api serve` does."""
         config = self.folder / "config.yaml"
-        config.write_text(CONFIG.replace("PORT", str(self.port)).replace("UPSTREAM", self.upstream))
+        text = self.config.replace("PORT", str(self.port))
+        config.write_text(text.replace("UPSTREAM", self.upstream))
         return [this_python(), "-m", "tests.bench.ours", str(config)]
 
     def environment(self) -> Mapping[str, str]:
