@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -70,11 +70,14 @@ class Remote(Protocol):
     def may_start(self, request: ChatRequest, client: Client) -> bool:
         """Return whether an answer may be started here: nobody else can start it as well."""
 
+    def running_elsewhere(self, owner: str) -> int:
+        """Return how many answers of a key run in other processes."""
+
     async def claim(self, request: ChatRequest, client: Client) -> None:
         """Make sure that nobody else starts this answer, or mirror theirs here.
 
         Raises:
-            TooMany: the key has reached its limit of running answers.
+            TooMany: the key has reached one of its limits, in all processes together.
             Unavailable: that cannot be found out now.
         """
 
@@ -210,12 +213,17 @@ class Answers:
         """Return how many answers of a client's key run here."""
         return sum(answer.asked_by == client.name for answer in self.running)
 
+    def running_by_key(self) -> Counter[str]:
+        """Return how many answers of each key run here."""
+        return Counter(answer.owner for answer in self.running)
+
     def rate_limit_headers(self, client: Client) -> dict[str, str]:
         """Return the ``x-ratelimit-*`` headers for a client whose key has limits of its own."""
         key = client.key
         if key is None or not (key.answers or key.tokens_per_minute or key.tokens_per_day):
             return {}
-        return self.quotas.headers(key, self.running_of(client))
+        elsewhere = 0 if self.remote is None else self.remote.running_elsewhere(client.owner)
+        return self.quotas.headers(key, self.running_of(client) + elsewhere)
 
     def _known(self, key: Key) -> WatchedAnswer | None:
         answer = self._answers.get(key)

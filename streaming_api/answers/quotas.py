@@ -1,7 +1,8 @@
 """Quotas: what one key may use, besides the limits that all keys have. Monotonic time.
 
 A window begins with the first answer in it. What an answer has used is known at its end, so a
-running one may pass a limit, and the next is refused. Each process counts from its start.
+running one may pass a limit, and the next is refused. Each process counts from its start; in a
+cluster, what all of them have used takes the place of that (`Quotas.replace`).
 """
 
 from __future__ import annotations
@@ -58,6 +59,17 @@ class Quotas:
         """Count the tokens that an answer has used."""
         for window in self._of(name):
             window.add(tokens)
+
+    def replace(self, name: str, *windows: tuple[int, float]) -> None:
+        """Replace what is counted here by what all processes have used.
+
+        Args:
+            name: the key.
+            windows: for a minute and for a day, the tokens used, and the seconds left.
+        """
+        for window, (used, left) in zip(self._of(name), windows, strict=True):
+            window.used = used
+            window.begun = time.monotonic() - window.seconds + left
 
     def check(self, key: ApiKey, model: str | None) -> None:
         """Check that a key may ask for another answer.

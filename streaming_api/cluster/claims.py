@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Final
@@ -15,8 +16,6 @@ from streaming_api.cluster.store import RUNNING_SECONDS, Command, StoreError
 from streaming_api.errors import ApiError, Gone, NotFound, TooMany
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from streaming_api.access.client import Client
     from streaming_api.answers.answer import Answer
     from streaming_api.cluster.outbox import Outbox
@@ -37,20 +36,24 @@ class Claims:
     """Asks the store who owns answers.
 
     Args:
-        per_key: the number of answers that a key may run at once; 0 for no limit.
+        per_key: the number of answers that any key may run at once; 0 for no limit.
         lease: seconds for which a running answer counts without being renewed.
         show: mirrors an answer of another process here.
+
+    Attributes:
+        per_key: as above; a reload changes it.
     """
 
     def __init__(
         self, store: Store, outbox: Outbox, per_key: int, lease: float, show: Show
     ) -> None:
+        self.per_key = per_key
         self._store = store
         self._outbox = outbox
-        self._per_key = per_key
         self._lease = lease
         self._show = show
         self._claimed: dict[Key, asyncio.TimerHandle] = {}
+        self._counted: set[tuple[str, str]] = set()  # names of limits, and ids of answers
         self._asking: dict[tuple[str, Key], asyncio.Task[None]] = {}
         self._absent: dict[Key, ApiError] = {}
 
@@ -76,7 +79,11 @@ class Claims:
         if claim is not None:
             claim.cancel()
             return True
-        return not request.chosen and not self._per_key
+        return not request.chosen and not self._is_limited(client)
+
+    def _is_limited(self, client: Client) -> bool:
+        key = client.key
+        return bool(self.per_key or (key is not None and (key.answers or key.has_tokens)))
 
     async def claim(self, request: ChatRequest, client: Client) -> None:
         """See `Remote`."""
@@ -85,21 +92,20 @@ class Claims:
 
     def ended(self, answer: Answer) -> None:
         """Count an answer no longer."""
-        if self._per_key:
-            self._uncount(answer.asked_by, answer.request_id)
+        self._uncount(answer.asked_by, answer.request_id)
 
-    def renew(self, running: Iterable[Answer]) -> list[Command]:
+    def renew(self) -> list[Command]:
         """Return the commands that keep running answers counted."""
-        if not self._per_key:
-            return []
         lease = round(self._lease)
         return [
-            ("EVAL", _RENEW, 1, self._store.key("q", answer.asked_by), answer.request_id, lease)
-            for answer in running
+            ("EVAL", _RENEW, 1, self._store.key("q", name), request_id, lease)
+            for name, request_id in self._counted
         ]
 
     def _uncount(self, name: str, request_id: str) -> None:
-        self._outbox.send(("ZREM", self._store.key("q", name), request_id))
+        if (name, request_id) in self._counted:
+            self._counted.discard((name, request_id))
+            self._outbox.insist(("ZREM", self._store.key("q", name), request_id))
 
     async def _once(
         self, what: str, key: Key, ask: Callable[[], Coroutine[None, None, None]]
@@ -137,52 +143,69 @@ class Claims:
             await asyncio.sleep(WAIT_SECONDS / 100)  # somebody has claimed it just now
 
     async def _claim(self, key: Key, request: ChatRequest, client: Client) -> None:
-        ref = ref_of(key)
-        about = Meta(self._outbox.instance, client.name, request)
-        if self._per_key:
-            await self._take_quota(client.name, key[1])
+        number = secrets.token_hex(8)
         try:
-            taken, (holder, described) = await self._outbox.ask(
-                ("HSETNX", self._store.key("m", ref), "instance", self._outbox.instance),
-                ("HMGET", self._store.key("m", ref), "instance", "v"),
-            )
-            reserved = holder == self._outbox.instance.encode() and described is None
-            if mine := bool(taken) or reserved:
-                fields = [part for pair in about.encode().items() for part in pair]
-                await self._outbox.ask(
-                    ("HSET", self._store.key("m", ref), *fields),
-                    ("EXPIRE", self._store.key("m", ref), RUNNING_SECONDS),
-                    ("DEL", self._store.key("g", ref)),
-                )
+            await self._count(client, key[1])
+            mine = await self._take(key, Meta(self._outbox.instance, client.name, request), number)
         except StoreError:
-            raise unavailable() from None
-        if not mine:
-            if self._per_key:
+            if request.chosen:
                 self._uncount(client.name, key[1])
+                raise unavailable() from None
+            mine = True  # nobody else can have an id that was made here; limits are this process's
+        if not mine:
+            self._uncount(client.name, key[1])
             await self._fetch(key)
             return
         loop = asyncio.get_running_loop()
-        self._claimed[key] = loop.call_later(CLAIM_SECONDS, self._release, key)
+        self._claimed[key] = loop.call_later(CLAIM_SECONDS, self._release, key, client.name, number)
 
-    def _release(self, key: Key) -> None:
+    async def _take(self, key: Key, about: Meta, number: str) -> bool:
+        """Take an id, and describe its answer; return False if another process has it."""
+        name = self._store.key("m", ref_of(key))
+        instance = self._outbox.instance
+        taken, (holder, described) = await self._outbox.ask(
+            ("HSETNX", name, "instance", instance), ("HMGET", name, "instance", "v")
+        )
+        reserved = holder == instance.encode() and described is None
+        if not taken and not reserved:
+            return False
+        fields = [part for pair in about.encode().items() for part in pair]
+        await self._outbox.ask(
+            ("HSET", name, "claim", number, *fields),
+            ("EXPIRE", name, RUNNING_SECONDS),
+            ("DEL", self._store.key("g", ref_of(key))),
+        )
+        return True
+
+    def _release(self, key: Key, name: str, number: str) -> None:
         """Release a claim that nobody has used: the client that asked for it has left."""
         self._claimed.pop(key, None)
-        self._outbox.send(("DEL", self._store.key("m", ref_of(key))))
+        self._uncount(name, key[1])
+        about = self._store.key("m", ref_of(key))
+        self._outbox.insist(("EVAL", _RELEASE, 1, about, number))
 
-    async def _take_quota(self, name: str, request_id: str) -> None:
-        try:
-            (taken,) = await self._outbox.ask(
-                ("EVAL", _TAKE, 1, self._store.key("q", name), self._per_key, request_id,
-                 round(self._lease))
-            )  # fmt: skip
-        except StoreError:
-            raise unavailable() from None
-        if not taken:
-            message = f"{self._per_key} answers are running for this key; wait for one to end."
+    async def _count(self, client: Client, request_id: str) -> None:
+        """Count an answer among those of its key.
+
+        Raises:
+            TooMany: as many run as may.
+            StoreError: the store cannot be asked.
+        """
+        own = 0 if client.key is None else client.key.answers
+        most = min((limit for limit in (self.per_key, own) if limit), default=0)
+        if not most:
+            return
+        name = self._store.key("q", client.name)
+        (counted,) = await self._outbox.ask(
+            ("EVAL", _COUNT, 1, name, most, request_id, round(self._lease))
+        )
+        if not counted:
+            message = f"{most} answers are running for this key; wait for one to end."
             raise TooMany(message, "too_many_answers", retry_after=1)
+        self._counted.add((client.name, request_id))
 
 
-_TAKE: Final = """
+_COUNT: Final = """
 local now = tonumber(redis.call('TIME')[1])
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - 1)
 if redis.call('ZSCORE', KEYS[1], ARGV[2]) == false
@@ -194,6 +217,12 @@ return 1
 _RENEW: Final = """
 local now = tonumber(redis.call('TIME')[1])
 return redis.call('ZADD', KEYS[1], 'XX', now + tonumber(ARGV[2]), ARGV[1])
+"""
+
+
+_RELEASE: Final = """
+if redis.call('HGET', KEYS[1], 'claim') == ARGV[1] then return redis.call('DEL', KEYS[1]) end
+return 0
 """
 
 

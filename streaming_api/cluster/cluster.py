@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from streaming_api.answers.answers import Answers, Key, not_found
 from streaming_api.cluster.claims import Claims
+from streaming_api.cluster.exchange import Exchange
 from streaming_api.cluster.figures import Figures
 from streaming_api.cluster.membership import Membership, Missing
 from streaming_api.cluster.meta import Meta, key_of, ref_of
@@ -20,9 +21,11 @@ from streaming_api.cluster.mirror import Mirror
 from streaming_api.cluster.mirrors import Mirrors
 from streaming_api.cluster.outbox import Outbox
 from streaming_api.cluster.owner import Owner, end_sealed
+from streaming_api.cluster.presence import About, Counts, Presence
 from streaming_api.cluster.reader import Reader
 from streaming_api.cluster.shared import SharedBindings, Tickets, unavailable
 from streaming_api.cluster.store import RUNNING_SECONDS, Command, Message, Store, StoreError
+from streaming_api.cluster.usage import Usage
 from streaming_api.cluster.writer import Writer
 
 if TYPE_CHECKING:
@@ -54,6 +57,7 @@ class Cluster:
     Attributes:
         instance: the name of this process, new at each start.
         on_webhook: called with what Alertmanager's webhook said to any process.
+        usage: what each key has used, in all processes together.
     """
 
     def __init__(
@@ -83,11 +87,16 @@ class Cluster:
         self._claims = Claims(
             self.store, self._outbox, config.answers_per_key, self._lease, self._mirrors.show
         )
+        self._has_tokens = {key.name for key in config.api_keys if key.has_tokens}
+        self.usage = Usage(self.store, self.instance, answers.quotas)
+        self._presence = Presence(self.store, self.instance, self._lease, self._counts)
+        self._presence.about = About(config.cluster_name or "")
+        self._exchange = Exchange(self.store, self.figures, [self.usage, self._presence])
         self._missing = Missing(self.figures, self._lease)
         self._membership: Membership | None = None
         self.tickets = Tickets(self.store, self._outbox.ask)
         self.bindings = SharedBindings(
-            self.store, self.instance, self._outbox.ask, self._outbox.send
+            self.store, self.instance, self._outbox.ask, self._outbox.insist
         )
         answers.remote = self
 
@@ -125,7 +134,15 @@ class Cluster:
 
     async def claim(self, request: ChatRequest, client: Client) -> None:
         """See `Remote`."""
+        key = client.key
+        if key is not None and key.has_tokens:
+            await self._exchange.fresh()
+            self._answers.quotas.check(key, request.model)
         await self._claims.claim(request, client)
+
+    def running_elsewhere(self, owner: str) -> int:
+        """See `Remote`."""
+        return self._presence.answers_elsewhere(owner)
 
     def started(self, answer: Answer) -> None:
         """See `Remote`."""
@@ -135,6 +152,10 @@ class Cluster:
 
     def ended(self, answer: Answer) -> None:
         """See `Remote`."""
+        assert answer.record is not None
+        self.usage.add(answer.record)
+        if answer.record.key in self._has_tokens:
+            self._exchange.hurry()  # others may not ask for more
         self._claims.ended(answer)
 
     def forget(self, answer: WatchedAnswer) -> None:
@@ -161,6 +182,15 @@ class Cluster:
             (found,) = await self._outbox.ask(("GET", self.store.key("c", f"{owner}/{chat_id}")))
             return None if found is None else str(found.decode())
         return None
+
+    # What all processes count together
+
+    def _counts(self) -> Counts:
+        return {"answers": self._answers.running_by_key()}
+
+    async def used(self) -> bool:
+        """Wait until all that was used before this call is in `usage`, if the store answers."""
+        return await self._exchange.complete()
 
     # Tickets
 
@@ -227,7 +257,8 @@ class Cluster:
         """Find out which processes are alive, and end the answers of those that are not."""
         owners = self._mirrors.owners
         commands: list[Command] = [("EXISTS", self.store.key("i", owner)) for owner in owners]
-        commands += self._claims.renew(self._answers.running)
+        commands += self._claims.renew()
+        self._outbox.repeat()
         if renew:
             commands += self._writer.renew()
         replies = await self.store.run(*commands, ("TIME",))
@@ -268,6 +299,7 @@ class Cluster:
         background.start("cluster inbox", self._reader.keep_listening)
         background.start("cluster reader", self._reader.keep_reading)
         background.start("cluster hints", self._outbox.keep_sending)
+        background.start("cluster exchange", self._exchange.keep_exchanging)
         background.start("cluster look", self._keep_looking)
         background.start("cluster turns", self._keep_turning)
 
@@ -300,4 +332,6 @@ class Cluster:
         """Leave the other processes."""
         if self._membership is not None:
             await asyncio.to_thread(self._membership.stop)
+        with contextlib.suppress(StoreError):
+            await self.store.run(self._presence.gone())
         await self.store.close()

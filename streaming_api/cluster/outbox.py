@@ -25,6 +25,7 @@ class Outbox:
         self._store = store
         self._figures = figures
         self._waiting: asyncio.Queue[Command] = asyncio.Queue(_MOST)
+        self._insisted: dict[Command, None] = {}  # not known to have been done
 
     async def ask(self, *commands: Command) -> list[Any]:
         """Ask the store in a task of our own: a client that leaves cancels only its own wait.
@@ -49,6 +50,12 @@ class Outbox:
         with contextlib.suppress(asyncio.QueueFull):
             self._waiting.put_nowait(command)
 
+    def insist(self, command: Command) -> None:
+        """Run a command soon, and again until the store has confirmed it: it may be repeated."""
+        if len(self._insisted) < _MOST:
+            self._insisted[command] = None
+            self.send(command)
+
     async def keep_sending(self) -> None:
         """Send forever, as much as possible in one round trip."""
         while True:
@@ -56,7 +63,16 @@ class Outbox:
             while not self._waiting.empty() and len(commands) < _TOGETHER:
                 commands.append(self._waiting.get_nowait())
             try:
-                await self._store.run(*commands)
+                replies = await self._store.run(*commands)
             except StoreError as error:
                 self._figures.failed(str(error))
                 await asyncio.sleep(0.1)
+            else:
+                for command, reply in zip(commands, replies, strict=True):
+                    if not isinstance(reply, Exception):
+                        self._insisted.pop(command, None)
+
+    def repeat(self) -> None:
+        """Run again what was insisted on and has not been confirmed; called once a second."""
+        for command in tuple(self._insisted):
+            self.send(command)

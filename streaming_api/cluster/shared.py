@@ -20,6 +20,12 @@ if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) 
 return 0
 """
 
+_UNRESERVE: Final = """
+if redis.call('HGET', KEYS[1], 'instance') == ARGV[1] and redis.call('HEXISTS', KEYS[1], 'v') == 0
+then return redis.call('DEL', KEYS[1]) end
+return 0
+"""
+
 Ask = Callable[..., Awaitable[list[Any]]]
 
 
@@ -68,16 +74,16 @@ class SharedBindings:
     Args:
         ask: asks the store in a task of our own.
         instance: the name of this process.
-        send: runs a command soon.
+        insist: runs a command soon, and again until the store has confirmed it.
     """
 
     def __init__(
-        self, store: Store, instance: str, ask: Ask, send: Callable[[Command], None]
+        self, store: Store, instance: str, ask: Ask, insist: Callable[[Command], None]
     ) -> None:
         self._store = store
         self._instance = instance
         self._ask = ask
-        self._send = send
+        self._insist = insist
         self._answers: dict[tuple[str, Binding], Binding | None] = {}
 
     def claim(self, name: str, binding: Binding, holder: str) -> Binding | None:  # noqa: ARG002 (the store forgets by itself)
@@ -108,12 +114,17 @@ class SharedBindings:
         # bound to this very question: the call that claimed it had to wait for something else
         ours = bound is None or bound == value
         if reserved and not ours:
-            self._send(("DEL", about))
+            self._unreserve(about)
         self._answers[name, binding] = None if ours else Binding(*orjson.loads(bound))
 
     def release(self, name: str, binding: Binding) -> None:
         """See `Bindings`."""
-        self._send(("EVAL", _RELEASE, 1, self._store.key("k", name), _encode(binding)))
+        self._insist(("EVAL", _RELEASE, 1, self._store.key("k", name), _encode(binding)))
+        self._unreserve(self._store.key("m", ref_of((binding.owner, binding.request_id))))
+
+    def _unreserve(self, about: str) -> None:
+        """Give up an id that was reserved here for an answer that has not been started."""
+        self._insist(("EVAL", _UNRESERVE, 1, about, self._instance))
 
 
 def _encode(binding: Binding) -> bytes:

@@ -34,6 +34,8 @@ INBOX_LENGTH: Final = 10_000
 READ_ENTRIES: Final = 200
 
 Command = tuple[Any, ...]
+_FAULTS: Final = (RedisError, OSError, TimeoutError, RuntimeError)
+"""How the client fails; uvloop raises RuntimeError where a connection has just been closed."""
 Message = dict[bytes, bytes]
 
 
@@ -75,6 +77,7 @@ class Store:
         self._prefix = prefix
         self._client = connect(url)
         self._reader = connect(url)
+        self._exchanger = connect(url)
         self._questions: list[tuple[Sequence[Command], asyncio.Future[list[Any]]]] = []
         self._asking: asyncio.Task[None] | None = None
         self._inbox = connect(url, seconds=BLOCK_SECONDS + 2 * REPLY_SECONDS)
@@ -86,7 +89,7 @@ class Store:
 
     async def close(self) -> None:
         """Close the connections."""
-        for client in (self._client, self._reader, self._inbox):
+        for client in (self._client, self._reader, self._exchanger, self._inbox):
             await client.aclose()
 
     async def run(self, *commands: Command, reader: bool = False) -> list[Any]:
@@ -95,15 +98,15 @@ class Store:
         Raises:
             StoreError: it is unknown what came of them.
         """
-        client = self._reader if reader else self._client
-        pipeline = client.pipeline(transaction=False)
-        for command in commands:
-            pipeline.execute_command(*command)
-        try:
-            replies: list[Any] = await pipeline.execute(raise_on_error=False)
-        except (RedisError, OSError, TimeoutError) as error:
-            raise StoreError(reason_of(error)) from None
-        return replies
+        return await _run(self._reader if reader else self._client, commands)
+
+    async def exchange(self, *commands: Command) -> list[Any]:
+        """Run commands like `run`, on a connection that nothing else keeps busy.
+
+        Raises:
+            StoreError: as in `run`.
+        """
+        return await _run(self._exchanger, commands)
 
     async def ask(self, *commands: Command) -> list[Any]:
         """Run commands like `run`, where an error of one command is an error of all.
@@ -173,7 +176,7 @@ class Store:
                     fields = _flat(entry.encode())
                     pipeline.execute_command("XADD", key, f"{entry.last}-0", *fields)
                 await pipeline.execute()
-        except (RedisError, OSError, TimeoutError) as error:
+        except _FAULTS as error:
             raise StoreError(reason_of(error)) from None
         return True
 
@@ -224,7 +227,7 @@ class Store:
                 "STREAMS", *after, *after.values(),
             )  # fmt: skip
             reply = await command
-        except (RedisError, OSError, TimeoutError) as error:
+        except _FAULTS as error:
             await self._inbox.connection_pool.disconnect()
             raise StoreError(reason_of(error)) from None
         return [
@@ -232,6 +235,17 @@ class Store:
             for key, entries in _streams(reply)
             for number, fields in entries
         ]
+
+
+async def _run(client: Redis, commands: Sequence[Command]) -> list[Any]:
+    pipeline = client.pipeline(transaction=False)
+    for command in commands:
+        pipeline.execute_command(*command)
+    try:
+        replies: list[Any] = await pipeline.execute(raise_on_error=False)
+    except _FAULTS as error:
+        raise StoreError(reason_of(error)) from None
+    return replies
 
 
 def _flat(fields: Mapping[bytes, bytes]) -> list[bytes]:

@@ -80,6 +80,11 @@ class ApiKey:
     models: frozenset[str] = frozenset()
     expires: Expiry = ""
 
+    @property
+    def has_tokens(self) -> bool:
+        """Whether the number of tokens that its holder may use is limited."""
+        return bool(self.tokens_per_minute or self.tokens_per_day)
+
     def has_expired(self, now: datetime) -> bool:
         """Return whether the key has expired."""
         if not self.expires:

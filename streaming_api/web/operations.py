@@ -6,8 +6,7 @@ import asyncio
 import logging
 import math
 import time
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
@@ -27,6 +26,7 @@ from streaming_api.ops.context import CONTEXT, client_of
 from streaming_api.ops.peers import Own
 from streaming_api.ops.together import Figures
 from streaming_api.sources.alertmanager import Webhook, WebhookError, parse_webhook
+from streaming_api.telemetry.answer_figures import KeyUsage
 from streaming_api.web.body import raw_body
 from streaming_api.web.guard import ANY, scope
 from streaming_api.web.tickets import issue
@@ -369,22 +369,31 @@ def take_webhook(context: Context, posted: Webhook) -> int:
 async def usage(request: web.Request) -> web.Response:
     """GET /streaming/usage: what each key has used, and its limits."""
     context = request.app[CONTEXT]
-    by_key, running = context.telemetry.answers.by_key, Counter[str]()
-    for answer in context.answers.running:
-        running[answer.owner] += 1
+    since, used = await _used(context)
+    running = context.answers.running_by_key()
+    remote = context.answers.remote
     limits = {key.name: key for key in context.config.api_keys}
-    names = sorted({*limits, *by_key, *running}) or [""]
-    since = datetime.fromtimestamp(context.started, UTC).isoformat()
+    names = sorted({*limits, *used, *running}) or [""]
     rows = [
         {
             "key": name or None,
-            "running": running[name],
-            **by_key[name].as_json(),
+            "running": running[name] + (0 if remote is None else remote.running_elsewhere(name)),
+            **(used.get(name) or KeyUsage().as_json()),
             "limits": _own_limits(limits.get(name)),
         }
         for name in names
     ]
     return _json({"since": since, "keys": rows})
+
+
+async def _used(context: Context) -> tuple[str, Mapping[str, dict[str, object]]]:
+    """Return what each key has used in the whole service, and since when."""
+    if context.cluster is not None:
+        await context.cluster.used()
+        return context.cluster.usage.since, context.cluster.usage.as_json()
+    by_key = context.telemetry.answers.by_key
+    since = datetime.fromtimestamp(context.started, UTC).isoformat()
+    return since, {name: usage.as_json() for name, usage in by_key.items()}
 
 
 def _own_limits(key: ApiKey | None) -> dict[str, object]:

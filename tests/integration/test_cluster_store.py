@@ -15,8 +15,9 @@ from tests.fakes.upstream import FakeUpstream, Gate, Script
 from tests.stores import RealStore, real_store
 
 COMMANDS = (
-    "set get getdel del exists expire hset hsetnx hmget hgetall xadd xread xrevrange watch unwatch"
-    " multi exec eval zadd zrem zremrangebyscore zcard zscore time info ping hello"
+    "set get getdel del exists expire hset hsetnx hget hmget hgetall hexists hincrby hdel hkeys"
+    " xadd xread xrevrange watch unwatch multi exec eval zadd zrem zrangebyscore zremrangebyscore"
+    " zcard zscore time info ping hello"
 )
 """What docs/operations.md gives the user of the store."""
 
