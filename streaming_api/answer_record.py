@@ -24,6 +24,7 @@ class AnswerRecord:
         first: seconds to the first chunk, the queue included; None where none came.
         seconds: seconds from its beginning to its end.
         longest_gap: seconds of the longest silence between two chunks that are kept.
+        resumed: when viewers came back to it, in seconds from its beginning; the first few.
         input_tokens: as the upstream reports them; None where it does not.
         output_tokens: reported, or estimated.
         reported: whether the upstream has counted the tokens.
@@ -43,6 +44,7 @@ class AnswerRecord:
     first: float | None
     seconds: float
     longest_gap: float
+    resumed: tuple[float, ...]
     chunks: int
     repaired: int
     input_tokens: int | None
@@ -82,5 +84,6 @@ class AnswerRecord:
             "gen_ai.usage.output_tokens": self.output_tokens,
             "streaming.usage_source": "reported" if self.reported else "estimated",
             "streaming.chunks": self.chunks,
+            "streaming.resumed": len(self.resumed) or None,
         }
         return {name: value for name, value in fields.items() if value is not None}

@@ -17,7 +17,7 @@ def ended(**changes: object) -> AnswerRecord:
     record = AnswerRecord(
         request_id="r-1", key="page", face="openai", asked="m", answered="m", outcome="stop",
         reason="", status=200, ended=time.time(), queued=0.1, first=0.5, seconds=2.3,
-        longest_gap=0.4, chunks=10, repaired=0, input_tokens=7, output_tokens=10, reported=True,
-        trace=_TRACE, call=_TRACE.child(),
+        longest_gap=0.4, resumed=(), chunks=10, repaired=0,
+        input_tokens=7, output_tokens=10, reported=True, trace=_TRACE, call=_TRACE.child(),
     )  # fmt: skip
     return attrs.evolve(record, **changes)  # type: ignore[arg-type]

@@ -91,11 +91,14 @@ class Answer(WatchedAnswer):
         self._asking = 0.0  # time at which the upstream was asked
         self._answering = ""  # the model that the upstream names as answering
         self._face = client.face
-        self._trace = client.trace.child() if client.trace else TraceContext.begin()
+        parent = asked.request.trace or client.trace
+        self._trace = parent.child() if parent is not None else TraceContext.begin()
         self._call = self._trace.child()
         self.record: AnswerRecord | None = None
         self._stopped: AnswerOutcome | None = None  # why we ended it ourselves
         self._grace: asyncio.TimerHandle | None = None
+        self._coming_back = False  # whether who attaches next has watched before
+        self._resumed: list[float] = []  # when somebody came back, in seconds from the start
         self._asked = asked
         self._queue = queue
         self._resume_grace = resume_grace
@@ -278,6 +281,7 @@ class Answer(WatchedAnswer):
             first=None if self._first is None else self._first - self.started,
             seconds=self.ended - self.started,
             longest_gap=self.stream.longest_gap(),
+            resumed=tuple(self._resumed),
             chunks=self.chunks,
             repaired=self.repaired,
             input_tokens=_count(usage, "prompt_tokens"),
@@ -320,13 +324,22 @@ class Answer(WatchedAnswer):
 
     # Audience
 
+    def watch(self, connection: Sink, after: int, fault: str | None = None) -> Viewer:
+        """Show this answer on a connection, from strictly after a sequence_id."""
+        self._coming_back = self._coming_back or after > 0
+        return super().watch(connection, after, fault)
+
     def attach(self, connection: Sink, after: int = 0) -> Viewer:
         """Count a connection among the viewers, before anything is shown on it."""
+        self._coming_back = self._coming_back or after > 0
         self.returned()
         return super().attach(connection, after)
 
     def returned(self) -> None:
         """Note that somebody watches again: the answer is not abandoned."""
+        if self._coming_back and self.outcome is None and len(self._resumed) < _RESUMES_KEPT:
+            self._resumed.append(time.monotonic() - self.started)
+        self._coming_back = False
         if self._grace is not None:
             self._grace.cancel()
             self._grace = None
@@ -339,6 +352,7 @@ class Answer(WatchedAnswer):
     def _unwatched(self) -> None:
         if self.outcome is not None or self._stopped is not None:
             return
+        self._coming_back = True
         if self.request.on_disconnect is OnDisconnect.CANCEL:
             self.cancel()
         elif self.request.on_disconnect is OnDisconnect.GRACE and self._grace is None:
@@ -350,6 +364,8 @@ class Answer(WatchedAnswer):
         self.cancel(AnswerOutcome("abandoned"))
 
 
+_RESUMES_KEPT: Final = 16
+"""Number of resumes of one answer whose times are kept."""
 _NOTHING: Final = ExchangeResult(finish_reason=None, usage=None, error=None, content_chunks=0)
 SERVER_STOPPED: Final = UpstreamFault(
     status=None,

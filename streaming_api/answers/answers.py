@@ -11,6 +11,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final, Protocol
 
+from streaming_api.access import audit
 from streaming_api.answer_record import AnswerRecord
 from streaming_api.answers.answer import SERVER_STOPPED, Answer, request_bytes
 from streaming_api.answers.elsewhere import Elsewhere
@@ -288,6 +289,12 @@ class Answers:
         if self.remote is not None:
             self.remote.ended(answer)
         self.evict()
+
+    def cancel(self, answer: WatchedAnswer, client: Client) -> None:
+        """End an answer if it runs, as a client asks; its device need not be the one that began."""
+        if answer.outcome is None:
+            audit.answer_cancelled(client, answer.request_id)
+        answer.cancel()
 
     def delete(self, answer: WatchedAnswer) -> None:
         """End an answer if it runs, and stop keeping it."""

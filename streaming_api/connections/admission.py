@@ -13,7 +13,8 @@ from collections import Counter
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
-from streaming_api.connections.endings import KINDS, REASON_OF, REFUSALS
+from streaming_api.access.audit import RefusedCredentials
+from streaming_api.connections.endings import CREDENTIAL, KINDS, REASON_OF, REFUSALS
 from streaming_api.errors import ApiError, Forbidden, Unauthorized, Unavailable
 from streaming_api.telemetry.process import Process
 
@@ -83,6 +84,7 @@ class Admission:
         self._memory: tuple[float, int] = (0.0, 0)
         self._descriptors = _most_descriptors()
         self._logged: dict[str, tuple[int, float]] = {}  # refusals: how many, and when
+        self._credentials = RefusedCredentials()
 
     def apply(self, config: StreamingConfig) -> None:
         """Apply this configuration from now on."""
@@ -146,11 +148,12 @@ class Admission:
         """Return whether a connection with this descriptor must not even be read from."""
         return descriptor >= self._descriptors - _LAST_DESCRIPTORS
 
-    def refused(self, error: ApiError) -> None:
-        """Count an error if it is a refusal that nothing else counts."""
+    def refused(self, error: ApiError, address: str) -> None:
+        """Count an error of the client at this address if nothing else counts such a refusal."""
         reason = REASON_OF.get(error.code)
         if reason is None and isinstance(error, Unauthorized | Forbidden):
-            reason = "credential"
+            reason = CREDENTIAL
+            self._credentials.add(error.code, address)
         if reason is not None:
             self.telemetry.refused(reason)
 
@@ -165,6 +168,9 @@ class Admission:
             due = now is None or now - when >= REFUSALS_LOGGED_SECONDS
             if count > logged and due:
                 self._logged[reason] = (count, 0.0 if now is None else now)
+                if reason == CREDENTIAL:
+                    self._credentials.log(count - logged)
+                    continue
                 logger.warning("refused %d times: %s", count - logged, REFUSALS.get(reason, reason))
 
     def is_short(self) -> bool:

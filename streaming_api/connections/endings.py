@@ -40,6 +40,9 @@ FAULTS: Final = frozenset(
 )
 
 
+CREDENTIAL: Final = "credential"
+"""The refusal of a credential, which the audit log tells of."""
+
 REFUSALS: Final = {
     "draining": "the server is stopping",
     "connections": "all are taken (websocket.max_connections, sse.max_connections)",
@@ -52,7 +55,7 @@ REFUSALS: Final = {
     "queue": "the queue for the upstream is full (connection_management.max_queued)",
     "commands": "too many commands (limits.commands_per_second)",
     "answers": "too many answers of one key at once (limits.answers_per_key)",
-    "credential": "no API key, an unknown one, or one without the scope",
+    CREDENTIAL: "no API key, an unknown one, or one without the scope",
     "origin": "pages of another origin (security.allowed_origins)",
     "host": "a Host that is not served here (security.allowed_hosts)",
     "bad_http": "what came was no HTTP, or ambiguous",

@@ -96,9 +96,9 @@ class ConnectionManager:
     def draining(self, draining: bool) -> None:
         self.admission.draining = draining
 
-    def refused(self, error: ApiError) -> None:
-        """Count an error if it is a refusal that nothing else counts."""
-        self.admission.refused(error)
+    def refused(self, error: ApiError, address: str = "") -> None:
+        """Count an error of the client at this address if nothing else counts such a refusal."""
+        self.admission.refused(error, address)
 
     # Registry
 

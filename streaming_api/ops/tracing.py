@@ -93,6 +93,9 @@ class Tracing:
             )
             if record.first is not None:
                 span.add_event("first_token", timestamp=_nanoseconds(begun + record.first))
+            if kind is SpanKind.SERVER:
+                for after in record.resumed:
+                    span.add_event("resume", timestamp=_nanoseconds(begun + after))
             if record.longest_gap >= _EVENT_GAP:
                 gap = {"seconds": round(record.longest_gap, 6)}
                 span.add_event("longest_gap", gap, timestamp=_nanoseconds(end))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import aiohttp
 import attrs
 import orjson
+import yaml
 
 from streaming_api.sources.fetch import (
     MAX_JSON_BYTES,
@@ -23,6 +25,7 @@ from streaming_api.sources.values import (
     AlertList,
     Sample,
     SourceError,
+    clip_labels,
     make_alert,
     make_sample,
     parse_time,
@@ -39,12 +42,16 @@ MAX_ALERTS = 1000
 AT_ONCE = 4
 """Queries under way at one time, over all callers."""
 
+CONFIG_TIMEOUT = 2.0
+"""Seconds at most for the configuration, which other answers do not wait for longer."""
+
 MAX_WARNINGS = 3
 """Warnings of one answer that are passed on; the same bound holds for its notes."""
 
 T = TypeVar("T", "QueryResult", AlertList)
 
 _WHAT = "Prometheus' HTTP API"
+_GLOBAL = re.compile(r"^global:\n(?:[ ].*\n?)*", re.MULTILINE)
 
 
 @attrs.frozen
@@ -103,6 +110,21 @@ class Prometheus:
         url = f"{self._api}/alerts"
         reply = await fetch(self._session, url, max_bytes=MAX_JSON_BYTES, seconds=self._timeout)
         return _decode(reply, _alert_list)
+
+    async def external_labels(self) -> dict[str, str]:
+        """Return the labels that it adds to whatever leaves it, alerts among them.
+
+        Raises:
+            SourceError: There is no answer, or it does not show its configuration.
+        """
+        url = f"{self._api}/status/config"
+        seconds = min(self._timeout, CONFIG_TIMEOUT)
+        reply = await fetch(self._session, url, max_bytes=MAX_JSON_BYTES, seconds=seconds)
+        try:
+            return _external_labels(_data(parse_json(reply, _WHAT)))
+        except (ValueError, yaml.YAMLError) as error:
+            reason = f"{reply.url} shows no configuration ({one_line(str(error), 100)})."
+            raise SourceError(reason, "format") from None
 
     async def _one(self, expression: str, deadline: float) -> QueryResult | SourceError:
         """Wait for a slot and evaluate one expression, both before the deadline."""
@@ -195,6 +217,21 @@ def _result(data: object) -> QueryResult:
         case _:
             why = "it has no result of a known type"
             raise ValueError(why)
+
+
+def _external_labels(data: object) -> dict[str, str]:
+    """Return ``global.external_labels`` of a configuration, of which only that part is read."""
+    match data:
+        case {"yaml": str(text)}:
+            part = _GLOBAL.search(text)
+        case _:
+            why = "it has no yaml"
+            raise ValueError(why)
+    match yaml.safe_load(part[0]) if part is not None else None:
+        case {"global": {"external_labels": {**labels}}}:
+            return clip_labels({str(k): v for k, v in labels.items() if isinstance(v, str) and v})
+        case _:
+            return {}
 
 
 def _vector_sample(item: object) -> Sample:

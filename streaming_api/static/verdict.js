@@ -100,7 +100,7 @@ function drawAge(seconds, stale) {
   const mode = MODES[state.connection.mode];
   const words = noFigures() ? (state.connection.phase === "open" ? "connected" : "") : seconds === null ? "no data yet" : stale ? `${age(seconds)} old` : seconds < 2 ? "live" : `${age(seconds)} ago`;
   setText(node, mode && !stale ? `${words}, ${mode}` : words);
-  const down = [...state.components.keys()].filter((name) => isDown(name) && !UPSTREAMS.includes(name) && name !== "cluster");
+  const down = [...state.components.keys()].filter((name) => state.components.get(name).state === "down" && !UPSTREAMS.includes(name) && name !== "cluster");
   setText(byId("data-old"), down.length > 0 ? `${down.map(title).join(", ")}: values are from before` : "");
 }
 

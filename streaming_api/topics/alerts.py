@@ -2,7 +2,8 @@
 
 The same alert may be reported by Prometheus, by its Alertmanager and by that one's webhook:
 labels give it the same fingerprint everywhere, so it is one alert here, with the sources that
-report it now. It is over when the last of them says so. Where Alertmanager reports it, it decides
+report it now. Labels that Prometheus adds when it sends an alert (``external_labels``) do not
+count for that. It is over when the last of them says so. Where Alertmanager reports it, it decides
 whether the alert is silenced or inhibited, and its words are shown.
 
 How an alert ends depends on its source:
@@ -30,7 +31,13 @@ import attrs
 import orjson
 
 from streaming_api.engine.stream import Policy
-from streaming_api.sources.values import Alert, AlertList, AlertSource, format_time
+from streaming_api.sources.values import (
+    Alert,
+    AlertList,
+    AlertSource,
+    fingerprint_of,
+    format_time,
+)
 from streaming_api.topics.topic import Note, Topic, ignore
 from streaming_api.wire.messages import ALERT
 
@@ -51,40 +58,40 @@ _PRECEDENCE: Final[tuple[AlertSource, ...]] = (
 
 @attrs.define
 class _Kept:
-    """An alert as last reported, its JSON, and when (monotonic seconds)."""
+    """An alert as last reported, the bytes of its JSON, and when (monotonic seconds)."""
 
     alert: Alert
-    payload: bytes
+    size: int
     seen: float
 
 
 class _Alerts:
-    """The alerts of one source, by fingerprint."""
+    """The alerts of one source, by identity (`Alerts`)."""
 
     def __init__(self) -> None:
         self.kept: dict[str, _Kept] = {}
         self.bytes = 0
         self.logged = -_LOG_PAUSE
 
-    def has_room(self, fingerprint: str, size: int) -> bool:
-        before = self.kept.get(fingerprint)
-        freed = 0 if before is None else len(before.payload)
+    def has_room(self, identity: str, size: int) -> bool:
+        before = self.kept.get(identity)
+        freed = 0 if before is None else before.size
         count = len(self.kept) + (before is None)
         return count <= MAX_ALERTS and self.bytes - freed + size <= MAX_BYTES
 
-    def put(self, alert: Alert, payload: bytes, now: float) -> None:
-        self.drop(alert.fingerprint)
-        self.kept[alert.fingerprint] = _Kept(alert, payload, now)
-        self.bytes += len(payload)
+    def put(self, identity: str, kept: _Kept) -> None:
+        self.drop(identity)
+        self.kept[identity] = kept
+        self.bytes += kept.size
 
-    def drop(self, fingerprint: str) -> None:
-        before = self.kept.pop(fingerprint, None)
+    def drop(self, identity: str) -> None:
+        before = self.kept.pop(identity, None)
         if before is not None:
-            self.bytes -= len(before.payload)
+            self.bytes -= before.size
 
 
 class _Changes:
-    """What one poll or webhook changed: fingerprints, each with the alert if it is over."""
+    """What one poll or webhook changed: identities, each with the alert if it is over."""
 
     def __init__(self) -> None:
         self.touched: dict[str, Alert | None] = {}
@@ -104,7 +111,10 @@ class _Shown:
 
 
 class Alerts(Topic):
-    """What fires or is pending, by source and fingerprint.
+    """What fires or is pending, by source and identity.
+
+    The identity of an alert is the fingerprint of its labels without Prometheus' external ones,
+    and viewers know it as the alert's fingerprint.
 
     Args:
         clock: returns the monotonic time in seconds.
@@ -119,6 +129,7 @@ class Alerts(Topic):
         self._sources: dict[AlertSource, _Alerts] = {}
         self._shown: dict[str, _Shown] = {}
         self._clock = clock
+        self._external: Mapping[str, str] = {}
         self._left_out: dict[str, int] = {}  # by the webhook's group
         self.noted: Note = ignore
 
@@ -133,10 +144,10 @@ class Alerts(Topic):
         changes = _Changes()
         first: dict[str, Alert] = {}
         for alert in listed.alerts:
-            first.setdefault(alert.fingerprint, alert)
+            first.setdefault(self._identity(alert), alert)
         if not listed.dropped and not listed.warnings:
-            for kept in tuple(self._of(source).kept.values()):
-                if kept.alert.fingerprint not in first:
+            for identity, kept in tuple(self._of(source).kept.items()):
+                if identity not in first:
                     self._resolve(source, _over(kept.alert), changes)
         for alert in first.values():
             self._take(source, alert, changes)
@@ -189,6 +200,33 @@ class Alerts(Topic):
         states = [shown.alert.state for shown in self._shown.values() if not shown.alert.suppressed]
         return {"firing": states.count("firing"), "pending": states.count("pending")}
 
+    def set_external_labels(self, labels: Mapping[str, str]) -> None:
+        """Recognize alerts that Prometheus has sent with these labels as the ones that it has.
+
+        What is known is sorted anew, and viewers are sent the whole list.
+        """
+        if labels == self._external:
+            return
+        self._external = dict(labels)
+        before, self._shown = self._shown, {}
+        sources = tuple(self._sources.values())
+        for known in sources:
+            for identity, kept in tuple(known.kept.items()):
+                known.drop(identity)
+                known.put(self._identity(kept.alert), kept)
+        for identity in dict.fromkeys(identity for known in sources for identity in known.kept):
+            if (shown := self._together(identity)) is not None:
+                self._shown[identity] = shown
+        if self._shown != before:
+            self.publish(self.snapshot(), urgent=True)
+
+    def _identity(self, alert: Alert) -> str:
+        added = self._external.items() & alert.labels.items()
+        if not added:
+            return alert.fingerprint
+        own = {name: text for name, text in alert.labels.items() if (name, text) not in added}
+        return fingerprint_of(own)
+
     def _of(self, source: AlertSource) -> _Alerts:
         known = self._sources.get(source)
         if known is None:
@@ -199,42 +237,42 @@ class Alerts(Topic):
         if alert.state == "resolved":
             self._resolve(source, alert, changes)
             return
-        known = self._of(source)
-        before = known.kept.get(alert.fingerprint)
+        known, identity = self._of(source), self._identity(alert)
+        before = known.kept.get(identity)
         if before is not None and before.alert == alert:
             before.seen = self._clock()
             return
-        payload = orjson.dumps(attrs.asdict(alert))
-        if not known.has_room(alert.fingerprint, len(payload)):
+        size = len(orjson.dumps(attrs.asdict(alert)))
+        if not known.has_room(identity, size):
             changes.refused += 1
             return
-        known.put(alert, payload, self._clock())
-        changes.touched[alert.fingerprint] = None
+        known.put(identity, _Kept(alert, size, self._clock()))
+        changes.touched[identity] = None
 
     def _resolve(self, source: AlertSource, alert: Alert, changes: _Changes) -> None:
         """Note that a source says that an alert is over; ignore one that it never reported."""
-        known = self._of(source)
-        if alert.fingerprint in known.kept:
-            known.drop(alert.fingerprint)
-            changes.touched[alert.fingerprint] = alert
+        known, identity = self._of(source), self._identity(alert)
+        if identity in known.kept:
+            known.drop(identity)
+            changes.touched[identity] = attrs.evolve(alert, fingerprint=identity)
 
     def _report(self, source: AlertSource, changes: _Changes) -> int:
         if changes.refused:
             self._log_refusal(source, changes.refused)
         messages: list[bytes] = []
         urgent = False
-        for fingerprint, over in changes.touched.items():
-            before = self._shown.get(fingerprint)
-            now = self._together(fingerprint)
+        for identity, over in changes.touched.items():
+            before = self._shown.get(identity)
+            now = self._together(identity)
             if now == before:
                 continue
             if now is not None:
-                self._shown[fingerprint] = now
+                self._shown[identity] = now
                 state, payload = now.alert.state, now.payload()
             else:
                 assert before is not None
                 assert over is not None
-                del self._shown[fingerprint]
+                del self._shown[identity]
                 state, payload = over.state, _Shown(over, before.sources).payload()
             messages.append(b'{"event":"%b","alert":%b}' % (state.encode(), payload))
             if before is None or before.alert.state != state:
@@ -248,12 +286,12 @@ class Alerts(Topic):
             labels = alert.labels
             self.noted(alert.state, labels.get("alertname", ""), labels.get("severity"))
 
-    def _together(self, fingerprint: str) -> _Shown | None:
+    def _together(self, identity: str) -> _Shown | None:
         """Combine what all sources say of an alert; return None if none reports it any more."""
         found = {
             source: kept.alert
             for source in _PRECEDENCE
-            if (kept := self._of(source).kept.get(fingerprint)) is not None
+            if (kept := self._of(source).kept.get(identity)) is not None
         }
         if not found:
             return None
@@ -261,6 +299,7 @@ class Alerts(Topic):
         fires = any(alert.state == "firing" for alert in alerts)
         whole = attrs.evolve(
             alerts[0],
+            fingerprint=identity,
             state="firing" if fires else "pending",
             generator_url=next(filter(None, (a.generator_url for a in alerts)), None),
             manager_url=_manager_url(found),

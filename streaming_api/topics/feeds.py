@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 import attrs
 
@@ -15,6 +15,7 @@ from streaming_api.sources.alertmanager import Alertmanager
 from streaming_api.sources.exposition import Exposition
 from streaming_api.sources.fetch import open_session
 from streaming_api.sources.prometheus import Prometheus
+from streaming_api.sources.values import AlertList
 from streaming_api.topics.alerts import Alerts
 from streaming_api.topics.metrics import Metrics, Values
 from streaming_api.topics.polling import (
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     import aiohttp
 
     from streaming_api.config import StreamingConfig
+    from streaming_api.sources.values import AlertSource
 
 logger = logging.getLogger(__name__)
 
@@ -106,8 +108,18 @@ class Feeds:
         for name, setting in _ENDPOINTS.items():
             if getattr(before, setting) is not None and self._feeds.pop(name, None) is not None:
                 self._status.set(name, "absent", "It is no longer configured.")
+                if getattr(config, setting) is None:
+                    self._forget(name)
         self._changed.set()  # first: what is added is asked when all begin anew
         self._add_configured()
+
+    def _forget(self, name: str) -> None:
+        """Show nothing more of a source that is no longer configured: it would stay for ever."""
+        self._metrics.update(name, {})
+        if name == "prometheus":
+            self._alerts.set_external_labels({})
+        if name in {"prometheus", "alertmanager"}:
+            self._alerts.poll(cast("AlertSource", name), AlertList(()))
 
     def __repr__(self) -> str:
         return f"<Feeds {', '.join(self._feeds)}>"

@@ -7,6 +7,8 @@ with the reason, and is asked again with back-off. None of this affects another 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
@@ -28,6 +30,8 @@ from streaming_api.topics.metrics import (
     sample_values,
 )
 
+_LABELS_SECONDS: Final = 60.0
+"""Seconds between two looks at a Prometheus' external labels."""
 _SLICE: Final = 500
 """Number of series that are named in one slice, which takes about a millisecond."""
 
@@ -118,10 +122,13 @@ class PrometheusPoll:
         self._metrics = metrics
         self._alerts = alerts
         self._values: dict[str, Values] = {}
+        self._labels_due = -math.inf  # monotonic seconds
 
     async def ask(self) -> str | None:
         """Ask for both at once. It is down if it replied to nothing at all."""
-        parts = await asyncio.gather(self._ask_queries(), self._ask_alerts())
+        parts = await asyncio.gather(
+            self._ask_queries(), self._ask_alerts(), self._ask_external_labels()
+        )
         faults = [fault for part in parts for fault in part.faults]
         if faults and not any(part.answered for part in parts):
             raise faults[0][1]
@@ -163,6 +170,15 @@ class PrometheusPoll:
         part.left_out += [f"alerts: {warning}" for warning in listed.warnings]
         part.left_out += _alerts_left_out(self._alerts.poll("prometheus", listed) + listed.dropped)
         return part
+
+    async def _ask_external_labels(self) -> _Part:
+        """Ask how Alertmanager's labels differ from its own; if that stays unknown, so be it."""
+        now = time.monotonic()
+        if self._alerts is not None and now >= self._labels_due:
+            self._labels_due = now + _LABELS_SECONDS
+            with contextlib.suppress(SourceError):
+                self._alerts.set_external_labels(await self._source.external_labels())
+        return _Part()
 
 
 @attrs.define

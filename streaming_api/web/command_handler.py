@@ -37,7 +37,7 @@ class CommandHandler:
             case ChatRequest():
                 self._start(connection, command)
             case Cancel():
-                self._chat(connection).find(connection.client.owner, command.request_id).cancel()
+                self._cancel(connection, command)
             case Resume():
                 self._resume(connection, command)
             case Subscribe():
@@ -57,6 +57,10 @@ class CommandHandler:
         answer = self._chat(connection).start(request, connection.client)
         if _viewer_of(connection, answer.channel) is None:
             answer.watch(connection, 0)
+
+    def _cancel(self, connection: Connection, command: Cancel) -> None:
+        answers, client = self._chat(connection), connection.client
+        answers.cancel(answers.find(client.owner, command.request_id), client)
 
     def _resume(self, connection: Connection, command: Resume) -> None:
         answer = self._chat(connection).find(connection.client.owner, command.request_id)

@@ -79,7 +79,7 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         )
         response = await handler(request)
     except ApiError as error:
-        request.app[CONTEXT].manager.refused(error)
+        request.app[CONTEXT].manager.refused(error, _address(request))
         response = error_response(error, request.path)
     except web.HTTPException as error:
         if error.status < 400:  # a redirect is an answer, not an error
@@ -109,12 +109,8 @@ def _trace(request: web.Request) -> TraceContext | None:
 
 async def _client(request: web.Request) -> Client:
     access = request.app[CONTEXT].access
-    peer = request.transport.get_extra_info("peername") if request.transport is not None else None
-    address = str(peer[0]) if peer else ""
-    _check_origin(request, address)
-    if hdrs.X_FORWARDED_FOR in request.headers:
-        hops = ",".join(request.headers.getall(hdrs.X_FORWARDED_FOR)).split(",")
-        address = access.address(address, (hop.strip() for hop in hops))
+    _check_origin(request, _peer(request))
+    address = _address(request)
     needed: str | None = getattr(request.match_info.handler, _SCOPE, None)
     if access.open or needed is None:
         return access.client(None, address, request.headers.get(hdrs.AUTHORIZATION))
@@ -122,6 +118,21 @@ async def _client(request: web.Request) -> Client:
     if needed != ANY:
         client.require(needed)
     return client
+
+
+def _peer(request: web.Request) -> str:
+    """Return the address that has connected; a proxy's, where there is one."""
+    peer = request.transport.get_extra_info("peername") if request.transport is not None else None
+    return str(peer[0]) if peer else ""
+
+
+def _address(request: web.Request) -> str:
+    """Return the client's address, as a trusted proxy names it."""
+    peer = _peer(request)
+    if hdrs.X_FORWARDED_FOR not in request.headers:
+        return peer
+    hops = ",".join(request.headers.getall(hdrs.X_FORWARDED_FOR)).split(",")
+    return request.app[CONTEXT].access.address(peer, (hop.strip() for hop in hops))
 
 
 def _check_origin(request: web.Request, peer: str) -> None:

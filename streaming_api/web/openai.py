@@ -306,11 +306,12 @@ async def watch_completion(request: web.Request) -> web.StreamResponse:
 @scope("chat")
 async def delete_completion(request: web.Request) -> web.Response:
     """DELETE /v1/chat/completions/{request_id}: cancel the answer and keep it no longer."""
-    context = request.app[CONTEXT]
-    context.answers.require()
+    answers, client = request.app[CONTEXT].answers, client_of(request)
+    answers.require()
     request_id = request.match_info["request_id"]
-    owner = client_of(request).owner
-    context.answers.delete(await when_arrived(lambda: context.answers.find(owner, request_id)))
+    answer = await when_arrived(lambda: answers.find(client.owner, request_id))
+    answers.cancel(answer, client)
+    answers.delete(answer)
     return _json({"id": request_id, "object": "chat.completion.deleted", "deleted": True})
 
 

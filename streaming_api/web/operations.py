@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import time
 from collections.abc import Iterable, Mapping
@@ -17,6 +16,7 @@ from prometheus_client import REGISTRY
 from prometheus_client.exposition import choose_encoder
 
 from streaming_api import __version__
+from streaming_api.access import audit
 from streaming_api.build import build
 from streaming_api.config import ApiKey
 from streaming_api.connections.endings import KINDS
@@ -35,7 +35,6 @@ from streaming_api.wire.messages import timestamp
 if TYPE_CHECKING:
     from streaming_api.ops.context import Context
 
-audit = logging.getLogger("streaming_api.audit")
 _TARGETS: Final = {"websocket": 95, "sse": 90}
 _STABILITY_TARGET: Final = 99
 _AT_ONCE: Final = 64 * 2**10
@@ -344,10 +343,7 @@ async def alertmanager_webhook(request: web.Request) -> web.Response:
         refused = take_webhook(context, posted)
     else:
         await context.cluster.share_webhook(body)  # this process then gets it as all do
-    who = client_of(request)
-    audit.info(
-        "%d alerts posted by %s from %s", len(posted.alerts), who.owner or "no key", who.address
-    )
+    audit.alerts_posted(client_of(request), len(posted.alerts))
     missing = posted.truncated + posted.unread
     reply: dict[str, object] = {"accepted": len(posted.alerts)}
     if missing + refused:

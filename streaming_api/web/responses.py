@@ -189,7 +189,7 @@ def _show(
 async def cancel(request: web.Request) -> web.Response:
     """POST /v1/responses/{id}/cancel: cancel and return the response as it ended; idempotent."""
     answer, response = await _found(request)
-    answer.cancel()
+    request.app[CONTEXT].answers.cancel(answer, client_of(request))
     await response.until_ended(CANCEL_SECONDS)
     return _json(response.response)
 
@@ -199,7 +199,9 @@ async def delete(request: web.Request) -> web.Response:
     """DELETE /v1/responses/{id}: cancel the response if it runs, and keep it no longer."""
     response_id = request.match_info["id"]
     answer, _ = await _found(request)
-    request.app[CONTEXT].answers.delete(answer)
+    answers = request.app[CONTEXT].answers
+    answers.cancel(answer, client_of(request))
+    answers.delete(answer)
     return _json({"id": response_id, "object": "response", "deleted": True})
 
 

@@ -86,7 +86,7 @@ class ResponsesSocket(WebSocket):
             self._resume(lane, fields)
         elif kind == "response.cancel":
             answer, _ = self._responses.find(self.client, _response_id(fields))
-            answer.cancel()
+            self._answers.cancel(answer, self.client)
         else:
             raise BadRequest(
                 "type must be response.create, response.resume or response.cancel.",
@@ -96,7 +96,7 @@ class ResponsesSocket(WebSocket):
 
     def send_error(self, error: ApiError, fields: Fields) -> None:
         """Report an error about an event; the connection stays open."""
-        self.manager.refused(error)
+        self.manager.refused(error, self.client.address)
         event: Fields = {"type": "error", "status": error.status, "error": error.body()}
         lane = fields.get("stream_id")
         if isinstance(lane, str) and len(lane) <= 128:

@@ -6,7 +6,6 @@ deliveries go straight to it from the streams.
 
 from __future__ import annotations
 
-import logging
 import re
 from typing import TYPE_CHECKING, ClassVar, Final
 
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
     from streaming_api.engine.sink import Watcher
     from streaming_api.ops.context import Context
 
-audit = logging.getLogger("streaming_api.audit")
 _LAST_CHUNK: Final = b"0\r\n\r\n"
 _REFUSED: Final = re.compile(r"q=0(\.0*)?")
 _COMMENT: Final = b": keep-alive\n"
@@ -323,10 +321,8 @@ async def cancel_answer(request: web.Request) -> web.Response:
     context = request.app[CONTEXT]
     context.answers.require()
     request_id = check_request_id(request.match_info["request_id"])
-    owner = client_of(request).owner
-    answer = await when_arrived(lambda: context.answers.find(owner, request_id))
-    answer.cancel()
+    client = client_of(request)
+    answer = await when_arrived(lambda: context.answers.find(client.owner, request_id))
+    context.answers.cancel(answer, client)
     await answer.cancelled()
-    address = client_of(request).address
-    audit.info("answer %s cancelled by %s from %s", request_id, owner or "no key", address)
     return web.Response(status=204)

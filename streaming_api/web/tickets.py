@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
-audit = logging.getLogger("streaming_api.audit")
+from streaming_api.access import audit
 
 if TYPE_CHECKING:
     from streaming_api.access.client import Client
@@ -20,7 +19,7 @@ async def issue(context: Context, client: Client) -> str:
         Forbidden, TooMany: as `Policy.issue_ticket`.
     """
     ticket = context.access.issue_ticket(client)
-    audit.info("ticket issued to %s at %s", client.owner or "no key", client.address)
+    audit.ticket_issued(client)
     if context.cluster is not None and await context.cluster.share_ticket(ticket, client.owner):
         context.access.redeem(ticket)  # the store's from here on: used once, on any process
     return ticket

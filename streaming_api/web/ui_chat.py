@@ -152,6 +152,6 @@ async def stop(request: web.Request) -> web.Response:
     context.answers.require()
     answer = await _newest(request)
     if answer is not None:
-        answer.cancel()
+        context.answers.cancel(answer, client_of(request))
         await answer.cancelled()
     return web.Response(status=204)

@@ -259,7 +259,7 @@ class WebSocket(Connection):
 
     def send_error(self, error: ApiError, fields: dict[str, object]) -> None:
         """Report an error about a command; the connection stays open."""
-        self.manager.refused(error)
+        self.manager.refused(error, self.client.address)
         request_id = fields.get("request_id")
         if not isinstance(request_id, str) or len(request_id) > 128:
             request_id = None

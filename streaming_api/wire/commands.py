@@ -16,13 +16,24 @@ import attrs
 import orjson
 
 from streaming_api.errors import BadRequest
+from streaming_api.trace_context import TraceContext
 from streaming_api.wire import json_text
 from streaming_api.wire.messages import CHAT, MESSAGE_TYPES, STATUS
 from streaming_api.wire.topics import TOPICS, names_of
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9_.-]{1,128}", re.ASCII)
 _OURS: Final = frozenset(
-    {"message_type", "action", "model_id", "model", "stream", "request_id", "on_disconnect"}
+    {
+        "message_type",
+        "action",
+        "model_id",
+        "model",
+        "stream",
+        "request_id",
+        "on_disconnect",
+        "traceparent",
+        "tracestate",
+    }
 )
 _ACTIONS: Final = {
     CHAT: ("start", "cancel", "resume"),
@@ -58,6 +69,7 @@ class ChatRequest:
         usage_asked: whether the client itself asked for a chunk with the usage.
         chosen: whether the client chose the request_id: it may have been used before.
         headers: the client's headers that go to the upstream.
+        trace: the caller's trace, if the command names one.
     """
 
     request_id: str
@@ -69,6 +81,7 @@ class ChatRequest:
     usage_asked: bool = False
     chosen: bool = True
     headers: Mapping[str, str] = attrs.field(factory=dict)
+    trace: TraceContext | None = None
 
     @property
     def usage_added(self) -> bool:
@@ -281,7 +294,19 @@ def chat_request(
         on_disconnect=_on_disconnect(fields, on_disconnect),
         usage_asked=isinstance(options, dict) and options.get("include_usage") is True,
         chosen=fields.get("request_id") is not None,
+        trace=_trace(fields),
     )
+
+
+def _trace(fields: Mapping[str, object]) -> TraceContext | None:
+    """Return the trace that the command belongs to: many answers share one WebSocket."""
+    parent, state = fields.get("traceparent"), fields.get("tracestate")
+    for name, value in (("traceparent", parent), ("tracestate", state)):
+        if value is not None and not isinstance(value, str):
+            raise BadRequest(f"{name} must be a string.", "invalid_value", param=name)
+    if not isinstance(parent, str):
+        return None
+    return TraceContext.parse(parent, state if isinstance(state, str) else "")
 
 
 def _model(fields: Mapping[str, object]) -> str | None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import aiohttp
@@ -115,6 +116,7 @@ class RealPrometheus(_Server):
         rules: A rule file.
         alertmanagers: `host:port` of those that are told of alerts.
         credential: The bearer token that the targets want.
+        external: The labels that it adds to alerts, of which `replica` is taken away again.
     """
 
     program = package = "prometheus"
@@ -126,9 +128,11 @@ class RealPrometheus(_Server):
         rules: str = ALWAYS_FIRING,
         alertmanagers: Sequence[str] = (),
         credential: str = "none",
+        external: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(folder)
         self._credential = credential
+        self._external = json.dumps(external or {})
         self._targets = list(targets)
         self._rules = rules
         self._alertmanagers = list(alertmanagers)
@@ -136,7 +140,11 @@ class RealPrometheus(_Server):
     def arguments(self) -> list[str]:
         (self.folder / "rules.yml").write_text(self._rules)
         (self.folder / "prometheus.yml").write_text(f"""\
-global: {{scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s}}
+global:
+  scrape_interval: 1s
+  scrape_timeout: 1s
+  evaluation_interval: 1s
+  external_labels: {self._external}
 rule_files: [rules.yml]
 scrape_configs:
   - job_name: self
@@ -145,6 +153,7 @@ scrape_configs:
     authorization: {{credentials: {self._credential}}}
     static_configs: [{{targets: {self._targets}}}]
 alerting:
+  alert_relabel_configs: [{{action: labeldrop, regex: replica}}]
   alertmanagers:
     - static_configs: [{{targets: {self._alertmanagers}}}]
 """)

@@ -135,6 +135,8 @@ async def test_sources_change(tmp_path: Path) -> None:
             async with asyncio.timeout(8 * UNIT):
                 while (await components())["exposition"] != "absent":
                     await asyncio.sleep(0.02)
+            shown = (await client.get("/streaming/snapshot?topics=metrics")).json()["messages"]
+            assert not shown[0]["data"]["values"].get("exposition"), "it would stay for ever"
 
 
 async def test_what_cannot_change_is_named_and_stays(tmp_path: Path) -> None:

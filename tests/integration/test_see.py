@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import logging
+import re
 import sys
 from collections.abc import AsyncIterator
 
@@ -17,9 +18,10 @@ from streaming_api.service import StreamingService
 from tests.clients import UNIT, eventually, http, question, websocket
 from tests.conftest import StartServer
 from tests.fakes.collector import Collector, attributes_of
-from tests.fakes.upstream import FakeUpstream, Script
+from tests.fakes.upstream import FakeUpstream, Gate, Script
 from tests.workers import serving
 
+AUDIT = "streaming_api.audit"
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = "b7ad6b7169203331"
 TRACEPARENT = {"traceparent": f"00-{TRACE}-{PARENT}-01"}
@@ -142,6 +144,40 @@ class TestTraces:
             await socket.start("r-1")
             await socket.answer()
 
+    async def test_a_command_names_its_trace_and_a_return_is_an_event(
+        self, collector: Collector, start_server: StartServer, upstream: FakeUpstream
+    ) -> None:
+        """Many answers share a socket, whose handshake can name one trace alone."""
+        gate = Gate()
+        upstream.scripts["gated"] = Script(gate=gate)
+        server = await start_server(api_gateway_endpoint=upstream.url)
+        async with websocket(server.url, additional_headers=TRACEPARENT) as socket:
+            other = f"00-{'1' * 32}-{'2' * 16}-01"
+            await socket.start("r-1", model="gated", traceparent=other, tracestate="a=b")
+            gate.release(2)
+            await socket.until(lambda message: message.get("sequence_id") == 2)
+            await socket.start("r-2", traceparent="nonsense")
+            await socket.answer()
+        async with websocket(server.url) as socket:
+            await socket.send(
+                message_type="chat_completion", action="resume", request_id="r-1", after=2
+            )
+            gate.open()
+            await socket.answer()
+            await socket.start("r-3", traceparent=7)
+            refused = await socket.receive()
+            assert refused["data"]["error"]["param"] == "traceparent"
+        await eventually(lambda: len(collector.spans) == 4, 4 * UNIT)
+        one = next(s for s in collector.spans if s.trace_id.hex() == "1" * 32 and s.kind == 2)
+        assert one.parent_span_id.hex() == "2" * 16
+        assert [event.name for event in one.events] == ["first_token", "resume"]
+        begun, came_back = (event.time_unix_nano for event in one.events)
+        assert begun <= came_back <= one.end_time_unix_nano
+        assert {s.trace_id.hex() for s in collector.spans} == {"1" * 32, TRACE}
+        sent = [generation.request for generation in upstream.generations]
+        assert not any("traceparent" in request.json() for request in sent)
+        assert sent[0].headers["tracestate"] == "a=b"
+
     async def test_what_is_left_is_sent_at_a_stop(
         self,
         collector: Collector,
@@ -260,8 +296,66 @@ class TestKeys:
         self, start_server: StartServer, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level(logging.INFO)
-        server = await start_server(api_keys=[key("page", "watch", "chat", "alerts")])
+        keys = [key("page", "watch", "chat", "alerts"), key("wall", "watch")]
+        server = await start_server(api_keys=keys)
+        alert = {"status": "firing", "labels": {"a": "b"}, "startsAt": "2026-01-31T12:00:00Z"}
         async with http(server.url) as client:
             await client.post("/streaming/tickets", headers=bearer("page"))
-        assert "ticket issued to page at 127.0.0.1" in caplog.text
+            body = {"version": "4", "alerts": [alert]}
+            await client.post("/streaming/alerts", headers=bearer("page"), json=body)
+            for name in ("nobody", "nobody", "wall"):
+                await client.post("/v1/chat/completions", headers=bearer(name), json=question())
+            await client.get("/streaming/status")
+        server.context.manager.admission.log_refusals()
+        said = [r.getMessage() for r in caplog.records if r.name == AUDIT]
+        assert "ticket issued to page at 127.0.0.1" in said
+        assert "1 alerts posted by page from 127.0.0.1" in said
+        refused = "\n".join(text for text in said if text.startswith("refused"))
+        for part in ("invalid_api_key", "missing_scope", "missing_api_key"):
+            assert re.search(rf"\b[12] {part} from 127\.0\.0\.1", refused), refused
         assert bearer("page")["Authorization"] not in caplog.text
+        assert "nobody" not in caplog.text
+
+    @pytest.mark.parametrize("wire", ["websocket", "sse", "openai", "responses", "ui"])
+    async def test_a_cancel_is_written_down_with_who_and_from_where(
+        self,
+        start_server: StartServer,
+        upstream: FakeUpstream,
+        caplog: pytest.LogCaptureFixture,
+        wire: str,
+    ) -> None:
+        """Of an answer that runs, once, whichever device it was and whatever it speaks."""
+        caplog.set_level(logging.INFO, AUDIT)
+        upstream.scripts["endless"] = Script(endless=True, rate=20)
+        server = await start_server(
+            api_gateway_endpoint=upstream.url, api_keys=[key("page", "chat")]
+        )
+        async with (
+            websocket(server.url, additional_headers=bearer("page")) as device,
+            websocket(server.url, additional_headers=bearer("page")) as other,
+            http(server.url, timeout=4 * UNIT) as client,
+        ):
+            client.headers = httpx.Headers(bearer("page"))
+            await device.start("r-1", model="endless")
+            await device.receive()
+            if wire == "websocket":
+                cancel = {"message_type": "chat_completion", "action": "cancel"}
+                await other.send(**cancel, request_id="r-1")
+            elif wire == "responses":
+                body = {"model": "endless", "input": "Hello", "background": True}
+                made = (await client.post("/v1/responses", json=body)).json()["id"]
+                await client.post(f"/v1/responses/{made}/cancel")
+                await client.post(f"/v1/responses/{made}/cancel")
+            elif wire == "ui":
+                said = {"id": "m", "role": "user", "parts": [{"type": "text", "text": "Hello"}]}
+                body = {"id": "c", "model": "endless", "messages": [said]}
+                async with client.stream("POST", "/api/chat", json=body):
+                    await client.delete("/api/chat/c")
+            else:
+                path = {"sse": "/streaming/chat/r-1", "openai": "/v1/chat/completions/r-1"}[wire]
+                await client.delete(path)
+                await client.delete(path)
+            if wire not in {"responses", "ui"}:
+                await device.answer()
+        [line] = [record.getMessage() for record in caplog.records if record.name == AUDIT]
+        assert re.fullmatch(r"answer \S+ cancelled by page from 127\.0\.0\.1 \(\w+\)", line)

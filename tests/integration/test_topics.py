@@ -272,12 +272,18 @@ class TestRealSources:
     async def test_a_real_alert_arrives_three_ways(
         self, tmp_path: Path, start_server: StartServer
     ) -> None:
-        """From Prometheus, from its Alertmanager, and by the Alertmanager's webhook."""
+        """From Prometheus, from its Alertmanager, and by the Alertmanager's webhook.
+
+        Prometheus adds labels to what it sends, one of which it takes away again.
+        """
         port = free_port()
         hook = f"http://127.0.0.1:{port}/streaming/alerts"
         async with RealAlertmanager(tmp_path / "manager", webhook=hook) as manager:
             peers = [f"127.0.0.1:{manager.port}"]
-            async with RealPrometheus(tmp_path / "server", alertmanagers=peers) as real:
+            labels = {"cluster": "eu", "replica": "a"}
+            async with RealPrometheus(
+                tmp_path / "server", alertmanagers=peers, external=labels
+            ) as real:
                 server = await start_server(
                     port=port,
                     poll_interval=UNIT,
@@ -306,6 +312,38 @@ class TestRealSources:
                 [alert] = firing.values()
                 assert alert["state"] == "firing"
                 assert topics.alerts.counts()["firing"] == 1
+                assert alert["labels"]["cluster"] == "eu"
+
+    async def test_an_alert_of_the_webhook_alone_survives_a_restart(
+        self, tmp_path: Path, start_server: StartServer
+    ) -> None:
+        """Nothing posts it again: Alertmanager, which is configured, is asked."""
+        port = free_port()
+        hook = f"http://127.0.0.1:{port}/streaming/alerts"
+        async with RealAlertmanager(tmp_path, webhook=hook) as manager:
+            posted = [{"labels": {"alertname": "Posted"}}]
+
+            async def told(source: str) -> Json:
+                server = await start_server(port=port, alertmanager_endpoint=manager.url)
+                topics = server.context.topics
+                if source == "webhook":
+                    async with (
+                        aiohttp.ClientSession() as session,
+                        session.post(f"{manager.url}/api/v2/alerts", json=posted) as reply,
+                    ):
+                        assert reply.ok
+                await until(
+                    lambda: any(source in a["sources"] for a in alerts_of(topics)),
+                    lambda: alerts_of(topics),
+                )
+                [alert] = alerts_of(topics)
+                await server.stop()
+                return alert
+
+            await told("webhook")
+            alert = await told("alertmanager")
+            assert alert["labels"] == posted[0]["labels"]
+            assert alert["sources"] == ["alertmanager"]
 
 
 class TestTheApplication:

@@ -116,9 +116,10 @@ def alert(
     summary: str = "It is broken.",
     ends_at: datetime | None = None,
     fingerprint: str | None = None,
+    labels: dict[str, str] | None = None,
 ) -> Alert:
     return make_alert(
-        labels={"alertname": name},
+        labels={"alertname": name, **(labels or {})},
         annotations={"summary": summary},
         state=state,
         starts_at=datetime(2026, 1, 31, 12, tzinfo=UTC),
@@ -283,6 +284,34 @@ class TestAlerts:
         assert one["annotations"] == {"summary": "Ours."}
         assert one["sources"] == ["alertmanager", "webhook", "prometheus"]
         assert topics.alerts.counts() == {"firing": 1, "pending": 0}
+
+    def test_labels_that_prometheus_adds_make_no_other_alert(self) -> None:
+        """Whichever tells first, viewers know the alert by one fingerprint; some may be dropped."""
+        topics = topics_of()
+        alerts, own = topics.alerts, alert()
+        sent = alert(source="alertmanager", labels={"cluster": "eu"})
+        alerts.poll("alertmanager", listed(sent))
+        alerts.poll("prometheus", listed(own))
+        assert alerts.counts()["firing"] == 2, "before its external labels are known"
+        shown = watch(topics, "alerts")
+        alerts.set_external_labels({"cluster": "eu", "replica": "a"})
+        [one] = shown.data()[-1]["alerts"]
+        assert one["sources"] == ["alertmanager", "prometheus"]
+        assert (one["fingerprint"], one["labels"]) == (own.fingerprint, sent.labels)
+        alerts.webhook([alert(source="webhook", labels={"cluster": "eu", "replica": "a"})])
+        alerts.webhook([alert(source="webhook", labels={"cluster": "us"})])
+        assert alerts.counts()["firing"] == 2, "another cluster's is another alert"
+        alerts.poll("prometheus", listed())
+        alerts.poll("alertmanager", listed())
+        over = alert(
+            source="webhook", labels={"cluster": "eu"}, state="resolved", ends_at=datetime.now(UTC)
+        )
+        alerts.webhook([over])
+        assert shown.data()[-1]["event"] == "resolved"
+        assert shown.data()[-1]["alert"]["fingerprint"] == own.fingerprint
+        told = len(shown.data())
+        alerts.set_external_labels({"replica": "a", "cluster": "eu"})
+        assert len(shown.data()) == told, "nothing has changed"
 
     def test_what_alertmanager_silences_is_told_and_does_not_count(self) -> None:
         topics = topics_of()
