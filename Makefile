@@ -52,7 +52,7 @@ constraints: $(STAMPS)/venv ## look for newer versions of everything that is ins
 	{ sed -n '/^#/p' constraints.txt; .constraints-venv/bin/python -m pip freeze | grep '^[A-Za-z0-9_.-]*==' | grep -v '^streaming-api=='; } > .constraints.new
 	mv .constraints.new constraints.txt && rm -rf .constraints-venv build
 
-bench: $(STAMPS)/test $(STAMPS)/lint ## measure beside what people would use instead; at most 12 minutes
+bench: $(STAMPS)/test $(STAMPS)/lint ## measure beside what people would use instead; at most 15 minutes
 	$(BIN)/python -m tests.bench $(ARGS)
 
 conformance: $(STAMPS)/test ## run other people's test suites

@@ -14,8 +14,12 @@ from typing import Final
 
 from streaming_api.wire.checksum import Checksum
 
-_SMALL: Final = (3, -12, 5)
-"""Level, window bits (raw), memory level: looks back 4 KiB, holds 32. Tokens need no more."""
+_SMALL: Final = (5, -12, 5)
+"""Level, window bits (raw), memory level: looks back 4 KiB, holds 32. Tokens need no more.
+
+Up to level 3, zlib finds only what begins where an earlier match began, and so now and then misses
+that a message is nearly the one before.
+"""
 _LARGE: Final = (6, -15, 8)
 """Looks back 32 KiB, holds 256: used once something does not fit into the small one."""
 

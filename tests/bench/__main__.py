@@ -18,7 +18,7 @@ import orjson
 import uvloop
 
 from tests import compiled
-from tests.bench import environment, processes, report
+from tests.bench import environment, processes, report, summary
 from tests.bench.bench import Bench, say
 from tests.bench.peers.base import ROOT
 from tests.bench.peers.ours import Ours
@@ -51,7 +51,7 @@ WORKS: dict[str, Work] = {
 }
 SAME_PEERS = {"relay", "first-token", "responses"}
 """Works after which the next one is asked of the same peers."""
-MINUTES = 12.0
+MINUTES = 15.0
 QUIET = 0.05
 """Share of the CPUs that other programs may use before the report says so."""
 LAST_WORKS_SECONDS = 15.0
@@ -136,8 +136,12 @@ def _tell(
         samples = [attrs.asdict(sample) for sample in bench.results.samples]
         options.json.write_bytes(orjson.dumps(samples, option=orjson.OPT_INDENT_2))
     if complete and not options.dry:
-        report.write(text)
-        say(f"written into {report.DOCUMENT.relative_to(ROOT)}")
+        for written, document in (
+            (text, report.DOCUMENT),
+            (summary.text(bench.results), summary.DOCUMENT),
+        ):
+            report.write(written, document)
+            say(f"written into {document.relative_to(ROOT)}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -151,10 +155,10 @@ def _parser() -> argparse.ArgumentParser:
         "--quick", action="store_true", help="small sizes, one round: to see that it works"
     )
     parser.add_argument(
-        "--minutes", type=float, default=MINUTES, help="the whole ends after so many (default 12)"
+        "--minutes", type=float, default=MINUTES, help="the whole ends after so many (default 15)"
     )
     parser.add_argument(
-        "--rounds", type=int, default=3, help="measure everything at most so often (default 3)"
+        "--rounds", type=int, help="measure everything at most so often (default: 2 to 10, by work)"
     )
     parser.add_argument(
         "--build",

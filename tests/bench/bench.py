@@ -33,7 +33,7 @@ class Bench:
         cores: Who runs where.
         folder: For configurations and logs of the peers.
         quick: Smaller sizes and one round.
-        most_rounds: No work is measured more often.
+        most_rounds: No work is measured more often; None: as often as it wants to be.
         deadline: Monotonic seconds; no round begins that would probably end after it, and no
             measurement after it.
         results: Everything measured.
@@ -43,7 +43,7 @@ class Bench:
     cores: Cores
     folder: Path
     quick: bool
-    most_rounds: int
+    most_rounds: int | None
     deadline: float
     results: Results = attrs.field(factory=Results)
     failures: list[str] = attrs.field(factory=list)
@@ -87,7 +87,7 @@ class Bench:
     def rounds(self, most: int, seconds: float) -> Iterator[int]:
         """Round numbers: at least one, then as many as fit into `seconds` and the deadline."""
         started = time.monotonic()
-        for number in range(1 if self.quick else min(most, self.most_rounds)):
+        for number in range(1 if self.quick else min(most, self.most_rounds or most)):
             now = time.monotonic()
             average = (now - started) / number if number else 0.0
             if number and (now + average > self.deadline or now + average > started + seconds):

@@ -2,9 +2,12 @@
 
 Answers are made of numbered tokens, each with the time (CLOCK_MONOTONIC, which all processes
 share) at which it was written: ``#000017@0000001315044244123#``. The model says how they come:
-``paced``, 50 tokens a second, the answers spread evenly over the 20 ms, or ``flat``, a first token
-and, half a second later, one write per token as fast as the connection takes them. ``max_tokens``
-says how many. Run as ``python -m tests.bench.emitter PORT``.
+``paced``, 50 tokens a second, the answers spread evenly over the 20 ms; ``slow``, the same with 20
+tokens a second; or ``flat``, a first token and, half a second later, one write per token as fast as
+the connection takes them. The tokens of ``prose`` come like those of ``paced`` and are words,
+without number and time. ``max_tokens`` says how many.
+
+Run as ``python -m tests.bench.emitter PORT``.
 """
 
 from __future__ import annotations
@@ -20,10 +23,11 @@ from typing import Any, cast
 import orjson
 import uvloop
 
-TOKENS_PER_SECOND = 50
-SLOTS = 20
-"""Parts of the 20 ms between two tokens; each answer is in one."""
-SLOT_SECONDS = 1 / TOKENS_PER_SECOND / SLOTS
+from tests.bench import prose
+
+TICK_SECONDS = 0.001
+TICKS = {"paced": 20, "prose": 20, "slow": 50}
+"""Ticks between two tokens of an answer, by model; each answer is written to at one of them."""
 FLAT_DELAY = 0.5
 """Seconds from the first token of a flat answer to the flood, so that all answers have begun."""
 END = b"0\r\n\r\n"
@@ -55,9 +59,15 @@ def event(model: str, choice: dict[str, object]) -> bytes:
     return b"data: " + orjson.dumps(chunk) + b"\n\n"
 
 
+def content_event(model: str, text: str) -> bytes:
+    """The event of a token."""
+    delta = {"content": text}
+    return event(model, {"delta": delta, "logprobs": None, "finish_reason": None})
+
+
 def token_event(model: str) -> bytes:
     """The event of a token, as a template for its number and time."""
-    content = event(model, {"delta": {"content": "MARK"}, "logprobs": None, "finish_reason": None})
+    content = content_event(model, "MARK")
     size = len(content) - len(b"MARK") + len(MARK % (0, 0))
     return b"%x\r\n" % size + content.replace(b"%", b"%%").replace(b"MARK", MARK) + b"\r\n"
 
@@ -86,22 +96,32 @@ MODELS = response(
             "object": "list",
             "data": [
                 {"id": name, "object": "model", "created": 1767225600, "owned_by": "bench"}
-                for name in ("paced", "flat")
+                for name in ("flat", *TICKS)
             ],
         }
     )
 )
-TOKEN = {name: token_event(name) for name in ("paced", "flat")}
-LAST = {name: last_events(name) for name in ("paced", "flat")}
+TOKEN = {name: token_event(name) for name in ("flat", *TICKS)}
+WORDS = [http_chunk(content_event("prose", word)) for word in prose.TOKENS]
+LAST = {name: last_events(name) for name in ("flat", *TICKS)}
+
+
+def token(model: str, number: int) -> bytes:
+    """The bytes of a token, the first of which is number 1."""
+    if model == "prose":
+        return WORDS[(number - 1) % len(WORDS)]
+    return TOKEN[model] % (number, time.monotonic_ns())
 
 
 class Clock:
-    """Writes a token to every paced answer each 20 ms, and to every flat one whenever it can."""
+    """Writes a token to each answer when it is due, and to every flat one whenever it can."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         """Start ticking on `loop`."""
         self._loop = loop
-        self._slots: list[set[Upstream]] = [set() for _ in range(SLOTS)]
+        self._rings = {
+            model: [set[Upstream]() for _ in range(ticks)] for model, ticks in TICKS.items()
+        }
         self._next_slot = 0
         self._flat: collections.deque[Upstream] = collections.deque()
         self._started = loop.time()
@@ -115,28 +135,31 @@ class Clock:
         if answer.model == "flat":
             self._loop.call_later(FLAT_DELAY, self._flood, answer)
         else:
-            answer.slot = self._next_slot = (self._next_slot + 7) % SLOTS
-            self._slots[answer.slot].add(answer)
+            ring = self._rings[answer.model]
+            self._next_slot += 7  # prime to the length of each ring: all slots have their turn
+            answer.slot = ring[self._next_slot % len(ring)]
+            answer.slot.add(answer)
 
     def remove(self, answer: Upstream) -> None:
         """Forget an answer whose reader has left."""
-        self._slots[answer.slot].discard(answer)
+        answer.slot.discard(answer)
         if answer in self._flat:
             self._flat.remove(answer)
 
     @property
     def running(self) -> int:
         """How many answers are on their way."""
-        return sum(map(len, self._slots)) + len(self._flat)
+        return sum(len(slot) for ring in self._rings.values() for slot in ring) + len(self._flat)
 
     def _tick(self) -> None:
-        due = int((self._loop.time() - self._started) / SLOT_SECONDS)
+        due = int((self._loop.time() - self._started) / TICK_SECONDS)
         while self._ticks <= due:
-            slot = self._slots[self._ticks % SLOTS]
-            done = [answer for answer in slot if not answer.write_token()]
-            slot.difference_update(done)
+            for ring in self._rings.values():
+                slot = ring[self._ticks % len(ring)]
+                done = [answer for answer in slot if not answer.write_token()]
+                slot.difference_update(done)
             self._ticks += 1
-        self._loop.call_later(SLOT_SECONDS, self._tick)  # a shorter delay would be a busy loop
+        self._loop.call_later(TICK_SECONDS, self._tick)  # a shorter delay would be a busy loop
 
     def _flood(self, answer: Upstream) -> None:
         self._flat.append(answer)
@@ -150,7 +173,7 @@ class Clock:
                 self._flat.append(answer)
         if self._flat:
             if all(answer.paused for answer in self._flat):
-                self._loop.call_later(SLOT_SECONDS, self._pump)
+                self._loop.call_later(TICK_SECONDS, self._pump)
             else:
                 self._loop.call_soon(self._pump)
 
@@ -165,7 +188,7 @@ class Upstream(asyncio.Protocol):
         self._written = 0
         self._tokens = 0
         self.model = "paced"
-        self.slot = 0
+        self.slot: set[Upstream] = set()
         self.paused = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -211,7 +234,7 @@ class Upstream(asyncio.Protocol):
             self._transport.write(response(b"{}"))
 
     def _begin(self, request: dict[str, Any]) -> None:
-        self.model = "flat" if "flat" in request["model"] else "paced"
+        self.model = next(name for name in TOKEN if name in request["model"])
         self._tokens = int(request.get("max_tokens") or request["max_completion_tokens"])
         self._written = 0
         self._transport.write(STREAM_HEAD)
@@ -220,7 +243,7 @@ class Upstream(asyncio.Protocol):
     def write_token(self) -> bool:
         """Write the next token; whether there are more."""
         self._written += 1
-        self._transport.write(TOKEN[self.model] % (self._written, time.monotonic_ns()))
+        self._transport.write(token(self.model, self._written))
         if self._written < self._tokens:
             return True
         self._transport.write(LAST[self.model])

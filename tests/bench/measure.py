@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import statistics
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -31,6 +32,7 @@ class Sample:
         wall_s: Wall time, seconds.
         load_busy: Share of the wall time that the load generator was busy; near 1 it was the limit.
         p50_ms, p95_ms, p99_ms: Latency as the client saw it, milliseconds; None if not measured.
+        gap_ms: Time between two tokens of an answer, 99.9th percentile; None if not measured.
         memory: Bytes; None if not measured.
         wire: Bytes that a client read for each unit; None if not measured.
         handshakes: TLS handshakes with the upstream; None if not counted.
@@ -46,6 +48,7 @@ class Sample:
     p50_ms: float | None = None
     p95_ms: float | None = None
     p99_ms: float | None = None
+    gap_ms: float | None = None
     memory: float | None = None
     wire: float | None = None
     handshakes: int | None = None
@@ -67,6 +70,7 @@ class Meter:
         face: str,
         units: int,
         latencies_ns: Sequence[int] = (),
+        gaps_ns: Sequence[int] = (),
         memory: float | None = None,
     ) -> Sample:
         """What was measured, for so many units of work."""
@@ -82,6 +86,7 @@ class Meter:
             p50_ms=percentile_ms(ordered, 50),
             p95_ms=percentile_ms(ordered, 95),
             p99_ms=percentile_ms(ordered, 99),
+            gap_ms=percentile_ms(sorted(gaps_ns), 99.9),
             memory=memory,
         )
 
@@ -102,11 +107,11 @@ def measuring(peer: Peer) -> Iterator[Meter]:
         gc.enable()
 
 
-def percentile_ms(ordered: Sequence[int], percent: int) -> float | None:
+def percentile_ms(ordered: Sequence[int], percent: float) -> float | None:
     """The nearest-rank percentile of sorted nanoseconds, in milliseconds."""
     if not ordered:
         return None
-    return ordered[-(-len(ordered) * percent // 100) - 1] / MILLISECOND
+    return ordered[math.ceil(len(ordered) * percent / 100) - 1] / MILLISECOND
 
 
 @attrs.define

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import statistics
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from tests.bench.peers.fastapi import FastApi
 from tests.bench.peers.litellm import LiteLlm
 from tests.bench.peers.nginx import Nchan, Nginx
 from tests.bench.peers.ours import OPENAI, Ours, Pure
-from tests.bench.targets import KIB, NGINX, Target
+from tests.bench.targets import KIB, NGINX, RELAY_FACES, Target
 from tests.bench.works import (
     broadcast,
     connections,
@@ -60,7 +61,7 @@ def markdown(
         parts += [f"The load generator was busy {busiest:.0%} of the time at most."]
     if failures:
         parts += ["### What went wrong", "\n".join(f"- {failure}" for failure in failures)]
-    parts += ["### Versions", _table(("what", "version"), versions)]
+    parts += ["### Versions", table(("what", "version"), versions)]
     parts += ["### Settings of the peers", *(f"**{p.name}.** {p.settings}" for p in PEERS)]
     return "\n\n".join(parts) + "\n"
 
@@ -71,6 +72,8 @@ def _sections(results: Results) -> Iterator[str]:
         yield _works_table(results, relay.WORK, _ratio, but="direct")
         yield "### Relay: from the upstream's write to the client, p50 / p99"
         yield _works_table(results, relay.WORK, _latency)
+        yield "### Relay: between two tokens of an answer, p99.9"
+        yield _works_table(results, relay.WORK, _gap)
     if results.cases(first_token.WORK):
         yield "### First token: from asking to the first token, p50 / p99"
         yield _works_table(results, first_token.WORK, _latency)
@@ -94,7 +97,7 @@ def _sections(results: Results) -> Iterator[str]:
         yield "### Wire: bytes that a client reads for each token, framing and end included"
         yield _works_table(results, wire_bytes.WORK, _wire)
     if any(results.cases(work) for work in REFERENCES):
-        yield "### Spread: each CPU ratio above, from its smallest to its largest round"
+        yield "### Spread: each CPU ratio above, with its smallest and its largest round"
         yield _spread_table(results)
     if results.cases(promise.WORK):
         yield (
@@ -118,12 +121,14 @@ def _face_sections(results: Results) -> Iterator[str]:
 
 def _works_table(results: Results, work: str, show: Show, but: str = "") -> str:
     faces = [face for face in results.faces(work) if face != but]
-    faces.sort(key=lambda face: (face not in REFERENCES.get(work, ()), "streaming-api" not in face))
+    first = (*REFERENCES.get(work, ()), NGINX, *RELAY_FACES)
+    faces.sort(key=lambda face: first.index(face) if face in first else len(first))
+    faces.sort(key=lambda face: face not in first and "streaming-api" not in face)
     rows = [
         (case, *(show(results, work, case, face) for face in faces))
         for case in _cases(results, work)
     ]
-    return _table(("", *faces), [row for row in rows if any(row[1:])])
+    return table(("", *faces), [row for row in rows if any(row[1:])])
 
 
 def _cases(results: Results, work: str) -> list[str]:
@@ -166,9 +171,9 @@ def _spread_table(results: Results) -> str:
                 other = _reference(references, face)
                 ratios = results.ratios(work, case, face, other) if "streaming-api" in face else []
                 if ratios:
-                    least, most = figure(min(ratios)), figure(max(ratios))
-                    rows.append((f"{work}, {case}", face, least, most, str(len(ratios))))
-    return _table(("", "face", "minimum", "maximum", "rounds"), rows)
+                    shown = map(figure, (statistics.median(ratios), min(ratios), max(ratios)))
+                    rows.append((f"{work}, {case}", face, *shown, str(len(ratios))))
+    return table(("", "face", "median", "minimum", "maximum", "rounds"), rows)
 
 
 def _reference(references: Sequence[str], face: str) -> str:
@@ -181,6 +186,11 @@ def _latency(results: Results, work: str, case: str, face: str) -> str:
     p50 = results.median(work, case, face, "p50_ms")
     p99 = results.median(work, case, face, "p99_ms")
     return "" if p50 is None or p99 is None else f"{figure(p50)} / {figure(p99)} ms"
+
+
+def _gap(results: Results, work: str, case: str, face: str) -> str:
+    gap = results.median(work, case, face, "gap_ms")
+    return "" if gap is None else f"{figure(gap)} ms"
 
 
 def _held(results: Results, work: str, case: str, face: str) -> str:
@@ -202,13 +212,13 @@ def _promise_table(results: Results) -> str:
             rows.append(
                 (case, f"{s.units:,}", latency, f"{busy:.0%}", f"{(s.memory or 0) / MIB:.0f} MiB")
             )
-    return _table(("", "deliveries", "p50 / p95 / p99", "of one core", "memory"), rows)
+    return table(("", "deliveries", "p50 / p95 / p99", "of one core", "memory"), rows)
 
 
 def _targets(targets: Sequence[Target]) -> str:
     words = {True: "met", False: "**not met**", None: "not measured"}
     rows = [(t.what, t.limit, t.figure or "-", words[t.met]) for t in targets]
-    return _table(("target", "limit", "measured", ""), rows)
+    return table(("target", "limit", "measured", ""), rows)
 
 
 def figure(value: float) -> str:
@@ -216,7 +226,8 @@ def figure(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table whose columns line up."""
     widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
 
     def line(cells: Sequence[str]) -> str:
@@ -226,7 +237,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([line(head), rule, *map(line, rows)])
 
 
-def write(text: str, document: Path = DOCUMENT) -> None:
+def write(text: str, document: Path) -> None:
     """Put the text between the markers of the document.
 
     Raises:

@@ -23,7 +23,8 @@ from tests.bench.works import (
 NGINX = "nginx proxy_pass"
 RELAY_FACES = (WEBSOCKET, SSE, OPENAI)
 WATCH_FACES = ((WEBSOCKET, "Nchan WebSocket"), (SSE, "Nchan EventSource"))
-HUNDRED = relay.case("paced", 100)
+HUNDRED = relay.case(relay.PACED, 100)
+FIVE_HUNDRED = relay.case(relay.PACED, 512)
 KIB = 1024
 
 
@@ -87,7 +88,9 @@ def microseconds(value: float) -> str:
 
 def all_targets(results: Results) -> list[Target]:
     """Every target, in the order of the works."""
-    makers = (_relay, _first_token, _faces, _wire, _broadcast, _connections, _promise, _growth)
+    makers = (
+        _relay, _gaps, _first_token, _faces, _wire, _broadcast, _connections, _promise, _growth,
+    )  # fmt: skip
     return [target for make in makers for target in make(results)]
 
 
@@ -96,7 +99,7 @@ def _inverse(ratio: float | None) -> float | None:
 
 
 def _relay(results: Results) -> Iterator[Target]:
-    flat = relay.case("flat", 10)
+    flat = relay.case(relay.FLAT, 10)
     for face in RELAY_FACES:
         what = f"relay, 100 answers at 50 tokens/s, {face}"
         yield at_most(what, results.ratio(relay.WORK, HUNDRED, face, NGINX), 1.5, times("nginx"))
@@ -109,6 +112,13 @@ def _relay(results: Results) -> Iterator[Target]:
     for face in RELAY_FACES:
         ratio = results.ratio(relay.WORK, flat, face, NGINX)
         yield at_most(f"relay flat out, {face}", ratio, 1.5, times("nginx"))
+
+
+def _gaps(results: Results) -> Iterator[Target]:
+    for face in RELAY_FACES:
+        gap = results.median(relay.WORK, FIVE_HUNDRED, face, "gap_ms")
+        what = f"relay, 512 answers at 50 tokens/s, p99.9 of the gaps, {face}"
+        yield at_most(what, gap, 40.0, milliseconds)
 
 
 def _first_token(results: Results) -> Iterator[Target]:
@@ -190,9 +200,11 @@ def _promise(results: Results) -> Iterator[Target]:
 
 
 def _growth(results: Results) -> Iterator[Target]:
+    answers = [relay.case(relay.PACED, n) for n in (10, 100, 512)]
+    answers.append(relay.case(relay.SLOW, 1_000))
     for face in RELAY_FACES:
-        costs = [results.median(relay.WORK, relay.case("paced", n), face) for n in (10, 100, 400)]
-        yield _flat(f"cost per token from 10 to 400 answers, {face}", costs)
+        costs = [results.median(relay.WORK, case, face) for case in answers]
+        yield _flat(f"cost per token from 10 to 1,000 answers, {face}", costs)
     for face, _ in WATCH_FACES:
         costs = [
             results.median(broadcast.WORK, broadcast.case(n, 1_000), face)

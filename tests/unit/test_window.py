@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 import zlib
 
@@ -15,10 +16,15 @@ from streaming_api.engine.viewer import Viewer
 from streaming_api.wire import framing
 from streaming_api.wire.checksum import Checksum
 from streaming_api.wire.framing import Framing
-from streaming_api.wire.messages import notice
+from streaming_api.wire.messages import Encoder, notice
 from streaming_api.wire.window import Window
 from tests.fakes.engine import Shown, State, channel, chat_stream
 
+CHUNK = (
+    b'{"id":"chatcmpl-0123456789abcdef01234567","object":"chat.completion.chunk",'
+    b'"created":1767225600,"model":"m","choices":[{"index":0,"delta":{"content":" %b"},'
+    b'"logprobs":null,"finish_reason":null}]}'
+)
 SYNC = b"\x00\x00\xff\xff"
 FEW = Retention(bytes=2_000, messages=5, seconds=10**6)
 TOPICS = {"metrics": Policy.LATEST, "alerts": Policy.HISTORY, "status": Policy.HISTORY}
@@ -241,3 +247,19 @@ def test_a_key_frame_refers_to_nothing_older() -> None:
     key = window.deflate(b"an answer that comes again")
     assert len(again) < len(key)
     assert zlib.decompressobj(-15).decompress(key) == b"an answer that comes again"
+
+
+def test_no_token_of_a_chat_is_sent_anew() -> None:
+    """Whatever its id is, each message after the first is found to be nearly the one before."""
+    draw = random.Random(1)
+    costs = []
+    for _ in range(8):
+        request = f"{draw.getrandbits(128):032x}"
+        encoder = Encoder("chat_completion", f"chat/{request}", request, request)
+        window = Window()
+        for number in range(1, 201):
+            word = "".join(draw.choices("etaoinshrdlu", k=draw.randint(2, 8)))
+            message = encoder.encode(number, CHUNK % word.encode(), 0.0)
+            costs.append(len(framing.GZIP_EVENTS.windowed([message], window)))
+        del costs[-200]  # the first: a key frame
+    assert max(costs) <= 60

@@ -125,7 +125,7 @@ class Peer:
 
     name = ""
     settings = ""
-    most_answers = 400
+    most_answers = 1_000
     relay_rounds = 3
     flat_tokens = 6_000
     heaviness = 1

@@ -123,6 +123,7 @@ class OursInCluster(Ours):
 
     name = "streaming-api with a store"
     settings = "As above, with `cluster.url`: a private store on a unix socket, on another core."
+    most_answers = 100
 
     def __init__(self, folder: Path, upstream: str) -> None:
         super().__init__(folder, upstream)

@@ -18,8 +18,11 @@ from tests.bench.peers.ours import Ours, OursInCluster, Pure
 
 WORK = "relay"
 PEERS: tuple[type[Peer], ...] = (Direct, Nginx, FastApi, LiteLlm, Ours, Pure, OursInCluster)
-CASES = (("paced", 100), ("paced", 10), ("flat", 10), ("paced", 400), ("paced", 1))
-TOKENS = 60
+PACED, SLOW, FLAT = "paced", "slow", "flat"
+"""Models of the emitter: 50 and 20 tokens a second, and as many as the connection takes."""
+CASES = ((PACED, 100), (PACED, 10), (FLAT, 10), (PACED, 512), (PACED, 1), (SLOW, 1_000))
+TOKENS = {PACED: 60, SLOW: 40}
+"""Of one answer; a flat one has as many as the peer is fast."""
 ANSWER_TIMEOUT = 60.0
 SETTLE = 0.1
 """Seconds after every answer has begun until the measurement does."""
@@ -38,10 +41,12 @@ class Answer:
         self._expected = expected
         self._end = end
         self._progress = progress
+        self._last = 0
 
     def received(self, client: clients.Client, data: bytes) -> None:
         """Take what a read brought."""
         now = time.monotonic_ns()
+        before = self.tokens
         for payload in client.split(data):
             for number, written in MARK.findall(payload):
                 self.tokens += 1
@@ -52,6 +57,10 @@ class Answer:
                 self._progress.latencies.append(now - int(written))
             if self.tokens == self._expected and self._end in payload:
                 self._progress.finish()
+        if self.tokens > before:
+            if self._last:
+                self._progress.gaps.append(now - self._last)
+            self._last = now
 
 
 class Progress:
@@ -59,6 +68,7 @@ class Progress:
 
     Attributes:
         latencies: Nanoseconds from the emitter's write to here, of every token.
+        gaps: Nanoseconds between two reads of one answer that brought tokens.
         begun, done: Complete when every answer has begun, and has ended.
     """
 
@@ -66,6 +76,7 @@ class Progress:
         """Wait for so many answers."""
         loop = asyncio.get_running_loop()
         self.latencies: list[int] = []
+        self.gaps: list[int] = []
         self.begun: asyncio.Future[None] = loop.create_future()
         self.done: asyncio.Future[None] = loop.create_future()
         self._to_begin = self._to_end = answers
@@ -110,9 +121,9 @@ async def measure(
                 for client, receiver in zip(opened, receivers, strict=True):
                     face.start(client, model, tokens, receiver)
                 await progress.begun
-                if model == "paced":
+                if model != FLAT:
                     await asyncio.sleep(SETTLE)
-                before = len(progress.latencies)
+                before, gaps_before = len(progress.latencies), len(progress.gaps)
                 with measuring(peer) as steady:
                     await progress.done
     except TimeoutError:
@@ -127,7 +138,8 @@ async def measure(
         case=case(model, answers),
         face=face.name,
         units=len(latencies),
-        latencies_ns=latencies if model == "paced" else (),
+        latencies_ns=() if model == FLAT else latencies,
+        gaps_ns=() if model == FLAT else progress.gaps[gaps_before:],
     )
     bench.results.add(sample)
 
@@ -135,12 +147,13 @@ async def measure(
 def case(model: str, answers: int) -> str:
     """What the tables call it."""
     plural = "" if answers == 1 else "s"
-    return f"{answers} answer{plural}" + (", flat out" if model == "flat" else "")
+    how = {PACED: "", SLOW: " at 20 tokens/s", FLAT: ", flat out"}[model]
+    return f"{answers:,} answer{plural}{how}"
 
 
 async def run(bench: Bench) -> None:
     """Every peer, every size, in turn, round after round."""
-    for number in bench.rounds(3, seconds=170):
+    for number in bench.rounds(3, seconds=230):
         for model, answers in CASES[:3] if bench.quick else CASES:
             for kind in PEERS:
                 if kind is Pure and Ours.root == Pure.root:
@@ -148,7 +161,7 @@ async def run(bench: Bench) -> None:
                 peer = await bench.peer(kind)
                 if peer is None or number >= kind.relay_rounds or answers > kind.most_answers:
                     continue
-                tokens = TOKENS if model == "paced" else kind.flat_tokens
+                tokens = TOKENS.get(model, kind.flat_tokens)
                 for face in peer.chat_faces():
                     what = f"{WORK}, round {number + 1}: {case(model, answers)}, {face.name}"
                     await bench.attempt(what, measure(bench, peer, face, model, answers, tokens))

@@ -65,7 +65,7 @@ async def run(bench: Bench) -> None:
             if peer is None:
                 return
             count = 10 if bench.quick else answers
-            tokens = relay.TOKENS if model == "paced" else peer.flat_tokens
+            tokens = relay.TOKENS.get(model, peer.flat_tokens)
             for face in faces(peer):
                 what = f"{WORK}, round {number + 1}: {relay.case(model, count)}, {face.name}"
                 await bench.attempt(what, measure(bench, peer, face, model, count, tokens))
