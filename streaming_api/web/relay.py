@@ -20,9 +20,9 @@ from streaming_api.config.schema import RELAY_PATHS
 from streaming_api.errors import BadRequest, NotFound
 from streaming_api.ops.context import CONTEXT, client_of, route_of
 from streaming_api.upstreams.reply_errors import UpstreamError
+from streaming_api.web.completion import error_of
 from streaming_api.web.guard import scope
 from streaming_api.web.one_request import OneRequest
-from streaming_api.web.openai import error_of
 from streaming_api.web.takeover import take_slot
 
 if TYPE_CHECKING:

@@ -15,17 +15,15 @@ from streaming_api.faces.fields import invalid, unsupported
 from streaming_api.faces.kept_responses import Responses, ResponseStream, starting_after
 from streaming_api.ops.context import CONTEXT, client_of
 from streaming_api.web.body import json_body
+from streaming_api.web.completion import Completion, head_alone, with_headers
 from streaming_api.web.guard import scope
-from streaming_api.web.openai import Completion, head_alone, with_headers
 from streaming_api.web.sse import idempotency_key
-from streaming_api.web.takeover import TAKEN, reserve_slot, take_over
+from streaming_api.web.takeover import reserve_slot
 
 if TYPE_CHECKING:
     from streaming_api.access.client import Client
     from streaming_api.answers.watched_answer import WatchedAnswer
-    from streaming_api.connections.admission import Slot
     from streaming_api.engine.sink import Watcher
-    from streaming_api.engine.viewer import Viewer
     from streaming_api.wire.commands import ChatRequest
 
 CANCEL_SECONDS: Final = 5.0
@@ -37,7 +35,7 @@ class ResponseReply(Completion):
 
     FRAMINGS: ClassVar = (framing.RESPONSES, framing.CHUNKED_RESPONSES)
 
-    __slots__ = ("_response", "_streamed")
+    __slots__ = ("_at_once", "_response", "_streamed")
 
     def __init__(
         self,
@@ -47,10 +45,12 @@ class ResponseReply(Completion):
         after: int = 0,
         *,
         streamed: bool,
+        at_once: bool = False,
     ) -> None:
-        super().__init__(request, answer, after)
+        super().__init__(request, answer, after, response)
         self._response = response
         self._streamed = streamed
+        self._at_once = at_once
 
     @property
     def streamed(self) -> bool:
@@ -64,13 +64,12 @@ class ResponseReply(Completion):
             return True
         return self._streamed and self._response.stream.evicted > self._after
 
-    def attach(self) -> Viewer:
-        """Begin to watch, from the client's cursor."""
-        return self._response.attach(self, self._after)
-
-    def begin_at_once(self) -> None:
-        """Watch without waiting for the first token: the client is prepared to come back."""
-        self._viewer = self.attach()
+    def begin(self) -> None:
+        """Watch the response; some do not wait for the first token, but are to come back."""
+        if not self._at_once:
+            super().begin()
+            return
+        self._viewer = self._response.attach(self, self._after)
         self._head()
         self._viewer.catch_up()
 
@@ -145,9 +144,9 @@ async def create(request: web.Request) -> web.StreamResponse:
     with reserve_slot(request, "sse") as slot:
         answer, response = await when_arrived(lambda: responses.start(body, client, begin))
         streamed = body.get("stream") is True
-        return _show(
-            request, slot, ResponseReply(request, answer, response, streamed=streamed), response
-        )
+        at_once = streamed and response.asked.background
+        connection = ResponseReply(request, answer, response, streamed=streamed, at_once=at_once)
+        return connection.open(request, slot)
 
 
 @scope("chat")
@@ -161,28 +160,8 @@ async def retrieve(request: web.Request) -> web.StreamResponse:
     if request.method == hdrs.METH_HEAD:
         return head_alone()
     with reserve_slot(request, "sse") as slot:
-        connection = ResponseReply(request, answer, response, after, streamed=True)
-        return _show(request, slot, connection, response, at_once=True)
-
-
-def _show(
-    request: web.Request,
-    slot: Slot,
-    connection: ResponseReply,
-    response: ResponseStream,
-    *,
-    at_once: bool = False,
-) -> web.StreamResponse:
-    try:
-        take_over(request, connection, slot)
-    except BaseException:
-        response.check_watched()  # the client left while its response was being opened
-        raise
-    if at_once or (connection.streamed and response.asked.background):
-        connection.begin_at_once()
-    else:
-        connection.begin()
-    return TAKEN
+        connection = ResponseReply(request, answer, response, after, streamed=True, at_once=True)
+        return connection.open(request, slot)
 
 
 @scope("chat")

@@ -23,22 +23,21 @@ from streaming_api.faces.ui_request import chat_fields, chat_id, message_id
 from streaming_api.ops.context import CONTEXT, client_of
 from streaming_api.upstreams.reply_errors import UpstreamError
 from streaming_api.web.body import json_body
+from streaming_api.web.completion import Completion, head_alone, with_headers
 from streaming_api.web.guard import scope
-from streaming_api.web.openai import Completion, head_alone, with_headers
 from streaming_api.web.sse import idempotency_key
-from streaming_api.web.takeover import TAKEN, reserve_slot, take_over
+from streaming_api.web.takeover import reserve_slot
 from streaming_api.wire.commands import OnDisconnect, chat_request
 
 if TYPE_CHECKING:
     from streaming_api.answers.watched_answer import WatchedAnswer
     from streaming_api.engine.sink import Watcher
-    from streaming_api.engine.viewer import Viewer
 
 UI_CHATS: Final = web.AppKey("ui_chats", UiChats)
 
 
 class UiReply(Completion):
-    """One page, which is shown a message."""
+    """One page, which is shown a message from its start: one that comes back starts afresh."""
 
     FRAMINGS: ClassVar = (framing.UI_MESSAGES, framing.CHUNKED_UI_MESSAGES)
     HEAD: ClassVar = "x-vercel-ai-ui-message-stream: v1\r\n"
@@ -46,17 +45,13 @@ class UiReply(Completion):
     __slots__ = ("_derived",)
 
     def __init__(self, request: web.Request, answer: WatchedAnswer, derived: Derived) -> None:
-        super().__init__(request, answer)
+        super().__init__(request, answer, shown=derived)
         self._derived = derived
 
     @property
     def missing(self) -> bool:
         """Whether the beginning of the message is no longer kept."""
         return self._derived.lost or bool(self._derived.stream.evicted)
-
-    def attach(self) -> Viewer:
-        """Begin to watch, from the start: a page that comes back starts afresh."""
-        return self._derived.attach(self)
 
     def finished(self, viewer: Watcher) -> None:  # noqa: ARG002 (there is one)
         """Note that the message has ended; its last event says so."""
@@ -91,14 +86,7 @@ async def start(request: web.Request) -> web.StreamResponse:
         if context.cluster is not None:
             context.cluster.note_chat((client.owner, answer.request_id), chat)
         derived = stream_of(answer, message_id(fields))
-        connection = UiReply(request, answer, derived)
-        try:
-            take_over(request, connection, slot)
-        except BaseException:
-            derived.check_watched()
-            raise
-        connection.begin()
-    return TAKEN
+        return UiReply(request, answer, derived).open(request, slot)
 
 
 async def _first_model(request: web.Request) -> str | None:
@@ -139,10 +127,7 @@ async def resume(request: web.Request) -> web.StreamResponse:
     if request.method == hdrs.METH_HEAD:
         return head_alone()
     with reserve_slot(request, "sse") as slot:
-        connection = UiReply(request, answer, derived)
-        take_over(request, connection, slot)
-        connection.begin()
-    return TAKEN
+        return UiReply(request, answer, derived).open(request, slot)
 
 
 @scope("chat")
