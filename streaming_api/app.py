@@ -39,6 +39,7 @@ from streaming_api.topics import Topics
 from streaming_api.upstreams.upstream import Upstream
 from streaming_api.web import (
     contract,
+    figures,
     headers,
     openai,
     operations,
@@ -47,7 +48,9 @@ from streaming_api.web import (
     responses,
     responses_socket,
     sse,
+    status,
     ui_chat,
+    webhook,
     websocket,
 )
 from streaming_api.web.guard import guard
@@ -182,18 +185,18 @@ def add_routes(app: web.Application) -> None:
     router.add_post("/api/chat", ui_chat.start)
     router.add_get("/api/chat/{id}/stream", ui_chat.resume)
     router.add_delete("/api/chat/{id}", ui_chat.stop)
-    router.add_post("/streaming/alerts", operations.alertmanager_webhook)
+    router.add_post("/streaming/alerts", webhook.alertmanager_webhook)
     router.add_post("/streaming/tickets", operations.ticket)
-    router.add_get("/streaming/connections", operations.connections)
+    router.add_get("/streaming/connections", figures.connections)
     router.add_get("/streaming/usage", operations.usage)
-    router.add_get("/streaming/status", operations.status)
-    router.add_get("/streaming/metrics", operations.figures)
-    router.add_get("/streaming/history", operations.history)
-    router.add_get("/streaming/snapshot", operations.snapshot)
-    router.add_get("/health", operations.health)
-    router.add_get("/livez", operations.livez)
-    router.add_get("/readyz", operations.readyz)
-    router.add_get("/metrics", operations.scrape)
+    router.add_get("/streaming/status", status.status)
+    router.add_get("/streaming/metrics", figures.figures)
+    router.add_get("/streaming/history", status.history)
+    router.add_get("/streaming/snapshot", status.snapshot)
+    router.add_get("/health", status.health)
+    router.add_get("/livez", status.livez)
+    router.add_get("/readyz", status.readyz)
+    router.add_get("/metrics", figures.scrape)
     router.add_get("/streaming/schema", contract.schema)
     router.add_get("/streaming/openapi.json", contract.openapi)
     router.add_get("/streaming/asyncapi.json", contract.asyncapi)
@@ -213,7 +216,7 @@ def _templates() -> Path:
 def _take_webhook(context: Context, body: bytes) -> None:
     """Take a webhook of alerts that another process, or this one, has received."""
     with contextlib.suppress(WebhookError):  # a webhook of a later version
-        operations.take_webhook(context, parse_webhook(body))
+        webhook.take_webhook(context, parse_webhook(body))
 
 
 async def _running(app: web.Application) -> AsyncIterator[None]:
@@ -244,7 +247,7 @@ async def _running(app: web.Application) -> AsyncIterator[None]:
         context.cluster.on_webhook = lambda body: _take_webhook(context, body)
         context.cluster.start(background)
     if context.peers is not None:
-        await context.peers.start(operations.own_figures(context))
+        await context.peers.start(figures.own_figures(context))
     try:
         yield
     finally:

@@ -18,7 +18,7 @@ from markupsafe import Markup
 from streaming_api import __version__
 from streaming_api.errors import NotFound
 from streaming_api.ops.context import CONTEXT
-from streaming_api.web.operations import snapshot_of
+from streaming_api.web.status import snapshot_of
 
 
 @attrs.frozen
