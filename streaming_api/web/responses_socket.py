@@ -29,9 +29,10 @@ from streaming_api.faces.kept_responses import (
 from streaming_api.ops.context import CONTEXT, client_of, route_of
 from streaming_api.web.command_handler import CommandHandler
 from streaming_api.web.guard import scope
+from streaming_api.web.handshake import open_socket
 from streaming_api.web.responses import responses_of
 from streaming_api.web.takeover import TAKEN
-from streaming_api.web.websocket import WebSocket, open_socket
+from streaming_api.web.websocket import WebSocket
 from streaming_api.wire.commands import parse_object
 
 if TYPE_CHECKING:

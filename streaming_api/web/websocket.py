@@ -1,4 +1,4 @@
-"""WebSocket: the handshake, one connection's protocol, and its commands.
+"""WebSocket: one connection's protocol, and its commands.
 
 RFC 6455 and RFC 7692. After the handshake the transport belongs to a `WebSocket`; deliveries go
 straight to it from the streams, and the client's frames come to `data_received`.
@@ -7,29 +7,25 @@ straight to it from the streams, and the client's frames come to `data_received`
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
-import hashlib
 import time
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, ClassVar, Final, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Final
 
-from aiohttp import hdrs, web
-from aiohttp.http import HttpVersion11
+from aiohttp import web
 
 from streaming_api.access.rates import Bucket
 from streaming_api.answers.elsewhere import Elsewhere
 from streaming_api.connections.connection import Connection
 from streaming_api.connections.endings import CloseReason
-from streaming_api.errors import ApiError, BadRequest, NotFound, TooMany, UpgradeRequired
+from streaming_api.errors import ApiError, BadRequest, TooMany
 from streaming_api.ops.context import CONTEXT, client_of, route_of
 from streaming_api.web.command_handler import CommandHandler
 from streaming_api.web.guard import ANY, scope
-from streaming_api.web.one_request import listed
-from streaming_api.web.takeover import TAKEN, reserve_slot, take_over
+from streaming_api.web.handshake import open_socket
+from streaming_api.web.takeover import TAKEN
 from streaming_api.wire import framing
 from streaming_api.wire.commands import message_type_of, parse_command, parse_object, parsed_bytes
-from streaming_api.wire.deflate import Deflate, negotiate
+from streaming_api.wire.deflate import Deflate
 from streaming_api.wire.frame_parser import (
     INVALID_TEXT,
     NORMAL,
@@ -47,7 +43,6 @@ if TYPE_CHECKING:
     from streaming_api.engine.sink import Watcher
     from streaming_api.wire.frame_parser import Received
 
-_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _CLOSES: Final = {
     CloseReason.IDLE: (1000, "idle"),
     CloseReason.GOING_AWAY: (1001, "going away"),
@@ -76,7 +71,6 @@ CHOKED_BYTES: Final = 256 * 2**10
 """Unsent bytes above which nothing more is read from a client that does not read either."""
 _FRAMES: Final = 8
 """Frames a second for each command that a client may send; fragments, pings and pongs count."""
-SUBPROTOCOL: Final = "streaming-api.v1"
 
 
 class WebSocket(Connection):
@@ -337,9 +331,6 @@ class WebSocket(Connection):
             self.ending = CloseReason.CLIENT
 
 
-# The handshake
-
-
 def handler(
     *, chat_only: bool, make: type[WebSocket] = WebSocket
 ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
@@ -363,74 +354,3 @@ def handler(
         return TAKEN
 
     return websocket
-
-
-Socket = TypeVar("Socket", bound=WebSocket)
-
-
-def open_socket(request: web.Request, make: Callable[[Deflate | None], Socket]) -> Socket:
-    """Answer a handshake, and take its connection over.
-
-    Args:
-        request: the handshake.
-        make: makes the connection.
-
-    Raises:
-        ApiError: the request is not a handshake, or must not be accepted.
-    """
-    config = request.app[CONTEXT].config
-    if not config.websocket_enabled:
-        message = "WebSocket is switched off (websocket.enabled); use /streaming/sse."
-        raise NotFound(message, "websocket_disabled")
-    key = _handshake_key(request)
-    with reserve_slot(request, "websocket") as slot:
-        deflate = None
-        if config.compression_enabled and config.websocket_compression:
-            deflate = negotiate(request.headers.get(hdrs.SEC_WEBSOCKET_EXTENSIONS, ""))
-        connection = make(deflate)
-        take_over(request, connection, slot, _switching_protocols(request, key, deflate))
-    return connection
-
-
-def _handshake_key(request: web.Request) -> str:
-    """Return the client's nonce, if this is a handshake (RFC 6455 section 4.2.1).
-
-    Raises:
-        UpgradeRequired: it is a plain request, or asks for another version.
-        BadRequest: it is a handshake with an error in it.
-    """
-    headers = request.headers
-    upgrade, connection = (
-        {token.lower() for token in listed(headers, name)}
-        for name in (hdrs.UPGRADE, hdrs.CONNECTION)
-    )
-    asked = "websocket" in upgrade and "upgrade" in connection
-    if not asked or request.version < HttpVersion11:
-        message = "This path speaks WebSocket: connect with ws://; curl can use /streaming/sse."
-        raise UpgradeRequired(message, "upgrade_required")
-    if headers.get(hdrs.SEC_WEBSOCKET_VERSION) != "13":
-        raise UpgradeRequired("WebSocket version 13 is spoken here.", "unsupported_version")
-    if request.can_read_body or hdrs.TRANSFER_ENCODING in headers:
-        raise BadRequest("A handshake has no body.", "body_in_handshake")
-    key = headers.get(hdrs.SEC_WEBSOCKET_KEY, "")
-    try:
-        valid = len(base64.b64decode(key, validate=True)) == 16
-    except (binascii.Error, ValueError):
-        valid = False
-    if not valid:
-        message = "Sec-WebSocket-Key must be 16 bytes in base64."
-        raise BadRequest(message, "invalid_key")
-    return key
-
-
-def _switching_protocols(request: web.Request, key: str, deflate: Deflate | None) -> bytes:
-    accept = base64.b64encode(hashlib.sha1(key.encode() + _GUID).digest())  # noqa: S324 (RFC 6455)
-    lines = [
-        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade",
-        b"Sec-WebSocket-Accept: " + accept,
-    ]
-    if SUBPROTOCOL in listed(request.headers, hdrs.SEC_WEBSOCKET_PROTOCOL):
-        lines.append(b"Sec-WebSocket-Protocol: " + SUBPROTOCOL.encode())
-    if deflate is not None:
-        lines.append(b"Sec-WebSocket-Extensions: " + deflate.header.encode())
-    return b"\r\n".join(lines) + b"\r\n\r\n"
