@@ -68,7 +68,8 @@ class RealStore:
     def thaw(self) -> None:
         """Let it go on."""
         assert self.process is not None
-        os.kill(self.process.pid, signal.SIGCONT)
+        with suppress(ProcessLookupError):
+            os.kill(self.process.pid, signal.SIGCONT)
 
 
 @asynccontextmanager

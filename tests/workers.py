@@ -8,10 +8,10 @@ import re
 import signal
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
-from tests.clients import UNIT, eventually
+from tests.clients import UNIT, Socket, eventually, websocket
 
 ROOT = Path(__file__).parents[1]
 
@@ -104,3 +104,30 @@ async def serving(*arguments: str, **variables: str) -> AsyncIterator[Service]:
         await process.wait()
         async with asyncio.timeout(4 * UNIT):
             await reading  # its children hold the other end until they are gone
+
+
+def worker_of(service: Service, socket: Socket) -> int:
+    """The process that has accepted a connection."""
+    # theirs, ours: another connection may have had our port before, and linger
+    ends = [socket.connection.remote_address[1], socket.connection.local_address[1]]
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    inode = next(
+        row[9] for row in rows if [int(end.rpartition(":")[2], 16) for end in row[1:3]] == ends
+    )
+    for pid in service.workers:
+        for link in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(FileNotFoundError):
+                if str(link.readlink()) == f"socket:[{inode}]":
+                    return pid
+    raise AssertionError
+
+
+async def on_both(service: Service, stack: AsyncExitStack) -> tuple[Socket, Socket, int, int]:
+    """A socket on each worker, and the workers."""
+    first = await stack.enter_async_context(websocket(service.url))
+    one = worker_of(service, first)
+    while True:
+        second = await stack.enter_async_context(websocket(service.url))
+        other = worker_of(service, second)
+        if other != one:
+            return first, second, one, other

@@ -219,6 +219,10 @@ class Cluster:
 
     def _receive(self, message: Message) -> None:
         """Do what another process asks for. Messages are hints: invalid ones are skipped."""
+        with contextlib.suppress(ValueError, zlib.error):
+            self._follow(message)
+
+    def _follow(self, message: Message) -> None:
         if (body := message.get(b"b")) is not None:
             self.on_webhook(zlib.decompress(body))
             return
@@ -267,6 +271,8 @@ class Cluster:
 
     def _risk(self) -> str | None:
         """Return what is wrong with a store that answers, if anything is."""
+        if self.figures.outdated:
+            return "Other processes run a newer version: answers of theirs are not shown here."
         evicts = None if self._membership is None else self._membership.evicts
         if evicts is None:
             return None
@@ -278,6 +284,7 @@ class Cluster:
         membership.turned()
         hung = time.monotonic() - self._reader.marked > MARK_SECONDS
         if hung:
+            self._reader.restart()
             self.figures.failed("What this process tells itself through the store does not come.")
         elif membership.failed is not None:
             self.figures.failed(membership.failed)
@@ -290,10 +297,13 @@ class Cluster:
         """Join the other processes."""
         loop = asyncio.get_running_loop()
 
-        def changed() -> None:
+        def restarted() -> None:
             loop.call_soon_threadsafe(self._other_store)
 
-        self._membership = Membership(self.store, self.instance, self._lease, changed)
+        def lost() -> None:
+            loop.call_soon_threadsafe(self._lost)
+
+        self._membership = Membership(self.store, self.instance, self._lease, restarted, lost)
         self._membership.start()
         background.start("cluster writer", self._writer.run)
         background.start("cluster inbox", self._reader.keep_listening)
@@ -312,8 +322,15 @@ class Cluster:
     def _other_store(self) -> None:
         """Assume nothing and ask everything: the store has restarted, or is another one."""
         logger.warning("the store is another one than before; what it has is verified")
-        self.figures.stable_since = time.monotonic()
         self._reader.restart()
+        self._verify()
+
+    def _lost(self) -> None:
+        logger.warning("the store has lost something; what it has is verified")
+        self._verify()
+
+    def _verify(self) -> None:
+        self.figures.stable_since = time.monotonic()
         self._writer.verify()
 
     async def drain(self, seconds: float) -> None:

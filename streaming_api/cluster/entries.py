@@ -24,6 +24,10 @@ _MEMORY: Final = 5
 Fields = Mapping[bytes, bytes]
 
 
+class Unreadable(ValueError):
+    """What the store has is no entry, or a damaged one."""
+
+
 @attrs.frozen
 class Entry:
     """Consecutive messages of an answer.
@@ -61,11 +65,20 @@ class Entry:
 
 
 def decode(fields: Fields) -> Entry:
-    """Return the entry from the store's fields; ignore unknown ones, of a later version."""
+    """Return the entry from the store's fields; ignore unknown ones.
+
+    Raises:
+        Unreadable: they are no entry.
+    """
     packed = fields.get(b"z")
+    try:
+        first = int(fields[b"f"])
+        payloads = () if packed is None else tuple(zlib.decompress(packed).split(b"\n"))
+    except (KeyError, ValueError, zlib.error):
+        raise Unreadable from None
     return Entry(
-        first=int(fields[b"f"]),
-        payloads=() if packed is None else tuple(zlib.decompress(packed).split(b"\n")),
+        first=first,
+        payloads=payloads,
         final=b"e" in fields,
         cut=b"c" in fields,
         seal=b"s" in fields,

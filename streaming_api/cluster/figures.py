@@ -19,6 +19,7 @@ class Figures:
         seals: answers that were ended on behalf of a process that is gone.
         holes: entries that a mirror found missing.
         round_trip: seconds of the last round trip.
+        outdated: whether answers have been met that a newer version of this program has written.
     """
 
     up: bool = True
@@ -28,6 +29,7 @@ class Figures:
     seals: int = 0
     holes: int = 0
     round_trip: float = 0.0
+    outdated: bool = False
 
     def failed(self, reason: str) -> None:
         """Note that the store did not answer."""

@@ -10,7 +10,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import redis
 from redis.backoff import NoBackoff
@@ -31,20 +31,33 @@ class Membership:
     Args:
         instance: the name of this process, new at each start.
         lease: seconds after which it counts as dead if it sends no heartbeat.
-        on_changed: called in the thread when the store is not the same as before.
+        on_restarted: called in the thread when the store has restarted, or is another one.
+        on_lost: called in the thread when the store, still the same, has lost or dropped keys.
+
+    Attributes:
+        evicts: the policy by which the store drops keys; None if it drops none.
+        failed: why the last heartbeat failed; None if it did not.
     """
 
     def __init__(
-        self, store: Store, instance: str, lease: float, on_changed: Callable[[], None]
+        self,
+        store: Store,
+        instance: str,
+        lease: float,
+        on_restarted: Callable[[], None],
+        on_lost: Callable[[], None],
     ) -> None:
         self._store = store
         self._instance = instance
         self._lease = lease
-        self._on_changed = on_changed
+        self._on_restarted = on_restarted
+        self._on_lost = on_lost
         self._turned = time.monotonic()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="cluster heartbeat", daemon=True)
         self._run_id: object = None
+        self._evicted: object = None
+        self._sent = -lease
         self.evicts: str | None = None
         self.failed: str | None = None
 
@@ -82,20 +95,22 @@ class Membership:
         client.close()
 
     def _beat(self, client: redis.Redis) -> None:
+        sent = time.monotonic()
         pipeline = client.pipeline(transaction=False)
         milliseconds = round(self._lease * 1000)
-        pipeline.set(self._store.key("i", self._instance), 1, px=milliseconds)
+        pipeline.set(self._store.key("i", self._instance), 1, px=milliseconds, get=True)
         pipeline.expire(self._store.key("x", self._instance), INBOX_SECONDS)
-        pipeline.execute()
-        info: Any = client.info("server")
-        run_id = info.get("run_id")
-        if self._run_id not in {None, run_id}:
-            self._on_changed()
-        if self._run_id != run_id:
-            memory: Any = client.info("memory")
-            policy = memory.get("maxmemory_policy", "noeviction")
-            self.evicts = policy if policy != "noeviction" else None
-        self._run_id = run_id
+        for section in ("server", "stats", "memory"):
+            pipeline.info(section)
+        before, _, server, stats, memory = pipeline.execute()
+        policy = memory.get("maxmemory_policy", "noeviction")
+        self.evicts = policy if policy != "noeviction" else None
+        forgotten = before is None and time.monotonic() - self._sent < self._lease
+        if self._run_id not in {None, server["run_id"]}:
+            self._on_restarted()
+        elif self._run_id is not None and (forgotten or stats["evicted_keys"] != self._evicted):
+            self._on_lost()
+        self._run_id, self._evicted, self._sent = server["run_id"], stats["evicted_keys"], sent
 
 
 class Missing:

@@ -12,7 +12,9 @@ import orjson
 from streaming_api.answers.answers import Key
 from streaming_api.wire.commands import ChatRequest, OnDisconnect
 
-FORMAT: Final = b"1"
+FORMAT: Final = 1
+"""The version of what is written to the store. A process that reads a higher one leaves the answer
+alone; fields that an older process may ignore need no new version."""
 
 
 def ref_of(key: Key) -> str:
@@ -34,12 +36,14 @@ class Meta:
         instance: the process that fills it.
         asked_by: the name under which its limits are counted.
         notes: the notes of its faces.
+        format: the version in which it, and its answer, are written.
     """
 
     instance: str
     asked_by: str
     request: ChatRequest
     notes: Mapping[str, bytes] = attrs.field(factory=dict)
+    format: int = FORMAT
 
     def encode(self) -> dict[str, bytes | str]:
         """Return the fields of a hash."""
@@ -51,7 +55,7 @@ class Meta:
             "usage_asked": request.usage_asked,
         }
         return {
-            "v": FORMAT,
+            "v": str(self.format),
             "instance": self.instance,
             "asked_by": self.asked_by,
             "request": orjson.dumps(fields),
@@ -61,11 +65,14 @@ class Meta:
 
 
 def decode(request_id: str, fields: dict[bytes, bytes]) -> Meta:
-    """Return the description from the fields of a hash; ignore those of a later version."""
+    """Return the description from the fields of a hash; only its version if that is too high."""
+    instance, version = fields[b"instance"].decode(), int(fields[b"v"])
+    if version > FORMAT:
+        return Meta(instance, "", ChatRequest(request_id, None, b"{}"), format=version)
     asked = orjson.loads(fields.get(b"request", b"{}"))
     packed = fields.get(b"parameters")
     return Meta(
-        instance=fields[b"instance"].decode(),
+        instance=instance,
         asked_by=fields.get(b"asked_by", b"").decode(),
         request=ChatRequest(
             request_id,

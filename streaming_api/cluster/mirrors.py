@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from streaming_api.answers.answers import Key
 from streaming_api.cluster.entries import SEAL_ID, Entry
-from streaming_api.cluster.meta import Meta, ref_of
+from streaming_api.cluster.meta import FORMAT, Meta, ref_of
 from streaming_api.cluster.mirror import Mirror
 from streaming_api.cluster.shared import unavailable
-from streaming_api.cluster.store import GONE_SECONDS, Message
+from streaming_api.cluster.store import GONE_SECONDS, SEALED_MARK, Message
+from streaming_api.errors import Unavailable
 from streaming_api.wire.messages import CHAT
 
 if TYPE_CHECKING:
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from streaming_api.cluster.outbox import Outbox
     from streaming_api.cluster.store import Store
     from streaming_api.engine.channel import Channel
+
+logger = logging.getLogger(__name__)
 
 IDLE_SECONDS: Final = 10.0
 """How long a mirror without viewers is kept."""
@@ -64,8 +68,10 @@ class Mirrors:
         """Mirror an answer here, and read it up to what the store has.
 
         Raises:
-            Unavailable: none of it could be read in time.
+            Unavailable: none of it could be read in time, or this process is too old to read it.
         """
+        if about.format > FORMAT:
+            self._outdated()
         mirror = self.present.get(key)
         if mirror is None:
             mirror = Mirror(
@@ -91,6 +97,14 @@ class Mirrors:
         if not mirror.channel.number:
             self.present.pop(key, None)
             raise unavailable()
+
+    def _outdated(self) -> NoReturn:
+        """Refuse what a newer version has written, and say so."""
+        if not self._figures.outdated:
+            logger.warning("the store holds answers of a newer version; this process needs it, too")
+        self._figures.outdated = True
+        message = "A newer version of the server has made this answer; ask again."
+        raise Unavailable(message, "server_outdated", retry_after=1)
 
     # What is sent to their owners
 
@@ -182,7 +196,7 @@ class Mirrors:
             ("XADD", self._store.key("a", ref), SEAL_ID, *fields),
             ("EXPIRE", self._store.key("a", ref), self._kept),
             ("EXPIRE", self._store.key("m", ref), self._kept),
-            ("SET", self._store.key("g", ref), 1, "EX", self._kept + GONE_SECONDS),
+            ("SET", self._store.key("g", ref), SEALED_MARK, "EX", self._kept + GONE_SECONDS),
         )
         if not isinstance(replies[0], Exception):
             self._figures.seals += 1

@@ -43,6 +43,7 @@ class Reader:
         self._on_hole = on_hole
         self._dirty: dict[str, Mirror] = {}
         self._wake = asyncio.Event()
+        self._lost_place = False
         self._after = dict.fromkeys((store.key("x", instance), store.key("webhooks")), "0-0")
         self.marked = time.monotonic()
 
@@ -57,6 +58,8 @@ class Reader:
         backoff = Backoff(0.05, 1.0)
         while True:
             try:
+                if self._lost_place:
+                    await self._find_place()
                 messages = await self._store.inbox(self._after)
             except StoreError as error:
                 self._figures.failed(str(error))
@@ -71,8 +74,19 @@ class Reader:
                     self._receive(message)
 
     def restart(self) -> None:
-        """Start over: the store is another one, and its ids may begin anew."""
+        """Find the place in the inbox again: the store is another one, or its ids begin anew."""
+        self._lost_place = True
+
+    async def _find_place(self) -> None:
+        """Go on from the newest message.
+
+        Older ones are hints, which may be lost, and those that have been followed must not be
+        followed again: a store may come back with what it had long ago.
+        """
+        newest = await self._store.inbox_end(self._instance)
         self._after = dict.fromkeys(self._after, "0-0")
+        self._after[self._store.key("x", self._instance)] = newest
+        self._lost_place = False
 
     async def keep_reading(self) -> None:
         """Read what is dirty forever."""
@@ -101,7 +115,9 @@ class Reader:
             entries = found.get(ref, [])
             mirror = taken[ref]
             for entry in entries:
-                if not mirror.take(entry):
+                if entry is None and mirror.owner_lost:
+                    continue  # the next one shows what is missing
+                if entry is None or not mirror.take(entry):
                     self._figures.holes += 1
                     self._on_hole(mirror)
                     break

@@ -17,7 +17,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
-from streaming_api.cluster.entries import SEAL_ID, Entry, decode
+from streaming_api.cluster.entries import SEAL_ID, Entry, Fields, Unreadable, decode
 from streaming_api.cluster.recorder import Append, Ask, Rewrite, Step
 
 REPLY_SECONDS: Final = 0.5
@@ -32,6 +32,8 @@ WEBHOOK_SECONDS: Final = 26 * 3600
 INBOX_SECONDS: Final = 60
 INBOX_LENGTH: Final = 10_000
 READ_ENTRIES: Final = 200
+SEALED_MARK: Final = "sealed"
+"""What a `g` key says of an answer that others have ended: it outlives the seal in the stream."""
 
 Command = tuple[Any, ...]
 _FAULTS: Final = (RedisError, OSError, TimeoutError, RuntimeError)
@@ -170,6 +172,8 @@ class Store:
                 top = await pipeline.xrevrange(key, count=1)
                 if top and top[0][0] == SEAL_ID:
                     return False
+                if await pipeline.get(self.key("g", ref)) == SEALED_MARK.encode():
+                    return False
                 pipeline.multi()  # type: ignore[no-untyped-call]
                 pipeline.delete(key)
                 for entry in step.entries:
@@ -180,8 +184,8 @@ class Store:
             raise StoreError(reason_of(error)) from None
         return True
 
-    async def read(self, cursors: Mapping[str, int]) -> dict[str, list[Entry]]:
-        """Return what follows a number, for several answers.
+    async def read(self, cursors: Mapping[str, int]) -> dict[str, list[Entry | None]]:
+        """Return what follows a number, for several answers; None for what cannot be read.
 
         Raises:
             StoreError: the store cannot be asked, or gives no answer.
@@ -196,8 +200,17 @@ class Store:
             raise Refused(reason_of(reply))
         refs = {key.encode(): ref for key, ref in zip(keys, cursors, strict=True)}
         return {
-            refs[key]: [decode(fields) for _, fields in entries] for key, entries in _streams(reply)
+            refs[key]: [_entry(fields) for _, fields in entries] for key, entries in _streams(reply)
         }
+
+    async def inbox_end(self, instance: str) -> str:
+        """Return the id of the newest message to a process.
+
+        Raises:
+            StoreError: the store cannot be asked, or gives no answer.
+        """
+        (newest,) = await self.run(("XREVRANGE", self.key("x", instance), "+", "-", "COUNT", 1))
+        return newest[0][0].decode() if isinstance(newest, list) and newest else "0-0"
 
     def webhook(self, body: bytes) -> list[Command]:
         """Return the commands that send every process what Alertmanager's webhook said."""
@@ -246,6 +259,13 @@ async def _run(client: Redis, commands: Sequence[Command]) -> list[Any]:
     except _FAULTS as error:
         raise StoreError(reason_of(error)) from None
     return replies
+
+
+def _entry(fields: Fields) -> Entry | None:
+    try:
+        return decode(fields)
+    except Unreadable:
+        return None
 
 
 def _flat(fields: Mapping[bytes, bytes]) -> list[bytes]:

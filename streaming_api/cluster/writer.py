@@ -168,11 +168,12 @@ class Writer:
         """Do one step for each recording, in one round trip except for what must be repaired."""
         steps = [(each, step) for each in batch if (step := each.recorder.due()) is not None]
         commands: list[Command] = []
-        at: list[int] = []
+        at: list[slice] = []
         for recording, step in steps:
-            at.append(len(commands))
+            begin = len(commands)
             if not isinstance(step, Rewrite):
                 commands += self._commands(recording, step)
+            at.append(slice(begin, len(commands)))
         commands += self._news(recording for recording, _ in steps)
         begun = time.monotonic()
         try:
@@ -205,7 +206,9 @@ class Writer:
     def _commands(self, recording: Recording, step: Step) -> list[Command]:
         store, ref = self._store, recording.ref
         commands = [store.step(ref, step)]
-        if isinstance(step, Append):
+        if isinstance(step, Ask):
+            commands.append(("EXISTS", store.key("m", ref)))
+        elif isinstance(step, Append):
             if step.create:
                 commands += self._describe(recording)
             if step.entry.final:
@@ -258,10 +261,13 @@ class Writer:
             more = self._describe(recording)
             if recording.answer.outcome is not None:
                 more += self._expire(recording.ref)
-            await self._store.run(*more, *self._news([recording]))
+            replies = await self._store.run(*more, *self._news([recording]))
         except StoreError as error:
             recorder.unsure()
             return str(error)
+        if (refusal := _refusal(replies)) is not None:
+            recorder.unsure()
+            return reason_of(refusal)
         if written:
             self._figures.repairs += 1
             recorder.accepted()
@@ -291,17 +297,24 @@ class Writer:
         self.verify()
 
 
-def _report(recorder: Recorder, step: Step, reply: Any) -> str | None:  # noqa: ANN401 (redis-py's)
+def _report(recorder: Recorder, step: Step, replies: list[Any]) -> str | None:
     """Report the result of its step to a recorder; return what the store refuses, if anything."""
-    if isinstance(reply, Exception):
+    if (refusal := _refusal(replies)) is not None:
         recorder.unsure()
-        return None if is_old(reply) else reason_of(reply)
+        return None if is_old(refusal) else reason_of(refusal)
+    reply = replies[0]
     if isinstance(step, Ask):
         number = int(reply[0][0].partition(b"-")[0]) if reply else None
         recorder.found(number)
+        if number is not None and not replies[1]:
+            recorder.missing()  # the answer is there and its description is not
         return None
     if reply is None:
         recorder.missing()
     else:
         recorder.accepted()
     return None
+
+
+def _refusal(replies: list[Any]) -> Exception | None:
+    return next((reply for reply in replies if isinstance(reply, Exception)), None)

@@ -184,16 +184,23 @@ def _nearest(word: str, known: list[str] | tuple[str, ...]) -> str:
 
 
 def _from_credentials(environ: Mapping[str, str], problems: list[Problem]) -> list[_Given]:
-    """Return the keys in a systemd credential (systemd.exec(5), LoadCredential)."""
+    """Return what is in systemd's credentials (systemd.exec(5), LoadCredential).
+
+    ``api_keys`` is the list of keys, ``cluster`` the URL of the store.
+    """
     directory = environ.get("CREDENTIALS_DIRECTORY")
-    path = Path(directory or "", "api_keys")
-    if not directory or not path.exists():
-        return []
-    file = read_yaml(path)
-    problems += file.problems
-    if file.value is None:
-        return []
-    return [_Given(row=SETTINGS["api_keys"], raw=file.value, source=str(path), file=file)]
+    names = {"api_keys": "api_keys", "cluster": "cluster_url"}
+    given = []
+    for name, field in names.items():
+        path = Path(directory or "", name)
+        if directory and path.exists():
+            file = read_yaml(path)
+            problems += file.problems
+            if file.value is not None:
+                given.append(
+                    _Given(row=SETTINGS[field], raw=file.value, source=str(path), file=file)
+                )
+    return given
 
 
 def _from_environment(environ: Mapping[str, str], problems: list[Problem]) -> list[_Given]:

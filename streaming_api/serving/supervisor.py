@@ -2,7 +2,8 @@
 
 It binds one SO_REUSEPORT socket for each worker and keeps it open: connections that the kernel has
 queued for a worker that dies are accepted by its successor (closing such a socket drops its queue).
-Workers are forked, from a process that has no threads and no event loop.
+A worker that hangs is killed, and replaced as one that has died. Workers are forked, from a process
+that has no threads and no event loop.
 
 SIGTERM and SIGINT are forwarded, and a second one ends the workers at once; SIGHUP and SIGUSR1 are
 forwarded, and later workers start with what is read then; SIGUSR2 replaces the workers one after
@@ -18,6 +19,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 import attrs
@@ -25,6 +27,7 @@ import attrs
 from streaming_api.background import FIRST_PAUSE, LONGEST_PAUSE, Backoff
 from streaming_api.config import StreamingConfig
 from streaming_api.serving import systemd
+from streaming_api.serving.heartbeats import Heartbeats
 from streaming_api.serving.listening import listening_socket
 from streaming_api.serving.private_store import PrivateStore, end_with_parent
 from streaming_api.serving.workers import MEETING_VARIABLE, Plan
@@ -92,6 +95,7 @@ class Supervisor:
         self._store_backoff = Backoff(FIRST_PAUSE / 5, LONGEST_PAUSE)
         self._store_due = 0.0
         self._meeting = tempfile.TemporaryDirectory(prefix="streaming-api-")  # of the workers
+        self._heartbeats = Heartbeats(Path(self._meeting.name))
         self._workers: list[_Worker] = []
         self._leaving: set[int] = set()  # processes that drain
         self._replacing: list[_Worker] = []
@@ -124,6 +128,7 @@ class Supervisor:
                 os.kill(pid, signal.SIGKILL)
             if self._store is not None:
                 self._store.close()
+            self._heartbeats.close()
             self._meeting.cleanup()
 
     def _bind(self) -> None:
@@ -167,7 +172,7 @@ class Supervisor:
             if other is not worker:
                 other.socket.close()
         os.environ[MEETING_VARIABLE] = self._meeting.name
-        os.environ.pop("NOTIFY_SOCKET", None)  # only the supervisor speaks to the service manager
+        self._heartbeats.expect_mine()  # only the supervisor speaks to the service manager
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
         def ready() -> None:
@@ -209,6 +214,7 @@ class Supervisor:
         elif number == signal.SIGUSR2 and not self._replacing:
             logger.info("replacing the workers one after the other")
             self._replacing = list(self._workers)
+        self._end_hung()
         self._reap()
         if not self._stopping:
             self._restart()
@@ -219,6 +225,12 @@ class Supervisor:
         if interval is not None and now - self._notified >= min(interval, _LOOK_SECONDS):
             self._notified = now
             systemd.notify("WATCHDOG=1")
+
+    def _end_hung(self) -> None:
+        """End workers that hang: `_reap` finds them, and others are started."""
+        for pid in self._heartbeats.silent(self._pids()):
+            logger.error("process %d hangs; it is killed", pid)
+            os.kill(pid, signal.SIGKILL)
 
     def _due(self) -> bool:
         return bool(

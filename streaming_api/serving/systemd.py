@@ -24,6 +24,7 @@ def notify(*states: str) -> None:
     if not address.startswith(("/", "@")):
         return
     with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.settimeout(0)  # whoever listens may hang; we do not wait
         manager.connect(address.replace("@", "\0", 1) if address[0] == "@" else address)
         manager.send("\n".join(states).encode())
 

@@ -7,8 +7,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, suppress
-from pathlib import Path
+from contextlib import AsyncExitStack
 
 import pytest
 
@@ -26,7 +25,7 @@ from tests.clients import (
     websocket,
 )
 from tests.fakes.upstream import FakeUpstream, Gate, Script
-from tests.workers import Service, serving
+from tests.workers import Service, on_both, serving
 
 TOLD_SECONDS = 9.0
 
@@ -41,33 +40,6 @@ async def service(upstream: FakeUpstream) -> AsyncIterator[Service]:
         STREAMING_LOG_LEVEL="WARNING",
     ) as service:
         yield service
-
-
-def worker_of(service: Service, socket: Socket) -> int:
-    """The process that has accepted a connection."""
-    # theirs, ours: another connection may have had our port before, and linger
-    ends = [socket.connection.remote_address[1], socket.connection.local_address[1]]
-    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    inode = next(
-        row[9] for row in rows if [int(end.rpartition(":")[2], 16) for end in row[1:3]] == ends
-    )
-    for pid in service.workers:
-        for link in Path(f"/proc/{pid}/fd").iterdir():
-            with suppress(FileNotFoundError):
-                if str(link.readlink()) == f"socket:[{inode}]":
-                    return pid
-    raise AssertionError
-
-
-async def on_both(service: Service, stack: AsyncExitStack) -> tuple[Socket, Socket, int, int]:
-    """A socket on each worker, and the workers."""
-    first = await stack.enter_async_context(websocket(service.url))
-    one = worker_of(service, first)
-    while True:
-        second = await stack.enter_async_context(websocket(service.url))
-        other = worker_of(service, second)
-        if other != one:
-            return first, second, one, other
 
 
 async def resume(socket: Socket, request_id: str, after: int = 0) -> None:

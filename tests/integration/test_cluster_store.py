@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 
 import pytest
 
 from streaming_api.service import StreamingService
-from tests.clients import UNIT, Message, events, eventually, http, noise, question, websocket
+from tests.clients import UNIT, eventually, http, noise, question, websocket
 from tests.conftest import StartServer
 from tests.fakes.fault_proxy import FaultProxy, Faults
 from tests.fakes.upstream import FakeUpstream, Gate, Script
 from tests.stores import RealStore, real_store
+from tests.two_servers import Pair, watched_elsewhere
 
 COMMANDS = (
     "set get getdel del exists expire hset hsetnx hget hmget hgetall hexists hincrby hdel hkeys"
@@ -20,8 +21,6 @@ COMMANDS = (
     " zcard zscore time info ping hello"
 )
 """What docs/operations.md gives the user of the store."""
-
-Pair = Callable[..., Awaitable[tuple[StreamingService, StreamingService]]]
 
 
 @pytest.fixture
@@ -37,33 +36,6 @@ def pair(start_server: StartServer, upstream: FakeUpstream) -> Pair:
         return await start_server(**given), await start_server(**given)
 
     return start
-
-
-def numbers(messages: list[Message]) -> list[int]:
-    return [message["sequence_id"] for message in messages if "cursor" in message]
-
-
-async def watched_elsewhere(
-    one: StreamingService,
-    other: StreamingService,
-    model: str,
-    trouble: Callable[[], Awaitable[object]],
-    release: Callable[[], object] = lambda: None,
-) -> list[Message]:
-    """Start an answer on one, watch it on the other, and let something happen in between."""
-    async with (
-        events(one.url, "/streaming/sse/chat", body=question(model, request_id="x-1")) as here,
-        events(other.url, "/streaming/sse/chat/x-1") as there,
-    ):
-        reading = asyncio.create_task(here.rest())
-        seen = [await there.receive()]
-        await trouble()
-        release()
-        seen += await there.rest()
-        assert seen == await reading
-    assert numbers(seen) == list(range(1, len(seen) + 1))
-    assert seen[-1]["data"]["finish_reason"] == "stop"
-    return seen
 
 
 async def nothing() -> None:

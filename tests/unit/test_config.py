@@ -590,6 +590,19 @@ class TestEnvironment:
         assert result.config.api_keys[0].sha256 == SHA
         assert result.origins["api_keys"] == "api_keys:1"
 
+    def test_the_store_comes_from_a_systemd_credential_and_is_not_shown(
+        self, tmp_path: Path
+    ) -> None:
+        url = "rediss://streaming:hunter2@store.example:6379?ssl_ca_certs=/etc/ca.pem"
+        (tmp_path / "cluster").write_text(f"{url}\n")
+        result = load(None, {"CREDENTIALS_DIRECTORY": str(tmp_path)})
+        assert result.config.cluster_url == url
+        assert result.origins["cluster_url"] == "cluster:1"
+        (tmp_path / "cluster").write_text("http://:hunter2@127.0.0.1\n")
+        with pytest.raises(ConfigError) as caught:
+            load(None, {"CREDENTIALS_DIRECTORY": str(tmp_path)})
+        assert "hunter2" not in str(caught.value)
+
     def test_a_fault_in_a_credential_names_its_line_and_not_its_text(self, tmp_path: Path) -> None:
         (tmp_path / "api_keys").write_text("- name: wall\n  sha256: hunter2\n  scopes: [chat]\n")
         with pytest.raises(ConfigError) as caught:
