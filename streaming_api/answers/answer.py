@@ -12,6 +12,16 @@ import attrs
 import orjson
 
 from streaming_api.answer_record import AnswerRecord
+from streaming_api.answers.ending import (
+    NOTHING,
+    OUR_BUG,
+    SERVER_STOPPED,
+    error_body,
+    figure,
+    log_end,
+    outcome_of,
+    usage_of,
+)
 from streaming_api.answers.watched_answer import AnswerOutcome, WatchedAnswer, notify
 from streaming_api.engine.stream import Retention
 from streaming_api.engine.viewer import Viewer
@@ -19,7 +29,7 @@ from streaming_api.text import ascii_line
 from streaming_api.trace_context import TraceContext
 from streaming_api.upstreams.answer import AnswerReader, ExchangeResult
 from streaming_api.upstreams.exchange import Exchange
-from streaming_api.upstreams.reply_errors import UpstreamError, UpstreamFault
+from streaming_api.upstreams.reply_errors import UpstreamError
 from streaming_api.wire.commands import ChatRequest, OnDisconnect
 from streaming_api.wire.messages import CHAT
 
@@ -132,7 +142,7 @@ class Answer(WatchedAnswer):
     # Filling the stream
 
     async def _run(self, authorization: str | None) -> None:
-        ending = _NOTHING
+        ending = NOTHING
         try:
             await self._queue.acquire(self._queued)
             try:
@@ -153,7 +163,7 @@ class Answer(WatchedAnswer):
             self._stopped = AnswerOutcome("error", failed.error)
         except Exception:
             logger.exception("an answer failed")
-            self._stopped = AnswerOutcome("error", _OUR_BUG)
+            self._stopped = AnswerOutcome("error", OUR_BUG)
         self._end(ending)
 
     def _headers(self) -> dict[str, str]:
@@ -167,7 +177,7 @@ class Answer(WatchedAnswer):
 
     def _ended_before_it_ran(self, task: asyncio.Task[None]) -> None:
         if self.outcome is None:  # cancelled before the task's first step
-            self._end(_NOTHING)
+            self._end(NOTHING)
             with contextlib.suppress(asyncio.CancelledError):
                 task.result()  # else it keeps its frame, and the frame this answer
 
@@ -213,7 +223,7 @@ class Answer(WatchedAnswer):
         return [first, *chunks[1:]]
 
     def _end(self, ending: ExchangeResult) -> None:
-        self.outcome = outcome = self._stopped or _outcome(ending)
+        self.outcome = outcome = self._stopped or outcome_of(ending)
         status = None
         if self._exchange is not None:
             self._note_headers()
@@ -225,7 +235,7 @@ class Answer(WatchedAnswer):
         self.position = 0
         if self._grace is not None:
             self._grace.cancel()
-        usage, source = _usage(ending, self.chunks)
+        usage, source = usage_of(ending, self.chunks)
         data: dict[str, object] = {
             "object": "chat.completion.end",
             "finish_reason": outcome.finish_reason,
@@ -243,7 +253,7 @@ class Answer(WatchedAnswer):
             "chunks": self.chunks,
         }
         self.record = self._recorded(outcome, status, usage, reported=source == "reported")
-        self._log_end(self.record, outcome)
+        log_end(self.record, outcome)
         self._observer.ended(self)
         self.channel.end(self.stream, orjson.dumps(data))
         self.channel.on_unwatched = self.channel.on_room = None  # or they would keep each other
@@ -284,8 +294,8 @@ class Answer(WatchedAnswer):
             resumed=tuple(self._resumed),
             chunks=self.chunks,
             repaired=self.repaired,
-            input_tokens=_count(usage, "prompt_tokens"),
-            output_tokens=_count(usage, "completion_tokens") or 0,
+            input_tokens=figure(usage, "prompt_tokens"),
+            output_tokens=figure(usage, "completion_tokens") or 0,
             reported=reported,
             trace=self._trace,
             call=self._call,
@@ -296,24 +306,6 @@ class Answer(WatchedAnswer):
         logger.debug(
             "answer %s %s after %.3f s", self.request_id, what, after, extra={"trace": self._trace}
         )
-
-    def _log_end(self, record: AnswerRecord, outcome: AnswerOutcome) -> None:
-        """Write the one log line that names an answer; what the answer was about is not in it."""
-        model = record.answered or "no model"
-        if record.asked and record.asked != model:
-            model = f"{record.asked} ({model})"
-        tokens = f"{record.input_tokens} + {record.output_tokens} tokens"
-        if not record.reported:
-            tokens = f"about {record.output_tokens} tokens" if record.chunks else "no tokens"
-        logger.log(
-            logging.WARNING if record.failed else logging.INFO,
-            "answer %s of %s by %s ended: %s after %.3f s, %d chunks, the first after %.3f s; %s, "
-            "%.3f s in the queue, upstream status %s, %s, trace %s",
-            self.request_id, self.owner or "no key", model, _reason(outcome), record.seconds,
-            record.chunks, record.first or 0.0, tokens, record.queued, record.status or "none",
-            record.face, record.trace.trace_id,
-            extra={"trace": record.trace, "attributes": record.attributes()},
-        )  # fmt: skip
 
     def _queued(self, position: int) -> None:
         if position != self.position:
@@ -366,25 +358,6 @@ class Answer(WatchedAnswer):
 
 _RESUMES_KEPT: Final = 16
 """Number of resumes of one answer whose times are kept."""
-_NOTHING: Final = ExchangeResult(finish_reason=None, usage=None, error=None, content_chunks=0)
-SERVER_STOPPED: Final = UpstreamFault(
-    status=None,
-    type="server_error",
-    code="server_stopping",
-    message="The server is stopping; send the request again.",
-)
-_OUR_BUG: Final = UpstreamFault(
-    status=None,
-    type="server_error",
-    code="internal_error",
-    message="The server failed to relay this answer; the operator finds the reason in its log.",
-)
-_NO_REASON: Final = UpstreamFault(
-    status=None,
-    type="upstream_error",
-    code="upstream_incomplete",
-    message="The upstream stopped without saying why: the answer may be cut short.",
-)
 
 
 def request_bytes(request: ChatRequest) -> int:
@@ -400,53 +373,3 @@ def _model_of(chunks: list[bytes]) -> str:
         return ""
     model = first.get("model") if isinstance(first, dict) else None
     return model if isinstance(model, str) else ""
-
-
-def _count(usage: dict[str, object] | None, name: str) -> int | None:
-    """Return a figure of an upstream's usage, which may hold whatever the upstream has sent."""
-    value = None if usage is None else usage.get(name)
-    return value if type(value) is int and value >= 0 else None
-
-
-def _outcome(ending: ExchangeResult) -> AnswerOutcome:
-    """Return an honest outcome: never ``stop`` unless the model said so."""
-    error = ending.error
-    if error is not None and error.code != "upstream_disconnected":
-        return AnswerOutcome("error", error)
-    if ending.finish_reason is None:
-        return AnswerOutcome("incomplete", error or _NO_REASON, done=ending.done)
-    return AnswerOutcome(ending.finish_reason, error, done=ending.done)
-
-
-def _usage(ending: ExchangeResult, chunks: int) -> tuple[dict[str, object] | None, str | None]:
-    if ending.usage is not None:
-        return ending.usage, "reported"
-    if not chunks:
-        return None, None
-    produced = ending.content_chunks or chunks
-    return {"completion_tokens": produced}, "estimated"
-
-
-def _reason(outcome: AnswerOutcome) -> str:
-    """Return how an answer ended, in words for the log: an upstream's may quote the question."""
-    reason = ascii_line(outcome.finish_reason)
-    error = outcome.error
-    if error is None:
-        return reason
-    status = "" if error.status is None else f", status {error.status}"
-    return f"{reason} ({ascii_line(error.code or error.type)}{status})"
-
-
-def error_body(error: UpstreamFault) -> dict[str, object]:
-    """Return OpenAI's error object for an upstream's error."""
-    body: dict[str, object] = {
-        "type": error.type,
-        "code": error.code,
-        "message": error.message,
-        "param": error.param,
-    }
-    if error.status is not None:
-        body["status"] = error.status
-    if error.retry_after is not None:
-        body["retry_after"] = error.retry_after
-    return body

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from streaming_api.access import audit
 from streaming_api.answer_record import AnswerRecord
-from streaming_api.answers.answer import SERVER_STOPPED, Answer, request_bytes
-from streaming_api.answers.elsewhere import Elsewhere
+from streaming_api.answers.answer import Answer, request_bytes
+from streaming_api.answers.elsewhere import Elsewhere, Key, Remote
+from streaming_api.answers.ending import SERVER_STOPPED
 from streaming_api.answers.queue import AnswerQueue
 from streaming_api.answers.quotas import Quotas
 from streaming_api.answers.request import UpstreamRequest
@@ -23,7 +24,7 @@ from streaming_api.config import StreamingConfig
 from streaming_api.engine.budget import ANSWER_BYTES, Account, Budget, Share
 from streaming_api.engine.channel import Channel
 from streaming_api.engine.stream import Retention
-from streaming_api.errors import ApiError, Gone, NotFound, TooMany, Unavailable
+from streaming_api.errors import Gone, NotFound, TooMany, Unavailable
 from streaming_api.wire.commands import ChatRequest
 
 if TYPE_CHECKING:
@@ -46,50 +47,6 @@ class Watcher(Protocol):
 
     def answer_ended(self, record: AnswerRecord) -> None:
         """Note that an answer has ended."""
-
-
-Key = tuple[str, str]
-"""The owner of an answer, and its ``request_id``."""
-
-
-class Remote(Protocol):
-    """Answers of other processes of this service."""
-
-    def get(self, key: Key) -> WatchedAnswer | None:
-        """Return an answer of another process if it is mirrored here."""
-
-    def absent(self, key: Key) -> ApiError | None:
-        """Return why an answer is not there if `fetch` has just found that it is not."""
-
-    async def fetch(self, key: Key) -> None:
-        """Mirror an answer here, or find out that it is `absent`.
-
-        Raises:
-            Unavailable: that cannot be found out now.
-        """
-
-    def may_start(self, request: ChatRequest, client: Client) -> bool:
-        """Return whether an answer may be started here: nobody else can start it as well."""
-
-    def running_elsewhere(self, owner: str) -> int:
-        """Return how many answers of a key run in other processes."""
-
-    async def claim(self, request: ChatRequest, client: Client) -> None:
-        """Make sure that nobody else starts this answer, or mirror theirs here.
-
-        Raises:
-            TooMany: the key has reached one of its limits, in all processes together.
-            Unavailable: that cannot be found out now.
-        """
-
-    def started(self, answer: Answer) -> None:
-        """Note that an answer runs here."""
-
-    def ended(self, answer: Answer) -> None:
-        """Note that it has ended, but for its last message."""
-
-    def forget(self, answer: WatchedAnswer) -> None:
-        """Stop keeping an answer."""
 
 
 class Answers:

@@ -8,7 +8,8 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Final
 
-from streaming_api.answers.answers import Key, gone, not_found
+from streaming_api.answers.answers import gone, not_found
+from streaming_api.answers.elsewhere import Key
 from streaming_api.cluster import meta as metas
 from streaming_api.cluster.meta import Meta, ref_of
 from streaming_api.cluster.shared import unavailable

@@ -11,7 +11,8 @@ import zlib
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
-from streaming_api.answers.answers import Answers, Key, not_found
+from streaming_api.answers.answers import Answers, not_found
+from streaming_api.answers.elsewhere import Key
 from streaming_api.cluster.claims import Claims
 from streaming_api.cluster.exchange import Exchange
 from streaming_api.cluster.figures import Figures

@@ -9,7 +9,7 @@ from typing import Final
 import attrs
 import orjson
 
-from streaming_api.answers.answers import Key
+from streaming_api.answers.elsewhere import Key
 from streaming_api.wire.commands import ChatRequest, OnDisconnect
 
 FORMAT: Final = 1

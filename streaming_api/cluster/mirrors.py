@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from streaming_api.answers.answers import Key
+from streaming_api.answers.elsewhere import Key
 from streaming_api.cluster.entries import SEAL_ID, Entry
 from streaming_api.cluster.meta import FORMAT, Meta, ref_of
 from streaming_api.cluster.mirror import Mirror

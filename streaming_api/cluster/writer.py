@@ -15,7 +15,7 @@ from typing import Any, Final
 import attrs
 
 from streaming_api.answers.answer import Answer
-from streaming_api.answers.answers import Key
+from streaming_api.answers.elsewhere import Key
 from streaming_api.background import Backoff
 from streaming_api.cluster.figures import Figures
 from streaming_api.cluster.meta import Meta, ref_of

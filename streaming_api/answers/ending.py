@@ -1,0 +1,104 @@
+"""How an answer ended: its outcome, its usage, and what of that clients and the log are given."""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from streaming_api.answer_record import AnswerRecord
+from streaming_api.answers.watched_answer import AnswerOutcome
+from streaming_api.text import ascii_line
+from streaming_api.upstreams.answer import ExchangeResult
+from streaming_api.upstreams.reply_errors import UpstreamFault
+
+logger = logging.getLogger(__name__)
+
+NOTHING: Final = ExchangeResult(finish_reason=None, usage=None, error=None, content_chunks=0)
+SERVER_STOPPED: Final = UpstreamFault(
+    status=None,
+    type="server_error",
+    code="server_stopping",
+    message="The server is stopping; send the request again.",
+)
+OUR_BUG: Final = UpstreamFault(
+    status=None,
+    type="server_error",
+    code="internal_error",
+    message="The server failed to relay this answer; the operator finds the reason in its log.",
+)
+_NO_REASON: Final = UpstreamFault(
+    status=None,
+    type="upstream_error",
+    code="upstream_incomplete",
+    message="The upstream stopped without saying why: the answer may be cut short.",
+)
+
+
+def log_end(record: AnswerRecord, outcome: AnswerOutcome) -> None:
+    """Write the one log line that names an answer; what the answer was about is not in it."""
+    model = record.answered or "no model"
+    if record.asked and record.asked != model:
+        model = f"{record.asked} ({model})"
+    tokens = f"{record.input_tokens} + {record.output_tokens} tokens"
+    if not record.reported:
+        tokens = f"about {record.output_tokens} tokens" if record.chunks else "no tokens"
+    logger.log(
+        logging.WARNING if record.failed else logging.INFO,
+        "answer %s of %s by %s ended: %s after %.3f s, %d chunks, the first after %.3f s; %s, "
+        "%.3f s in the queue, upstream status %s, %s, trace %s",
+        record.request_id, record.key or "no key", model, reason_of(outcome), record.seconds,
+        record.chunks, record.first or 0.0, tokens, record.queued, record.status or "none",
+        record.face, record.trace.trace_id,
+        extra={"trace": record.trace, "attributes": record.attributes()},
+    )  # fmt: skip
+
+
+def figure(usage: dict[str, object] | None, name: str) -> int | None:
+    """Return a figure of an upstream's usage, which may hold whatever the upstream has sent."""
+    value = None if usage is None else usage.get(name)
+    return value if type(value) is int and value >= 0 else None
+
+
+def outcome_of(ending: ExchangeResult) -> AnswerOutcome:
+    """Return an honest outcome: never ``stop`` unless the model said so."""
+    error = ending.error
+    if error is not None and error.code != "upstream_disconnected":
+        return AnswerOutcome("error", error)
+    if ending.finish_reason is None:
+        return AnswerOutcome("incomplete", error or _NO_REASON, done=ending.done)
+    return AnswerOutcome(ending.finish_reason, error, done=ending.done)
+
+
+def usage_of(ending: ExchangeResult, chunks: int) -> tuple[dict[str, object] | None, str | None]:
+    """Return an answer's usage, and whether it is ``reported`` or ``estimated``."""
+    if ending.usage is not None:
+        return ending.usage, "reported"
+    if not chunks:
+        return None, None
+    produced = ending.content_chunks or chunks
+    return {"completion_tokens": produced}, "estimated"
+
+
+def reason_of(outcome: AnswerOutcome) -> str:
+    """Return how an answer ended, in words for the log: an upstream's may quote the question."""
+    reason = ascii_line(outcome.finish_reason)
+    error = outcome.error
+    if error is None:
+        return reason
+    status = "" if error.status is None else f", status {error.status}"
+    return f"{reason} ({ascii_line(error.code or error.type)}{status})"
+
+
+def error_body(error: UpstreamFault) -> dict[str, object]:
+    """Return OpenAI's error object for an upstream's error."""
+    body: dict[str, object] = {
+        "type": error.type,
+        "code": error.code,
+        "message": error.message,
+        "param": error.param,
+    }
+    if error.status is not None:
+        body["status"] = error.status
+    if error.retry_after is not None:
+        body["retry_after"] = error.retry_after
+    return body
