@@ -58,6 +58,7 @@ from streaming_api.wire.topics import TOPICS
 
 if TYPE_CHECKING:
     from streaming_api.cluster.cluster import Cluster
+    from streaming_api.connections.admission import Admission
 
 BACKGROUND = web.AppKey("background", Background)
 logger = logging.getLogger(__name__)
@@ -113,7 +114,8 @@ def build(config: StreamingConfig) -> Context:
         telemetry.background_failures,
         new_channel(secrets.token_hex(8)),
     )
-    cluster = _cluster(config, answers, new_channel, topics)
+    access = Policy(config)
+    cluster = _cluster(config, answers, access, manager.admission, new_channel, topics)
     keyed = bindings if cluster is None else cluster.bindings
     return Context(
         config=config,
@@ -124,7 +126,7 @@ def build(config: StreamingConfig) -> Context:
         topics=topics,
         cluster=cluster,
         peers=Peers.of_supervisor(config.cluster_name),
-        access=Policy(config),
+        access=access,
         readiness=Readiness(manager, waits=config.streaming_chat_enabled),
         upstream=upstream,
         telemetry=telemetry,
@@ -138,6 +140,8 @@ def build(config: StreamingConfig) -> Context:
 def _cluster(
     config: StreamingConfig,
     answers: Answers,
+    access: Policy,
+    admission: Admission,
     new_channel: Callable[[str], Channel],
     topics: Topics,
 ) -> Cluster | None:
@@ -149,7 +153,7 @@ def _cluster(
     def report(state: str, reason: str | None) -> None:
         topics.status.set("cluster", state, reason)
 
-    return Cluster(config, answers, new_channel, report)
+    return Cluster(config, answers, access, admission, new_channel, report)
 
 
 def _certificate(config: StreamingConfig) -> Certificate | None:

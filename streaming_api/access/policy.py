@@ -220,6 +220,11 @@ class Policy:
 
     # How often
 
+    @property
+    def rates(self) -> dict[str, Buckets]:
+        """What limits rates, by kind."""
+        return {"commands": self._commands, "connections": self._connections}
+
     def take_connection(self, client: Client) -> None:
         """Count one connection from this address, and with this key.
 

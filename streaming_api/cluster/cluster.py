@@ -8,11 +8,13 @@ import logging
 import secrets
 import time
 import zlib
+from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from streaming_api.answers.answers import Answers, not_found
 from streaming_api.answers.elsewhere import Key
+from streaming_api.cluster.agreement import about, difference
 from streaming_api.cluster.claims import Claims
 from streaming_api.cluster.exchange import Exchange
 from streaming_api.cluster.figures import Figures
@@ -22,7 +24,8 @@ from streaming_api.cluster.mirror import Mirror
 from streaming_api.cluster.mirrors import Mirrors
 from streaming_api.cluster.outbox import Outbox
 from streaming_api.cluster.owner import Owner, end_sealed
-from streaming_api.cluster.presence import About, Counts, Presence
+from streaming_api.cluster.presence import Counts, Presence
+from streaming_api.cluster.rates import Rates
 from streaming_api.cluster.reader import Reader
 from streaming_api.cluster.shared import SharedBindings, Tickets, unavailable
 from streaming_api.cluster.store import RUNNING_SECONDS, Command, Message, Store, StoreError
@@ -31,6 +34,7 @@ from streaming_api.cluster.writer import Writer
 
 if TYPE_CHECKING:
     from streaming_api.access.client import Client
+    from streaming_api.access.policy import Policy
     from streaming_api.answers.answer import Answer
     from streaming_api.answers.watched_answer import WatchedAnswer
     from streaming_api.background import Background
@@ -46,12 +50,26 @@ MARK_SECONDS: Final = 3.0
 RENEW_TICKS: Final = 60
 
 
+class Admission(Protocol):
+    """What counts the connections of this process. A type.
+
+    Attributes:
+        per_address: the number of connections, by address.
+        full: addresses that have as many connections as they may, in all processes together.
+    """
+
+    per_address: Counter[str]
+    full: frozenset[str]
+
+
 class Cluster:
     """Answers of other processes here, and answers of this process there.
 
     Args:
         config: a configuration with ``cluster_url``.
         answers: the answers of this process.
+        access: its rates.
+        admission: its connections.
         new_channel: makes the channel of a mirror.
         on_state: called with ``up`` or ``down`` and the reason.
 
@@ -65,6 +83,8 @@ class Cluster:
         self,
         config: StreamingConfig,
         answers: Answers,
+        access: Policy,
+        admission: Admission,
         new_channel: Callable[[str], Channel],
         on_state: Callable[[str, str | None], None],
     ) -> None:
@@ -88,13 +108,17 @@ class Cluster:
         self._claims = Claims(
             self.store, self._outbox, config.answers_per_key, self._lease, self._mirrors.show
         )
-        self._has_tokens = {key.name for key in config.api_keys if key.has_tokens}
         self.usage = Usage(self.store, self.instance, answers.quotas)
-        self._presence = Presence(self.store, self.instance, self._lease, self._counts)
-        self._presence.about = About(config.cluster_name or "")
-        self._exchange = Exchange(self.store, self.figures, [self.usage, self._presence])
+        self._admission = admission
+        self._presence = Presence(
+            self.store, self.instance, self._lease, self._counts, self._note_full
+        )
+        rates = Rates(self.store, lambda: access.rates)
+        self._exchange = Exchange(self.store, self.figures, [self.usage, rates, self._presence])
+        self.apply(config)
         self._missing = Missing(self.figures, self._lease)
         self._membership: Membership | None = None
+        self._differs: str | None = None
         self.tickets = Tickets(self.store, self._outbox.ask)
         self.bindings = SharedBindings(
             self.store, self.instance, self._outbox.ask, self._outbox.insist
@@ -186,8 +210,28 @@ class Cluster:
 
     # What all processes count together
 
+    def apply(self, config: StreamingConfig) -> None:
+        """Apply this configuration from now on, as far as it can be changed live."""
+        self._has_tokens = {key.name for key in config.api_keys if key.has_tokens}
+        self._claims.per_key = config.answers_per_key
+        self._presence.most = config.max_connections_per_ip
+        self._presence.about = about(config)
+
     def _counts(self) -> Counts:
-        return {"answers": self._answers.running_by_key()}
+        connections = self._admission.per_address if self._presence.most else {}
+        return {"answers": self._answers.running_by_key(), "connections": connections}
+
+    def _note_full(self, addresses: frozenset[str]) -> None:
+        self._admission.full = addresses
+
+    def _disagreement(self) -> str | None:
+        """Return what is different between this process and the others; log it once."""
+        found = difference(self._presence.about, self._presence.others.values())
+        if found != self._differs:
+            self._differs = found
+            if found is not None:
+                logger.warning("%s", found)
+        return found
 
     async def used(self) -> bool:
         """Wait until all that was used before this call is in `usage`, if the store answers."""
@@ -256,7 +300,8 @@ class Cluster:
                 self.figures.failed(str(error))
             else:
                 self._assess_store()
-            self._on_state("up" if self.figures.up else "down", self.figures.reason or self._risk())
+            reason = self.figures.reason or self._risk() or self._disagreement()
+            self._on_state("up" if self.figures.up else "down", reason)
 
     async def _ask_who_lives(self, *, renew: bool) -> None:
         """Find out which processes are alive, and end the answers of those that are not."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from streaming_api.cluster.store import Command, Store
 
 Counts = Mapping[str, Mapping[str, int]]
-"""Numbers by kind, such as ``answers``, and by name."""
+"""Numbers by kind, ``answers`` (by key) or ``connections`` (by address)."""
 
 
 @attrs.frozen
@@ -26,10 +26,14 @@ class About:
     Attributes:
         name: what it is called in figures.
         leaving: whether it is stopping: nobody should be sent to it.
+        keys: the digest of its keys.
+        limits: the digest of its limits.
     """
 
     name: str = ""
     leaving: bool = False
+    keys: str = ""
+    limits: str = ""
 
 
 class Presence:
@@ -39,24 +43,33 @@ class Presence:
         instance: the name of this process, new at each start.
         lease: seconds of silence after which it counts as gone.
         counts: returns what is open here.
+        on_full: called with the addresses that have as many connections as they may.
 
     Attributes:
         about: what this process says of itself.
+        most: connections that one address may have; 0 for no limit.
         others: what the others say of themselves, by instance.
         answers: number of answers that ran in all processes at the last exchange, by key.
     """
 
     def __init__(
-        self, store: Store, instance: str, lease: float, counts: Callable[[], Counts]
+        self,
+        store: Store,
+        instance: str,
+        lease: float,
+        counts: Callable[[], Counts],
+        on_full: Callable[[frozenset[str]], None],
     ) -> None:
         self.about = About()
+        self.most = 0
         self.others: dict[str, About] = {}
         self.answers: dict[str, int] = {}
         self._instance = instance
         self._lease = round(lease * 1000)
         self._counts = counts
+        self._on_full = on_full
         self._prefix = store.key("open")
-        self._keys = [store.key("open", part) for part in ("processes", "about", "answers")]
+        self._keys = [store.key("open", part) for part in ("processes", "about", "answers", "full")]
         self._reporting: dict[str, int] = {}
         self._reported: dict[str, int] | None = None  # None: report everything
 
@@ -80,12 +93,13 @@ class Presence:
             "whole": self._reported is None,
             "changes": changes,
             "gone": gone,
+            "most": self.most,
         }
         return ("EVAL", _SCRIPT, len(self._keys), *self._keys, orjson.dumps(report))
 
     def took(self, replies: Sequence[Any]) -> None:
         """See `Part`."""
-        forgotten, about, answers = replies[0]
+        forgotten, about, answers, full = replies[0]
         # what it has taken for gone had reported only what has changed
         self._reported = None if forgotten and self._reported is not None else self._reporting
         self.others = {
@@ -93,11 +107,15 @@ class Presence:
             for instance, text in _pairs(about)
             if instance.decode() != self._instance
         }
+        self._on_full(
+            frozenset(name.decode() for name, n in _pairs(full) if int(n) >= self.most > 0)
+        )
         self.answers = {name.decode(): int(number) for name, number in _pairs(answers)}
 
     def failed(self) -> None:
-        """See `Part`."""
+        """See `Part`: limits are those of this process until the store answers again."""
         self._reported = None
+        self._on_full(frozenset())
 
     def answers_elsewhere(self, owner: str) -> int:
         """Return how many answers of a key run in other processes."""
@@ -121,7 +139,12 @@ local by = report.prefix .. ':by:'
 local function add(field, difference)
   local kind, name = string.match(field, '^(%S+) (.*)$')
   local totals = report.prefix .. ':' .. kind
-  if redis.call('HINCRBY', totals, name, difference) <= 0 then redis.call('HDEL', totals, name) end
+  local total = redis.call('HINCRBY', totals, name, difference)
+  if total <= 0 then redis.call('HDEL', totals, name) end
+  if kind == 'connections' then
+    if report.most > 0 and total >= report.most then redis.call('HSET', KEYS[4], name, total)
+    else redis.call('HDEL', KEYS[4], name) end
+  end
 end
 local function forget(process)
   local numbers = redis.call('HGETALL', by .. process)
@@ -136,7 +159,7 @@ for _, process in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now)) do
 end
 if report.gone then
   forget(report.instance)
-  return {0, {}, {}}
+  return {0, {}, {}, {}}
 end
 local forgotten = redis.call('ZADD', KEYS[1], now + report.lease, report.instance)
 local own = by .. report.instance
@@ -151,10 +174,14 @@ for field, number in pairs(report.changes) do
   if number > 0 then redis.call('HSET', own, field, number) else redis.call('HDEL', own, field) end
 end
 redis.call('HSET', KEYS[2], report.instance, report.about)
-return {forgotten, redis.call('HGETALL', KEYS[2]), redis.call('HGETALL', KEYS[3])}
+return {
+  forgotten, redis.call('HGETALL', KEYS[2]), redis.call('HGETALL', KEYS[3]),
+  redis.call('HGETALL', KEYS[4]),
+}
 """
 """Takes a report, forgets who is silent, and returns what the processes say and what is open.
 
-Keys: processes by the time until which they count, what they say of themselves, and the sum of the
-answers. ``PREFIX:by:PROCESS`` is what a process has reported, ``PREFIX:KIND`` a sum.
+Keys: processes by the time until which they count, what they say of themselves, the sum of the
+answers by key, and the addresses that have as many connections as they may.
+``PREFIX:by:PROCESS`` is what a process has reported, ``PREFIX:KIND`` a sum.
 """

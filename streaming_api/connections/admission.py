@@ -71,6 +71,8 @@ class Admission:
         limits: the maximum number of connections, by kind.
         open: the number of connections, by kind.
         draining: whether this server is stopping.
+        full: addresses that have as many connections as they may, in all processes together.
+        per_address: the number of connections, by address.
     """
 
     def __init__(self, config: StreamingConfig, telemetry: Telemetry, process: Process) -> None:
@@ -80,7 +82,8 @@ class Admission:
         self.limits = {"websocket": config.max_connections, "sse": config.sse_max_connections}
         self.open: Counter[str] = Counter(dict.fromkeys(KINDS, 0))
         self.draining = False
-        self._per_address: Counter[str] = Counter()
+        self.full: frozenset[str] = frozenset()
+        self.per_address: Counter[str] = Counter()
         self._memory: tuple[float, int] = (0.0, 0)
         self._descriptors = _most_descriptors()
         self._logged: dict[str, tuple[int, float]] = {}  # refusals: how many, and when
@@ -118,7 +121,8 @@ class Admission:
         )
         per_address = self.config.max_connections_per_ip
         self._refuse_if(
-            bool(per_address) and self._per_address[address] >= per_address,
+            bool(per_address)
+            and (self.per_address[address] >= per_address or address in self.full),
             "per_address",
             f"{per_address} connections from one address are the limit; close one.",
             5,
@@ -136,7 +140,7 @@ class Admission:
             5,
         )
         self.open[kind] += 1
-        self._per_address[address] += 1
+        self.per_address[address] += 1
         return Slot(self, kind, address)
 
     def _refuse_if(self, reached: bool, reason: str, message: str, retry_after: float) -> None:  # noqa: FBT001
@@ -190,9 +194,9 @@ class Admission:
     def give_back(self, slot: Slot) -> None:
         """Release a slot."""
         self.open[slot.kind] -= 1
-        self._per_address[slot.address] -= 1
-        if self._per_address[slot.address] <= 0:
-            del self._per_address[slot.address]
+        self.per_address[slot.address] -= 1
+        if self.per_address[slot.address] <= 0:
+            del self.per_address[slot.address]
 
 
 def _most_descriptors() -> float:

@@ -50,6 +50,8 @@ def apply(context: Context, read: StreamingConfig) -> None:
         context.access, context.manager, context.answers, context.upstream, context.topics,
     ):  # fmt: skip
         part.apply(config)
+    if context.cluster is not None:
+        context.cluster.apply(config)
     logging.getLogger().setLevel(config.log_level)
     _end_of_keys(context, before, config)
     _log(changed - waiting, "in effect")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import httpx
@@ -202,3 +203,114 @@ async def test_the_answers_of_one_key_are_limited_together(
     async with asyncio.timeout(UNIT):
         while (await ask(other, "page")).status_code != 200:
             await asyncio.sleep(0.02)
+
+
+async def knock(server: StreamingService, source: str = "127.0.0.1") -> int:
+    """Open an event stream of topics and leave; the status."""
+    transport = httpx.AsyncHTTPTransport(local_address=source)
+    async with (
+        httpx.AsyncClient(transport=transport, base_url=server.url, trust_env=False) as client,
+        client.stream("GET", "/streaming/sse/alerts") as reply,
+    ):
+        return reply.status_code
+
+
+class TestRates:
+    async def test_of_new_connections_hold_for_all_together(self, pair: Pair) -> None:
+        one, other = await pair(connections_per_minute=60)
+        burst = 10
+        assert [await knock(one) for _ in range(burst + 1)] == [200] * burst + [429]
+        await known_to_all(one, other)
+        assert await knock(other) == 200  # it had not asked about this address yet
+        await known_to_all(one, other)
+        assert await knock(other) == 429
+        assert await knock(other, "127.0.0.2") == 200
+
+    async def test_are_those_of_this_process_while_the_store_is_down(
+        self, pair: Pair, store: RealStore
+    ) -> None:
+        one, other = await pair(connections_per_minute=60)
+        await store.kill()
+        for server in (one, other):
+            assert [await knock(server) for _ in range(11)] == [200] * 10 + [429]
+        await store.start()
+
+    async def test_of_commands_hold_for_all_together(self, pair: Pair) -> None:
+        servers = await pair(commands_per_second=5)
+        taken, begun = 0, time.monotonic()
+        async with websocket(servers[0].url) as one, websocket(servers[1].url) as other:
+            for _ in range(4):
+                for socket in (one, other):
+                    for _ in range(5):
+                        await socket.send(message_type="status_update", action="unsubscribe")
+                        message = await socket.until(lambda m: "gap" not in str(m))
+                        taken += "error" not in message[-1]["data"]
+                await known_to_all(*servers)
+        burst, rate = 10, 5
+        assert taken <= 2 * burst + rate * (time.monotonic() - begun)
+
+
+async def known_to_all(*servers: StreamingService) -> None:
+    """Wait until each server knows what the others have counted."""
+    for server in servers:
+        cluster = server.context.cluster
+        assert cluster is not None
+        assert await cluster.used()
+
+
+class TestConnections:
+    async def test_of_one_address_are_limited_together(self, pair: Pair) -> None:
+        one, other = await pair(max_connections_per_ip=2)
+        async with websocket(one.url), websocket(one.url):
+            await known_to_all(one, other)
+            assert [await knock(server) for server in (one, other)] == [503, 503]
+            assert await knock(other, "127.0.0.2") == 200
+        async with asyncio.timeout(UNIT):
+            while await knock(other) != 200:
+                await asyncio.sleep(0.05)
+
+    async def test_of_a_process_that_is_gone_do_not_count(
+        self, pair: Pair, store: RealStore
+    ) -> None:
+        one, other = await pair(max_connections_per_ip=1, cluster_lease=2)
+        async with websocket(one.url):
+            await known_to_all(one, other)
+            assert await knock(other) == 503
+            await store.client.delete("streaming:open:processes")  # as if it had been silent
+            await known_to_all(one, other)
+            assert await knock(other) == 503, "it has reported them again"
+        await one.stop()
+        await known_to_all(other)
+        assert await knock(other) == 200
+
+    async def test_are_limited_here_while_the_store_is_down(
+        self, pair: Pair, store: RealStore
+    ) -> None:
+        one, other = await pair(max_connections_per_ip=1)
+        async with websocket(one.url):
+            await known_to_all(one, other)
+            await store.kill()
+            await eventually(lambda: not other.context.manager.admission.full)
+            assert [await knock(server) for server in (one, other)] == [503, 200]
+            await store.start()
+            async with asyncio.timeout(2 * UNIT):
+                while await knock(other) != 503:
+                    await asyncio.sleep(0.05)
+
+
+class TestAgreement:
+    async def test_a_process_with_other_keys_or_limits_is_named(
+        self, start: StartServer, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        one = await start(api_keys=[key("page")], cluster_name="one")
+
+        def reason() -> str | None:
+            return one.context.topics.components().get("cluster", {}).get("reason")
+
+        same = await start(api_keys=[key("page")], cluster_name="same")
+        await known_to_all(one, same)
+        await eventually(lambda: one.context.topics.states().get("cluster") == "up")
+        assert reason() is None
+        await start(api_keys=[key("page", answers=1)], answers_per_key=9, cluster_name="other")
+        await eventually(lambda: "same keys and limits: other differs" in str(reason()))
+        assert sum("same keys and limits: other" in text for text in caplog.messages) >= 1

@@ -193,6 +193,8 @@ async def test_the_documented_user_of_the_store_may_do_all_that_is_needed(
     one, other = await pair(f"redis://streaming:secret@127.0.0.1:{store.port}", answers_per_key=5)
     await watched_elsewhere(one, other, "paced", nothing)
     await eventually(lambda: one.context.topics.states().get("cluster") == "up")
+    assert one.context.cluster is not None
+    assert await one.context.cluster.used(), "what all count together needs no further command"
 
 
 async def test_a_wrong_password_is_said_and_shown_to_nobody(

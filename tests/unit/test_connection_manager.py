@@ -154,7 +154,7 @@ class TestAdmission:
             with contextlib.suppress(ConnectionResetError), manager.admission.admit("sse", HERE):
                 raise ConnectionResetError
         assert manager.open["sse"] == 0
-        assert manager.admission._per_address == {}
+        assert manager.admission.per_address == {}
 
     def test_a_refused_connection_takes_no_place(self) -> None:
         manager = house(max_connections=1)
@@ -163,7 +163,7 @@ class TestAdmission:
             with pytest.raises(Unavailable):
                 manager.admission.admit("websocket", "10.0.0.2")
         assert manager.open["websocket"] == 1
-        assert "10.0.0.2" not in manager.admission._per_address
+        assert "10.0.0.2" not in manager.admission.per_address
 
     @given(
         st.lists(
@@ -195,7 +195,7 @@ class TestAdmission:
         places = [place for place, _ in here]
         for kind in KINDS:
             assert manager.open[kind] == sum(place.kind == kind for place in places)
-        assert dict(manager.admission._per_address) == {
+        assert dict(manager.admission.per_address) == {
             address: count
             for address in "abc"
             if (count := sum(place.address == address for place in places))
