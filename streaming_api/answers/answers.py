@@ -151,7 +151,7 @@ class Answers:
         share.check(request_bytes(request) + ANSWER_BYTES)
         remote = self.remote
         if remote is not None and not remote.may_start(request, client):
-            raise Elsewhere(lambda: remote.claim(request, client))
+            raise self.holding(Elsewhere(lambda: remote.claim(request, client)), request, client)
         self._evicted.pop(key, None)
         answer = self._answers[key] = Answer(
             UpstreamRequest(self.upstream, request),
@@ -166,6 +166,10 @@ class Answers:
         if remote is not None:
             remote.started(answer)
         return answer
+
+    def holding(self, elsewhere: Elsewhere, request: ChatRequest, client: Client) -> Elsewhere:
+        """Return the same, with the request counted for as long as it waits."""
+        return elsewhere.holding(request_bytes(request), self.budget.share(client.name))
 
     def running_of(self, client: Client) -> int:
         """Return how many answers of a client's key run here."""
@@ -311,11 +315,13 @@ class Answers:
     def _given_up(self, share: Share | None) -> Iterator[None]:
         """Give up one thing after another, of one share or of all, in the order of least harm.
 
-        What is kept for those who may come back goes first: answers that have ended, oldest first;
-        then, of running answers, what all viewers have seen. Then slow viewers are cut off:
-        those of evicted answers and, where the memory of all is used up, those of running
-        answers, largest first.
+        What is kept for those who may come back goes first: unwatched mirrors, which can be had
+        again; answers that have ended, oldest first; then, of running answers, what all viewers
+        have seen. Then slow viewers are cut off: those of evicted answers and, where the memory of
+        all is used up, those of running answers, largest first.
         """
+        if self.remote is not None:
+            yield from self.remote.unwatched(share)
         if share is None or share.kept:
             for key in [key for key, kept in self._kept.items() if share in {None, kept.share}]:
                 self._evict(key)
@@ -336,9 +342,11 @@ class Answers:
             answer.cut_lagging()
             yield
 
-    def _largest(self, share: Share | None) -> list[Answer]:
-        """Return running answers, of one share or of all, the largest first."""
-        running = [answer for answer in self.running if share in {None, answer.share}]
+    def _largest(self, share: Share | None) -> list[WatchedAnswer]:
+        """Return answers that run, here or as mirrors, of one share or of all, largest first."""
+        running: list[WatchedAnswer] = [a for a in self.running if share in {None, a.share}]
+        if self.remote is not None:
+            running += self.remote.watched(share)
         return sorted(running, key=lambda answer: answer.account.bytes, reverse=True)
 
     def read_on(self) -> None:

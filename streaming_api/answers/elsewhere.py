@@ -6,13 +6,14 @@ process, the call raises `Elsewhere`: whoever called waits for it, and calls aga
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from streaming_api.access.client import Client
     from streaming_api.answers.answer import Answer
     from streaming_api.answers.watched_answer import WatchedAnswer
+    from streaming_api.engine.budget import Share
     from streaming_api.errors import ApiError
     from streaming_api.wire.commands import ChatRequest
 
@@ -29,6 +30,18 @@ class Elsewhere(Exception):
     def __init__(self, arrive: Callable[[], Awaitable[None]]) -> None:
         super().__init__()
         self.arrive = arrive
+
+    def holding(self, size: int, share: Share) -> Elsewhere:
+        """Return the same, with so many bytes of a request counted as long as it waits."""
+
+        async def arrive() -> None:
+            share.charge(size, share.budget.requests)
+            try:
+                await self.arrive()
+            finally:
+                share.charge(-size, share.budget.requests)
+
+        return Elsewhere(arrive)
 
 
 async def when_arrived(call: Callable[[], T]) -> T:
@@ -82,3 +95,9 @@ class Remote(Protocol):
 
     def forget(self, answer: WatchedAnswer) -> None:
         """Stop keeping an answer."""
+
+    def unwatched(self, share: Share | None) -> Iterator[None]:
+        """Drop mirrors that nobody watches, of one share or of all, one after the other."""
+
+    def watched(self, share: Share | None) -> list[WatchedAnswer]:
+        """Return mirrors that somebody watches, of one share or of all."""

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Final, Protocol
 import attrs
 
 from streaming_api.access.fair_table import FairTable
+from streaming_api.answers.elsewhere import Elsewhere
 from streaming_api.errors import ApiError, BadRequest, Gone, NotFound, Unprocessable
+from streaming_api.wire import json_text
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -108,7 +110,7 @@ class Retries:
         name = _name(key, client)
         mine = Binding(request.request_id, _digest(request), client.owner)
         request = attrs.evolve(request, chosen=True)  # retries elsewhere must find it from now on
-        while (bound := self._bindings.claim(name, mine, client.name)) is not None:
+        while (bound := self._claim(name, mine, request, client)) is not None:
             answer = self._find(bound.request_id, client)
             if answer is None or answer.failed:
                 self._bindings.release(name, bound)
@@ -126,6 +128,14 @@ class Retries:
             raise
         self._results["new"] += 1
         return answer
+
+    def _claim(
+        self, name: str, mine: Binding, request: ChatRequest, client: Client
+    ) -> Binding | None:
+        try:
+            return self._bindings.claim(name, mine, client.name)
+        except Elsewhere as elsewhere:
+            raise self._answers.holding(elsewhere, request, client) from None
 
     def _find(self, request_id: str, client: Client) -> WatchedAnswer | None:
         try:
@@ -162,4 +172,4 @@ def _name(key: str, client: Client) -> str:
 
 def _digest(request: ChatRequest) -> str:
     """Return the digest of the question, ``stream`` included: whole and streamed answers differ."""
-    return hashlib.sha256(request.body(request.model)).hexdigest()
+    return hashlib.sha256(json_text.canonical(request.body(request.model))).hexdigest()

@@ -9,7 +9,7 @@ import secrets
 import time
 import zlib
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Final, Protocol
 
 from streaming_api.answers.answers import Answers, not_found
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from streaming_api.answers.watched_answer import WatchedAnswer
     from streaming_api.background import Background
     from streaming_api.config import StreamingConfig
+    from streaming_api.engine.budget import Share
     from streaming_api.engine.channel import Channel
     from streaming_api.errors import ApiError
     from streaming_api.wire.commands import ChatRequest
@@ -193,6 +194,14 @@ class Cluster:
         if isinstance(answer, Mirror):
             self._outbox.notify(answer.instance, "forget", k=ref)
         self._claims.miss(key, not_found(key[1]))
+
+    def unwatched(self, share: Share | None) -> Iterator[None]:
+        """See `Remote`."""
+        return self._mirrors.unwatched(share)
+
+    def watched(self, share: Share | None) -> list[WatchedAnswer]:
+        """See `Remote`."""
+        return self._mirrors.watched(share)
 
     # Chats of the AI SDK
 

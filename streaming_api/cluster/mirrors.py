@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from streaming_api.answers.elsewhere import Key
@@ -20,9 +20,11 @@ from streaming_api.wire.messages import CHAT
 
 if TYPE_CHECKING:
     from streaming_api.answers.answers import Answers
+    from streaming_api.answers.watched_answer import WatchedAnswer
     from streaming_api.cluster.figures import Figures
     from streaming_api.cluster.outbox import Outbox
     from streaming_api.cluster.store import Store
+    from streaming_api.engine.budget import Share
     from streaming_api.engine.channel import Channel
 
 logger = logging.getLogger(__name__)
@@ -166,6 +168,30 @@ class Mirrors:
                 self._watched(mirror)
             elif now - mirror.idle_since > IDLE_SECONDS:
                 del self.present[key]
+
+    # Memory
+
+    def unwatched(self, share: Share | None) -> Iterator[None]:
+        """See `Remote`: the store still has what they held."""
+        before = time.monotonic() - LOAD_SECONDS  # others are being loaded to be watched
+        idle = [
+            key
+            for key, mirror in self.present.items()
+            if share in {None, mirror.account.share}
+            and not mirror.channel.watched
+            and mirror.idle_since < before
+        ]
+        for key in idle:
+            del self.present[key]
+            yield
+
+    def watched(self, share: Share | None) -> list[WatchedAnswer]:
+        """See `Remote`."""
+        return [
+            mirror
+            for mirror in self.present.values()
+            if share in {None, mirror.account.share} and mirror.channel.watched
+        ]
 
     @property
     def owners(self) -> list[str]:

@@ -355,7 +355,7 @@ class StreamingConfig(APIConfigSchema):
     )
     return_headers: tuple[str, ...] = setting(
         "monitoring.return_headers",
-        ("x-ratelimit-*", "openai-processing-ms", "x-litellm-*"),
+        ("x-ratelimit-*", "retry-after-ms", "openai-processing-ms", "x-litellm-*"),
         "headers of the gateway that come back with its answer; * at the end: any rest",
     )
     stream_usage: str = setting(

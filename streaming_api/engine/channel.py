@@ -24,6 +24,7 @@ from streaming_api.wire.messages import Message, parse_cursor
 from streaming_api.wire.window import Window
 
 if TYPE_CHECKING:
+    from streaming_api.engine.budget import Account
     from streaming_api.engine.observer import DeliveryObserver, Recorder, Writes
     from streaming_api.engine.sink import Watcher
     from streaming_api.wire.framing import Framing
@@ -44,14 +45,14 @@ class Audience:
         "bytes", "framing", "last_write", "messages", "viewers", "watched", "window",
     )  # fmt: skip
 
-    def __init__(self, framing: Framing, watched: frozenset[str]) -> None:
+    def __init__(self, framing: Framing, watched: frozenset[str], account: Account) -> None:
         self.framing = framing
         self.watched = watched
         self.viewers: dict[Watcher, Callable[[bytes], None]] = {}
         self.messages = 0
         self.bytes = 0
         self.last_write = 0.0
-        self.window = Window() if framing.has_window else None
+        self.window = Window(account.charge) if framing.has_window else None
 
     @property
     def checksum(self) -> Checksum:
@@ -357,7 +358,8 @@ class Channel:
         key = (viewer.framing, viewer.watched)
         audience = self.audiences.get(key)
         if audience is None:
-            audience = self.audiences[key] = Audience(*key)
+            account = next(iter(self.streams.values())).account
+            audience = self.audiences[key] = Audience(*key, account)
         audience.viewers[viewer] = viewer.write
         if audience.window is not None:
             audience.window.spoiled = True

@@ -48,7 +48,7 @@ class Stream:
 
     Args:
         epoch: names its channel in cursors.
-        account: counts the memory of its backlog.
+        account: counts the memory of its backlog, and of what its viewers share.
         snapshot: makes the JSON of ``data`` for the whole state now (topics).
 
     Attributes:
@@ -64,6 +64,7 @@ class Stream:
         "_log",
         "_snapshot",
         "_state",
+        "account",
         "end_cursor",
         "evicted",
         "last",
@@ -94,6 +95,7 @@ class Stream:
         self.request_id = request_id
         self._snapshot = snapshot
         self._state: Message | None = None
+        self.account = account
         self.total = 0
         self.evicted = 0
         self.last = 0

@@ -141,6 +141,13 @@ class Derived:
         self._read_on()
         return viewer
 
+    def wait(self, connection: Sink) -> Viewer:
+        """Count a connection among the viewers that is shown the end alone."""
+        viewer = _Waiting(connection, self.channel, self._watched)
+        viewer.attach(0)
+        self._read_on()
+        return viewer
+
     def check_watched(self) -> None:
         """Do what ``on_disconnect`` says, if nobody watches."""
         if not self.channel.watched:
@@ -275,6 +282,17 @@ class _Input(asyncio.Transport):
     def is_closing(self) -> bool:
         """Return False: a tap never closes."""
         return False
+
+
+class _Waiting(Viewer):
+    """Somebody who is shown no events: nothing of the backlog is kept for it."""
+
+    __slots__ = ()
+
+    @property
+    def cursor(self) -> int:
+        """The number of the newest event: it is never behind."""
+        return self.channel.number
 
 
 class _Reader(Viewer):

@@ -130,6 +130,7 @@ class Responses:
         body: dict[str, object],
         client: Client,
         begin: Callable[[ChatRequest, Client], WatchedAnswer],
+        request_id: str,
         *,
         stream: bool | None = None,
         remembered: Mapping[str, Turn] = _NO_TURNS,
@@ -140,13 +141,14 @@ class Responses:
             body: the body of the request.
             client: the client that asks.
             begin: starts an answer (or finds it, if it was asked for before).
+            request_id: a new one; the same when the call is repeated (`Elsewhere`).
             stream: whether events are wanted, if the body does not say so.
             remembered: turns that need not be kept for the client to continue from them, by id.
 
         Raises:
+            Elsewhere: another process has to be asked first.
             ApiError: the request fails; the client is sent this error.
         """
-        request_id = uuid.uuid4().hex
         asked = self._asked(body, request_id, client, remembered)
         fields: dict[str, object] = {**asked.chat, "request_id": request_id, "stream": True}
         if "on_disconnect" in body:

@@ -5,12 +5,13 @@ end, and only an error object or bytes that cannot be read are faults.
 
 - *Shown*: a chunk with choices goes on as the bytes that came, whatever else is or is not in it;
   one whole answer, as chunks that say the same.
-- *None*: an event without choices is noted where it has usage, and skipped.
+- *None*: an event without choices, or of plain words, is noted where it has usage, and skipped. A
+  stream of nothing else is no answer.
 - *An end*: ``[DONE]``; the end of a body that says where it ends; the end of the connection where
   the body does not, unless finish reasons have proved empty before; and, for an answer that is
   cut, a finish reason in a chunk of its own for every choice (`Choices.are_closed`).
-- *Faults*: an error object, an event of that name, an event that is not JSON (under another name it
-  is a keep-alive, unless it begins an object).
+- *Faults*: an error object (after the content that it has itself), an event of that name, an event
+  that begins an object and is not JSON, for it may have been content.
 
 A chunk is checked here and passed on as it came: parsed once, encoded never. Most are not even
 parsed: within one answer, chunks of text differ in the text alone (`_learn`).
@@ -36,6 +37,7 @@ LF: Final = 10
 
 RELEARN_AFTER: Final = 8  # chunks of text between two attempts to learn what they have in common
 _NEVER: Final = b"\n"  # no line starts with it
+_OBJECT: Final = re.compile(rb'\{[ \t\r\n]*"')
 _TEXT: Final = re.compile(rb'"content": ?"')
 
 _LINE_ENDS_TO_SPACES: Final = bytes.maketrans(b"\r\n", b"  ")
@@ -232,7 +234,10 @@ class AnswerReader:
         elif event == "[DONE]":
             self.over = self.done = True
         elif isinstance(event, dict) and _is_error(event):
+            before = self.content_chunks
+            chunks = self._take_object(event, said)
             self._take_error(event)
+            return chunks if self.content_chunks > before else []
         elif isinstance(event, dict):
             return self._take_object(event, said)
         else:
@@ -303,14 +308,16 @@ class AnswerReader:
         return True
 
     def _take_other_payload(self, event_type: bytes, payload: bytes, exc: ValueError) -> None:
-        """Take ``[DONE]``, a keep-alive, an error in plain words, or nonsense."""
+        """Take ``[DONE]``, a keep-alive, an error in plain words, or half an object."""
         words = payload.strip()
         if words == b"[DONE]":
             self.over = self.done = True
         elif event_type == b"error":
             self._take_error_event(words.decode("utf-8", "replace"), payload)
-        elif words.startswith(b"{") or (words and event_type in {b"", b"message"}):
+        elif _OBJECT.match(words):
             raise InvalidAnswerError(f"an event that is not JSON ({exc}): {excerpt(payload)}")
+        elif words and event_type in {b"", b"message"}:
+            self._other = self._other or excerpt(payload)
 
     def _take_error_event(self, error: object, payload: bytes) -> None:
         """Take an ``event: error``, whatever it holds."""
@@ -363,7 +370,9 @@ def _is_error(reply: dict[str, Any]) -> bool:
     error = reply.get("error")
     if isinstance(error, dict):
         return any(error.values())
-    return bool(error) or reply.get("object") == "error" or reply.keys() == {"detail"}
+    if reply.keys() == {"detail"}:
+        return bool(reply["detail"])
+    return bool(error) or reply.get("object") == "error"
 
 
 def _is_text(inside: bytes) -> bool:

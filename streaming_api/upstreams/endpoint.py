@@ -14,7 +14,9 @@ from urllib.parse import SplitResult, quote, urlsplit
 import attrs
 
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
-_CALLS: Final = ("/chat/completions", "/completions", "/models")
+_CALLS: Final = (
+    "/chat/completions", "/completions", "/models", "/responses", "/embeddings", "/messages",
+)  # fmt: skip
 """Paths that people paste behind a base address."""
 _FORBIDDEN_IN_HEADER: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 

@@ -19,8 +19,14 @@ from streaming_api.upstreams.answer import invalid
 from streaming_api.upstreams.connections import Connections
 from streaming_api.upstreams.http1 import Head, ResponseEnd, ResponseProtocol
 from streaming_api.upstreams.http_faults import broken, redirected, wrong_type
-from streaming_api.upstreams.inflate import ENCODINGS, Inflater
-from streaming_api.upstreams.reply_errors import UpstreamFault, at_address, error_of_reply, fault
+from streaming_api.upstreams.inflate import ENCODINGS, Inflater, coding_of
+from streaming_api.upstreams.reply_errors import (
+    UpstreamFault,
+    at_address,
+    error_of_reply,
+    fault,
+    illegible,
+)
 from streaming_api.upstreams.retry_after import retry_after
 from streaming_api.upstreams.sniffing import EVENT_STREAM, Body, body_of
 from streaming_api.upstreams.stream_usage import Fallback, is_refused, names_stream_options
@@ -256,17 +262,15 @@ class Exchange(Generic[R]):
     def head_received(self, head: Head) -> None:
         """Decide from status and headers whether the body is to be read."""
         self._head = head
-        encoding = head.headers.get("content-encoding", "identity").strip().lower()
-        if encoding in ENCODINGS:
+        coding = coding_of(head.headers)
+        if coding in ENCODINGS:
             limit = self._question.max_body if head.status < FIRST_REDIRECT else MAX_ERROR_BODY
-            self._inflater = Inflater(encoding, limit)
-            encoding = "identity"
+            self._inflater = Inflater(coding, limit)
+            coding = ""
         if FIRST_REDIRECT <= head.status < FIRST_REFUSAL:
             self._fail(redirected(head))
-        elif head.status < FIRST_REDIRECT and encoding not in ("", "identity"):
-            self._fail(
-                invalid(f"a compressed reply ({encoding[:40]}) although it was asked not to")
-            )
+        elif head.status < FIRST_REDIRECT and coding:
+            self._fail(invalid(f"a compressed reply ({coding[:40]}) although it was asked not to"))
         else:  # until its first bytes show that it is a stream
             self._collected = bytearray()
 
@@ -364,9 +368,11 @@ class Exchange(Generic[R]):
         self._finish()
 
     def _refusal(self, head: Head) -> UpstreamFault:
-        encoding = head.headers.get("content-encoding", "identity").strip().lower()
-        is_legible = self._inflater is not None or encoding in ("", "identity")
-        body = bytes(self._collected or b"") if is_legible else b""
+        coding = coding_of(head.headers)
+        if coding and self._inflater is None:
+            error = illegible(head.status, coding[:40])
+            return attrs.evolve(error, retry_after=retry_after(head.headers))
+        body = bytes(self._collected or b"")
         with suppress(orjson.JSONDecodeError):
             _, said = repair.loads(body)
             self._reader.repaired += said is not body

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Mapping
 from typing import Final
 
 ENCODINGS: Final = frozenset({"gzip", "x-gzip", "deflate"})
 MAX_MEMBERS: Final = 64
 """Gzip members of one body (RFC 1952); one is usual, and empty ones cost time for nothing."""
 _GZIP: Final = b"\x1f\x8b"
+
+
+def coding_of(headers: Mapping[str, str]) -> str:
+    """Return the content coding of a body (RFC 9110, section 8.4.1), "" if there is none.
+
+    Args:
+        headers: by their names in lower case.
+    """
+    codings = [each.strip().lower() for each in headers.get("content-encoding", "").split(",")]
+    return ", ".join(coding for coding in codings if coding not in {"", "identity"})
 
 
 class Inflater:

@@ -20,6 +20,7 @@ _TOKEN: Final = re.compile(
     rb"|-?[0-9][0-9.eE+-]*+",
     re.DOTALL,
 )
+_CONTROL: Final = re.compile(rb"[\x00-\x1f]")
 _ESCAPE: Final = re.compile(
     rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"  # a pair
     rb"|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})"  # a lone half
@@ -33,7 +34,7 @@ def loads(data: bytes) -> tuple[object, bytes]:
 
     Replaced by U+FFFD: lone surrogates, and bytes that are not UTF-8 (as the WHATWG Encoding
     Standard decodes an event stream). Replaced by null: NaN, infinities, and numbers that no
-    double holds. A byte order mark is dropped.
+    double holds. Escaped: control characters in a string. A byte order mark is dropped.
 
     Raises:
         orjson.JSONDecodeError: it is not JSON, for other reasons.
@@ -51,11 +52,16 @@ def loads(data: bytes) -> tuple[object, bytes]:
 def _sayable(found: re.Match[bytes]) -> bytes:
     token = found[0]
     if token.startswith(b'"'):
-        return _ESCAPE.sub(_whole, token) if b"\\" in token else token
+        token = _ESCAPE.sub(_whole, token) if b"\\" in token else token
+        return _CONTROL.sub(_escaped, token)
     try:
         return token if abs(float(token)) < float("inf") else b"null"  # NaN compares false
     except ValueError:
         return token  # no number either: orjson reports it
+
+
+def _escaped(found: re.Match[bytes]) -> bytes:
+    return b"\\u%04x" % ord(found[0])
 
 
 def _whole(found: re.Match[bytes]) -> bytes:

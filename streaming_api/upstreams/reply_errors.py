@@ -105,6 +105,12 @@ def error_of_reply(status: int, content_type: str, body: bytes) -> UpstreamFault
     return fault("upstream_http_error", _describe(status, content_type, body), status=status)
 
 
+def illegible(status: int, coding: str) -> UpstreamFault:
+    """Return the error of a reply whose body cannot be read: it is compressed in a way unasked."""
+    words = f"{_answered(status)} with a body compressed as {coding}, which it was not asked for."
+    return fault("upstream_http_error", words, status=status)
+
+
 def _error_of_fields(fields: dict[str, object], status: int | None) -> UpstreamFault:
     words = fields.get("message")
     return UpstreamFault(
@@ -160,8 +166,7 @@ def _problem(item: object) -> str:
 
 
 def _describe(status: int, content_type: str, body: bytes) -> str:
-    phrase = HTTPStatus(status).phrase if status in set(HTTPStatus) else ""
-    answered = f"The upstream answered {status} {phrase}".rstrip()
+    answered = _answered(status)
     raw = body.decode("utf-8", "replace")[:MAX_PAGE]
     is_page = "html" in content_type or raw.lstrip()[:1] == "<"
     text = _page_text(raw) if is_page else one_line(raw, None)
@@ -170,6 +175,11 @@ def _describe(status: int, content_type: str, body: bytes) -> str:
     kind = "an HTML page" if is_page else "text"
     quoted = text if len(text) <= MAX_PAGE_TEXT else text[:MAX_PAGE_TEXT] + "…"
     return f"{answered} with {kind} instead of a JSON error. Its text: {quoted}"
+
+
+def _answered(status: int) -> str:
+    phrase = HTTPStatus(status).phrase if status in set(HTTPStatus) else ""
+    return f"The upstream answered {status} {phrase}".rstrip()
 
 
 def _page_text(page: str) -> str:

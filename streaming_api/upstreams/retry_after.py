@@ -1,4 +1,7 @@
-"""Reads ``Retry-After`` (RFC 9110, section 10.2.3), which is seconds or a date; pure."""
+"""Reads ``Retry-After`` (RFC 9110, section 10.2.3), which is seconds or a date; pure.
+
+OpenAI and Azure send the same in milliseconds, too: ``retry-after-ms``.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from typing import Final
 
 MAX_SECONDS: Final = 999_999
 _NUMBER: Final = re.compile(r"[0-9]{1,6}(\.[0-9]{0,9})?")
+_MS: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{0,9})?")
 
 
 def retry_after(headers: Mapping[str, str]) -> int | None:
@@ -27,7 +31,8 @@ def retry_after(headers: Mapping[str, str]) -> int | None:
         return math.ceil(float(text))
     due = _date(text)
     if due is None:
-        return None
+        milliseconds = headers.get("retry-after-ms", "").strip()
+        return math.ceil(float(milliseconds) / 1000) if _MS.fullmatch(milliseconds) else None
     now = _date(headers.get("date", "")) or datetime.now(UTC)
     seconds = max(0, math.ceil((due - now).total_seconds()))
     return seconds if seconds <= MAX_SECONDS else None

@@ -15,7 +15,7 @@ MAX_REMEMBERED: Final = 1_000
 MAX_NAME: Final = 256
 """Characters of a model's name above which nothing is remembered of it."""
 _REFUSALS: Final = frozenset({400, 422})
-_NAMES: Final = (b"stream_options", b"include_usage")
+_NAMES: Final = (b"streamoptions", b"includeusage")
 
 
 @attrs.frozen
@@ -81,5 +81,9 @@ def is_refused(status: int | None) -> bool:
 
 
 def names_stream_options(refusal: bytes) -> bool:
-    """Return whether a refusal's body names them: in its words, its parameter or a ``loc``."""
-    return any(name in refusal for name in _NAMES)
+    """Return whether a refusal's body names them: in its words, its parameter or a ``loc``.
+
+    Servers in other languages write ``streamOptions`` or ``Stream-Options``.
+    """
+    words = refusal.lower().translate(None, b"_- ")
+    return any(name in words for name in _NAMES)

@@ -91,9 +91,13 @@ class Completion(EventStream):
         self.begin()
         return TAKEN
 
+    def attach(self) -> Viewer:
+        """Begin to watch, from the client's cursor."""
+        return self._shown.attach(self, self._after)
+
     def begin(self) -> None:
         """Watch the answer: now if it has begun, otherwise as soon as it does."""
-        self._viewer = self._shown.attach(self, self._after)
+        self._viewer = self.attach()
         if self._answer.begun:
             self._begun()
         else:

@@ -227,6 +227,10 @@ def _http_error(request: web.Request, error: web.HTTPException) -> web.Response:
         if request.method == hdrs.METH_OPTIONS:
             return web.Response(status=204, headers=preflight(request, allowed))
         return error_response(MethodNotAllowed(f"This path takes {allowed}.", allowed=allowed))
+    if request.method == hdrs.METH_OPTIONS and request.raw_path == "*":  # the server as a whole
+        methods = {route.method for route in request.app.router.routes()} - {"*"}
+        allowed = ", ".join(sorted({*methods, hdrs.METH_OPTIONS}))
+        return web.Response(status=204, headers=preflight(request, allowed))
     kinds = {
         404: _nothing_here(request),
         413: "The body is too large.",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import uuid
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Final
 
 import orjson
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from streaming_api.access.client import Client
     from streaming_api.answers.watched_answer import WatchedAnswer
     from streaming_api.engine.sink import Watcher
+    from streaming_api.engine.viewer import Viewer
     from streaming_api.wire.commands import ChatRequest
 
 CANCEL_SECONDS: Final = 5.0
@@ -64,12 +67,18 @@ class ResponseReply(Completion):
             return True
         return self._streamed and self._response.stream.evicted > self._after
 
+    def attach(self) -> Viewer:
+        """Begin to watch; a client that wants the whole needs no events."""
+        if not self._streamed:
+            return self._response.wait(self)
+        return super().attach()
+
     def begin(self) -> None:
         """Watch the response; some do not wait for the first token, but are to come back."""
         if not self._at_once:
             super().begin()
             return
-        self._viewer = self._response.attach(self, self._after)
+        self._viewer = self.attach()
         self._head()
         self._viewer.catch_up()
 
@@ -138,11 +147,12 @@ async def create(request: web.Request) -> web.StreamResponse:
     body, _ = await json_body(request)
     if body.get("generate") is False:
         raise unsupported("generate")  # only a connection that stays keeps what is prepared
+    start = partial(responses.start, body, client, begin, uuid.uuid4().hex)
     if body.get("background") is True and body.get("stream") is not True:
-        _, response = await when_arrived(lambda: responses.start(body, client, begin))
+        _, response = await when_arrived(start)
         return _json(response.response)
     with reserve_slot(request, "sse") as slot:
-        answer, response = await when_arrived(lambda: responses.start(body, client, begin))
+        answer, response = await when_arrived(start)
         streamed = body.get("stream") is True
         at_once = streamed and response.asked.background
         connection = ResponseReply(request, answer, response, streamed=streamed, at_once=at_once)

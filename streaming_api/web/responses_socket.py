@@ -8,6 +8,7 @@ follow each other; lanes run side by side. A client that comes back continues wi
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
@@ -143,7 +144,7 @@ class ResponsesSocket(WebSocket):
         boolean(fields, "generate", default=True)
         if lane not in self._lanes:
             self._lanes[lane] = deque()
-            self._begin(lane, fields)
+            self._begin(lane, fields, uuid.uuid4().hex)
             return
         if sum(map(len, self._lanes.values())) >= _MOST_WAITING:
             message = f"{_MOST_WAITING} responses wait on this connection already."
@@ -152,32 +153,36 @@ class ResponsesSocket(WebSocket):
         self._lanes[lane].append(text)
         self.count_memory()
 
-    def _begin(self, lane: Lane, fields: Fields) -> None:
+    def _begin(self, lane: Lane, fields: Fields, request_id: str) -> None:
         """Begin a response whose turn it is; if it fails or has no output, the next one."""
         try:
             if boolean(fields, "generate", default=True):
                 start = self._answers.start
                 _, response = self._responses.start(
-                    fields, self.client, start, stream=True, remembered=self._turns
+                    fields, self.client, start, request_id, stream=True, remembered=self._turns
                 )
                 self._show(lane, response, 0)
                 return
             self._prepare(lane, self._responses.prepare(fields, self.client, self._turns))
         except Elsewhere as elsewhere:
             arriving = asyncio.ensure_future(elsewhere.arrive())
-            arriving.add_done_callback(lambda done: self._begin_again(done, lane, fields))
+            arriving.add_done_callback(
+                lambda done: self._begin_again(done, lane, fields, request_id)
+            )
             return
         except ApiError as error:
             self._refuse(error, fields)
         self._begin_next(lane)
 
-    def _begin_again(self, done: asyncio.Future[None], lane: Lane, fields: Fields) -> None:
+    def _begin_again(
+        self, done: asyncio.Future[None], lane: Lane, fields: Fields, request_id: str
+    ) -> None:
         """Begin a response now that what it needed of another process is there."""
         error = done.exception()
         if self.ending is not None:
             return
         if error is None:
-            self._begin(lane, fields)
+            self._begin(lane, fields, request_id)
         elif isinstance(error, ApiError):
             self._refuse(error, fields)
             self._begin_next(lane)
@@ -188,7 +193,7 @@ class ResponsesSocket(WebSocket):
         """Begin what waits in a lane that is free, if anything does."""
         waiting = self._lanes.get(lane)
         if waiting:
-            self._begin(lane, parse_object(waiting.popleft()))
+            self._begin(lane, parse_object(waiting.popleft()), uuid.uuid4().hex)
         else:
             self._lanes.pop(lane, None)
 

@@ -11,6 +11,8 @@ import re
 from collections.abc import Collection
 from typing import Final
 
+import orjson
+
 EMPTY: Final = b"{}"
 _KEY: Final = re.compile(
     r'[ \t\n\r]*("[^"\\]*+(?:\\.[^"\\]*+)*+")[ \t\n\r]*:[ \t\n\r]*',
@@ -18,6 +20,17 @@ _KEY: Final = re.compile(
 _COMMA: Final = re.compile(r"[ \t\n\r]*,?")
 # Numbers need not be converted: only where a value ends is of interest.
 _READ: Final = json.JSONDecoder(parse_int=str, parse_float=str).raw_decode
+
+
+_VALUES: Final = json.JSONDecoder(parse_int=orjson.Fragment, parse_float=orjson.Fragment).decode
+
+
+def canonical(text: bytes) -> bytes:
+    """Return the same value however it was written: members in order, without white space.
+
+    Numbers stay as they were written: ``1.0`` is not ``1``.
+    """
+    return orjson.dumps(_VALUES(text.decode()), option=orjson.OPT_SORT_KEYS)
 
 
 def members(text: bytes) -> list[tuple[str, bytes]]:

@@ -39,7 +39,7 @@ class Event:
 
     Attributes:
         wire: its bytes.
-        shown: what the client gets of it; None for nothing.
+        shown: what the client gets of it; None for nothing. An error may have content.
         said: of which choices.
         usage: the figure in its usage, if it has one.
         only_usage: it is shown to those alone who asked for usage.
@@ -76,6 +76,7 @@ def expected(events: list[Event], end: End, *, usage_asked: bool) -> Result:
         if event.kind == "done":
             return Result(shown, _last_reason(heard), usage, is_fault=False, done=True)
         if event.kind in {"error", "fault"}:
+            shown += [event.shown] if event.shown is not None else []
             return _broken(shown, heard if event.kind == "fault" else [], usage)
         if event.usage is not None:
             usage = event.usage
@@ -283,7 +284,11 @@ _REMARKS: Final = (
     Event(wire=b'data: "[DONE]"\n\n', kind="done"),
     Event(wire=b'data: {"error":{"message":"no"}}\n\n', kind="error"),
     Event(wire=b"event: error\ndata: no luck\n\n", kind="error"),
-    Event(wire=b"data: nonsense\n\n", kind="fault"),
+    Event(
+        wire=b'data: {"error":{"message":"no"},"choices":[{"delta":{"content":"x"}}]}\n\n',
+        shown=b'{"error":{"message":"no"},"choices":[{"delta":{"content":"x"}}]}',
+        kind="error",
+    ),
     Event(wire=b'data: {"object":"error","message":"old"}\n\n', kind="error"),
     Event(wire=b'data: {"choices":[{"delta":{"content":"half}]}\n\n', kind="fault"),
     Event(wire=b'event: chunk\ndata: {"choices":[{"delta":{"content":"half}]}\n\n', kind="fault"),
@@ -334,6 +339,8 @@ _REMARKS: Final = (
         shown=b'{"choices":[{"index":0,"text":"x"}]}',
         said=(Said(choice=0, content=True),),
     ),
-    *[_text(b"%d" % number) for number in range(5)],
-    *[_text(b"%d" % number, reason="stop") for number in range(4)],
+    _text(b"a\tb\x01\\n", rb"a\u0009b\u0001\n"),
+    _other(b"still here"),
+    *[_text(b"%d" % number) for number in range(4)],
+    *[_text(b"%d" % number, reason="stop") for number in range(3)],
 )

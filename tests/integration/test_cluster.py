@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -11,6 +12,7 @@ from typing import ClassVar
 
 import httpx
 import pytest
+import websockets
 
 from streaming_api.service import StreamingService
 from tests.clients import (
@@ -353,6 +355,41 @@ class TestLimitsAndTickets:
             assert upstream.started == 5
             assert (await ask(servers[1].url, "k-0", "Something else")).status_code == 422
             assert (await ask(servers[0].url, "k-9", "Something else")).status_code == 200
+
+    @pytest.mark.parametrize("key", [{}, {"Idempotency-Key": "k-1"}], ids=["", "with a key"])
+    async def test_a_response_waits_for_the_store_under_one_id(
+        self, pair: Pair, upstream: FakeUpstream, key: dict[str, str]
+    ) -> None:
+        one, other = await pair(api_keys=self.KEYS, answers_per_key=2)
+        async with http(timeout=2 * UNIT) as client:
+            client.headers.update(self.BEARER | key)
+            for server in (one, other):
+                body = {"model": "ten-tokens", "input": "Hello"}
+                reply = await client.post(f"{server.url}/v1/responses", json=body)
+                assert reply.json()["status"] == "completed"
+        assert upstream.started == (1 if key else 2)
+
+    async def test_so_does_one_that_waits_for_its_lane(
+        self, pair: Pair, upstream: FakeUpstream
+    ) -> None:
+        """The one that is continued was made by another process."""
+        one, other = await pair()
+        async with http(one.url, timeout=2 * UNIT) as client:
+            body = {"model": "ten-tokens", "input": "Hello"}
+            made = (await client.post("/v1/responses", json=body)).json()
+        address = other.url.replace("http", "ws", 1) + "/v1/responses"
+        async with websockets.connect(address, proxy=None) as socket:
+            for previous in (None, made["id"]):
+                create = body | {"type": "response.create", "previous_response_id": previous}
+                await socket.send(json.dumps(create))
+            ended: list[dict[str, object]] = []
+            async with asyncio.timeout(2 * UNIT):
+                while len(ended) < 2:
+                    event = json.loads(await socket.recv())
+                    if event["type"] == "response.completed":
+                        ended.append(event["response"])
+        assert [each["previous_response_id"] for each in ended] == [None, made["id"]]
+        assert upstream.started == 3
 
 
 class TestAlerts:

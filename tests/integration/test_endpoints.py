@@ -14,6 +14,7 @@ from streaming_api.service import StreamingService
 from tests.clients import events, eventually, http, is_end, question, valid, webhook, websocket
 from tests.conftest import StartServer
 from tests.fakes.upstream import FakeUpstream, Gate, Script
+from tests.raw import raw
 
 WEBSOCKETS = ["/streaming/websocket", "/streaming/websocket/chat"]
 
@@ -30,6 +31,15 @@ async def get(client: httpx.AsyncClient, path: str) -> Any:  # noqa: ANN401 (JSO
     assert reply.status_code == 200
     assert reply.headers["content-type"].startswith("application/json")
     return reply.json()
+
+
+async def test_options_of_the_server_as_a_whole_are_told(server: StreamingService) -> None:
+    """``OPTIONS *`` is about no path (RFC 9110, section 9.3.7)."""
+    async with raw(server.url) as tcp:
+        await tcp.request("OPTIONS", "*")
+        reply = await tcp.rest()
+    assert reply.startswith(b"HTTP/1.1 204 ")
+    assert b"\r\nAllow: DELETE, GET, HEAD, OPTIONS, POST\r\n" in reply
 
 
 class TestHealth:

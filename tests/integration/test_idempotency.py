@@ -79,6 +79,23 @@ class TestARetry:
         assert "error" not in second.text
         assert len(upstream.generations) == 2
 
+    async def test_written_in_another_way_gets_it_again(
+        self, server: StreamingService, upstream: FakeUpstream
+    ) -> None:
+        """Order and white space are the serialiser's; ``1.0`` for ``1`` may be the client's."""
+        bodies = (
+            b'{"model":"fake","messages":[{"role":"user","content":"H\xc3\xa9"}],"seed":1}',
+            b'{ "seed" : 1, "messages": [{"content":"H\\u00e9" ,\n"role":"user"}],"model":"fake"}',
+            b'{"model":"fake","messages":[{"role":"user","content":"H\xc3\xa9"}],"seed":1.0}',
+        )
+        statuses = []
+        async with http(server.url) as client:
+            for body in bodies:
+                reply = await client.post("/v1/chat/completions", content=body, headers=KEY)
+                statuses.append(reply.status_code)
+        assert statuses == [200, 200, 422]
+        assert len(upstream.generations) == 1
+
     async def test_of_one_that_failed_asks_again_under_a_request_id_of_its_own_too(
         self, server: StreamingService, upstream: FakeUpstream
     ) -> None:

@@ -119,6 +119,15 @@ SOUND: Final[dict[str, Sequence[bytes]]] = {
                        chunk({}, "stop")),
     "pings of its own": (event({"type": "ping"}), text("a"), b"event: ping\ndata: here\n\n",
                          b"event: ping\ndata: 1.5.2\n\n", text("b"), chunk({}, "stop")),
+    "plain words": (event(b"OK"), text("a"), event(b"still here"), text("b"), chunk({}, "stop")),
+    "words in braces": (text("a"), event(b"{wait}"), b"event: ping\ndata: {now}\n\n", text("b"),
+                        chunk({}, "stop")),
+    "half a list": (text("a"), event(b"[1,"), text("b"), chunk({}, "stop")),
+    "an empty detail": (event({"detail": None}), text("a", "b"), event({"detail": ""}),
+                        chunk({}, "stop")),
+    "control characters": (text("a"),
+                           event(b'{"choices":[{"delta":{"content":"b"},"x":"\t\x01"}]}'),
+                           chunk({}, "stop")),
     "half an event at the end": (text("a", "b"), chunk({}, "stop").rstrip()),
     "a lone surrogate in a field": (text("a", "b"), event(b'{"choices":[],"x":"\\ud83d"}'),
                                     chunk({}, "stop")),
@@ -141,6 +150,30 @@ async def test_a_sound_answer_arrives_whole(
     assert "error" not in seen[-1]["data"]
     answer = await on_openais(server)
     assert (answer.text, answer.error, answer.is_done) == ("ab", None, True)
+
+
+@pytest.mark.parametrize("words", [b"OK", b"[1,", b'"still here"', b"12"])
+async def test_a_stream_of_other_words_alone_is_an_error_that_quotes_them(
+    server: StreamingService, upstream: FakeUpstream, words: bytes
+) -> None:
+    upstream.default = body(event(words) * 3)
+    answer = await on_openais(server)
+    assert answer.error is not None
+    assert words.decode() in str(answer.error["message"])
+
+
+async def test_an_error_with_content_shows_it_first(
+    server: StreamingService, upstream: FakeUpstream
+) -> None:
+    error = {
+        **BASE,
+        "choices": [{"index": 0, "delta": {"content": "b"}}],
+        "error": {"message": "x"},
+    }
+    upstream.default = body(text("a") + event(error) + text("c"))
+    seen = await on_our_wire(server)
+    assert shown(seen) == "ab"
+    assert seen[-1]["data"]["error"]["message"] == "x"
 
 
 CUT: Final[dict[str, bytes]] = {

@@ -381,6 +381,20 @@ class TestResume:
         assert reply.status_code == 400
         assert reply.json()["error"]["param"] == "starting_after"
 
+    async def test_a_whole_one_does_not_wait_for_its_own_events(
+        self, start_server: StartServer
+    ) -> None:
+        """They take more than is kept of an answer, but its text does not."""
+        async with FakeUpstream(Script(tokens=5_000)) as upstream:
+            server = await start_server(
+                api_gateway_endpoint=upstream.url, chat_retention_bytes=400_000
+            )
+            async with http(server.url) as caller:
+                reply = await caller.post(PATH, json={"model": "fake", "input": "x"})
+                assert reply.json()["output"][0]["content"][0]["text"].endswith("t4999 ")
+                (answer,) = server.context.answers.present
+                assert answer.faces["responses"].channel.slowest() > 5_000
+
     async def test_what_is_no_longer_kept_is_gone(self, start_server: StartServer) -> None:
         async with FakeUpstream(Script(tokens=400)) as upstream:
             server = await start_server(

@@ -95,6 +95,7 @@ REFUSALS: tuple[object, ...] = (
     {"object": "error", "message": {"detail": [{"loc": ["body", "stream_options"]}]}},
     {"message": "Validation failed", "errors": [{"field": "stream_options"}]},
     b"unknown field: include_usage",
+    {"error": 'Unrecognized field "streamOptions"'},
 )
 
 

@@ -15,17 +15,21 @@ from streaming_api.access.client import Client
 from streaming_api.access.rates import Bucket
 from streaming_api.answers.answer import Answer
 from streaming_api.answers.answers import Answers
+from streaming_api.answers.elsewhere import Elsewhere
 from streaming_api.cluster.entries import Entry
 from streaming_api.cluster.mirror import Mirror
 from streaming_api.config import StreamingConfig
 from streaming_api.connections.admission import Slot
 from streaming_api.connections.endings import CloseReason
 from streaming_api.connections.manager import ConnectionManager
-from streaming_api.engine.budget import ANSWER_BYTES, Budget, Share
+from streaming_api.engine.budget import ANSWER_BYTES, MESSAGE_BYTES, Account, Budget, Share
+from streaming_api.engine.stream import Policy, Stream
+from streaming_api.engine.viewer import Viewer
 from streaming_api.errors import TooLarge, TooMany, Unavailable
 from streaming_api.faces.ui_chats import stream_of
 from streaming_api.telemetry.deliveries import Telemetry
 from streaming_api.upstreams.upstream import Upstream
+from streaming_api.wire import framing
 from streaming_api.wire.commands import ChatRequest, OnDisconnect
 from tests.fakes.engine import AMPLE, Pipe, Shown, channel
 
@@ -305,6 +309,85 @@ class TestNothingStays:
 
 def _slot(manager: ConnectionManager, address: str) -> Slot:
     return manager.admission.admit("sse", address)
+
+
+class Remotely:
+    """Mirrors as `Answers` sees them: two that nobody watches, and one that somebody does."""
+
+    def __init__(self, here: House) -> None:
+        self.idle = [self._mirror(here, f"idle {number}") for number in range(2)]
+        self.seen = self._mirror(here, "seen")
+        self.shown = Shown(Pipe(None), manager=here.manager)
+        self.seen.watch(self.shown, 0)
+        here.answers.remote = self  # type: ignore[assignment]
+
+    def _mirror(self, here: House, name: str) -> Mirror:
+        share = here.budget.share(name)
+        request = ChatRequest(name, None, b"{}")
+        mirror = Mirror(request, "", name, channel(epoch=name), AMPLE, "owner", share)
+        mirror.take(Entry(first=1, payloads=(b"x" * (200 * KIB),)))
+        return mirror
+
+    def unwatched(self, share: Share | None) -> Iterator[None]:
+        while self.idle and share is None:
+            self.idle.pop()
+            yield
+
+    def watched(self, share: Share | None) -> list[Mirror]:
+        return [self.seen] if share is None else []
+
+
+class TestMirrors:
+    async def test_that_nobody_watches_go_before_all_else(self) -> None:
+        async with house() as here:
+            answer = here.start("one", "a")
+            here.fill(answer, 220 * KIB)
+            await end(answer)
+            remote = Remotely(here)
+            here.budget.share("asking").check(QUARTER)
+            assert (len(remote.idle), here.answers.present) == (1, [answer])
+
+    async def test_that_are_watched_let_go_of_what_has_been_seen(self) -> None:
+        async with house() as here:
+            remote = Remotely(here)
+            here.budget.limit = QUARTER
+            here.budget.share("asking").check(QUARTER // 4)
+            assert (len(remote.idle), len(remote.seen.stream)) == (0, 0)
+            assert not remote.shown.closes
+
+
+async def test_a_request_that_waits_for_another_process_is_counted() -> None:
+    budget = Budget()
+    share = budget.share("one")
+    told = asyncio.Event()
+
+    async def arrive() -> None:
+        await told.wait()
+
+    waiting = asyncio.ensure_future(Elsewhere(arrive).holding(1_000, share).arrive())
+    await asyncio.sleep(0)
+    assert budget.held()["requests"] == share.bytes == 1_000
+    told.set()
+    await waiting
+    assert budget.bytes == 0
+
+
+def test_what_viewers_share_to_compress_is_counted_while_they_watch() -> None:
+    budget = Budget()
+    on = channel(epoch="a")
+    account = Account(budget.share("one"), budget.running)
+    chat = on.add(Stream("a", "chat/a", "chat_completion", Policy.LOSSLESS, AMPLE, account=account))
+    before = budget.bytes
+    everybody = [Shown(Pipe(None), framing=framing.WINDOWED_WEBSOCKET) for _ in range(3)]
+    for shown in everybody:
+        viewer = Viewer(shown, on, frozenset(on.streams))
+        viewer.attach(0)
+        viewer.catch_up()
+    on.append(chat, [b"{}"])
+    assert budget.bytes - before == 32 * KIB + len(chat) * MESSAGE_BYTES + chat.size
+    for shown in everybody:
+        shown.leave_all()
+    assert budget.bytes - before == len(chat) * MESSAGE_BYTES + chat.size
 
 
 def test_a_mirrored_answer_counts_until_it_is_gone() -> None:

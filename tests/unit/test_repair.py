@@ -26,6 +26,7 @@ from streaming_api.upstreams.repair import loads
         (b'[1e999,-1E+400, "1e999", 1.50]', b'[null,null, "1e999", 1.50]'),
         (b"[" + b"9" * 400 + b"]", b"[null]"),
         (b'\xef\xbb\xbf{"a":1}', b'{"a":1}'),
+        (b'{"a\x00" :\t"\x01\n\\n\x1f"}', rb'{"a\u0000" :%b"\u0001\u000a\n\u001f"}' % b"\t"),
     ],
 )
 def test_what_cannot_be_said_is_replaced(sent: bytes, said: bytes) -> None:
@@ -33,7 +34,7 @@ def test_what_cannot_be_said_is_replaced(sent: bytes, said: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "sent", [b"", b"nonsense", b'"half', rb'"\ud83d', b'{"a":1,}', b'"\x01"', b"[nano]", b"1-1",
+    "sent", [b"", b"nonsense", b'"half', rb'"\ud83d', b'{"a":1,}', b'\x01"a"', b"[nano]", b"1-1",
              b"\xff", rb"\ud83d", rb'"\u12"', b"[" * 2_000]
 )  # fmt: skip
 def test_the_rest_is_no_json(sent: bytes) -> None:

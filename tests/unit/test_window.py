@@ -239,8 +239,21 @@ def test_many_who_watch_the_same_share_one_window_and_the_same_bytes() -> None:
     assert len(everybody[0].pipe.written[-1]) < 40, "it refers to what came before"
 
 
+def test_what_a_window_takes_is_counted_until_it_is_gone() -> None:
+    counts: list[int] = []
+    window = Window(counts.append)
+    assert not counts, "nothing before it is used"
+    window.deflate(b"small")
+    assert sum(counts) == 32 * 2**10
+    window.deflate(b"x" * 5_000)
+    window.deflate(b"small")
+    assert sum(counts) == 256 * 2**10
+    del window
+    assert sum(counts) == 0
+
+
 def test_a_key_frame_refers_to_nothing_older() -> None:
-    window = Window()
+    window = Window(lambda _: None)
     window.deflate(b"an answer that comes again")
     again = window.deflate(b"an answer that comes again")
     window.spoiled = True
@@ -256,7 +269,7 @@ def test_no_token_of_a_chat_is_sent_anew() -> None:
     for _ in range(8):
         request = f"{draw.getrandbits(128):032x}"
         encoder = Encoder("chat_completion", f"chat/{request}", request, request)
-        window = Window()
+        window = Window(lambda _: None)
         for number in range(1, 201):
             word = "".join(draw.choices("etaoinshrdlu", k=draw.randint(2, 8)))
             message = encoder.encode(number, CHUNK % word.encode(), 0.0)
