@@ -1,4 +1,4 @@
-"""A real nginx with conf/nginx.conf, on another port and in front of other servers."""
+"""A real nginx: with conf/nginx.conf, on another port and before other servers, or any other."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
+
+import pytest
 
 SAMPLE: Final = Path(__file__).parents[1] / "conf" / "nginx.conf"
 NGINX: Final = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
@@ -26,11 +28,10 @@ http {{
     fastcgi_temp_path {folder}/fastcgi;
     uwsgi_temp_path {folder}/uwsgi;
     scgi_temp_path {folder}/scgi;
-    gzip on;
-    gzip_types text/event-stream;
-    {sample}
+    {http}
 }}
 """
+COMPRESSING: Final = "gzip on; gzip_types text/event-stream;\n"
 
 
 @asynccontextmanager
@@ -55,16 +56,24 @@ async def nginx(
     ):
         assert old in sample
         sample = sample.replace(old, new)
+    async with running(folder, COMPRESSING + sample):
+        yield f"http://127.0.0.1:{port}"
+
+
+@asynccontextmanager
+async def running(folder: Path, http: str) -> AsyncIterator[None]:
+    """An nginx with this inside its ``http`` block, while the block runs."""
     file = folder / "nginx.conf"
-    file.write_text(FRAME.format(folder=folder, sample=sample), encoding="utf-8")
-    assert NGINX is not None
+    file.write_text(FRAME.format(folder=folder, http=http), encoding="utf-8")
+    if NGINX is None:
+        pytest.skip("nginx is missing: apt-get install nginx")
     process = await asyncio.create_subprocess_exec(NGINX, "-e", "stderr", "-c", file)
     try:
         async with asyncio.timeout(_START_SECONDS):
             while not (folder / "pid").exists():
                 assert process.returncode is None, "nginx did not start"
                 await asyncio.sleep(0.02)
-        yield f"http://127.0.0.1:{port}"
+        yield
     finally:
         process.terminate()
         await process.wait()

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import re
-import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 import aiohttp
-import pytest
 from playwright.async_api import Browser, expect
 
 from streaming_api.config import ApiKey
 from tests.browser import (
-    PATIENCE,
     Cable,
     ask,
     browser,
@@ -28,6 +24,7 @@ from tests.browser import (
 )
 from tests.fakes.prometheus import RealAlertmanager, RealPrometheus, free_port
 from tests.fakes.upstream import Gate, Script
+from tests.nginx import running
 
 if TYPE_CHECKING:
     from tests.conftest import StartServer
@@ -37,20 +34,8 @@ __all__ = ["browser"]
 
 pytestmark = needs_chromium
 
-NGINX: Final = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 CONFIGURATION: Final = """
-daemon off;
-master_process off;
-pid {folder}/pid;
-error_log {folder}/error.log;
-events {{ }}
-http {{
     access_log off;
-    client_body_temp_path {folder}/body;
-    proxy_temp_path {folder}/proxy;
-    fastcgi_temp_path {folder}/fastcgi;
-    uwsgi_temp_path {folder}/uwsgi;
-    scgi_temp_path {folder}/scgi;
     map $http_upgrade $upgrade {{ default upgrade; '' ''; }}
     server {{
         listen 127.0.0.1:{port};
@@ -62,7 +47,6 @@ http {{
             {more}
         }}
     }}
-}}
 """
 UPGRADE: Final = "proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection $upgrade;"
 NO_UPGRADE: Final = "proxy_set_header Connection '';"
@@ -71,28 +55,10 @@ NO_UPGRADE: Final = "proxy_set_header Connection '';"
 @asynccontextmanager
 async def nginx(folder: Path, target: str, path: str, more: str) -> AsyncIterator[str]:
     """A real nginx in front of the server."""
-    if NGINX is None:
-        pytest.skip("nginx is missing: apt-get install nginx")
     port = free_port()
-    file = folder / "nginx.conf"
-    file.write_text(
-        CONFIGURATION.format(folder=folder, port=port, path=path, target=target, more=more)
-    )
-    process = await asyncio.create_subprocess_exec(
-        NGINX, "-c", str(file), "-p", str(folder), stderr=asyncio.subprocess.DEVNULL
-    )
-    try:
-        async with asyncio.timeout(PATIENCE), aiohttp.ClientSession() as session:
-            while True:
-                try:
-                    async with session.get(f"http://127.0.0.1:{port}/"):
-                        break
-                except aiohttp.ClientError:
-                    await asyncio.sleep(0.05)
+    configuration = CONFIGURATION.format(port=port, path=path, target=target, more=more)
+    async with running(folder, configuration):
         yield f"http://127.0.0.1:{port}{path}"
-    finally:
-        process.terminate()
-        await process.wait()
 
 
 def key(secret: str, *scopes: Literal["chat", "watch", "admin"]) -> ApiKey:
