@@ -74,6 +74,12 @@ class Socket:
             fields["request_id"] = request_id
         await self.send(message_type="chat_completion", **(question() | fields))
 
+    async def resume(self, request_id: str, after: object = 0) -> None:
+        """Ask for what follows in an answer."""
+        await self.send(
+            message_type="chat_completion", action="resume", request_id=request_id, after=after
+        )
+
     async def receive(self) -> Message:
         """The next message."""
         async with asyncio.timeout(UNIT):

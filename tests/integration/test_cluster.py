@@ -82,8 +82,7 @@ class TestOnTheOther:
             await first.start("r-1", model="gated")
             gate.release(5)
             seen = await first.until(lambda message: message.get("sequence_id") == 6)
-            await second.send(message_type="chat_completion", action="resume", request_id="r-1",
-                              after=0)  # fmt: skip
+            await second.resume("r-1")
             early = await second.until(lambda message: message.get("sequence_id") == 6)
             assert early == seen
             gate.open()
@@ -170,8 +169,7 @@ class TestOnTheOther:
                 await first.start("r-5", model="gated")
                 gate.release(1)
                 await first.receive()
-                await second.send(message_type="chat_completion", action="resume",
-                                  request_id="r-5", after=0)  # fmt: skip
+                await second.resume("r-5")
                 await second.receive()
                 answer = one.context.answers.running[0]
                 await eventually(lambda: len(answer.channel.viewers()) == 2)
@@ -190,8 +188,7 @@ class TestOnTheOther:
             gate.release(1)
             await first.receive()
             async with websocket(other.url) as second:
-                await second.send(message_type="chat_completion", action="resume",
-                                  request_id="r-6", after=0)  # fmt: skip
+                await second.resume("r-6")
                 await second.receive()
         generation = await upstream.generation()
         await asyncio.wait_for(generation.closed.wait(), UNIT)
@@ -222,8 +219,7 @@ class TestTheStore:
             await first.start("s-1", model="gated")
             gate.release(3)
             await first.until(lambda message: message.get("sequence_id") == 3)
-            await second.send(message_type="chat_completion", action="resume", request_id="s-1",
-                              after=0)  # fmt: skip
+            await second.resume("s-1")
             before = await second.until(lambda message: message.get("sequence_id") == 3)
             await store.client.flushall()
             gate.open()
@@ -240,8 +236,7 @@ class TestTheStore:
             await first.start("s-2", model="gated")
             gate.release(3)
             await first.until(lambda message: message.get("sequence_id") == 3)
-            await second.send(message_type="chat_completion", action="resume", request_id="s-2",
-                              after=0)  # fmt: skip
+            await second.resume("s-2")
             before = await second.until(lambda message: message.get("sequence_id") == 3)
             await store.kill()
             gate.release(3)

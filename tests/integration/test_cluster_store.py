@@ -153,9 +153,7 @@ async def test_a_slow_viewer_there_stops_the_upstream_here(
         await slow.start("f-1", model="flood")  # begins there, and is resumed here
         await slow.receive()
         async with websocket(one.url, max_queue=1) as second:
-            await second.send(
-                message_type="chat_completion", action="resume", request_id="f-1", after=0
-            )
+            await second.resume("f-1")
             await second.receive()
             answer = other.context.answers.running[0]
             await eventually(lambda: answer.channel.full, 4 * UNIT)

@@ -585,9 +585,7 @@ class TestCursors:
                     f"{server.url}/streaming/sse/chat/r-1", params={"after": after}
                 )
             assert (reply.status_code, reply.json()["error"]["param"]) == (400, "after")
-            await socket.send(
-                message_type="chat_completion", action="resume", request_id="r-1", after=after
-            )
+            await socket.resume("r-1", after)
             assert (await socket.receive())["data"]["error"]["param"] == "after"
 
     async def test_of_an_answer_in_every_bad_shape_show_it_from_its_start(
@@ -792,9 +790,7 @@ class TestTheWallClock:
                 await present.are_served()
             ticket_of.redeem(ticket)
             async with websocket(server.url) as socket:  # the answer ran on within its grace
-                await socket.send(
-                    message_type="chat_completion", action="resume", request_id="r-1", after=5
-                )
+                await socket.resume("r-1", 5)
                 message = await socket.receive()
                 assert message["sequence_id"] == 6
                 assert (message["timestamp"] > last["timestamp"]) == (jump > 0)

@@ -173,9 +173,7 @@ class TestTheWire:
         asked = asyncio.create_task(caller.post(PATH, json=question(stream=True, request_id="k-1")))
         await upstream.generation()
         async with websocket(server.url) as socket:
-            await socket.send(
-                message_type="chat_completion", action="resume", request_id="k-1", after=0
-            )
+            await socket.resume("k-1")
             gate.open()
             seen = await socket.answer()
         assert seen[-1]["data"]["finish_reason"] == "stop"

@@ -41,9 +41,7 @@ async def over_websocket(url: str, request_id: str, seen: list[Message]) -> Asyn
     async with websocket(url, compression=compression) as socket:
         if seen:
             last = seen[-1]["sequence_id"]
-            await socket.send(
-                message_type="chat_completion", action="resume", request_id=request_id, after=last
-            )
+            await socket.resume(request_id, last)
         else:
             await socket.start(request_id)
         while True:
@@ -115,9 +113,7 @@ async def test_a_resumed_answer_goes_on_strictly_after_what_was_seen(
         gate.release(3)
         await socket.until(lambda message: message["sequence_id"] == 3)
     async with websocket(server.url) as socket:
-        await socket.send(
-            message_type="chat_completion", action="resume", request_id="r-1", after=2
-        )
+        await socket.resume("r-1", 2)
         assert (await socket.receive())["sequence_id"] == 3
         gate.open()
         seen = await socket.answer()
@@ -134,9 +130,7 @@ async def test_resuming_on_the_socket_that_watches_moves_its_place_and_doubles_n
         await socket.start("r-1")
         gate.release(2)
         await socket.until(lambda message: message["sequence_id"] == 3)
-        await socket.send(
-            message_type="chat_completion", action="resume", request_id="r-1", after=1
-        )
+        await socket.resume("r-1", 1)
         assert [(await socket.receive())["sequence_id"] for _ in range(2)] == [2, 3]
         gate.open()
         seen = await socket.answer()
@@ -149,9 +143,7 @@ async def test_a_finished_answer_is_shown_from_wherever_one_asks(
     async with websocket(server.url) as socket:
         await socket.start("r-1")
         whole = await socket.answer()
-        await socket.send(
-            message_type="chat_completion", action="resume", request_id="r-1", after=5
-        )
+        await socket.resume("r-1", 5)
         assert await socket.answer() == whole[5:]
     async with events(server.url, "/streaming/sse/chat/r-1?after=5") as stream:
         assert await stream.rest() == whole[5:]
@@ -183,9 +175,7 @@ async def test_an_unknown_answer_is_404_and_one_that_is_no_longer_kept_410(
             if code == "stream_evicted":
                 await socket.start("r-1")
                 await socket.answer()
-            await socket.send(
-                message_type="chat_completion", action="resume", request_id=request_id, after=0
-            )
+            await socket.resume(request_id)
             told = await socket.receive()
             assert told["data"]["error"]["code"] == code
             assert told["request_id"] == request_id
@@ -206,9 +196,7 @@ async def test_a_place_in_the_future_is_told_and_the_answer_shown_from_its_start
     async with websocket(server.url) as socket:
         await socket.start("r-1")
         whole = await socket.answer()
-        await socket.send(
-            message_type="chat_completion", action="resume", request_id="r-1", after=after
-        )
+        await socket.resume("r-1", after)
         told = await socket.receive()
         assert told["data"] == {"event": "gap", "reason": "future"}
         assert told["request_id"] == "r-1"
@@ -266,9 +254,7 @@ async def test_what_is_no_longer_kept_of_an_answer_is_told_before_what_is(
         await socket.start("r-1")
         whole = await socket.answer()
         assert content(whole) == upstream.default.text()
-        await socket.send(
-            message_type="chat_completion", action="resume", request_id="r-1", after=10
-        )
+        await socket.resume("r-1", 10)
         told, *rest = await socket.answer()
     kept = whole[-5:]
     assert rest == kept

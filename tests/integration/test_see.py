@@ -159,9 +159,7 @@ class TestTraces:
             await socket.start("r-2", traceparent="nonsense")
             await socket.answer()
         async with websocket(server.url) as socket:
-            await socket.send(
-                message_type="chat_completion", action="resume", request_id="r-1", after=2
-            )
+            await socket.resume("r-1", 2)
             gate.open()
             await socket.answer()
             await socket.start("r-3", traceparent=7)
