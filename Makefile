@@ -105,7 +105,7 @@ clients: | $(STAMPS)/venv
 	@if [ -e $(STAMPS)/clients ] && [ -z "$$(find tests/other_clients -newer $(STAMPS)/clients)" ]; then exit 0; fi; \
 	if ! command -v npm >/dev/null; then \
 	  echo "Going on without other people's clients: apt-get install nodejs npm, then again."; exit 0; fi; \
-	echo "Installing other people's clients (about 400 MB, once) ..."; \
+	echo "Installing other people's clients (about 1.1 GB, once) ..."; \
 	tests/other_clients/install $(PYTHON) && touch $(STAMPS)/clients
 
 # The server runs without the model too, so this never fails: it says what is missing.
