@@ -1,4 +1,4 @@
-"""A LiteLLM proxy as the gateway: this server in front, the fake upstream behind; all on loopback."""
+"""A LiteLLM proxy as the gateway, this server in front, the fake upstream behind, on loopback."""
 
 from __future__ import annotations
 
