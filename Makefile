@@ -102,7 +102,7 @@ $(STAMPS)/lint: $(PROJECT) | $(STAMPS)/venv
 # Clients from PyPI and npm that tests run; without Node those tests are skipped, and say so.
 .PHONY: clients
 clients: | $(STAMPS)/venv
-	@if [ -e $(STAMPS)/clients ] && [ -z "$$(find tests/other_clients -newer $(STAMPS)/clients)" ]; then exit 0; fi; \
+	@if [ -e $(STAMPS)/clients ] && [ -z "$$(find tests/other_clients -maxdepth 1 -type f -newer $(STAMPS)/clients)" ]; then exit 0; fi; \
 	if ! command -v npm >/dev/null; then \
 	  echo "Going on without other people's clients: apt-get install nodejs npm, then again."; exit 0; fi; \
 	echo "Installing other people's clients (about 1.1 GB, once) ..."; \
