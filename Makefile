@@ -73,7 +73,7 @@ wheel: $(STAMPS)/venv ## build dist/*.whl, compiled where there is a C compiler
 	@rm -rf build
 
 clean: ## remove what all of this made
-	rm -rf $(VENV) .bench-venv .clients .compiled .conformance build dist *.egg-info
+	rm -rf $(VENV) .bench-venv .clients .compiled .conformance .containers build dist *.egg-info
 	rm -rf .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
