@@ -31,7 +31,7 @@ INTERPRETED = {"budget.py": "is referred to weakly, which native objects do not 
 
 
 def compiled() -> dict[str, object]:
-    """What `setup` is told besides, to compile."""
+    """Return what `setup` needs besides, to compile."""
     config = configparser.ConfigParser()
     config.read("setup.cfg")
     # With our dependencies, because mypy reads their types.
