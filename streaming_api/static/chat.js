@@ -5,6 +5,7 @@ import { asMessages, newTurn, takeMessage } from "./conversation.js";
 import { Conversations, newConversation, titleOf } from "./conversations.js";
 import { ask } from "./requests.js";
 import { changed, onChange, state } from "./state.js";
+import { keepIn, recall } from "./storage.js";
 
 const SAVE_EVERY_MS = 1000;
 const RETRY_MS = 1500;
@@ -293,23 +294,5 @@ class Chat {
     const before = this.#store.problem;
     await this.#store.put(structuredClone(this.conversation));
     if (before !== this.#store.problem) changed("chat");
-  }
-}
-
-/** Reads from a storage that may be forbidden. */
-export function recall(storage, name) {
-  try {
-    return storage.getItem(name);
-  } catch {
-    return null;
-  }
-}
-
-/** Writes to a storage that may be forbidden or full. */
-export function keepIn(storage, name, value) {
-  try {
-    storage.setItem(name, value);
-  } catch {
-    // Then it is forgotten with the page; conversations, which matter more, say so.
   }
 }

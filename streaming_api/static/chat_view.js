@@ -1,15 +1,12 @@
-// The chat on the page: conversations, turns as they grow, the composer, the settings.
+// The chat on the page: conversations, their turns, the composer, the settings.
 
-import { copyText, Growing } from "./markdown.js";
-import { describeCost, describeEnding, describePace, framesOf } from "./conversation.js";
-import { arrange, byId, element, setText, setTone } from "./dom.js";
-import { keepIn, recall } from "./chat.js";
+import { arrange, button, byId, element, setText, setTone } from "./dom.js";
 import { changed, onChange, state } from "./state.js";
+import { keepIn, recall } from "./storage.js";
+import { turnView } from "./turn_view.js";
 
 const NEAR_END_PX = 48;
 const MOST_DRAWN_AT_ONCE = 60;
-const SLOW_TAIL = 20_000;
-const SLOW_MS = 400;
 const DRAFT = "streaming-api.draft";
 const MODEL = "streaming-api.model";
 const FIELDS = [
@@ -48,14 +45,6 @@ function loadStyle() {
 }
 
 // Building
-
-function button(id, className, text, act) {
-  const made = element("button", className, text);
-  made.type = "button";
-  if (id) made.id = id;
-  made.addEventListener("click", act);
-  return made;
-}
 
 function labelled(text, control, id) {
   control.id = id;
@@ -219,7 +208,7 @@ function drawTurns() {
   const known = new Set(chat.turns.map(({ id }) => id));
   for (const id of views.keys()) if (!known.has(id)) views.delete(id);
   const nodes = chat.turns.slice(-MOST_DRAWN_AT_ONCE).map((turn) => {
-    if (!views.has(turn.id)) views.set(turn.id, turnView(turn));
+    if (!views.has(turn.id)) views.set(turn.id, turnView(turn, askAgain, editAgain));
     const view = views.get(turn.id);
     view.draw();
     return view.node;
@@ -244,76 +233,6 @@ async function drawList() {
     ui.list.replaceChildren(...all.map((each) => new Option(each.title, each.id)));
   }
   ui.list.value = id;
-}
-
-/** The nodes of one turn. */
-function turnView(turn) {
-  const who = element("h2", "who");
-  const thoughts = element("p", "thoughts");
-  const reasoning = element("details", "reasoning", element("summary", "", "Reasoning"), thoughts);
-  thoughts.dir = "auto";
-  const answer = element("div", "text prose");
-  const growing = new Growing(answer);
-  const notes = element("ul", "notes");
-  const ending = element("p", "ending");
-  const tools = element("p", "tools");
-  const frames = element("pre", "frames");
-  const raw = element("details", "raw", element("summary", "", "Messages as they came"), frames);
-  frames.tabIndex = 0;
-  raw.addEventListener("toggle", () => raw.open && setText(frames, framesOf(turn).join("\n") || "They are not kept over a reload."));
-  const asked = element("p", "text", turn.question);
-  asked.dir = "auto";
-  const question = element("div", "said asked", element("h2", "hidden", "You"), asked);
-  question.hidden = !turn.question;
-  const node = element("article", "turn", question, element("div", "said answered", who, notes, reasoning, answer, ending, tools, raw));
-  let drawnPhase = "";
-  let drawnAt = 0;
-  return {
-    node,
-    draw() {
-      if (drawnPhase === "ended") return;
-      const writing = turn.phase !== "ended";
-      if (writing && turn.answer.length > SLOW_TAIL && performance.now() - drawnAt < SLOW_MS) return;
-      drawnAt = performance.now();
-      drawnPhase = turn.phase;
-      setText(who, turn.answeredBy || turn.model || "Model");
-      reasoning.hidden = !turn.reasoning;
-      setText(thoughts, turn.reasoning ?? "");
-      growing.draw(turn.answer);
-      arrange(notes, turn.notes.map((note, index) => notes.children[index] ?? element("li", "", note)));
-      node.ariaBusy = String(writing);
-      answer.classList.toggle("writing", writing);
-      answer.hidden = !turn.answer && !writing;
-      if (writing) drawPace(ending, turn);
-      else drawEnding(ending, turn);
-      drawTools(tools, turn, writing);
-    },
-  };
-}
-
-function drawPace(node, turn) {
-  setTone(node, "idle");
-  setText(node, describePace(turn, Date.now()));
-}
-
-function drawEnding(node, turn) {
-  const { tone, text, code } = describeEnding(turn);
-  setTone(node, tone);
-  const said = text || (turn.answer ? "" : "The model answered with nothing.");
-  node.replaceChildren(...(said ? [element("strong", "", said)] : []));
-  if (code) node.append(" ", element("code", "", code));
-  const cost = describeCost(turn.ending);
-  if (cost) node.append(said ? " " : "", element("span", "cost", cost));
-}
-
-function drawTools(node, turn, writing) {
-  const wanted = writing ? "writing" : "ended";
-  if (node.dataset.drawn === wanted) return;
-  node.dataset.drawn = wanted;
-  const copy = button("", "quiet", "Copy", (event) => copyText(turn.answer, event.target));
-  const link = button("", "quiet", "Link for another device", (event) => copyText(new URL(`#answer/${turn.id}`, location.href).href, event.target));
-  const again = [button("", "quiet", "Retry", () => askAgain(turn)), button("", "quiet", "Edit", () => editAgain(turn))];
-  node.replaceChildren(...(writing ? [link] : turn.elsewhere ? [copy] : [copy, ...again]));
 }
 
 function drawComposer() {

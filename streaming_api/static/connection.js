@@ -1,9 +1,11 @@
 // The way to the server: a WebSocket; where that does not pass, event streams; where those do not, asking again and again.
 
+import { beside } from "./dom.js";
+
 const FIRST_DELAY_MS = 500;
 const LONGEST_DELAY_MS = 15000;
 const HANDSHAKE_MS = 8000;
-const SETTLED_MS = 5000;
+const STEADY_MS = 5000;
 const TICK_MS = 1000;
 const SILENT_TICKS = 4;
 const DEAD_TICKS = 6;
@@ -18,9 +20,6 @@ const REASONS = {
   1012: "The server is restarting.",
   1013: "The server is at a limit, or this page was too slow.",
 };
-
-/** An address beside this page, also when a proxy serves it under a path of its own. */
-export const beside = (path) => new URL(path, document.baseURI).href;
 
 /** The topics of a subscription, each with what a command calls it. */
 const COMMANDS = {
@@ -49,7 +48,7 @@ export class Connection {
   #wanted = new Set();
   #failures = 0;
   #retryTimer = 0;
-  #settleTimer = 0;
+  #steadyTimer = 0;
   #attempt = 0;
   #quietTicks = 0;
   #beats = false;
@@ -93,6 +92,11 @@ export class Connection {
     else if (this.open) this.#subscribe(topic, wanted ? "subscribe" : "unsubscribe");
   }
 
+  /** The cursor with which one subscription to these topics goes on. */
+  cursorFor(topics) {
+    return oldest(topics.map((topic) => this.#cursors.get(topic)));
+  }
+
   async #try(attempt) {
     this.#give.phase({ phase: "connecting", mode: this.mode, reason: "" });
     let cursors;
@@ -134,7 +138,7 @@ export class Connection {
   #begin() {
     this.#opened = true;
     this.#quietTicks = 0;
-    this.#settleTimer = setTimeout(() => (this.#failures = 0), SETTLED_MS);
+    this.#steadyTimer = setTimeout(() => (this.#failures = 0), STEADY_MS);
     for (const topic of this.#wanted) this.#subscribe(topic);
     this.#give.phase({ phase: "open", mode: "socket", reason: "" });
   }
@@ -184,7 +188,7 @@ export class Connection {
     try {
       why = known || (await whyNoSocket());
       if (attempt !== this.#attempt) return;
-      this.#standIn = await StandIn.open(this, this.#give, this.#cursors, this.#wanted);
+      this.#standIn = await StandIn.open(this, this.#give, this.#wanted);
     } catch (problem) {
       if (attempt === this.#attempt) this.#retryLater(problem.message);
       return;
@@ -224,7 +228,7 @@ export class Connection {
   }
 
   #drop() {
-    clearTimeout(this.#settleTimer);
+    clearTimeout(this.#steadyTimer);
     clearTimeout(this.#retryTimer);
     this.#standIn?.close();
     this.#standIn = null;

@@ -43,3 +43,15 @@ export function arrange(parent, nodes) {
   });
   while (parent.children.length > nodes.length) parent.lastElementChild.remove();
 }
+
+/** A button that does something. */
+export function button(id, className, text, act) {
+  const made = element("button", className, text);
+  made.type = "button";
+  if (id) made.id = id;
+  made.addEventListener("click", act);
+  return made;
+}
+
+/** An address beside this page, also when a proxy serves it under a path of its own. */
+export const beside = (path) => new URL(path, document.baseURI).href;

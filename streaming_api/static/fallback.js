@@ -1,6 +1,5 @@
 // What stands in for a WebSocket: event streams read with fetch, and where those do not pass either, polling.
 
-import { oldest } from "./connection.js";
 import { ask } from "./requests.js";
 import { state } from "./state.js";
 
@@ -46,11 +45,11 @@ export class StandIn {
   }
 
   /** Opens what passes; throws when nothing does. */
-  static async open(connection, give, cursors, wanted) {
+  static async open(connection, give, wanted) {
     const made = new StandIn(connection, give, wanted);
     const topics = ["alerts", "status"].filter((topic) => wanted.has(topic));
     try {
-      if (topics.length > 0) await made.#stream(`streaming/sse?topics=${topics}`, oldest(topics.map((topic) => cursors.get(topic))), "topics");
+      if (topics.length > 0) await made.#stream(`streaming/sse?topics=${topics}`, connection.cursorFor(topics), "topics");
       if (wanted.has("metrics")) made.watch("metrics", true);
     } catch {
       made.close();

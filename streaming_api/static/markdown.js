@@ -218,7 +218,7 @@ function copyOldWay(text) {
 export class Growing {
   #node;
   #text = "";
-  #settled = 0;
+  #finished = 0;
   #kept = 0;
 
   constructor(node) {
@@ -227,16 +227,16 @@ export class Growing {
 
   draw(text) {
     if (text === this.#text) return;
-    if (!text.startsWith(this.#text.slice(0, this.#settled))) this.#reset();
+    if (!text.startsWith(this.#text.slice(0, this.#finished))) this.#reset();
     this.#text = text;
-    const tail = text.slice(this.#settled);
+    const tail = text.slice(this.#finished);
     const blocks = blocksOf(tail);
     if (this.#growCode(blocks)) return;
     while (this.#node.children.length > this.#kept) this.#node.lastElementChild.remove();
     this.#node.append(...blocks.map(blockNode));
     if (blocks.length < 2) return;
     const lines = tail.split("\n").slice(0, blocks.at(-1).line);
-    this.#settled += lines.join("\n").length + 1;
+    this.#finished += lines.join("\n").length + 1;
     this.#kept = this.#node.children.length - 1;
   }
 
@@ -254,6 +254,6 @@ export class Growing {
 
   #reset() {
     this.#node.replaceChildren();
-    this.#settled = this.#kept = 0;
+    this.#finished = this.#kept = 0;
   }
 }

@@ -1,7 +1,7 @@
 // Requests over HTTP: JSON in, the server's own error sentences out. Knows no panel.
 
 import { authorization } from "./access.js";
-import { beside } from "./connection.js";
+import { beside } from "./dom.js";
 
 const TIMEOUT_MS = 4000;
 
