@@ -24,7 +24,7 @@ from streaming_api.config import StreamingConfig
 from streaming_api.engine.budget import ANSWER_BYTES, Account, Budget, Share
 from streaming_api.engine.channel import Channel
 from streaming_api.engine.stream import Retention
-from streaming_api.errors import Gone, NotFound, TooMany, Unavailable
+from streaming_api.errors import ApiError, Gone, NotFound, TooMany, Unavailable
 from streaming_api.wire.commands import ChatRequest
 
 if TYPE_CHECKING:
@@ -129,8 +129,15 @@ class Answers:
             Unavailable: this server is stopping, or the queue for upstream connections is full.
             TooMany: the key has reached its limit of running answers or its share of the memory.
         """
-        owner = client.owner
-        key = (owner, request.request_id)
+        try:
+            return self._start(request, client)
+        except ApiError:
+            if self.remote is not None:
+                self.remote.refused(request, client)
+            raise
+
+    def _start(self, request: ChatRequest, client: Client) -> WatchedAnswer:
+        key = (client.owner, request.request_id)
         self.evict()
         known = self._known(key)
         if known is not None:

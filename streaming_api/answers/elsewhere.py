@@ -79,6 +79,9 @@ class Remote(Protocol):
     def running_elsewhere(self, owner: str) -> int:
         """Return how many answers of a key run in other processes."""
 
+    def refused(self, request: ChatRequest, client: Client) -> None:
+        """Note that an answer is not started here, though it may have been claimed."""
+
     async def claim(self, request: ChatRequest, client: Client) -> None:
         """Make sure that nobody else starts this answer, or mirror theirs here.
 

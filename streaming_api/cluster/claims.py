@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Final
+
+import attrs
 
 from streaming_api.answers.answers import gone, not_found
 from streaming_api.answers.elsewhere import Key
@@ -23,14 +26,28 @@ if TYPE_CHECKING:
     from streaming_api.cluster.store import Store
     from streaming_api.wire.commands import ChatRequest
 
-CLAIM_SECONDS: Final = 5.0
-"""How long a claim is held for a start that does not follow."""
 ABSENT_SECONDS: Final = 0.5
 """How long the absence of an answer is remembered, for the call that asked."""
 WAIT_SECONDS: Final = 2.0
 """How long it may take until an answer that has been claimed is described."""
 
 Show = Callable[[Key, Meta], Awaitable[None]]
+
+
+@attrs.frozen
+class _Claim:
+    """A claim that has not been used.
+
+    Attributes:
+        number: tells it from an earlier or a later one for the same id.
+        until: monotonic time in seconds at which it must not be used any more: others take a
+            claim from a process that is silent for a lease.
+        release: gives it up then.
+    """
+
+    number: str
+    until: float
+    release: asyncio.TimerHandle
 
 
 class Claims:
@@ -53,7 +70,7 @@ class Claims:
         self._outbox = outbox
         self._lease = lease
         self._show = show
-        self._claimed: dict[Key, asyncio.TimerHandle] = {}
+        self._claimed: dict[Key, _Claim] = {}
         self._counted: set[tuple[str, str]] = set()  # names of limits, and ids of answers
         self._asking: dict[tuple[str, Key], asyncio.Task[None]] = {}
         self._absent: dict[Key, ApiError] = {}
@@ -76,11 +93,20 @@ class Claims:
 
     def may_start(self, request: ChatRequest, client: Client) -> bool:
         """See `Remote`."""
-        claim = self._claimed.pop((client.owner, request.request_id), None)
-        if claim is not None:
-            claim.cancel()
+        key = (client.owner, request.request_id)
+        claim = self._claimed.get(key)
+        if claim is not None and claim.until > time.monotonic():
+            self._claimed.pop(key).release.cancel()
             return True
         return not request.chosen and not self._is_limited(client)
+
+    def refused(self, request: ChatRequest, client: Client) -> None:
+        """See `Remote`."""
+        key = (client.owner, request.request_id)
+        claim = self._claimed.get(key)
+        if claim is not None:
+            claim.release.cancel()
+            self._release(key, client.name, claim.number)
 
     def _is_limited(self, client: Client) -> bool:
         key = client.key
@@ -140,46 +166,51 @@ class Claims:
                 await self._show(key, metas.decode(key[1], fields))
                 return
             if time.monotonic() > until:
+                await self._disown(ref, fields[b"instance"].decode())
                 raise unavailable()
             await asyncio.sleep(WAIT_SECONDS / 100)  # somebody has claimed it just now
 
     async def _claim(self, key: Key, request: ChatRequest, client: Client) -> None:
         number = secrets.token_hex(8)
-        try:
-            await self._count(client, key[1])
-            mine = await self._take(key, Meta(self._outbox.instance, client.name, request), number)
-        except StoreError:
-            if request.chosen:
-                self._uncount(client.name, key[1])
-                raise unavailable() from None
-            mine = True  # nobody else can have an id that was made here; limits are this process's
-        if not mine:
+        while True:
+            until = time.monotonic() + self._lease / 2
+            try:
+                await self._count(client, key[1])
+                mine = await self._take(key, number)
+            except StoreError:
+                if request.chosen:
+                    self._uncount(client.name, key[1])
+                    raise unavailable() from None
+                mine = True  # nobody else can have an id made here; limits are this process's
+            if mine:
+                break
             self._uncount(client.name, key[1])
-            await self._fetch(key)
-            return
-        loop = asyncio.get_running_loop()
-        self._claimed[key] = loop.call_later(CLAIM_SECONDS, self._release, key, client.name, number)
+            with contextlib.suppress(NotFound, Gone):  # who had claimed it has given it up
+                await self._fetch(key)
+                return
+        release = asyncio.get_running_loop().call_later(
+            until - time.monotonic(), self._release, key, client.name, number
+        )
+        self._claimed[key] = _Claim(number, until, release)
 
-    async def _take(self, key: Key, about: Meta, number: str) -> bool:
-        """Take an id, and describe its answer; return False if another process has it."""
-        name = self._store.key("m", ref_of(key))
-        instance = self._outbox.instance
-        taken, (holder, described) = await self._outbox.ask(
-            ("HSETNX", name, "instance", instance), ("HMGET", name, "instance", "v")
-        )
-        reserved = holder == instance.encode() and described is None
-        if not taken and not reserved:
-            return False
-        fields = [part for pair in about.encode().items() for part in pair]
-        await self._outbox.ask(
-            ("HSET", name, "claim", number, *fields),
-            ("EXPIRE", name, RUNNING_SECONDS),
-            ("DEL", self._store.key("g", ref_of(key))),
-        )
-        return True
+    async def _take(self, key: Key, number: str) -> bool:
+        """Take an id, described once it is used; return False if another process has it."""
+        ref = ref_of(key)
+        (taken,) = await self._outbox.ask(
+            ("EVAL", _TAKE, 2, self._store.key("m", ref), self._store.key("g", ref),
+             self._outbox.instance, number, RUNNING_SECONDS)
+        )  # fmt: skip
+        return bool(taken)
+
+    async def _disown(self, ref: str, instance: str) -> None:
+        """Take an id from a process that is gone and has not used it."""
+        with contextlib.suppress(StoreError):
+            (lives,) = await self._outbox.ask(("EXISTS", self._store.key("i", instance)))
+            if not lives:
+                await self._outbox.ask(("EVAL", _DISOWN, 1, self._store.key("m", ref), instance))
 
     def _release(self, key: Key, name: str, number: str) -> None:
-        """Release a claim that nobody has used: the client that asked for it has left."""
+        """Release a claim that nobody uses: the start was refused, or its client has left."""
         self._claimed.pop(key, None)
         self._uncount(name, key[1])
         about = self._store.key("m", ref_of(key))
@@ -214,6 +245,19 @@ if redis.call('ZSCORE', KEYS[1], ARGV[2]) == false
 redis.call('ZADD', KEYS[1], now + tonumber(ARGV[3]), ARGV[2])
 redis.call('EXPIRE', KEYS[1], 3600)
 return 1
+"""
+_TAKE: Final = """
+local holder = redis.call('HGET', KEYS[1], 'instance')
+if holder and (holder ~= ARGV[1] or redis.call('HEXISTS', KEYS[1], 'v') == 1) then return 0 end
+redis.call('HSET', KEYS[1], 'instance', ARGV[1], 'claim', ARGV[2])
+redis.call('EXPIRE', KEYS[1], ARGV[3])
+redis.call('DEL', KEYS[2])
+return 1
+"""
+_DISOWN: Final = """
+if redis.call('HGET', KEYS[1], 'instance') ~= ARGV[1] then return 0 end
+if redis.call('HEXISTS', KEYS[1], 'v') == 1 then return 0 end
+return redis.call('DEL', KEYS[1])
 """
 _RENEW: Final = """
 local now = tonumber(redis.call('TIME')[1])

@@ -30,7 +30,7 @@ from streaming_api.cluster.reader import Reader
 from streaming_api.cluster.shared import SharedBindings, Tickets, unavailable
 from streaming_api.cluster.store import RUNNING_SECONDS, Command, Message, Store, StoreError
 from streaming_api.cluster.usage import Usage
-from streaming_api.cluster.writer import Writer
+from streaming_api.cluster.writer import Recording, Writer
 
 if TYPE_CHECKING:
     from streaming_api.access.client import Client
@@ -158,6 +158,10 @@ class Cluster:
         """See `Remote`."""
         return self._claims.may_start(request, client)
 
+    def refused(self, request: ChatRequest, client: Client) -> None:
+        """See `Remote`."""
+        self._claims.refused(request, client)
+
     async def claim(self, request: ChatRequest, client: Client) -> None:
         """See `Remote`."""
         key = client.key
@@ -174,7 +178,14 @@ class Cluster:
         """See `Remote`."""
         key = (answer.owner, answer.request_id)
         about = Meta(self.instance, answer.asked_by, answer.request, answer.notes)
-        self._writer.add(key, answer, about)
+        recording = self._writer.add(key, answer, about)
+        # in a moment: whoever has started it may still add notes
+        asyncio.get_running_loop().call_soon(self._describe, recording)
+
+    def _describe(self, recording: Recording) -> None:
+        """Say of an answer that it runs here, before it has a token."""
+        for command in self._writer.describe(recording):
+            self._outbox.send(command)
 
     def ended(self, answer: Answer) -> None:
         """See `Remote`."""
@@ -289,6 +300,8 @@ class Cluster:
                 continue
             if (recording := self._writer.recordings.get(key)) is not None:
                 self._owner.asked_for(recording, kind, by, cursor)
+            elif kind == "watch":
+                self._outbox.notify(by, "unknown", k=ref)
 
     def _repair(self, mirror: Mirror) -> None:
         self._mirrors.repair(mirror)

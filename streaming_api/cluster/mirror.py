@@ -50,6 +50,7 @@ class Mirror(WatchedAnswer):
         instance: the process that fills it.
         loaded: set once everything that the store had when it was created has been read.
         owner_lost: whether its owner is dead, so that nobody repairs holes.
+        orphaned: whether its owner no longer has it: what the store has is all that there is.
         sealed: whether it was ended on its owner's behalf.
         idle_since: monotonic time in seconds since which nobody has watched.
         on_cancel: called when its owner is to be asked to end it.
@@ -72,6 +73,7 @@ class Mirror(WatchedAnswer):
         self.instance = instance
         self.loaded = asyncio.Event()
         self.owner_lost = False
+        self.orphaned = False
         self.sealed = False
         self.idle_since = time.monotonic()
         self.on_cancel: Callable[[Mirror], None] | None = None

@@ -152,10 +152,13 @@ class Mirrors:
             return False
         if kind == "news":
             self._soil(ref_of(key), mirror)
+        elif kind == "unknown" and message.get(b"by") == mirror.instance.encode():
+            mirror.owner_lost = mirror.orphaned = True
+            self._soil(ref_of(key), mirror)
         elif kind == "notice":
             for viewer in mirror.channel.viewers():
                 viewer.connection.send(message.get(b"p", b"{}"), CHAT)
-        return kind in {"news", "notice"}
+        return kind in {"news", "notice", "unknown"}
 
     # Once a second
 

@@ -125,4 +125,6 @@ class Reader:
                 if len(entries) >= READ_ENTRIES:
                     self.soil(ref, mirror)
                     continue
+                if mirror.orphaned:
+                    mirror.lost()
             mirror.loaded.set()

@@ -210,12 +210,13 @@ class Writer:
             commands.append(("EXISTS", store.key("m", ref)))
         elif isinstance(step, Append):
             if step.create:
-                commands += self._describe(recording)
+                commands += self.describe(recording)
             if step.entry.final:
                 commands += self._expire(ref)
         return commands
 
-    def _describe(self, recording: Recording) -> list[Command]:
+    def describe(self, recording: Recording) -> list[Command]:
+        """Return the commands that say whose answer it is, and what was asked."""
         store, ref = self._store, recording.ref
         fields = [part for pair in recording.meta.encode().items() for part in pair]
         return [
@@ -258,7 +259,7 @@ class Writer:
         recorder = recording.recorder
         try:
             written = await self._store.rewrite(recording.ref, step)
-            more = self._describe(recording)
+            more = self.describe(recording)
             if recording.answer.outcome is not None:
                 more += self._expire(recording.ref)
             replies = await self._store.run(*more, *self._news([recording]))

@@ -296,3 +296,42 @@ async def test_a_seal_holds_even_when_the_store_no_longer_has_it(
         end = (await here.rest())[-1]["data"]
         assert end["error"]["code"] == "server_lost"
     assert not await keys(store, "a:*")
+
+
+async def test_an_answer_that_nobody_has_any_more_holds_nobody_up(
+    pair: Pair, store: RealStore
+) -> None:
+    """Its description is all that is left: who watches is told, and does not wait for ever."""
+    one, other = await pair(chat_retention_seconds=1)
+    body = question("ten-tokens", request_id="x-1")
+    async with events(one.url, "/streaming/sse/chat", body=body) as stream:
+        await stream.rest()
+    await eventually(lambda: not cluster_of(one).lag)
+    (about,) = await keys(store, "m:*")
+    await store.client.persist(about)
+    async with http(one.url) as client, asyncio.timeout(UNIT):
+        while await keys(store, "a:*") or "0 recorded" not in repr(cluster_of(one)):
+            await client.get("/streaming/sse/chat/another")  # it forgets when it is asked
+            await asyncio.sleep(0.05)
+    async with events(other.url, "/streaming/sse/chat/x-1") as stream:
+        (end,) = await stream.rest()
+    assert end["data"]["error"]["code"] == "server_lost"
+
+
+async def test_a_claim_that_is_not_used_is_given_up_at_once(
+    pair: Pair, upstream: FakeUpstream, store: RealStore
+) -> None:
+    """A server that refuses to start an answer leaves its id to the next one."""
+    one, other = await pair()
+    body = question("ten-tokens", request_id="x-1")
+    async with http(one.url) as client, http(other.url) as client_of_other:
+        store.freeze()
+        asking = asyncio.create_task(client.post("/v1/chat/completions", json=body))
+        await eventually(lambda: "cluster claim" in str(asyncio.all_tasks()))
+        one.context.answers.draining = True
+        store.thaw()
+        assert (await asking).json()["error"]["code"] == "draining"
+        reply = await client_of_other.post("/v1/chat/completions", json=body)
+    assert reply.status_code == 200
+    assert reply.json()["choices"][0]["finish_reason"] == "stop"
+    assert upstream.started == 1
