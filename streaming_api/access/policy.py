@@ -25,6 +25,7 @@ from streaming_api.access.fair_table import FairTable
 from streaming_api.access.rates import Buckets
 from streaming_api.config import ApiKey, StreamingConfig
 from streaming_api.errors import Forbidden, TooMany, Unauthorized
+from streaming_api.trace_context import TraceContext
 
 TICKET_SECONDS: Final = 30.0
 _HOST: Final = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]*)?")
@@ -66,13 +67,15 @@ class Policy:
         authorization: str | None = None,
         *,
         by_ticket: bool = False,
+        face: str = "other",
+        trace: TraceContext | None = None,
     ) -> Client:
         """Return the client with this key (None: open access) at this address."""
         owner = key.name if key is not None else ""
         scopes = frozenset(key.scopes) if key is not None else SCOPES
         bucket = self._commands.get(f"key {owner}" if owner else f"address {network_of(address)}")
         forwarded = authorization if self.open else None
-        return Client(owner, scopes, address, bucket, forwarded, by_ticket, key)
+        return Client(owner, scopes, address, bucket, forwarded, by_ticket, key, face, trace)
 
     def key_names(self) -> list[str]:
         """Return the names of all configured keys."""

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from streaming_api.engine.budget import Account
     from streaming_api.engine.channel import Channel
     from streaming_api.engine.sink import Sink
+    from streaming_api.upstreams.gateway import OpenAIClient
 
 logger = logging.getLogger(__name__)
 
@@ -114,6 +115,7 @@ class Answer(WatchedAnswer):
         self._resume_grace = resume_grace
         self._observer = observer
         self.channel.on_unwatched = self._unwatched
+        self._ask_at_once(client.authorization)
         self.task = asyncio.create_task(self._run(client.authorization), name="answer")
         self.task.add_done_callback(self._ended_before_it_ran)
 
@@ -141,18 +143,33 @@ class Answer(WatchedAnswer):
 
     # Filling the stream
 
+    def _ask_at_once(self, authorization: str | None) -> None:
+        """Ask before the task has its first turn, if nothing has to be waited for."""
+        upstream = self._asked.upstream.client
+        if upstream is not None and self._queue.take():
+            try:
+                self._exchange = self._prepared(upstream, authorization)
+                self._exchange.begin()
+            except ValueError:  # the task is told the same
+                self._queue.release()
+
+    def _prepared(
+        self, upstream: OpenAIClient, authorization: str | None
+    ) -> Exchange[AnswerReader]:
+        self._asking = time.monotonic()
+        self._debug("asks the upstream")
+        return self._asked.exchange(upstream, self._chunks, authorization, self._headers())
+
     async def _run(self, authorization: str | None) -> None:
         ending = NOTHING
         try:
-            await self._queue.acquire(self._queued)
+            if self._exchange is None:
+                await self._queue.acquire(self._queued)
             try:
-                self._queued(0)
-                upstream = await self._asked.upstream.ready()
-                self._asking = time.monotonic()
-                self._debug("asks the upstream")
-                self._exchange = self._asked.exchange(
-                    upstream, self._chunks, authorization, self._headers()
-                )
+                if self._exchange is None:
+                    self._queued(0)
+                    upstream = await self._asked.upstream.ready()
+                    self._exchange = self._prepared(upstream, authorization)
                 ending = (await self._exchange.run()).result
             finally:
                 self._queue.release()
@@ -177,6 +194,9 @@ class Answer(WatchedAnswer):
 
     def _ended_before_it_ran(self, task: asyncio.Task[None]) -> None:
         if self.outcome is None:  # cancelled before the task's first step
+            if self._exchange is not None:
+                self._exchange.abort()
+                self._queue.release()
             self._end(NOTHING)
             with contextlib.suppress(asyncio.CancelledError):
                 task.result()  # else it keeps its frame, and the frame this answer

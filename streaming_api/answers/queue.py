@@ -46,14 +46,20 @@ class AnswerQueue:
             )
             raise Unavailable(message, "queue_full", retry_after=5)
 
+    def take(self) -> bool:
+        """Take a slot; return False if there is none, or others wait for one."""
+        if self._queue or self.busy >= self.size:
+            return False
+        self.busy += 1
+        return True
+
     async def acquire(self, on_position: Callable[[int], None]) -> None:
         """Take a slot, or wait for one.
 
         Args:
             on_position: called with the position in the queue (1 is next) whenever it changes.
         """
-        if self.busy < self.size and not self._queue:
-            self.busy += 1
+        if self.take():
             return
         turn = asyncio.get_running_loop().create_future()
         entry = (turn, on_position)

@@ -147,6 +147,19 @@ class Exchange(Generic[R]):
         self._is_paused = False
         self._was_closed = False
 
+    def begin(self) -> None:
+        """Ask now if a connection is idle; `run`, which must follow at once, does the rest."""
+        if self._connections.idle:
+            stream = self._prepare()
+            if not self._connections.reuse(stream):
+                stream.abort()
+                self._stream = None
+
+    def abort(self) -> None:
+        """Close the connection, if there is one: nobody will `run` this."""
+        if self._stream is not None:
+            self._stream.abort()
+
     async def run(self) -> R:
         """Ask, and return the reader that has read the reply to its end; call it only once.
 
@@ -214,13 +227,14 @@ class Exchange(Generic[R]):
         """Forget the reply, and prepare to ask with another body."""
         self._request = self._question.request(body)
         self._reader = self._question.reader()
-        self._head = self._collected = self._inflater = None
+        self._head = self._collected = self._inflater = self._stream = None
         self._body = Body.UNKNOWN
 
     async def _read_reply(self) -> None:
-        stream = self._prepare()
+        begun = self._stream
+        stream = begun or self._prepare()
         try:
-            if self._connections.reuse(stream):
+            if begun is not None or self._connections.reuse(stream):
                 await self._wait()
                 if not self._is_stale(stream):
                     stream.linger()

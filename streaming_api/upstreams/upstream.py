@@ -83,6 +83,11 @@ class Upstream:
         """The component that it is called in the status: ``gateway`` or ``embedded_model``."""
         return "gateway" if self.model is None else "embedded_model"
 
+    @property
+    def client(self) -> OpenAIClient | None:
+        """The client to ask; None while there is none: see `ready`."""
+        return self._gateway
+
     async def ready(self) -> OpenAIClient:
         """Return the client to ask, as soon as it can answer: a model may have to load first.
 

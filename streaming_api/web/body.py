@@ -45,6 +45,11 @@ async def raw_body(
     if share.limit < limit:
         limit, setting = share.limit, "a quarter of performance.memory_budget_mb"
     _check_size(request.content_length or 0, limit, setting)
+    if request.content.is_eof():  # it came with the head, as most do: nobody waits
+        whole = request.content.read_nowait()
+        _check_size(len(whole), limit, setting)
+        share.check(len(whole))
+        return whole
     cast("OneRequest", request.protocol).continue_body()
     received = bytearray()
     begun = asyncio.get_running_loop().time()

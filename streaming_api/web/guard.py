@@ -9,12 +9,12 @@ import math
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
-import attrs
 import orjson
 from aiohttp import hdrs, web
 from aiohttp.http import HttpVersion11
 
 from streaming_api.access.client import Client
+from streaming_api.config import ApiKey
 from streaming_api.errors import (
     ApiError,
     BadRequest,
@@ -72,11 +72,7 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Check Host, Origin and credentials, then let the handler answer; errors become JSON."""
     try:
         check_expectation(request)
-        request[CLIENT] = attrs.evolve(
-            await _client(request),
-            face=_FACES.get(route_of(request), "other"),
-            trace=_trace(request),
-        )
+        request[CLIENT] = await _client(request)
         response = await handler(request)
     except ApiError as error:
         request.app[CONTEXT].manager.refused(error, _address(request))
@@ -112,10 +108,18 @@ async def _client(request: web.Request) -> Client:
     _check_origin(request, _peer(request))
     address = _address(request)
     needed: str | None = getattr(request.match_info.handler, _SCOPE, None)
-    if access.open or needed is None:
-        return access.client(None, address, request.headers.get(hdrs.AUTHORIZATION))
-    client = await _authenticated(request, address)
-    if needed != ANY:
+    key, by_ticket = None, False
+    if needed is not None and not access.open:
+        key, by_ticket = await _credential(request)
+    client = access.client(
+        key,
+        address,
+        request.headers.get(hdrs.AUTHORIZATION),
+        by_ticket=by_ticket,
+        face=_FACES.get(route_of(request), "other"),
+        trace=_trace(request),
+    )
+    if needed is not None and needed != ANY:
         client.require(needed)
     return client
 
@@ -156,17 +160,17 @@ def _check_origin(request: web.Request, peer: str) -> None:
             access.check_origin(origin, host, scheme)
 
 
-async def _authenticated(request: web.Request, address: str) -> Client:
+async def _credential(request: web.Request) -> tuple[ApiKey | None, bool]:
+    """Return the key that the request is sent with, and whether a ticket stands for it."""
     access = request.app[CONTEXT].access
     ticket = request.query.get("ticket")
     if ticket is not None:
-        key = await redeem(request.app[CONTEXT], ticket)
-        return access.client(key, address, by_ticket=True)
+        return await redeem(request.app[CONTEXT], ticket), True
     token = bearer_of(request) or request.headers.get("X-Api-Key")  # Anthropic's clients
     if token is None:
         message = "An API key is required: Authorization: Bearer KEY (see the documentation)."
         raise Unauthorized(message, "missing_api_key")
-    return access.client(access.key_of(token), address)
+    return access.key_of(token), False
 
 
 def bearer_of(request: web.Request) -> str | None:

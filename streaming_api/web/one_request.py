@@ -24,6 +24,7 @@ from aiohttp.web_protocol import RequestPayloadError, _ErrInfo
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from streaming_api.errors import ExpectationFailed
+from streaming_api.web.request_task import RequestTask
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -51,7 +52,7 @@ _READING: Final = frozenset({_Stage.HEAD, _Stage.LENGTH, _Stage.CHUNKS})
 _SPOKEN: Final = frozenset({HttpVersion10, HttpVersion11})
 
 
-class OneRequest(web.RequestHandler):
+class OneRequest(RequestTask):
     """aiohttp's protocol, shown one request at a time."""
 
     __slots__ = (
@@ -161,6 +162,7 @@ class OneRequest(web.RequestHandler):
         if self._stage is _Stage.HEAD:
             if parsed:
                 self._begun()
+                self.take_up()
         elif self._stage in _READING:
             if self._stage is _Stage.LENGTH:
                 self._missing -= len(piece)

@@ -1,15 +1,17 @@
 """Server-Sent Events: topics and answers as event streams. WHATWG HTML standard, section 9.2.
 
-aiohttp-sse opens the response with its headers; then the transport belongs to an `EventStream` and
+The response begins with aiohttp-sse's headers; its transport belongs to an `EventStream`, and
 deliveries go straight to it from the streams.
 """
 
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from aiohttp import hdrs, web
+from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.http import HttpVersion11
 from aiohttp_sse import EventSourceResponse
 
@@ -21,6 +23,7 @@ from streaming_api.errors import BadRequest, NotFound
 from streaming_api.ops.context import CONTEXT, client_of, route_of
 from streaming_api.web.body import json_body
 from streaming_api.web.guard import scope
+from streaming_api.web.headers import head_lines
 from streaming_api.web.one_request import MOST_BEHIND
 from streaming_api.web.takeover import TAKEN, hand_back, reserve_slot, take_over
 from streaming_api.wire import framing
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
 _LAST_CHUNK: Final = b"0\r\n\r\n"
 _REFUSED: Final = re.compile(r"q=0(\.0*)?")
 _COMMENT: Final = b": keep-alive\n"
+_VARY: Final = f"{hdrs.VARY}: {hdrs.ORIGIN}\r\n"
 
 
 class EventStream(Connection):
@@ -154,8 +158,6 @@ class EventStream(Connection):
 class _Opening(EventSourceResponse):
     """The head of an event stream."""
 
-    _send_headers_immediately = False  # they go out with the first bytes of the body
-
     def __init__(self, *, gzip: bool, keep_alive: bool) -> None:
         # A time-out would set TCP_USER_TIMEOUT, which the listening socket has passed on already.
         super().__init__(send_timeout=None, allow_all_methods=True)
@@ -164,12 +166,6 @@ class _Opening(EventSourceResponse):
         if gzip:
             self.headers[hdrs.CONTENT_ENCODING] = "gzip"
 
-    async def _ping(self) -> None:
-        """Do nothing: aiohttp-sse's ping does not know what else is written; `heartbeat` does.
-
-        Cancelling it would leave request, response and task in a cycle for the garbage collector.
-        """
-
 
 def _head_alone(request: web.Request) -> web.StreamResponse:
     """Return the reply to a HEAD: the head of an event stream, which is not opened for it."""
@@ -177,19 +173,36 @@ def _head_alone(request: web.Request) -> web.StreamResponse:
     return _Opening(gzip=gzip, keep_alive=request.keep_alive)
 
 
-async def open_events(request: web.Request, slot: Slot) -> EventStream:
+def open_events(request: web.Request, slot: Slot) -> EventStream:
     """Answer a request with an event stream, and take its connection over."""
-    config = request.app[CONTEXT].config
+    context = request.app[CONTEXT]
     kind = _negotiate(request)
     gzip = kind is framing.GZIP_EVENTS
-    connection = EventStream(request, kind, chunked=kind is not framing.EVENTS)
-    response = _Opening(gzip=gzip, keep_alive=connection.keep_alive)
-    await response.prepare(request)
-    opening = b"retry: %d\n" % config.sse_retry_timeout  # part of the first event, no event itself
+    chunked = kind is not framing.EVENTS
+    connection = EventStream(request, kind, chunked=chunked)
+    opening = b"retry: %d\n" % context.config.sse_retry_timeout  # part of the first event
     connection.add_plain(opening)
-    await response.write(framing.GZIP_HEADER + framing.stored(opening) if gzip else opening)
-    take_over(request, connection, slot)
+    if gzip:
+        opening = framing.GZIP_HEADER + framing.stored(opening)
+    keep_alive = connection.keep_alive and not context.manager.leaving
+    head = _head(head_lines(request), gzip=gzip, chunked=chunked, keep_alive=keep_alive)
+    date = f"Date: {rfc822_formatted_time()}\r\n\r\n".encode()
+    body = framing.chunk(opening) if chunked else opening
+    take_over(request, connection, slot, head + date + body)
     return connection
+
+
+@lru_cache(64)
+def _head(common: str, *, gzip: bool, chunked: bool, keep_alive: bool) -> bytes:
+    """Return aiohttp-sse's headers, and those of every response, as the lines of one head."""
+    headers = _Opening(gzip=gzip, keep_alive=keep_alive).headers
+    if _VARY in common:
+        common = common.replace(_VARY, "")
+        headers[hdrs.VARY] = f"{headers[hdrs.VARY]}, {hdrs.ORIGIN}"
+    if chunked:
+        headers[hdrs.TRANSFER_ENCODING] = "chunked"
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return f"HTTP/1.{'1' if chunked else '0'} 200 OK\r\n{lines}{common}".encode()
 
 
 def _negotiate(request: web.Request) -> framing.Framing:
@@ -244,7 +257,7 @@ async def _topics(request: web.Request, names: tuple[str, ...]) -> web.StreamRes
     if request.method == hdrs.METH_HEAD:
         return _head_alone(request)
     with reserve_slot(request, "sse") as slot:
-        topics.watch(await open_events(request, slot), names, cursor)
+        topics.watch(open_events(request, slot), names, cursor)
     return TAKEN
 
 
@@ -268,7 +281,7 @@ async def start_answer(request: web.Request) -> web.StreamResponse:
     asked = chat_request(*await json_body(request))
     with reserve_slot(request, "sse") as slot:
         answer = await when_arrived(lambda: context.retries.start(key, asked, client))
-        return await _show(request, slot, answer, 0)
+        return _show(request, slot, answer, 0)
 
 
 @scope("chat")
@@ -285,7 +298,7 @@ async def watch_answer(request: web.Request) -> web.StreamResponse:
     if request.method == hdrs.METH_HEAD:
         return _head_alone(request)
     with reserve_slot(request, "sse") as slot:
-        return await _show(request, slot, answer, after, fault)
+        return _show(request, slot, answer, after, fault)
 
 
 def idempotency_key(request: web.Request) -> str | None:
@@ -293,11 +306,11 @@ def idempotency_key(request: web.Request) -> str | None:
     return parse_key(request.headers.getall("Idempotency-Key", []))
 
 
-async def _show(
+def _show(
     request: web.Request, slot: Slot, answer: WatchedAnswer, after: int, fault: str | None = None
 ) -> web.StreamResponse:
     try:
-        connection = await open_events(request, slot)
+        connection = open_events(request, slot)
     except BaseException:
         answer.check_watched()  # the client left while its response was being opened
         raise
