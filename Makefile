@@ -73,7 +73,7 @@ wheel: $(STAMPS)/venv ## build dist/*.whl, compiled where there is a C compiler
 	@rm -rf build
 
 clean: ## remove what all of this made
-	rm -rf $(VENV) .bench-venv .clients .compiled .conformance build dist *.egg-info
+	rm -rf $(VENV) .bench-venv .clients .compiled .conformance .containers build dist *.egg-info
 	rm -rf .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
@@ -102,10 +102,10 @@ $(STAMPS)/lint: $(PROJECT) | $(STAMPS)/venv
 # Clients from PyPI and npm that tests run; without Node those tests are skipped, and say so.
 .PHONY: clients
 clients: | $(STAMPS)/venv
-	@if [ -e $(STAMPS)/clients ] && [ -z "$$(find tests/other_clients -newer $(STAMPS)/clients)" ]; then exit 0; fi; \
+	@if [ -e $(STAMPS)/clients ] && [ -z "$$(find tests/other_clients -maxdepth 1 -type f -newer $(STAMPS)/clients)" ]; then exit 0; fi; \
 	if ! command -v npm >/dev/null; then \
 	  echo "Going on without other people's clients: apt-get install nodejs npm, then again."; exit 0; fi; \
-	echo "Installing other people's clients (about 400 MB, once) ..."; \
+	echo "Installing other people's clients (about 1.1 GB, once) ..."; \
 	tests/other_clients/install $(PYTHON) && touch $(STAMPS)/clients
 
 # The server runs without the model too, so this never fails: it says what is missing.

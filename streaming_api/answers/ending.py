@@ -42,12 +42,15 @@ def log_end(record: AnswerRecord, outcome: AnswerOutcome) -> None:
     tokens = f"{record.input_tokens} + {record.output_tokens} tokens"
     if not record.reported:
         tokens = f"about {record.output_tokens} tokens" if record.chunks else "no tokens"
+    chunks = "no chunk"
+    if record.first is not None:
+        chunks = f"{record.chunks} chunks, the first after {record.first:.3f} s"
     logger.log(
         logging.WARNING if record.failed else logging.INFO,
-        "answer %s of %s by %s ended: %s after %.3f s, %d chunks, the first after %.3f s; %s, "
+        "answer %s of %s by %s ended: %s after %.3f s, %s; %s, "
         "%.3f s in the queue, upstream status %s, %s, trace %s",
         record.request_id, record.key or "no key", model, reason_of(outcome), record.seconds,
-        record.chunks, record.first or 0.0, tokens, record.queued, record.status or "none",
+        chunks, tokens, record.queued, record.status or "none",
         record.face, record.trace.trace_id,
         extra={"trace": record.trace, "attributes": record.attributes()},
     )  # fmt: skip

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 import attrs
+import orjson
 
 from streaming_api.faces.fields import (
     boolean,
@@ -248,10 +249,11 @@ def _text_field(text: Fields) -> dict[str, object]:
     return {"format": text_format} | ({} if verbosity is None else {"verbosity": verbosity})
 
 
-def _number(body: Fields, name: str, default: float) -> float:
+def _number(body: Fields, name: str, default: float) -> float | orjson.Fragment:
+    """Return a number, which is a fragment if Python would write it differently."""
     value = body.get(name)
     if value is None:
         return default
-    if not isinstance(value, int | float) or isinstance(value, bool):
+    if not isinstance(value, int | float | orjson.Fragment) or isinstance(value, bool):
         raise invalid(name, "a number")
     return value

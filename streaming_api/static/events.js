@@ -13,7 +13,7 @@ const KINDS = {
   loading: ["idle", "is loading"],
   absent: ["idle", "is absent"],
   draining: ["warn", "is stopping"],
-  started: ["warn", "started"],
+  started: ["idle", "started"],
   lost: ["warn", "lost its connection"],
   back: ["ok", "is connected again"],
 };

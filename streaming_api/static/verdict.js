@@ -2,7 +2,7 @@
 
 import { age, count, duration, plural, severityTone, title } from "./format.js";
 import { arrange, byId, element, pill, setText, setTone } from "./dom.js";
-import { changed, counting, dataAge, isDown, noFigures, onChange, secondsSince, state } from "./state.js";
+import { changed, counting, dataAge, noFigures, onChange, secondsSince, state } from "./state.js";
 
 const STALE_SECONDS = 5;
 const TICK_MS = 500;
@@ -100,9 +100,12 @@ function drawAge(seconds, stale) {
   const mode = MODES[state.connection.mode];
   const words = noFigures() ? (state.connection.phase === "open" ? "connected" : "") : seconds === null ? "no data yet" : stale ? `${age(seconds)} old` : seconds < 2 ? "live" : `${age(seconds)} ago`;
   setText(node, mode && !stale ? `${words}, ${mode}` : words);
-  const down = [...state.components.keys()].filter((name) => state.components.get(name).state === "down" && !UPSTREAMS.includes(name) && name !== "cluster");
+  const down = [...state.components.keys()].filter((name) => state.components.get(name).state === "down" && hasShown(name));
   setText(byId("data-old"), down.length > 0 ? `${down.map(title).join(", ")}: values are from before` : "");
 }
+
+/** Whether something on the page was reported by this source. */
+const hasShown = (source) => state.metrics.get(source)?.size > 0 || [...state.alerts.values()].some(({ sources }) => sources?.includes(source));
 
 /** Seconds since the connection was lost; null when it is there or never was. */
 function lostSince() {

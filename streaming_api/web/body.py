@@ -9,6 +9,7 @@ from aiohttp import web
 
 from streaming_api.errors import BadRequest, TooLarge
 from streaming_api.ops.context import CONTEXT, client_of
+from streaming_api.wire import json_text
 from streaming_api.wire.commands import parse_object, parsed_bytes
 
 if TYPE_CHECKING:
@@ -89,3 +90,13 @@ async def json_body(request: web.Request) -> tuple[dict[str, object], bytes]:
     share = request.app[CONTEXT].manager.budget.share(client_of(request).name)
     share.check(parsed_bytes(text))
     return parse_object(text), text
+
+
+async def exact_body(request: web.Request) -> dict[str, object]:
+    """Return the body as a JSON object to be written again: its numbers are those of the client.
+
+    Raises:
+        ApiError: as `json_body`.
+    """
+    _, text = await json_body(request)
+    return json_text.exact(text)

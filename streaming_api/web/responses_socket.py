@@ -34,7 +34,7 @@ from streaming_api.web.handshake import open_socket
 from streaming_api.web.responses import responses_of
 from streaming_api.web.takeover import TAKEN
 from streaming_api.web.websocket import WebSocket
-from streaming_api.wire.commands import parse_object
+from streaming_api.wire import json_text
 
 if TYPE_CHECKING:
     from streaming_api.answers.answers import Answers
@@ -144,7 +144,7 @@ class ResponsesSocket(WebSocket):
         boolean(fields, "generate", default=True)
         if lane not in self._lanes:
             self._lanes[lane] = deque()
-            self._begin(lane, fields, uuid.uuid4().hex)
+            self._begin(lane, json_text.exact(text), uuid.uuid4().hex)
             return
         if sum(map(len, self._lanes.values())) >= _MOST_WAITING:
             message = f"{_MOST_WAITING} responses wait on this connection already."
@@ -193,7 +193,7 @@ class ResponsesSocket(WebSocket):
         """Begin what waits in a lane that is free, if anything does."""
         waiting = self._lanes.get(lane)
         if waiting:
-            self._begin(lane, parse_object(waiting.popleft()), uuid.uuid4().hex)
+            self._begin(lane, json_text.exact(waiting.popleft()), uuid.uuid4().hex)
         else:
             self._lanes.pop(lane, None)
 

@@ -23,6 +23,31 @@ _READ: Final = json.JSONDecoder(parse_int=str, parse_float=str).raw_decode
 
 
 _VALUES: Final = json.JSONDecoder(parse_int=orjson.Fragment, parse_float=orjson.Fragment).decode
+_SAFE_DIGITS: Final = 18
+"""Digits of an integer that any integer of 64 bits can have."""
+
+
+def _integer(written: str) -> int | orjson.Fragment:
+    is_same = len(written) <= _SAFE_DIGITS and written != "-0"
+    return int(written) if is_same else orjson.Fragment(written)
+
+
+def _number(written: str) -> float | orjson.Fragment:
+    value = float(written)
+    return value if orjson.dumps(value).decode() == written else orjson.Fragment(written)
+
+
+_EXACT: Final = json.JSONDecoder(parse_int=_integer, parse_float=_number).decode
+
+
+def exact(text: bytes) -> dict[str, object]:
+    """Return an object whose numbers will be written again as they are written here.
+
+    Those that Python would write differently, or not at all, are an ``orjson.Fragment``.
+    """
+    value = _EXACT(text.decode())
+    assert isinstance(value, dict)
+    return value
 
 
 def canonical(text: bytes) -> bytes:

@@ -86,6 +86,7 @@ class Script:
         wire: the whole response, byte for byte; then the connection is left open, or ends as `cut`
             says if there is a `cut_after`.
         after: bytes sent when everything else was.
+        then: the script in place of this one where the messages hold the result of a call.
     """
 
     tokens: int | tuple[str, ...] = 10
@@ -120,6 +121,7 @@ class Script:
     content_type: str | None = None
     wire: bytes | None = None
     after: bytes = b""
+    then: Script | None = None
 
     @property
     def is_plain(self) -> bool:
@@ -240,8 +242,14 @@ class Writer:
             message["reasoning_content"] = "".join(f"r{n} " for n in range(script.reasoning))
         for delta in script.deltas:
             _merge(message, json.loads(delta))
+        logprobs = {"content": [_logprob(token) for token in script.texts()]}
         choices = [
-            {"index": index, "message": message, "finish_reason": script.finish_reason}
+            {
+                "index": index,
+                "message": message,
+                "logprobs": logprobs if script.logprobs else None,
+                "finish_reason": script.finish_reason,
+            }
             for index in range(script.choices)
         ]
         reply = {
@@ -355,6 +363,15 @@ NAMED: Final[dict[str, Script]] = {
             *call_pieces(1, "sub", '{"a": 3, "b": 1}'),
         ),
         finish_reason="tool_calls",
+    ),
+    "tool-loop": Script(
+        tokens=0,
+        deltas=(
+            *call_pieces(0, "add", '{"a": 1, "b": 2}'),
+            *call_pieces(1, "sub", '{"a": 3, "b": 1}'),
+        ),
+        finish_reason="tool_calls",
+        then=Script(tokens=("Three ", "and ", "two.")),
     ),
     "refusal": Script(tokens=0, deltas=('{"refusal": "I can"}', '{"refusal": "not."}')),
     "logprobs": Script(logprobs=True),

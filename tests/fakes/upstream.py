@@ -199,6 +199,8 @@ class FakeUpstream(Lifecycle):
             connection.reply(400, problem)
             return
         script = self.scripts.get(model, self.default)
+        if script.then is not None and _has_results(messages):
+            script = script.then
         options = body.get("stream_options")
         asked = isinstance(options, dict) and bool(options.get("include_usage"))
         usage = asked if script.usage is None else script.usage
@@ -238,6 +240,13 @@ class FakeUpstream(Lifecycle):
             for name, (kind, value) in figures.items()
         ]
         return "".join(lines).encode()
+
+
+def _has_results(messages: object) -> bool:
+    """Whether one of the messages is the result of a call."""
+    return isinstance(messages, list) and any(
+        isinstance(message, dict) and message.get("role") == "tool" for message in messages
+    )
 
 
 async def _serve(upstream: FakeUpstream) -> None:

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 import httpx
 import openai
 import pytest
+import websockets
 from openai.types.chat import ChatCompletionUserMessageParam
 
 from streaming_api.service import StreamingService
@@ -125,6 +126,33 @@ class TestTheWire:
         for number, event in enumerate(events[:-2], start=1):
             assert event.startswith(f"id: {reply.headers['x-request-id']}:{number}\ndata: {{")
         assert len(events) == len(list(upstream.default.texts())) + 4  # role, finish, done, ""
+
+    @pytest.mark.parametrize("path", ["/v1/responses", "/api/chat", "ws /v1/responses"])
+    async def test_so_do_the_numbers_of_what_is_put_into_other_words(
+        self, server: StreamingService, upstream: FakeUpstream, path: str
+    ) -> None:
+        """Those of a field that is passed on, and those deep in a tool's schema."""
+        numbers = b'{"a":[18446744073709551617,-0,1E5,1.0,-1e-400]}'
+        fields = (
+            b'{"type":"response.create","model":"fake","input":"Hi","id":"c","temperature":1.0,'
+            b'"messages":[{"id":"m","role":"user","parts":[{"type":"text","text":"Hi"}]}],'
+            b'"seed":-99999999999999999999,"extra":%b,'
+            b'"tools":[{"type":"function","name":"f","parameters":%b}]}' % (numbers, numbers)
+        )
+        if path.startswith("ws "):
+            address = server.url.replace("http", "ws", 1) + path.removeprefix("ws ")
+            async with websockets.connect(address, proxy=None) as socket:
+                await socket.send(fields.decode())
+                generation = await upstream.generation()
+        else:
+            async with http(server.url) as caller:
+                assert (await caller.post(path, content=fields)).status_code == 200
+            generation = await upstream.generation()
+        sent = generation.request.body
+        assert b'"seed":-99999999999999999999' in sent
+        assert b'"extra":' + numbers in sent
+        assert b'"parameters":' + numbers in sent
+        assert b'"temperature":1.0' in sent
 
     @pytest.mark.parametrize("options", ["", ', "stream_options": {"x": 1e2}'])
     async def test_sends_the_upstream_what_the_client_wrote(

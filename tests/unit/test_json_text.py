@@ -55,6 +55,25 @@ def test_depth_and_length_are_no_matter(depth: int) -> None:
     assert json_text.without(text, ()) == text
 
 
+def test_numbers_are_written_again_as_they_were() -> None:
+    """Those that Python would write in the same way are numbers to whoever looks at them."""
+    text = (
+        b'{"a":18446744073709551617,"b":[-0,1.0,1E5,-1e-400,0.1,0.10],"c":{"d":1e308},'
+        b'"e":123456789012345678,"f":"1.0","g":[true,null],"h":0.7}'
+    )
+    value = json_text.exact(text)
+    assert orjson.dumps(value) == text
+    assert (value["e"], value["h"], value["g"]) == (123456789012345678, 0.7, [True, None])
+
+
+@given(OBJECTS)
+def test_what_is_exact_is_the_same_value(value: dict[str, Any]) -> None:
+    text = json.dumps(value).encode()
+    assert json.loads(orjson.dumps(json_text.exact(text))) == value
+    again = json.dumps(dict(reversed(value.items())), indent=1, ensure_ascii=False)
+    assert json_text.canonical(text) == json_text.canonical(again.encode())
+
+
 def test_empty_objects_leave_no_comma() -> None:
     assert json_text.joined(b"{}", b'{"a":1}', b"{ }", b'{"b":2}') == b'{"a":1,"b":2}'
     assert json_text.joined(b"{}") == json_text.without(b" { } ", ()) == json_text.EMPTY
