@@ -266,7 +266,7 @@ class TestTheStore:
         one, _ = await pair()
 
         def state() -> str | None:
-            return one.context.topics.states().get("cluster")
+            return one.context.topics.components().get("cluster", {}).get("state")
 
         await eventually(lambda: state() == "up")
         await store.kill()

@@ -38,7 +38,9 @@ def clock() -> Clock:
 
 @pytest.fixture
 def history(clock: Clock) -> History:
-    return History(lambda: clock.monotonic, lambda: clock.wall)
+    history = History(lambda: clock.monotonic, lambda: clock.wall)
+    history.mark("started", "streaming-api")
+    return history
 
 
 def everything(history: History, since: float = 0) -> Json:

@@ -480,7 +480,7 @@ class TestRules:
     def test_an_upstream_that_is_down_fires_and_resolves_by_itself(self) -> None:
         rules = Rules()
         down, up = {"gateway": "down", "prometheus": "down"}, {"gateway": "up"}
-        [firing] = rules.evaluate(Readings(), down).alerts
+        [firing] = rules.evaluate([Readings()], down).alerts
         assert firing.labels == {
             "alertname": "UpstreamDown",
             "severity": "critical",
@@ -488,13 +488,13 @@ class TestRules:
         }
         assert (firing.source, firing.state) == ("streaming-api", "firing")
         for _ in range(HOLD - 1):
-            assert rules.evaluate(Readings(), up).alerts == (firing,)
-        assert rules.evaluate(Readings(), up).alerts == ()
+            assert rules.evaluate([Readings()], up).alerts == (firing,)
+        assert rules.evaluate([Readings()], up).alerts == ()
 
     def test_what_hovers_around_a_threshold_is_one_alert(self) -> None:
         rules = Rules()
         first, *others = [
-            rules.evaluate(Readings(connections={"sse": (used, 100)}), {}).alerts
+            rules.evaluate([Readings(connections={"sse": (used, 100)})], {}).alerts
             for used in [91, 90, 89, 91, 90] * HOLD
         ]
         assert len(first) == 1
@@ -505,13 +505,13 @@ class TestRules:
         self, used: int, names: list[str]
     ) -> None:
         readings = Readings(connections={"websocket": (used, 100), "sse": (0, 100)})
-        fired = Rules().evaluate(readings, {}).alerts
+        fired = Rules().evaluate([readings], {}).alerts
         assert [each.labels["alertname"] for each in fired] == names
         assert [each.labels["transport"] for each in fired] == ["websocket"] * len(names)
 
     @pytest.mark.parametrize(("p99", "count"), [(None, 0), (0.1, 0), (0.25, 1)])
     def test_deliveries_that_take_longer_than_100_ms(self, p99: float | None, count: int) -> None:
-        fired = Rules().evaluate(Readings(delivery_p99_seconds={"sse": p99}), {}).alerts
+        fired = Rules().evaluate([Readings(delivery_p99_seconds={"sse": p99})], {}).alerts
         assert len(fired) == count
 
 
