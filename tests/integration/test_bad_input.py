@@ -150,10 +150,10 @@ class TestAWebSocket:
     @pytest.mark.parametrize("name", NOT_JSON)
     async def test_is_told_that_it_is_not_json(self, socket: Socket, name: str) -> None:
         await socket.connection.send(NOT_JSON[name])
-        told = await socket.receive()
-        assert told["message_type"] == "status_update"
-        assert told["data"]["error"]["code"] == "invalid_json"
-        assert told["data"]["error"]["type"] == "invalid_request_error"
+        answered = await socket.receive()
+        assert answered["message_type"] == "status_update"
+        assert answered["data"]["error"]["code"] == "invalid_json"
+        assert answered["data"]["error"]["type"] == "invalid_request_error"
         await lives_on(socket)
 
     @pytest.mark.parametrize("name", NO_OBJECT)
@@ -166,22 +166,22 @@ class TestAWebSocket:
     async def test_is_told_which_field_is_wrong(self, socket: Socket, name: str) -> None:
         text, code, param = WRONG[name]
         await socket.connection.send(text)
-        told = await socket.receive()
-        error = told["data"]["error"]
+        answered = await socket.receive()
+        error = answered["data"]["error"]
         if name == "after is huge":  # a number that JSON readers may refuse altogether
             assert error["code"] in {code, "invalid_json"}
         else:
             assert (error["code"], error["param"]) == (code, param), error
         assert error["message"]
         if text.startswith(START):
-            assert told["message_type"] in {"chat_completion", "status_update"}
+            assert answered["message_type"] in {"chat_completion", "status_update"}
         await lives_on(socket)
 
     async def test_gets_its_request_id_back_with_the_error(self, socket: Socket) -> None:
         await socket.send(message_type="chat_completion", request_id="r-1", messages=7)
-        told = await socket.receive()
-        assert (told["message_type"], told["request_id"]) == ("chat_completion", "r-1")
-        assert "sequence_id" not in told
+        answered = await socket.receive()
+        assert (answered["message_type"], answered["request_id"]) == ("chat_completion", "r-1")
+        assert "sequence_id" not in answered
 
     async def test_is_told_that_binary_is_not_spoken(self, socket: Socket) -> None:
         await socket.connection.send(b"{}")
@@ -267,9 +267,9 @@ class TestAWebSocket:
     ) -> None:
         async with websocket(server.url, "/streaming/websocket/chat") as socket:
             await socket.send(message_type="alert")
-            told = await socket.receive()
-            assert told["message_type"] == "alert"
-            assert told["data"]["error"]["code"] == "chat_only"
+            answered = await socket.receive()
+            assert answered["message_type"] == "alert"
+            assert answered["data"]["error"]["code"] == "chat_only"
             await lives_on(socket)
 
     async def test_over_the_rate_is_told_and_lives_on(
@@ -279,9 +279,9 @@ class TestAWebSocket:
         async with websocket(server.url) as socket:
             for _ in range(3):
                 await socket.send(message_type="alert")
-            told = await socket.until(lambda message: "error" in message["data"])
-            assert told[-1]["data"]["error"]["code"] == "too_many_commands"
-            assert told[-1]["data"]["error"]["type"] == "rate_limit_error"
+            answered = await socket.until(lambda message: "error" in message["data"])
+            assert answered[-1]["data"]["error"]["code"] == "too_many_commands"
+            assert answered[-1]["data"]["error"]["type"] == "rate_limit_error"
 
 
 POSTS = ["/streaming/sse/chat", "/v1/chat/completions"]

@@ -466,9 +466,9 @@ class TestTheQueue:
             await upstream.generation()
             for place, name in enumerate(names[1:], 1):
                 await socket.start(name)
-                told = (await socket.until(lambda m: m["data"].get("event") == "queued"))[-1]
-                assert (told["request_id"], told["data"]["position"]) == (name, place)
-                assert "sequence_id" not in told
+                notice = (await socket.until(lambda m: m["data"].get("event") == "queued"))[-1]
+                assert (notice["request_id"], notice["data"]["position"]) == (name, place)
+                assert "sequence_id" not in notice
             await socket.start("r-4")
             refused = (await socket.until(lambda m: "error" in m["data"]))[-1]
             assert refused["request_id"] == "r-4"

@@ -259,12 +259,12 @@ class TestASlowClient:
             gate.open()
             seen = await fast.answer()
             assert content(seen) == "".join(MANY)
-            *told, gap = (found := await slow.messages_and_close())[0]
+            *got, gap = (found := await slow.messages_and_close())[0]
             assert found[1] == 1013
-        assert told == seen[: len(told)]  # all it was given, without a hole
+        assert got == seen[: len(got)]  # all it was given, without a hole
         assert gap["data"]["event"] == "gap"
         assert gap["data"]["reason"] == "evicted"
-        assert gap["data"]["from"] == len(told) + 1
+        assert gap["data"]["from"] == len(got) + 1
         assert gap["data"]["to"] < len(seen)
         assert server.context.telemetry.endings["websocket", "too_slow"] == 1
 
@@ -287,10 +287,10 @@ class TestASlowClient:
             gate.open()
             seen = await fast.answer()
             await slow.until(b"\r\n\r\n")
-            *told, gap = messages_of(dechunked(await slow.rest()))
-        assert told == seen[: len(told)]
+            *got, gap = messages_of(dechunked(await slow.rest()))
+        assert got == seen[: len(got)]
         assert gap["data"]["event"] == "gap"
-        assert gap["data"]["from"] == len(told) + 1
+        assert gap["data"]["from"] == len(got) + 1
 
     async def test_of_openais_wire_is_told_that_something_is_missing(
         self, start_server: StartServer, upstream: FakeUpstream

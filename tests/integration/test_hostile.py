@@ -177,8 +177,8 @@ class TestFrames:
         self, server: StreamingService, data: bytes, code: int
     ) -> None:
         async with others(server):
-            _, told = await attacked(server, data)
-            assert told == code
+            _, found_code = await attacked(server, data)
+            assert found_code == code
 
     async def test_of_exactly_a_mebibyte_are_taken_and_one_byte_more_is_1009(
         self, server: StreamingService

@@ -64,10 +64,10 @@ async def refusal(server: StreamingService, path: str = "/streaming/websocket") 
     if "websocket" not in path:
         async with httpx.AsyncClient(trust_env=False, timeout=UNIT) as client:
             return await client.get(server.url + path)
-    with pytest.raises(websockets.InvalidStatus) as told:
+    with pytest.raises(websockets.InvalidStatus) as caught:
         async with websocket(server.url, path):
             pass
-    reply = told.value.response
+    reply = caught.value.response
     return httpx.Response(reply.status_code, headers=dict(reply.headers), content=bytes(reply.body))
 
 

@@ -176,9 +176,9 @@ async def test_an_unknown_answer_is_404_and_one_that_is_no_longer_kept_410(
                 await socket.start("r-1")
                 await socket.answer()
             await socket.resume(request_id)
-            told = await socket.receive()
-            assert told["data"]["error"]["code"] == code
-            assert told["request_id"] == request_id
+            notice = await socket.receive()
+            assert notice["data"]["error"]["code"] == code
+            assert notice["request_id"] == request_id
     async with http(server.url) as client:
         for method, path in (("GET", "/streaming/sse/chat/"), ("DELETE", "/streaming/chat/")):
             for request_id, status, code in (
@@ -197,10 +197,10 @@ async def test_a_place_in_the_future_is_told_and_the_answer_shown_from_its_start
         await socket.start("r-1")
         whole = await socket.answer()
         await socket.resume("r-1", after)
-        told = await socket.receive()
-        assert told["data"] == {"event": "gap", "reason": "future"}
-        assert told["request_id"] == "r-1"
-        assert "sequence_id" not in told
+        notice = await socket.receive()
+        assert notice["data"] == {"event": "gap", "reason": "future"}
+        assert notice["request_id"] == "r-1"
+        assert "sequence_id" not in notice
         assert await socket.answer() == whole
     async with events(server.url, f"/streaming/sse/chat/r-1?after={after}") as stream:
         assert (await stream.receive())["data"]["event"] == "gap"
@@ -227,8 +227,8 @@ async def test_a_cursor_that_is_none_of_this_answer_is_told_and_never_guessed(
         headers = {}
     path = "/streaming/sse/chat/r-1" + ("" if headers else "?cursor=%C3%A9")
     async with events(server.url, path, headers=headers) as stream:
-        told, *rest = await stream.rest()
-    assert told["data"] == {"event": "gap", "reason": reason}
+        notice, *rest = await stream.rest()
+    assert notice["data"] == {"event": "gap", "reason": reason}
     assert rest == whole
 
 
@@ -255,14 +255,14 @@ async def test_what_is_no_longer_kept_of_an_answer_is_told_before_what_is(
         whole = await socket.answer()
         assert content(whole) == upstream.default.text()
         await socket.resume("r-1", 10)
-        told, *rest = await socket.answer()
+        notice, *rest = await socket.answer()
     kept = whole[-5:]
     assert rest == kept
     lost = {"from": 11, "to": kept[0]["sequence_id"] - 1}
-    assert told["data"] == {"event": "gap", "reason": "evicted", **lost}
+    assert notice["data"] == {"event": "gap", "reason": "evicted", **lost}
     async with events(
         server.url, "/streaming/sse/chat/r-1", headers={"Last-Event-ID": "r-1:10"}
     ) as stream:
         again, *rest = await stream.rest()
-    assert again["data"] == told["data"]
+    assert again["data"] == notice["data"]
     assert rest == kept

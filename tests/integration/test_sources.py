@@ -175,8 +175,8 @@ class TestRealPrometheus:
             listed = await until(
                 client.alerts, lambda answer: any(a.suppressed for a in answer.alerts)
             )
-            told = {a.labels["alertname"]: a.suppressed for a in listed.alerts}
-            assert told == {"Silenced": "silenced", "Loud": None}
+            by_name = {a.labels["alertname"]: a.suppressed for a in listed.alerts}
+            assert by_name == {"Silenced": "silenced", "Loud": None}
             assert {a.manager_url for a in listed.alerts} == {manager.url}
 
 

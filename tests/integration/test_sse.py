@@ -104,8 +104,8 @@ class TestATopic:
         for number in range(5):
             await fire(server.url, f"a{number}")
         async with events(server.url, SSE + "alerts", headers={"Last-Event-ID": cursor}) as stream:
-            told, *kept = [await stream.receive() for _ in range(3)]
-        assert (told["data"]["event"], told["data"]["reason"]) == ("gap", "evicted")
+            notice, *kept = [await stream.receive() for _ in range(3)]
+        assert (notice["data"]["event"], notice["data"]["reason"]) == ("gap", "evicted")
         assert [name_of(message) for message in kept] == ["a3", "a4"]
 
     async def test_of_which_the_newest_state_is_enough_jumps_to_the_snapshot(
@@ -305,8 +305,8 @@ class TestSwitchedOff:
         assert {message["stream_id"] for message in first} == set(TYPES) - {topic}
         async with websocket(server.url) as socket:
             await socket.send(message_type=TYPES[topic])
-            told = await socket.receive()
-            assert told["data"]["error"]["code"] == f"{topic}_disabled"
+            notice = await socket.receive()
+            assert notice["data"]["error"]["code"] == f"{topic}_disabled"
 
     async def test_chat_is_an_error_on_every_face(self, start_server: StartServer) -> None:
         server = await start_server(streaming_chat_enabled=False)

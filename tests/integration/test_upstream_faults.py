@@ -220,15 +220,15 @@ class TestOpenAIsOwnFace:
                 ("error-500", openai.InternalServerError, "The model crashed."),
             ):
                 for stream in (True, False):
-                    with pytest.raises(kind) as told:
+                    with pytest.raises(kind) as raised:
                         await client.chat.completions.create(
                             model=model,
                             messages=[{"role": "user", "content": "Hello"}],
                             stream=stream,
                         )
-                    assert told.value.status_code == FAULTS[model].status
-                    assert told.value.code == FAULTS[model].code
-                    assert words in told.value.message
+                    assert raised.value.status_code == FAULTS[model].status
+                    assert raised.value.code == FAULTS[model].code
+                    assert words in raised.value.message
 
     async def test_gives_the_sdk_an_exception_midway(self, server: StreamingService) -> None:
         async with sdk(server) as client:

@@ -256,8 +256,8 @@ class TestJSON:
         text = dense(8 * MOST_VALUES // 2)
         async with websocket(server.url) as socket:
             await socket.connection.send(text.decode())
-            told = (await socket.receive())["data"]["error"]
-            assert told["code"] == "too_many_values"
+            refusal = (await socket.receive())["data"]["error"]
+            assert refusal["code"] == "too_many_values"
         async with http(server.url) as client:
             reply = await client.post("/v1/chat/completions", content=text)
         assert (reply.status_code, reply.json()["error"]["code"]) == (400, "too_many_values")

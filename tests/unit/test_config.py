@@ -726,7 +726,7 @@ VALUES = st.recursive(
 )
 
 
-def told(attempt: Callable[[], object]) -> bool:
+def is_reported(attempt: Callable[[], object]) -> bool:
     """Whether an attempt ends well, or in problems of one line each; other exceptions pass."""
     try:
         attempt()
@@ -741,16 +741,16 @@ class TestAnyInput:
     @given(name=st.sampled_from(sorted(SETTINGS)), value=VALUES)
     @settings(max_examples=300, deadline=None, database=None)
     def test_any_value_for_any_setting(self, name: str, value: object) -> None:
-        assert told(lambda: StreamingConfig(**{name: value}))  # type: ignore[arg-type]
+        assert is_reported(lambda: StreamingConfig(**{name: value}))  # type: ignore[arg-type]
 
     @given(name=st.sampled_from(sorted(SETTINGS)), text=st.text(max_size=40))
     @settings(max_examples=300, deadline=None, database=None)
     def test_any_text_in_any_variable(self, name: str, text: str) -> None:
-        assert told(lambda: load(None, {SETTINGS[name].env: text}))
+        assert is_reported(lambda: load(None, {SETTINGS[name].env: text}))
 
     @given(text=st.text(alphabet=st.sampled_from(SYNTAX)) | st.binary(max_size=60))
     @settings(max_examples=300, deadline=None, database=None)
     def test_any_file(self, tmp_path_factory: pytest.TempPathFactory, text: str | bytes) -> None:
         path = written(tmp_path_factory.getbasetemp(), text)
-        assert told(lambda: load(path, {}))
-        assert told(lambda: read_env_file(path))
+        assert is_reported(lambda: load(path, {}))
+        assert is_reported(lambda: read_env_file(path))

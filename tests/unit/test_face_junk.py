@@ -250,6 +250,6 @@ def test_a_chunk_or_an_end_with_junk_in_one_place_is_told(make: Callable[[], Tra
         *((CHUNK, mutant) for _, _, mutant in mutants(END)),
     ]:
         face: Translator = make()
-        told = [*face.opening(), *face.read(chunk), *face.read(CHUNK), *face.end(end_of(end))]
-        for event in told:
+        events = [*face.opening(), *face.read(chunk), *face.read(CHUNK), *face.end(end_of(end))]
+        for event in events:
             orjson.loads(event)

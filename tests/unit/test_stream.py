@@ -92,17 +92,17 @@ class TestNumbers:
 
 class TestFlushWindow:
     def test_inside_the_budget_each_message_goes_out_at_once(self, clock: Clock) -> None:
-        told = Deliveries()
-        on = channel(clock=clock, flush_interval=WINDOW, batch_size=3, observer=told)
+        deliveries = Deliveries()
+        on = channel(clock=clock, flush_interval=WINDOW, batch_size=3, observer=deliveries)
         chat = chat_stream(on)
         watch(on)
         for _ in range(3):
             on.append(chat, [b"{}"])
-        assert [batch for batch, _ in told.batches] == [[1], [2], [3]]
+        assert [batch for batch, _ in deliveries.batches] == [[1], [2], [3]]
 
     def test_above_it_messages_wait_together_for_the_rest_of_the_window(self, clock: Clock) -> None:
-        told = Deliveries()
-        on = channel(clock=clock, flush_interval=WINDOW, batch_size=2, observer=told)
+        deliveries = Deliveries()
+        on = channel(clock=clock, flush_interval=WINDOW, batch_size=2, observer=deliveries)
         chat = chat_stream(on)
         watch(on)
         on.append(chat, [b"{}"])
@@ -110,13 +110,13 @@ class TestFlushWindow:
         for _ in range(4):
             on.append(chat, [b"{}"])
         clock.advance(0.74)
-        assert [batch for batch, _ in told.batches] == [[1], [2]]
+        assert [batch for batch, _ in deliveries.batches] == [[1], [2]]
         clock.advance(0.02)
-        assert [batch for batch, _ in told.batches] == [[1], [2], [3, 4, 5]]
+        assert [batch for batch, _ in deliveries.batches] == [[1], [2], [3, 4, 5]]
 
     def test_at_human_speed_nothing_waits(self, clock: Clock) -> None:
-        told = Deliveries()
-        on = channel(clock=clock, flush_interval=WINDOW, batch_size=5, observer=told)
+        deliveries = Deliveries()
+        on = channel(clock=clock, flush_interval=WINDOW, batch_size=5, observer=deliveries)
         chat = chat_stream(on)
         watch(on)
         for number in range(1, 30):
@@ -125,8 +125,8 @@ class TestFlushWindow:
             clock.advance(WINDOW / 5)
 
     def test_what_is_urgent_never_waits_and_takes_what_waits_along(self, clock: Clock) -> None:
-        told = Deliveries()
-        on = channel(clock=clock, flush_interval=WINDOW, batch_size=1, observer=told)
+        deliveries = Deliveries()
+        on = channel(clock=clock, flush_interval=WINDOW, batch_size=1, observer=deliveries)
         chat = chat_stream(on)
         watch(on)
         on.append(chat, [b"{}"])
@@ -134,9 +134,9 @@ class TestFlushWindow:
         on.append(chat, [b"{}"], urgent=True)
         on.append(chat, [b"{}"])
         on.end(chat, b"{}")
-        assert [batch for batch, _ in told.batches] == [[1], [2, 3], [4, 5]]
+        assert [batch for batch, _ in deliveries.batches] == [[1], [2, 3], [4, 5]]
         clock.advance(2 * WINDOW)
-        assert len(told.batches) == 3, "a timer that comes too late writes nothing"
+        assert len(deliveries.batches) == 3, "a timer that comes too late writes nothing"
 
     def test_a_window_of_nothing_sends_each_message_by_itself(self, clock: Clock) -> None:
         on = channel(clock=clock, flush_interval=0, batch_size=1)
@@ -453,8 +453,8 @@ class TestWatching:
         assert len(shown.pipe.written) == 1
 
     def test_who_watches_one_topic_is_not_written_for_another(self) -> None:
-        told = Deliveries()
-        on = channel(observer=told)
+        deliveries = Deliveries()
+        on = channel(observer=deliveries)
         metrics, alerts = State(on, "metrics", Policy.LATEST), State(on, "alerts", Policy.HISTORY)
         shown = Shown()
         Viewer(shown, on, frozenset({"alerts"})).resume(0)
@@ -462,7 +462,7 @@ class TestWatching:
         assert shown.pipe.written == []
         alerts.change()
         assert shown.numbers() == [2]
-        assert told.batches == [([2], 1)]
+        assert deliveries.batches == [([2], 1)]
 
     def test_the_last_to_leave_is_noticed_and_only_the_last(self) -> None:
         on = channel()

@@ -188,8 +188,8 @@ class TestMetrics:
         topics.metrics.update("process", {"a": 1.0, "b": 2.0})
         shown = watch(topics, "metrics")
         topics.metrics.update("exposition", {"a": 1.0})
-        told = {"event": "changed", "values": {"exposition": {"a": 1.0}}, "removed": {}}
-        assert shown.data()[-1] == told
+        shown_events = {"event": "changed", "values": {"exposition": {"a": 1.0}}, "removed": {}}
+        assert shown.data()[-1] == shown_events
         assert orjson.loads(topics.metrics.snapshot())["values"] == {
             "process": {"a": 1.0, "b": 2.0},
             "exposition": {"a": 1.0},
@@ -229,12 +229,16 @@ class TestAlerts:
         topics.alerts.poll("prometheus", listed(alert()))
         topics.alerts.poll("prometheus", listed(alert()))
         topics.alerts.poll("prometheus", listed())
-        first, *told = shown.data()
+        first, *shown_events = shown.data()
         assert first == {"event": "snapshot", "alerts": []}
-        assert [data["event"] for data in told] == ["pending", "firing", "resolved"]
-        assert [data["alert"]["state"] for data in told] == ["pending", "firing", "resolved"]
-        assert told[1]["alert"] == {
-            "fingerprint": told[0]["alert"]["fingerprint"],
+        assert [data["event"] for data in shown_events] == ["pending", "firing", "resolved"]
+        assert [data["alert"]["state"] for data in shown_events] == [
+            "pending",
+            "firing",
+            "resolved",
+        ]
+        assert shown_events[1]["alert"] == {
+            "fingerprint": shown_events[0]["alert"]["fingerprint"],
             "state": "firing",
             "source": "prometheus",
             "labels": {"alertname": "Broken"},
@@ -246,7 +250,7 @@ class TestAlerts:
             "suppressed": None,
             "manager_url": None,
         }
-        assert told[2]["alert"]["ends_at"].endswith("Z")
+        assert shown_events[2]["alert"]["ends_at"].endswith("Z")
         assert orjson.loads(topics.alerts.snapshot())["alerts"] == []
 
     def test_new_words_of_an_alert_are_told_too(self) -> None:
@@ -309,9 +313,9 @@ class TestAlerts:
         alerts.webhook([over])
         assert shown.data()[-1]["event"] == "resolved"
         assert shown.data()[-1]["alert"]["fingerprint"] == own.fingerprint
-        told = len(shown.data())
+        shown_events = len(shown.data())
         alerts.set_external_labels({"replica": "a", "cluster": "eu"})
-        assert len(shown.data()) == told, "nothing has changed"
+        assert len(shown.data()) == shown_events, "nothing has changed"
 
     def test_what_alertmanager_silences_is_told_and_does_not_count(self) -> None:
         topics = topics_of()
@@ -436,14 +440,14 @@ class TestStatus:
         while timestamp().decode() == since:
             pass  # a millisecond
         topics.status.set("gateway", "down", "Its name is not found.")
-        snapshot, *told = shown.data()
+        snapshot, *shown_events = shown.data()
         assert list(snapshot["components"]) == ["streaming-api"]
         assert snapshot["components"]["streaming-api"]["state"] == "up"
-        assert [data["status"]["reason"] for data in told] == [
+        assert [data["status"]["reason"] for data in shown_events] == [
             "It refuses connections.",
             "Its name is not found.",
         ]
-        assert told[-1] == {
+        assert shown_events[-1] == {
             "event": "changed",
             "component": "gateway",
             "status": {
@@ -603,7 +607,7 @@ class TestPolling:
             "1 series is left out.",
             None,
         ]
-        told: list[tuple[str, str | None]] = []
+        shown_events: list[tuple[str, str | None]] = []
 
         async def ask() -> str | None:
             answer = answers.pop(0) if answers else None
@@ -612,12 +616,12 @@ class TestPolling:
             return answer
 
         def tell(state: str, reason: str | None) -> None:
-            told.append((state, reason))
+            shown_events.append((state, reason))
 
         task = asyncio.create_task(keep_asking(ask, UNIT / 50, tell))
-        await until(lambda: len(told) >= 4)
+        await until(lambda: len(shown_events) >= 4)
         task.cancel()
-        assert told[:4] == [
+        assert shown_events[:4] == [
             ("down", "It refuses connections."),
             ("down", "It refuses connections."),
             ("up", "1 series is left out."),
