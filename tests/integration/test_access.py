@@ -509,7 +509,7 @@ class TestPagesAndNames:
 
 
 class TestRates:
-    async def test_of_new_connections_are_told_with_retry_after(
+    async def test_of_new_connections_are_refused_with_retry_after(
         self, start_server: StartServer
     ) -> None:
         server = await start_server(connections_per_minute=6)
@@ -540,7 +540,7 @@ class TestRates:
             ):
                 assert reply.status_code == status
 
-    async def test_of_commands_are_told_with_retry_after(
+    async def test_of_commands_are_refused_with_retry_after(
         self, start_server: StartServer, upstream: FakeUpstream
     ) -> None:
         server = await start_server(api_gateway_endpoint=upstream.url, commands_per_second=1)

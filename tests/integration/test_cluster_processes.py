@@ -77,7 +77,7 @@ async def test_an_answer_whose_workers_all_die_ends_for_whoever_comes_back(
             assert after[-1]["data"]["error"]["code"] == "server_lost"
 
 
-async def test_when_store_and_workers_die_together_it_is_told_to_be_gone(
+async def test_when_store_and_workers_die_together_an_answer_is_reported_as_gone(
     service: Service, gate: Gate
 ) -> None:
     async with AsyncExitStack() as stack:

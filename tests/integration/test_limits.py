@@ -312,7 +312,7 @@ async def process(log: Path, *, descriptors: int) -> AsyncIterator[tuple[str, in
 
 
 class TestTheLog:
-    async def test_has_one_line_for_each_reason_however_many_knock(
+    async def test_has_one_line_for_each_reason_however_many_come(
         self,
         start_server: StartServer,
         caplog: pytest.LogCaptureFixture,
@@ -329,7 +329,7 @@ class TestTheLog:
         assert 1 <= len(lines) <= 3
         assert sum(int(re.findall(r"\d+", line)[0]) for line in lines) == 300
 
-    def test_has_its_line_every_five_seconds_while_they_go_on_knocking(
+    def test_has_its_line_every_five_seconds_while_they_keep_coming(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
         manager = ConnectionManager(StreamingConfig())

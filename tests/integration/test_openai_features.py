@@ -239,7 +239,7 @@ class TestChat:
             lambda c: c.containers.list(),
         ],
     )
-    async def test_what_is_not_here_is_told(
+    async def test_what_is_not_here_is_refused(
         self, client: Client, ask: Callable[[Client], Awaitable[object]]
     ) -> None:
         with pytest.raises(openai.APIStatusError) as refused:

@@ -121,7 +121,7 @@ async def test_a_resumed_answer_goes_on_strictly_after_what_was_seen(
     assert len(upstream.generations) == 1
 
 
-async def test_resuming_on_the_socket_that_watches_moves_its_place_and_doubles_nothing_later(
+async def test_resuming_on_the_socket_that_watches_moves_its_cursor_and_doubles_nothing_later(
     server: StreamingService, upstream: FakeUpstream
 ) -> None:
     gate = Gate()
@@ -190,7 +190,7 @@ async def test_an_unknown_answer_is_404_and_one_that_is_no_longer_kept_410(
 
 
 @pytest.mark.parametrize("after", [99, 10**17])
-async def test_a_place_in_the_future_is_told_and_the_answer_shown_from_its_start(
+async def test_a_cursor_from_the_future_is_reported_and_the_answer_shown_from_its_start(
     server: StreamingService, after: int
 ) -> None:
     async with websocket(server.url) as socket:
@@ -216,7 +216,7 @@ async def test_a_place_in_the_future_is_told_and_the_answer_shown_from_its_start
         ("r-1:99", "future"),
     ],
 )
-async def test_a_cursor_that_is_none_of_this_answer_is_told_and_never_guessed(
+async def test_a_cursor_of_something_else_is_reported_and_never_guessed(
     server: StreamingService, cursor: str, reason: str
 ) -> None:
     async with websocket(server.url) as socket:
@@ -245,7 +245,7 @@ async def test_an_after_that_is_no_number_is_a_bad_request(
     assert reply.json()["error"]["param"] == "after"
 
 
-async def test_what_is_no_longer_kept_of_an_answer_is_told_before_what_is(
+async def test_what_is_no_longer_kept_of_an_answer_is_reported_before_what_is(
     start_server: StartServer, upstream: FakeUpstream
 ) -> None:
     server = await start_server(api_gateway_endpoint=upstream.url, chat_retention_messages=5)

@@ -30,7 +30,7 @@ def gated() -> tuple[Script, Gate]:
     return Script(tokens=3, gate=gate), gate
 
 
-async def test_health_checks_are_told_first_while_all_is_served() -> None:
+async def test_health_checks_fail_first_while_all_is_served() -> None:
     async with serving(STREAMING_DRAIN_DELAY=LONG) as service, raw(service.url) as kept:
         await kept.request("GET", "/health", None, "Connection: keep-alive")
         assert b" 200 " in await kept.until(b"\r\n")
@@ -55,7 +55,7 @@ async def test_health_checks_are_told_first_while_all_is_served() -> None:
             await watching.receive()
 
 
-async def test_answers_get_their_time_and_watchers_are_told_after_them(
+async def test_answers_get_their_time_and_watchers_are_notified_after_them(
     upstream: FakeUpstream,
 ) -> None:
     upstream.default, gate = gated()
@@ -159,7 +159,7 @@ async def manager() -> AsyncIterator[tuple[str, list[str]]]:
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-async def test_the_service_manager_is_told(workers: str) -> None:
+async def test_the_service_manager_is_notified(workers: str) -> None:
     async with manager() as (address, states):
         async with serving(
             STREAMING_WORKERS=workers, NOTIFY_SOCKET=address, WATCHDOG_USEC="200000",

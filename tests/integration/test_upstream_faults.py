@@ -112,7 +112,7 @@ async def test_when_to_try_again_is_passed_on(server: StreamingService) -> None:
 
 @pytest.mark.parametrize("ask", [over_websocket, over_sse], ids=["websocket", "sse"])
 @pytest.mark.parametrize("model", FAULTS)
-async def test_a_fault_is_told_in_the_end_message(
+async def test_a_fault_is_reported_in_the_end_message(
     server: StreamingService, model: str, ask: Face
 ) -> None:
     case = FAULTS[model]
@@ -182,7 +182,7 @@ class TestOpenAIsOwnFace:
         "model",
         [name for name, case in FAULTS.items() if case.tokens and name != "no-finish-reason"],
     )
-    async def test_tells_a_fault_midway_in_the_stream_and_never_says_done(
+    async def test_reports_a_fault_midway_in_the_stream_and_never_says_done(
         self, server: StreamingService, model: str
     ) -> None:
         case = FAULTS[model]
@@ -260,7 +260,7 @@ async def post(server: StreamingService, model: str, *, stream: bool) -> httpx.R
 
 
 class TestAnUpstreamThatIsNotThere:
-    async def test_is_told_on_every_face(self, start_server: StartServer) -> None:
+    async def test_is_reported_on_every_face(self, start_server: StartServer) -> None:
         async with FakeUpstream() as gone:
             url = gone.url
         server = await start_server(api_gateway_endpoint=url)

@@ -198,7 +198,7 @@ class TestTopics:
             ("{epoch}:999999", "future"),
         ],
     )
-    async def test_tell_a_cursor_that_means_nothing_and_show_the_snapshot(
+    async def test_report_a_cursor_that_means_nothing_and_show_the_snapshot(
         self, server: StreamingService, cursor: str, reason: str
     ) -> None:
         epoch = server.context.topics.channel.epoch
@@ -209,7 +209,7 @@ class TestTopics:
             assert notice["data"] == {"event": "gap", "reason": reason}
             assert (await socket.receive())["data"]["event"] == "snapshot"
 
-    async def test_tell_what_is_no_longer_kept_before_what_is(
+    async def test_report_what_is_no_longer_kept_before_what_is(
         self, start_server: StartServer
     ) -> None:
         server = await start_server(topic_retention_messages=3)

@@ -201,7 +201,7 @@ class TestWhoGoesOn:
         [frame(b"{"), frame(b"x", 0x2), frame(b'{"message_type":"alert"}')],
         ids=["nonsense", "binary", "commands"],
     )
-    async def test_above_the_rate_is_told_so_and_then_closed(
+    async def test_above_the_rate_gets_errors_and_then_is_closed(
         self, start_server: StartServer, piece: bytes
     ) -> None:
         server = await start_server(commands_per_second=5)

@@ -306,9 +306,7 @@ async def kill_under_load(server: Server, round_: int, *, readers: int, viewers:
             30,
             f"everybody is notified: {[visitor for visitor in reading if not visitor.done]}",
         )
-    return Killed(
-        [reader.reasons for reader in reading], [watcher.reasons for watcher in watching]
-    )
+    return Killed([reader.reasons for reader in reading], [watcher.reasons for watcher in watching])
 
 
 # Connect and abort

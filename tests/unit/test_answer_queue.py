@@ -24,7 +24,7 @@ def ignore(_: int) -> None:
     """Told a place in the queue."""
 
 
-class TestPool:
+class TestQueue:
     async def test_so_many_at_once(self) -> None:
         queue = AnswerQueue(2, 10)
         await queue.acquire(ignore)
@@ -36,7 +36,7 @@ class TestPool:
         await third
         assert (queue.busy, queue.queued) == (2, 0)
 
-    async def test_first_come_first_served_and_each_told_its_place(self) -> None:
+    async def test_first_come_first_served_and_each_knows_its_position(self) -> None:
         queue = AnswerQueue(1, 10)
         await queue.acquire(ignore)
         positions: dict[str, list[int]] = {"a": [], "b": [], "c": []}
@@ -95,7 +95,7 @@ class TestPool:
             await waiting
         assert (queue.busy, queue.queued) == (0, 0)
 
-    async def test_giving_up_at_the_moment_of_being_served_passes_the_place_on(self) -> None:
+    async def test_giving_up_at_the_moment_of_being_served_passes_the_slot_on(self) -> None:
         queue = AnswerQueue(1, 10)
         await queue.acquire(ignore)
         first, second = (asyncio.create_task(queue.acquire(ignore)) for _ in range(2))
@@ -143,7 +143,7 @@ class TestPool:
         max_size=60,
     ),
 )
-async def test_no_place_is_lost_or_given_twice_whoever_gives_up_when(
+async def test_no_slot_is_lost_or_given_twice_whoever_gives_up_when(
     size: int, steps: list[tuple[str, int]]
 ) -> None:
     """Cancellations and releases in any order, in one step of the loop or in several."""

@@ -595,7 +595,7 @@ async def test_everything_on_the_socket_is_one_of_the_messages_that_asyncapi_des
     assert set(SENT) == set(seen)
 
 
-def test_notices_are_told_apart_from_errors_and_messages_on_streams() -> None:
+def test_notices_are_distinguished_from_errors_and_messages_on_streams() -> None:
     payload = notice("chat_completion", {"event": "queued", "position": 3}, stream="chat/r-1")
 
     assert kind_of(json.loads(payload)) == ["notice"]

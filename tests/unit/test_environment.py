@@ -58,7 +58,7 @@ def test_keys_come_from_a_file(tmp_path: Path) -> None:
     assert load(None, {"STREAMING_API_KEYS_FILE": str(file)}).config.api_keys[0].name == "page"
 
 
-def test_a_file_that_is_not_there_and_one_too_many_are_told(tmp_path: Path) -> None:
+def test_a_file_that_is_not_there_and_one_too_many_are_reported(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="No such file"):
         load(None, {"API_GATEWAY_KEY_FILE": str(tmp_path / "none")})
     with pytest.raises(ConfigError, match="API_GATEWAY_KEY; keep one") as caught:

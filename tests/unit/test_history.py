@@ -140,7 +140,7 @@ def test_the_start_is_among_the_marks_however_long_it_took(history: History, clo
     assert snapshot(history)["marks"] == []
 
 
-async def test_who_watches_is_told_what_changed(history: History, clock: Clock) -> None:
+async def test_who_watches_is_sent_what_changed(history: History, clock: Clock) -> None:
     line = Channel(
         "0" * 16,
         call_later=asyncio.get_running_loop().call_later,

@@ -77,7 +77,7 @@ class TestText:
         assert last["completed_at"] == last["created_at"] + 2
         assert last["usage"]["total_tokens"] == 5
 
-    def test_the_first_events_tell_of_the_request(self) -> None:
+    def test_the_first_events_describe_the_request(self) -> None:
         first = translated(instructions="Be brief.", metadata={"a": "b"}, temperature=0.5)[0][
             "response"
         ]
@@ -144,7 +144,7 @@ class TestOtherItems:
         deltas = [(e["output_index"], e["delta"]) for e in events if "delta" in e]
         assert deltas == [(0, '{"a":'), (1, '{"b":'), (0, "1}"), (1, "2}")]
 
-    def test_calls_under_one_index_are_told_apart_by_their_ids(self) -> None:
+    def test_calls_under_one_index_are_distinguished_by_their_ids(self) -> None:
         events = translated(call(0, "{}", "c1"), call(0, "{}", "c2"), end("tool_calls"))
         assert [item["call_id"] for item in output(events)] == ["c1", "c2"]
 

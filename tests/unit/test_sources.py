@@ -404,7 +404,7 @@ class TestExposition:
         assert caught.value.code == "format"
         assert len(str(caught.value)) < 600
 
-    def test_invalid_utf8_is_refused_with_its_place(self) -> None:
+    def test_invalid_utf8_is_refused_with_its_position(self) -> None:
         with pytest.raises(SourceError, match="not UTF-8 at byte 6"):
             parse(Reply(URL, "text/plain", b'm{a="x\xff"} 1\n'))
 

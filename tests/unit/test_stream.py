@@ -67,7 +67,7 @@ class TestNumbers:
         on.end(chat, b"{}")
         assert shown.numbers() == [1, 2, 3, 4]
 
-    def test_streams_of_a_line_share_its_numbers(self) -> None:
+    def test_streams_of_a_channel_share_its_numbers(self) -> None:
         on = channel()
         metrics, alerts = State(on, "metrics", Policy.LATEST), State(on, "alerts", Policy.HISTORY)
         assert [metrics.change(), alerts.change(), metrics.change()] == [1, 2, 3]
@@ -81,7 +81,7 @@ class TestNumbers:
         assert [message.final for message in chat.after(0, 2, 1)] == [False]
         assert [message.final for message in chat.after(1, 2, 1)] == [True]
 
-    def test_a_line_says_how_it_stands(self) -> None:
+    def test_a_channel_says_how_it_stands(self) -> None:
         on = channel()
         chat = chat_stream(on)
         watch(on)
@@ -252,7 +252,7 @@ class TestRetention:
             tracemalloc.stop()
         assert held < 10 * 100_000
 
-    def test_a_log_that_turns_over_for_ever_stays_as_small_as_it_is(self) -> None:
+    def test_a_backlog_that_turns_over_for_ever_stays_as_small_as_it_is(self) -> None:
         on = channel()
         alerts = State(on, "alerts", Policy.HISTORY, keep(messages=10)).stream
         for _ in range(5_000):
@@ -266,7 +266,7 @@ class TestRetention:
         ),
         sizes=st.lists(st.integers(0, 400), max_size=700),
     )
-    def test_a_log_is_the_newest_that_fit_in_order(
+    def test_a_backlog_holds_the_newest_that_fit_in_order(
         self, retention: Retention, sizes: list[int]
     ) -> None:
         on = channel()
@@ -308,7 +308,7 @@ class TestBackpressure:
         assert not on.full
         assert shown.numbers() == [1, 2, 3, 4, 5]
 
-    def test_an_only_viewer_never_falls_off_and_the_log_says_when_there_is_room(self) -> None:
+    def test_an_only_viewer_never_falls_off_and_learns_when_there_is_room(self) -> None:
         on = channel()
         chat = chat_stream(on, keep(messages=2))
         rooms: list[int] = []
@@ -419,7 +419,7 @@ class TestReading:
         expected = [at for at, (name, _) in enumerate(appends, 1) if name in watched and at > start]
         assert found == expected
 
-    def test_a_log_much_larger_than_a_read_comes_in_parts(self) -> None:
+    def test_a_backlog_much_larger_than_a_read_comes_in_parts(self) -> None:
         on = channel()
         chat = chat_stream(on)
         on.append(chat, [b'{"a":"%b"}' % (b"x" * 20_000)] * 10)
@@ -478,7 +478,7 @@ class TestWatching:
         assert not on.watched
         assert on.viewers() == []
 
-    def test_groups_without_viewers_are_forgotten(self) -> None:
+    def test_audiences_without_viewers_are_forgotten(self) -> None:
         on = channel()
         chat_stream(on)
         for _ in range(10):

@@ -222,7 +222,7 @@ class TestMetrics:
 
 
 class TestAlerts:
-    def test_an_alert_is_told_as_it_is_pending_fires_and_vanishes_from_the_poll(self) -> None:
+    def test_an_alert_is_reported_as_it_is_pending_fires_and_vanishes_from_the_poll(self) -> None:
         topics = topics_of()
         shown = watch(topics, "alerts")
         topics.alerts.poll("prometheus", listed(alert(state="pending")))
@@ -253,7 +253,7 @@ class TestAlerts:
         assert shown_events[2]["alert"]["ends_at"].endswith("Z")
         assert orjson.loads(topics.alerts.snapshot())["alerts"] == []
 
-    def test_new_words_of_an_alert_are_told_too(self) -> None:
+    def test_new_words_of_an_alert_are_sent_too(self) -> None:
         """Otherwise who joins now would know more than who was there."""
         topics = topics_of()
         topics.alerts.poll("prometheus", listed(alert(summary="91 %")))
@@ -277,7 +277,7 @@ class TestAlerts:
         assert shown.data()[-1]["event"] == "resolved"
         assert shown.data()[-1]["alert"]["sources"] == ["webhook"]
 
-    def test_an_alert_that_several_tell_of_is_one_alert(self) -> None:
+    def test_an_alert_that_several_sources_report_is_one_alert(self) -> None:
         topics = topics_of()
         topics.alerts.poll("prometheus", listed(alert(state="pending")))
         topics.alerts.webhook([alert(source="webhook")])
@@ -317,7 +317,7 @@ class TestAlerts:
         alerts.set_external_labels({"replica": "a", "cluster": "eu"})
         assert len(shown.data()) == shown_events, "nothing has changed"
 
-    def test_what_alertmanager_silences_is_told_and_does_not_count(self) -> None:
+    def test_what_alertmanager_silences_is_shown_and_does_not_count(self) -> None:
         topics = topics_of()
         shown = watch(topics, "alerts")
         topics.alerts.poll("prometheus", listed(alert()))
@@ -431,7 +431,7 @@ def attrs_resolved(each: Alert) -> Alert:
 
 
 class TestStatus:
-    def test_a_change_is_told_once_and_since_is_kept_while_the_state_lasts(self) -> None:
+    def test_a_change_is_sent_once_and_since_is_kept_while_the_state_lasts(self) -> None:
         topics = topics_of()
         shown = watch(topics, "status")
         topics.status.set("gateway", "down", "It refuses connections.")
@@ -459,13 +459,13 @@ class TestStatus:
         }
         assert topics.states() == {"streaming-api": "up", "gateway": "down"}
 
-    def test_draining_is_told_at_once(self) -> None:
+    def test_draining_is_reported_at_once(self) -> None:
         topics = topics_of()
         shown = watch(topics, "status")
         topics.report_draining()
         assert shown.data()[-1]["status"]["state"] == "draining"
 
-    def test_a_hostile_reason_is_one_channel_of_bounded_length(self) -> None:
+    def test_a_hostile_reason_is_one_line_of_bounded_length(self) -> None:
         topics = topics_of()
         topics.status.set("gateway", "down", "a\r\nb\x1b[31m" + "x" * 10_000)
         reason = topics.components()["gateway"]["reason"]
@@ -628,7 +628,7 @@ class TestPolling:
             ("up", None),
         ]
 
-    async def test_a_source_is_asked_on_its_beat_however_late_it_was_before(
+    async def test_a_source_is_asked_on_time_however_late_it_was_before(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         now = 100.4
@@ -868,7 +868,7 @@ class TestBackground:
 
 
 class TestWhatIsLeftOut:
-    def test_of_the_webhook_is_counted_by_group_until_it_is_told_again(self) -> None:
+    def test_of_the_webhook_is_counted_by_group_until_it_is_reported_again(self) -> None:
         alerts = Alerts()
         alerts.webhook([alert(source="webhook")], "a", 17)
         alerts.webhook([], "b", 3)

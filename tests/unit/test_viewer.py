@@ -159,7 +159,7 @@ class TestFallingBehind:
             on.append(chat, [b"{}"])
             assert fast.numbers()[-1] == number
 
-    def test_catching_up_on_a_long_log_lets_others_have_the_event_loop(self) -> None:
+    def test_catching_up_on_a_long_backlog_lets_others_have_the_event_loop(self) -> None:
         async def scenario() -> None:
             on = channel()
             chat = chat_stream(on)
@@ -191,7 +191,7 @@ class TestFallingBehind:
         asyncio.run(scenario())
 
 
-class TestOffTheLog:
+class TestOffTheBacklog:
     def test_latest_jumps_to_the_newest_state(self) -> None:
         on = channel()
         topics = house(on, FEW)
@@ -241,7 +241,7 @@ class TestOffTheLog:
         assert (snapshot["cursor"], snapshot["sequence_id"]) == (f"{EPOCH}:1", 11)
         assert shown.messages()[-1]["cursor"] == f"{EPOCH}:11"
 
-    def test_the_same_gap_is_not_told_twice(self) -> None:
+    def test_the_same_gap_is_not_reported_twice(self) -> None:
         """Eviction goes on while a viewer of several topics reads on."""
         on = channel()
         topics = house(on)
