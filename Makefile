@@ -58,8 +58,9 @@ bench: $(STAMPS)/test $(STAMPS)/lint ## measure beside what people would use ins
 conformance: $(STAMPS)/test ## run other people's test suites
 	$(BIN)/python -m tests.conformance $(ARGS)
 
-soak: $(STAMPS)/test embedded ## run under load and faults for 10 minutes
+soak: $(STAMPS)/test embedded ## run under load and faults for 10 minutes, then as long over a store
 	$(BIN)/python -m tests.soak $(ARGS)
+	$(BIN)/python -m tests.soak.cluster $(CLUSTER_ARGS)
 
 # Compiled where a C compiler finds Python's headers, else pure: the same source, see setup.py.
 wheel: $(STAMPS)/venv ## build dist/*.whl, compiled where there is a C compiler

@@ -19,10 +19,11 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
 import aiohttp
 import orjson
@@ -175,13 +176,19 @@ class Visitor:
         seen: the messages of its answer that are numbered.
         gaps: notices of what is lost.
         visits: connections it needed.
+        refusals: how often it was told to come back later, by status.
     """
+
+    patience: ClassVar[dict[int, float]] = {429: 60.0, 503: 60.0}
+    """Seconds for which a status is not taken for the last word."""
 
     def __init__(self, session: aiohttp.ClientSession, urls: list[str], request_id: str) -> None:
         self.request_id = request_id
         self.seen: list[Message] = []
         self.gaps: list[Message] = []
         self.visits = 0
+        self.refusals: Counter[int] = Counter()
+        self._refused_since = 0.0
         self._session = session
         self._urls = urls
 
@@ -195,17 +202,23 @@ class Visitor:
         """Whether it has seen the end."""
         return bool(self.seen) and is_end(self.seen[-1])
 
-    async def watch(self, model: str, leave_after: int = 0) -> None:
-        """Ask and read to the end; leave once after so many messages, if any."""
+    def leaves(self) -> bool:
+        """Whether it goes away now, after a message, and comes back on another machine."""
+        return False
+
+    async def watch(self, model: str) -> None:
+        """Ask and read to the end, or until it is told that there is none."""
         while not self.done:
             url = self._urls[self.visits % len(self._urls)]
             self.visits += 1
             try:
-                await self._visit(url, model, leave_after if self.visits == 1 else 0)
+                if not await self._visit(url, model):
+                    return
             except (aiohttp.ClientError, OSError):
                 await asyncio.sleep(0.05)
 
-    async def _visit(self, url: str, model: str, leave_after: int) -> None:
+    async def _visit(self, url: str, model: str) -> bool:
+        """Ask one machine; return False if it is hopeless."""
         body = question(model, request_id=self.request_id)
         path = f"{url}/streaming/sse/chat"
         asking = (
@@ -214,17 +227,26 @@ class Visitor:
             else self._session.post(path, json=body)
         )
         async with asking as reply:
-            if reply.status in {429, 503}:
-                await asyncio.sleep(0.1)
-                return
-            assert reply.status == 200, (reply.status, await reply.text())
+            if reply.status != 200:
+                return await self._refused(reply)
+            self._refused_since = 0.0
             async for line in reply.content:
                 if line.startswith(b"data: "):
                     message = orjson.loads(line[6:])
                     if message["message_type"] == "chat_completion":
                         (self.seen if "cursor" in message else self.gaps).append(message)
-                if self.done or (leave_after and len(self.seen) >= leave_after):
-                    return
+                    if self.done or self.leaves():
+                        break
+        return True
+
+    async def _refused(self, reply: aiohttp.ClientResponse) -> bool:
+        now = time.monotonic()
+        self._refused_since = self._refused_since or now
+        self.refusals[reply.status] += 1
+        if now - self._refused_since > self.patience.get(reply.status, 0.0):
+            return False
+        await asyncio.sleep(0.1)
+        return True
 
     def check(self, expected: str) -> None:
         """Every message once, in order, and the whole text."""
@@ -232,6 +254,20 @@ class Visitor:
         assert numbers == list(range(1, len(numbers) + 1)), (self.request_id, numbers, self.gaps)
         assert content(self.seen) == expected, (self.request_id, self.seen[-1])
         assert self.seen[-1]["data"]["finish_reason"] == "stop"
+
+
+class Mover(Visitor):
+    """A client that goes to another machine once, after so many messages; 0 for never."""
+
+    def __init__(
+        self, session: aiohttp.ClientSession, urls: list[str], request_id: str, after: int
+    ) -> None:
+        super().__init__(session, urls, request_id)
+        self._after = after
+
+    def leaves(self) -> bool:
+        """See `Visitor`."""
+        return len(self.seen) == self._after
 
 
 async def rolling(there: Place) -> str:
@@ -249,9 +285,9 @@ async def rolling(there: Place) -> str:
             turn += 1
             urls = [machine.url for machine in there.machines]
             chance.shuffle(urls)
-            one = Visitor(session, urls, f"v-{number}-{turn}")
+            one = Mover(session, urls, f"v-{number}-{turn}", chance.choice((0, 5, 20)))
             running, asked = running + 1, asked + 1
-            await one.watch("paced", leave_after=chance.choice((0, chance.randint(1, 30))))
+            await one.watch("paced")
             running -= 1
             one.check(script.text())
             visits += one.visits

@@ -22,6 +22,7 @@ from streaming_api.errors import ApiError, Gone, NotFound, TooMany
 if TYPE_CHECKING:
     from streaming_api.access.client import Client
     from streaming_api.answers.answer import Answer
+    from streaming_api.cluster.figures import Figures
     from streaming_api.cluster.outbox import Outbox
     from streaming_api.cluster.store import Store
     from streaming_api.wire.commands import ChatRequest
@@ -63,11 +64,19 @@ class Claims:
     """
 
     def __init__(
-        self, store: Store, outbox: Outbox, per_key: int, lease: float, show: Show
+        self,
+        store: Store,
+        outbox: Outbox,
+        figures: Figures,
+        per_key: int,
+        lease: float,
+        show: Show,
     ) -> None:
         self.per_key = per_key
         self._store = store
         self._outbox = outbox
+        self._figures = figures
+        self._heartbeat = ("EXISTS", store.key("i", outbox.instance))
         self._lease = lease
         self._show = show
         self._claimed: dict[Key, _Claim] = {}
@@ -154,13 +163,17 @@ class Claims:
         until = time.monotonic() + WAIT_SECONDS
         while True:
             try:
-                found, was = await self._outbox.ask(
-                    ("HGETALL", self._store.key("m", ref)), ("EXISTS", self._store.key("g", ref))
+                found, was, lives = await self._outbox.ask(
+                    ("HGETALL", self._store.key("m", ref)),
+                    ("EXISTS", self._store.key("g", ref)),
+                    self._heartbeat,
                 )
             except StoreError:
                 raise unavailable() from None
+            if not found and was:
+                raise gone(key[1])
             if not found:
-                raise gone(key[1]) if was else not_found(key[1])
+                raise unavailable() if self._has_lost(lives) else not_found(key[1])
             fields = _mapping(found)
             if b"v" in fields:
                 await self._show(key, metas.decode(key[1], fields))
@@ -170,13 +183,17 @@ class Claims:
                 raise unavailable()
             await asyncio.sleep(WAIT_SECONDS / 100)  # somebody has claimed it just now
 
+    def _has_lost(self, heartbeat: object) -> bool:
+        """Return whether the store may have lost what we look for, as our heartbeat may be."""
+        return self._figures.recovering or (self._figures.joined and not heartbeat)
+
     async def _claim(self, key: Key, request: ChatRequest, client: Client) -> None:
         number = secrets.token_hex(8)
         while True:
             until = time.monotonic() + self._lease / 2
             try:
                 await self._count(client, key[1])
-                mine = await self._take(key, number)
+                mine = await self._take(key, number, chosen=request.chosen)
             except StoreError:
                 if request.chosen:
                     self._uncount(client.name, key[1])
@@ -193,13 +210,23 @@ class Claims:
         )
         self._claimed[key] = _Claim(number, until, release)
 
-    async def _take(self, key: Key, number: str) -> bool:
-        """Take an id, described once it is used; return False if another process has it."""
+    async def _take(self, key: Key, number: str, *, chosen: bool) -> bool:
+        """Take an id, described once it is used; return False if another process has it.
+
+        Raises:
+            StoreError: the store cannot be asked, or may have lost who has it.
+        """
         ref = ref_of(key)
-        (taken,) = await self._outbox.ask(
-            ("EVAL", _TAKE, 2, self._store.key("m", ref), self._store.key("g", ref),
-             self._outbox.instance, number, RUNNING_SECONDS)
+        about = self._store.key("m", ref)
+        taken, lives = await self._outbox.ask(
+            ("EVAL", _TAKE, 2, about, self._store.key("g", ref),
+             self._outbox.instance, number, RUNNING_SECONDS),
+            self._heartbeat,
         )  # fmt: skip
+        if taken and chosen and self._has_lost(lives):
+            self._outbox.insist(("EVAL", _RELEASE, 1, about, number))
+            message = "The store has lost something; it is written again."
+            raise StoreError(message)
         return bool(taken)
 
     async def _disown(self, ref: str, instance: str) -> None:

@@ -69,6 +69,11 @@ class Membership:
         """Note that the event loop turns."""
         self._turned = time.monotonic()
 
+    @property
+    def joined(self) -> bool:
+        """Whether a heartbeat has been sent."""
+        return self._run_id is not None
+
     def stop(self) -> None:
         """Stop sending heartbeats; the store forgets this process at once."""
         self._stop.set()

@@ -6,8 +6,7 @@ evaluations in a row: what hovers around a threshold is one alert, not many.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Final
 
@@ -24,17 +23,15 @@ UPSTREAMS: Final = ("gateway", "embedded_model")
 
 @attrs.frozen
 class Readings:
-    """What a process knows about itself, for its own alerts.
+    """What this process knows about itself, for its own alerts.
 
     Attributes:
         connections: ``(open, limit)`` by transport.
         delivery_p99_seconds: over the last minute, by transport; None without traffic.
-        worker: the name of the process, if it is one of several.
     """
 
     connections: Mapping[str, tuple[int, int]] = attrs.field(factory=dict)
     delivery_p99_seconds: Mapping[str, float | None] = attrs.field(factory=dict)
-    worker: str = ""
 
 
 @attrs.frozen
@@ -58,17 +55,16 @@ class Rules:
     def __init__(self) -> None:
         self._firing: dict[tuple[str, ...], _Firing] = {}
 
-    def evaluate(self, readings: Iterable[Readings], states: Mapping[str, str]) -> AlertList:
+    def evaluate(self, readings: Readings, states: Mapping[str, str]) -> AlertList:
         """Return the alerts that fire now.
 
         An alert keeps its first words: figures that change each second are metrics.
 
         Args:
-            readings: what each process knows about itself.
+            readings: what this process knows about itself.
             states: by component, as the status topic has them.
         """
-        conditions = itertools.chain(_down(states), *map(_conditions, readings))
-        holding = {_key(condition.labels): condition for condition in conditions}
+        holding = {tuple(c.labels.values()): c for c in _conditions(readings, states)}
         for key, condition in holding.items():
             firing = self._firing.get(key)
             if firing is None:
@@ -82,16 +78,8 @@ class Rules:
                     del self._firing[key]
         return AlertList(tuple(firing.alert for firing in self._firing.values()))
 
-    def recall(self, alerts: Iterable[Alert]) -> None:
-        """Go on with alerts that fire already, as another process has left them."""
-        self._firing = {_key(alert.labels): _Firing(alert) for alert in alerts}
 
-
-def _key(labels: Mapping[str, str]) -> tuple[str, ...]:
-    return tuple(sorted(labels.values()))
-
-
-def _down(states: Mapping[str, str]) -> Iterator[_Condition]:
+def _conditions(readings: Readings, states: Mapping[str, str]) -> Iterator[_Condition]:
     for component in UPSTREAMS:
         if states.get(component) == "down":
             yield _Condition(
@@ -99,23 +87,17 @@ def _down(states: Mapping[str, str]) -> Iterator[_Condition]:
                 "No answers can be had: the upstream is down.",
                 f"The status of {component} says why.",
             )
-
-
-def _conditions(readings: Readings) -> Iterator[_Condition]:
-    whose = {"worker": readings.worker} if readings.worker else {}
     for kind, (used, limit) in readings.connections.items():
         if used > NEAR_LIMIT * limit:
             yield _Condition(
-                {"alertname": "ConnectionsNearLimit", "severity": "warning", "transport": kind}
-                | whose,
+                {"alertname": "ConnectionsNearLimit", "severity": "warning", "transport": kind},
                 f"More than {NEAR_LIMIT:.0%} of the {limit} {kind} connections are taken.",
                 "Further clients will soon be refused: raise the limit, or start another server.",
             )
     for kind, p99 in readings.delivery_p99_seconds.items():
         if p99 is not None and p99 > SLOW_SECONDS:
             yield _Condition(
-                {"alertname": "DeliveryLatencyHigh", "severity": "warning", "transport": kind}
-                | whose,
+                {"alertname": "DeliveryLatencyHigh", "severity": "warning", "transport": kind},
                 f"One in a hundred {kind} messages takes longer than {SLOW_SECONDS * 1000:.0f} ms.",
                 "Look at this machine's load, and at clients that read slowly"
                 " (/streaming/connections).",

@@ -74,8 +74,13 @@ async def test_a_flush_loses_no_answer_that_has_ended(pair: Pair, store: RealSto
     async with events(one.url, "/streaming/sse/chat", body=body) as stream:
         whole = await stream.rest()
     await eventually(lambda: not cluster_of(one).lag)
+    await eventually(lambda: cluster_of(other).figures.joined)
     await store.client.flushall()
-    await there(store, "a:*", "m:*")
+    statuses = set()
+    async with http(other.url) as client, asyncio.timeout(UNIT):
+        while 200 not in statuses:
+            statuses.add((await client.get("/streaming/sse/chat/x-1")).status_code)
+    assert statuses <= {503, 200}, "nobody is told that it does not exist"
     async with events(other.url, "/streaming/sse/chat/x-1") as stream:
         assert await stream.rest() == whole
 

@@ -77,10 +77,10 @@ class Machine:
         file = self.folder / "etc/systemd/system/citadel-llm@.service"
         text = file.read_text().replace("%i", instance)
         (command,) = re.findall(r"^ExecStart=(.*)$", text, re.MULTILINE)
-        manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        manager.settimeout(60)
+        told = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        told.settimeout(60)
         address = str(self.folder / "notify")
-        manager.bind(address)
+        told.bind(address)
         process = subprocess.Popen(
             shlex.split(self.placed(command)),
             cwd="/",
@@ -91,12 +91,12 @@ class Machine:
             },
         )  # fmt: skip
         try:
-            assert b"READY=1" in manager.recv(4096)
+            assert b"READY=1" in told.recv(4096)
             yield
             process.send_signal(signal.SIGTERM)
             assert process.wait(60) == 0
         finally:
-            manager.close()
+            told.close()
             with suppress(ProcessLookupError):
                 process.kill()
             process.wait()
