@@ -81,6 +81,10 @@ class Client:
             message = f"Too many commands; the next one is taken in {wait:.2f} s."
             raise TooMany(message, "too_many_commands", retry_after=wait)
 
+    def owe(self, size: int) -> None:
+        """Count a body that has been let in as one command, as a command of its size."""
+        self.commands.owe(max(0, size - 1) // COMMAND_BYTES)
+
 
 @lru_cache(1024)
 def network_of(address: str) -> str:

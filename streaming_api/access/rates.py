@@ -41,6 +41,11 @@ class Bucket:
             return 0.0
         return (wanted - self._tokens) / self._rate
 
+    def owe(self, count: float) -> None:
+        """Take tokens for what has been let in; whoever comes next waits until they are back."""
+        self._tokens -= count
+        self.taken += count
+
     def replace(self, tokens: float) -> None:
         """Replace the tokens that are left here by those that all processes have left."""
         self._tokens = tokens

@@ -35,11 +35,8 @@ class Elsewhere(Exception):
         """Return the same, with so many bytes of a request counted as long as it waits."""
 
         async def arrive() -> None:
-            share.charge(size, share.budget.requests)
-            try:
+            with share.holding(size, share.budget.requests):
                 await self.arrive()
-            finally:
-                share.charge(-size, share.budget.requests)
 
         return Elsewhere(arrive)
 

@@ -108,7 +108,8 @@ class Retries:
         if named is not None and named.failed:  # its own id must not bring the failure back
             request = attrs.evolve(request, request_id=uuid.uuid4().hex)
         name = _name(key, client)
-        mine = Binding(request.request_id, _digest(request), client.owner)
+        digest = recognisable(request, key).digest
+        mine = Binding(request.request_id, digest, client.owner)
         request = attrs.evolve(request, chosen=True)  # retries elsewhere must find it from now on
         while (bound := self._claim(name, mine, request, client)) is not None:
             answer = self._find(bound.request_id, client)
@@ -170,6 +171,12 @@ def _name(key: str, client: Client) -> str:
     return hashlib.sha256("\0".join(parts).encode(errors="surrogateescape")).hexdigest()
 
 
-def _digest(request: ChatRequest) -> str:
-    """Return the digest of the question, ``stream`` included: whole and streamed answers differ."""
-    return hashlib.sha256(json_text.canonical(request.body(request.model))).hexdigest()
+def recognisable(request: ChatRequest, key: str | None) -> ChatRequest:
+    """Return a request with the digest of its question, if it has a key and has none yet.
+
+    The digest includes ``stream``: whole and streamed answers differ.
+    """
+    if key is None or request.digest:
+        return request
+    written = json_text.canonical(request.body(request.model))
+    return attrs.evolve(request, digest=hashlib.sha256(written).hexdigest())

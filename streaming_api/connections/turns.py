@@ -10,6 +10,12 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import Final, TypeVar
+
+T = TypeVar("T")
+
+TURN_BYTES: Final = 64 * 2**10
+"""Bytes, decompressed, that are read of one client in one turn, rounded up to a whole frame."""
 
 
 class Turns:
@@ -30,6 +36,21 @@ class Turns:
         if not self._scheduled:
             self._scheduled = True
             asyncio.get_running_loop().call_soon(self._next)
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """Do work when its turn comes, and return what comes of it."""
+        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+        def go_on() -> None:
+            if done.cancelled():  # whoever wanted it has left
+                return
+            try:
+                done.set_result(work())
+            except Exception as error:  # noqa: BLE001 (raised where it is awaited)
+                done.set_exception(error)
+
+        self.later(go_on)
+        return await done
 
     def _next(self) -> None:
         begun = time.monotonic()

@@ -7,7 +7,8 @@ two; whatever is not known as an addition is looked at four times a second.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
 from weakref import WeakValueDictionary
 
@@ -65,6 +66,15 @@ class Share:
         self.bytes += size
         self.budget.bytes += size
         kind.bytes += size
+
+    @contextmanager
+    def holding(self, size: int, kind: Tally) -> Iterator[None]:
+        """Count so many bytes for as long as the block takes."""
+        self.charge(size, kind)
+        try:
+            yield
+        finally:
+            self.charge(-size, kind)
 
     def check(self, size: int) -> None:
         """Check that ``size`` more bytes may come in, after giving up what can be given up for it.

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final, cast
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 from aiohttp import web
 
+from streaming_api.connections.turns import TURN_BYTES
 from streaming_api.errors import BadRequest, TooLarge
 from streaming_api.ops.context import CONTEXT, client_of
 from streaming_api.wire import json_text
@@ -14,6 +16,8 @@ from streaming_api.wire.commands import parse_object, parsed_bytes
 
 if TYPE_CHECKING:
     from streaming_api.web.one_request import OneRequest
+
+T = TypeVar("T")
 
 BODY_SECONDS: Final = 12.0
 """Seconds that a client may take to send its body; a slower one holds a connection for nothing.
@@ -77,26 +81,37 @@ def _check_size(size: int, limit: int, setting: str) -> None:
         raise TooLarge(message, "too_large")
 
 
-async def json_body(request: web.Request) -> tuple[dict[str, object], bytes]:
-    """Return the body as a JSON object, and its bytes as they were sent.
+async def read_json(request: web.Request, make: Callable[[dict[str, object], bytes], T]) -> T:
+    """Return what is made of the body, which is a JSON object.
+
+    A large one counts as many commands as a command of its size, and is read in a turn of its own.
+
+    Args:
+        request: the request whose body is read.
+        make: gets the object, and its bytes as they were sent.
 
     Raises:
         BadRequest: the body is not JSON, is not an object, or came too slowly.
         TooLarge: it has more than ``body_size_limit`` bytes, or more than one client may hold.
         Unavailable: too many large bodies are being read at once, or memory is short.
         TooMany: this key or address holds its share of the memory.
+        ApiError: what ``make`` raises.
     """
     text = await raw_body(request)
-    share = request.app[CONTEXT].manager.budget.share(client_of(request).name)
+    manager, client = request.app[CONTEXT].manager, client_of(request)
+    share = manager.budget.share(client.name)
     share.check(parsed_bytes(text))
-    return parse_object(text), text
+    client.owe(len(text))
+    if len(text) <= TURN_BYTES:
+        return make(parse_object(text), text)
+    with share.holding(len(text), manager.budget.input):
+        return await manager.turns.run(lambda: make(parse_object(text), text))
 
 
-async def exact_body(request: web.Request) -> dict[str, object]:
+async def read_exactly(request: web.Request) -> dict[str, object]:
     """Return the body as a JSON object to be written again: its numbers are those of the client.
 
     Raises:
-        ApiError: as `json_body`.
+        ApiError: as `read_json`.
     """
-    _, text = await json_body(request)
-    return json_text.exact(text)
+    return await read_json(request, lambda _, text: json_text.exact(text))

@@ -9,15 +9,16 @@ import orjson
 from aiohttp import hdrs, web
 
 from streaming_api.answers.elsewhere import when_arrived
+from streaming_api.answers.idempotency import recognisable
 from streaming_api.errors import BadRequest, Gone, NotFound
 from streaming_api.ops.context import CONTEXT, client_of
 from streaming_api.upstreams import reply_errors
-from streaming_api.web.body import json_body
+from streaming_api.web.body import read_json
 from streaming_api.web.completion import Completion, error_of, head_alone, with_headers
 from streaming_api.web.guard import scope
 from streaming_api.web.sse import idempotency_key, last_seen
 from streaming_api.web.takeover import reserve_slot
-from streaming_api.wire.commands import OnDisconnect, chat_request
+from streaming_api.wire.commands import ChatRequest, OnDisconnect, chat_request
 
 
 @scope("chat")
@@ -28,12 +29,15 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     client = client_of(request)
     client.take_command()
     key = idempotency_key(request)
-    fields, text = await json_body(request)
-    if fields.get("stream") is None:
-        fields["stream"] = False
     # A client that marks a question for retries comes back for its answer.
     leaving = OnDisconnect.CANCEL if key is None else OnDisconnect.GRACE
-    asked = with_headers(chat_request(fields, text, on_disconnect=leaving), request)
+
+    def read(fields: dict[str, object], text: bytes) -> ChatRequest:
+        if fields.get("stream") is None:
+            fields["stream"] = False
+        return recognisable(chat_request(fields, text, on_disconnect=leaving), key)
+
+    asked = with_headers(await read_json(request, read), request)
     with reserve_slot(request, "sse") as slot:
         answer = await when_arrived(lambda: context.retries.start(key, asked, client))
         return Completion(request, answer).open(request, slot)

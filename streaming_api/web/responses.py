@@ -16,7 +16,7 @@ from streaming_api.faces import framing
 from streaming_api.faces.fields import invalid, unsupported
 from streaming_api.faces.kept_responses import Responses, ResponseStream, starting_after
 from streaming_api.ops.context import CONTEXT, client_of
-from streaming_api.web.body import exact_body
+from streaming_api.web.body import read_exactly
 from streaming_api.web.completion import Completion, head_alone, with_headers
 from streaming_api.web.guard import scope
 from streaming_api.web.sse import idempotency_key
@@ -144,7 +144,7 @@ async def create(request: web.Request) -> web.StreamResponse:
     def begin(asked: ChatRequest, client: Client) -> WatchedAnswer:
         return context.retries.start(key, with_headers(asked, request), client)
 
-    body = await exact_body(request)
+    body = await read_exactly(request)
     if body.get("generate") is False:
         raise unsupported("generate")  # only a connection that stays keeps what is prepared
     start = partial(responses.start, body, client, begin, uuid.uuid4().hex)

@@ -155,6 +155,7 @@ class ResponsesSocket(WebSocket):
 
     def _begin(self, lane: Lane, fields: Fields, request_id: str) -> None:
         """Begin a response whose turn it is; if it fails or has no output, the next one."""
+        self._starts += 1
         try:
             if boolean(fields, "generate", default=True):
                 start = self._answers.start

@@ -16,12 +16,12 @@ from aiohttp.http import HttpVersion11
 from aiohttp_sse import EventSourceResponse
 
 from streaming_api.answers.elsewhere import when_arrived
-from streaming_api.answers.idempotency import parse_key
+from streaming_api.answers.idempotency import parse_key, recognisable
 from streaming_api.connections.connection import Connection
 from streaming_api.connections.endings import CloseReason
 from streaming_api.errors import BadRequest, NotFound
 from streaming_api.ops.context import CONTEXT, client_of, route_of
-from streaming_api.web.body import json_body
+from streaming_api.web.body import read_json
 from streaming_api.web.guard import scope
 from streaming_api.web.headers import head_lines
 from streaming_api.web.one_request import MOST_BEHIND
@@ -278,7 +278,7 @@ async def start_answer(request: web.Request) -> web.StreamResponse:
     client = client_of(request)
     client.take_command()
     key = idempotency_key(request)
-    asked = chat_request(*await json_body(request))
+    asked = await read_json(request, lambda f, text: recognisable(chat_request(f, text), key))
     with reserve_slot(request, "sse") as slot:
         answer = await when_arrived(lambda: context.retries.start(key, asked, client))
         return _show(request, slot, answer, 0)

@@ -22,7 +22,7 @@ from streaming_api.faces.ui_chats import UiChats, stream_of
 from streaming_api.faces.ui_request import chat_fields, chat_id, message_id
 from streaming_api.ops.context import CONTEXT, client_of
 from streaming_api.upstreams.reply_errors import UpstreamError
-from streaming_api.web.body import exact_body
+from streaming_api.web.body import read_exactly
 from streaming_api.web.completion import Completion, head_alone, with_headers
 from streaming_api.web.guard import scope
 from streaming_api.web.sse import idempotency_key
@@ -72,7 +72,7 @@ async def start(request: web.Request) -> web.StreamResponse:
     client = client_of(request)
     client.take_command()
     key = idempotency_key(request)
-    fields = await exact_body(request)
+    fields = await read_exactly(request)
     chat = chat_id(fields)
     body = chat_fields(fields)
     if body.get("model") is None and (model := await _first_model(request)) is not None:

@@ -17,6 +17,7 @@ from streaming_api.access.rates import Bucket
 from streaming_api.answers.elsewhere import Elsewhere
 from streaming_api.connections.connection import Connection
 from streaming_api.connections.endings import CloseReason
+from streaming_api.connections.turns import TURN_BYTES
 from streaming_api.errors import ApiError, BadRequest, TooMany
 from streaming_api.ops.context import CONTEXT, client_of, route_of
 from streaming_api.web.command_handler import CommandHandler
@@ -24,7 +25,13 @@ from streaming_api.web.guard import ANY, scope
 from streaming_api.web.handshake import open_socket
 from streaming_api.web.takeover import TAKEN
 from streaming_api.wire import framing
-from streaming_api.wire.commands import message_type_of, parse_command, parse_object, parsed_bytes
+from streaming_api.wire.commands import (
+    ChatRequest,
+    message_type_of,
+    parse_command,
+    parse_object,
+    parsed_bytes,
+)
 from streaming_api.wire.deflate import Deflate
 from streaming_api.wire.frame_parser import (
     INVALID_TEXT,
@@ -64,9 +71,9 @@ _CLOSE_TIMEOUT: Final = 5.0
 _LINGER: Final = 1.0
 """Seconds that a client that broke the protocol has to read the close frame."""
 TURN_FRAMES: Final = 64
-"""Frames that are read from one connection in one turn of the loop."""
-TURN_BYTES: Final = 64 * 2**10
-"""The same in bytes of payload, decompressed, rounded up to a whole frame."""
+"""Frames that are read from one connection in one turn of the loop; see also `TURN_BYTES`."""
+TURN_STARTS: Final = 8
+"""Answers that are started for one connection in one turn: each is work for many turns more."""
 CHOKED_BYTES: Final = 256 * 2**10
 """Unsent bytes above which nothing more is read from a client that does not read either."""
 _FRAMES: Final = 8
@@ -80,7 +87,7 @@ class WebSocket(Connection):
 
     __slots__ = (
         "_choked", "_closing_since", "_commands", "_deaf", "_frames", "_parser", "_pinged",
-        "_pings", "_refusals", "_waiting",
+        "_pings", "_refusals", "_starts", "_waiting",
     )  # fmt: skip
 
     def __init__(
@@ -104,6 +111,7 @@ class WebSocket(Connection):
         commands = config.commands_per_second
         self._refusals = Bucket(commands, 2 * commands)
         self._frames = Bucket(_FRAMES * commands, 2 * _FRAMES * commands)
+        self._starts = 0  # of answers, in this turn
         self._waiting = False  # for its turn to read on, or for what a command needs
         self._choked = False  # not read, because the client does not read either
         self._pinged = False
@@ -124,12 +132,13 @@ class WebSocket(Connection):
         if self._deaf or (self.ending is not None and not self._closing_since):
             return
         parser = self._parser
+        self._starts = 0
         try:
             for received in parser.feed(data, TURN_FRAMES, TURN_BYTES):
                 self._received(received)
                 if self.transport.is_closing():
                     return
-                if self._waiting:  # for another process
+                if self._waiting or self._starts >= TURN_STARTS:  # for another process, its turn
                     break
         except Violation as violation:
             self._close(_VIOLATIONS[violation.code], violation.code, violation.reason)
@@ -160,7 +169,11 @@ class WebSocket(Connection):
         """Leave the rest for later, if there is any and this turn has done enough."""
         if self.unsent > CHOKED_BYTES:
             self._choked = True
-        elif self._parser.unfinished or self._parser.inflated >= TURN_BYTES:
+        elif (
+            self._parser.unfinished
+            or self._parser.inflated >= TURN_BYTES
+            or self._starts >= TURN_STARTS
+        ):
             self._waiting = True
             self.manager.turns.later(self._read_on)
 
@@ -249,7 +262,9 @@ class WebSocket(Connection):
         Raises:
             ApiError: the command fails; the client is sent this error.
         """
-        self._commands.run(self, parse_command(fields, text))
+        command = parse_command(fields, text)
+        self._starts += isinstance(command, ChatRequest)
+        self._commands.run(self, command)
 
     def send_error(self, error: ApiError, fields: dict[str, object]) -> None:
         """Report an error about a command; the connection stays open."""

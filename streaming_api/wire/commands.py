@@ -70,6 +70,7 @@ class ChatRequest:
         chosen: whether the client chose the request_id: it may have been used before.
         headers: the client's headers that go to the upstream.
         trace: the caller's trace, if the command names one.
+        digest: by which a retry of the question is recognised; "" where none is expected.
     """
 
     request_id: str
@@ -82,6 +83,7 @@ class ChatRequest:
     chosen: bool = True
     headers: Mapping[str, str] = attrs.field(factory=dict)
     trace: TraceContext | None = None
+    digest: str = ""
 
     @property
     def usage_added(self) -> bool:

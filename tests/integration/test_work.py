@@ -14,13 +14,19 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Final
 
+import httpx
 import pytest
 
-from streaming_api.web.websocket import CHOKED_BYTES, TURN_BYTES, TURN_FRAMES, WebSocket
-from streaming_api.wire.commands import MOST_VALUES, parse_object
+from streaming_api.access.client import Client
+from streaming_api.answers.answers import Answers
+from streaming_api.answers.watched_answer import WatchedAnswer
+from streaming_api.connections.turns import TURN_BYTES, Turns
+from streaming_api.web.websocket import CHOKED_BYTES, TURN_FRAMES, TURN_STARTS, WebSocket
+from streaming_api.wire.commands import MOST_VALUES, ChatRequest, parse_object
 from streaming_api.wire.frame_parser import POLICY, Received
 from tests.clients import UNIT, eventually, http, question, valid, websocket
 from tests.conftest import StartServer
+from tests.fakes.upstream import FakeUpstream, Script
 from tests.integration.test_hostile import DEFLATE, UPGRADE, deflated, frame, others
 from tests.integration.test_process import GRACE, serving
 from tests.raw import TEXT, Raw, raw
@@ -194,6 +200,76 @@ class TestOneTurn:
         assert sum(turns) == 50 * len(text)
         assert max(turns) <= TURN_BYTES + len(text)
 
+    @pytest.mark.parametrize("kind", ["chat_completion", "response.create"])
+    async def test_starts_so_many_answers(
+        self, start_server: StartServer, upstream: FakeUpstream, kind: str,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:  # fmt: skip
+        upstream.default = Script(tokens=1)
+        turns: list[int] = [0]
+        read, start = WebSocket._read, Answers.start
+
+        def counted(socket: WebSocket, data: bytes) -> None:
+            turns.append(0)
+            read(socket, data)
+
+        def noted(answers: Answers, request: ChatRequest, client: Client) -> WatchedAnswer:
+            turns[-1] += 1
+            return start(answers, request, client)
+
+        monkeypatch.setattr(WebSocket, "_read", counted)
+        monkeypatch.setattr(Answers, "start", noted)
+        server = await start_server(api_gateway_endpoint=upstream.url)
+        commands = [
+            {"type": kind, "message_type": kind, "stream_id": f"{n}", "input": "x", **question()}
+            for n in range(30)
+        ]
+        async with raw(server.url) as tcp:
+            if kind == "response.create":
+                await tcp.upgrade("/v1/responses")
+            else:
+                await tcp.upgrade()
+            await tcp.send(b"".join(frame(json.dumps(each).encode()) for each in commands))
+            await eventually(lambda: sum(turns) == 30)
+        assert max(turns) == TURN_STARTS
+
+    @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses"])
+    async def test_reads_one_large_body(
+        self, start_server: StartServer, upstream: FakeUpstream, path: str,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:  # fmt: skip
+        """It waits for its turn behind others, and small ones do not."""
+        server = await start_server(api_gateway_endpoint=upstream.url)
+        go_on: list[Turns] = []
+
+        def hold(turns: Turns) -> None:
+            go_on.append(turns)
+
+        monkeypatch.setattr(Turns, "_next", hold)
+        async with http(server.url) as client:
+
+            def ask(size: int) -> asyncio.Task[httpx.Response]:
+                body = {"input": "x", **question(user="x" * size)}
+                return asyncio.ensure_future(client.post(path, json=body))
+
+            large = [ask(TURN_BYTES), ask(TURN_BYTES)]
+            await eventually(lambda: len(server.connection_manager.turns) == 2)
+            assert (await ask(1_000)).status_code == 200
+            assert not any(task.done() for task in large)
+            assert len(go_on) == 1
+            monkeypatch.undo()
+            go_on[0]._next()
+            assert len(server.connection_manager.turns) == 1
+            assert [(await task).status_code for task in large] == [200, 200]
+
+    async def test_of_somebody_who_has_left_is_not_used(self) -> None:
+        turns, read = Turns(), list[int]()
+        first, second = (asyncio.ensure_future(turns.run(lambda: read.append(1))) for _ in "ab")
+        await asyncio.sleep(0)
+        first.cancel()
+        await second
+        assert read == [1]
+
 
 class TestWhoGoesOn:
     @pytest.mark.parametrize(
@@ -230,6 +306,20 @@ class TestWhoGoesOn:
             await tcp.send_frame(text)
             while b"too_many_commands" not in (await tcp.frame())[1]:
                 pass
+
+    async def test_so_do_large_bodies(
+        self, start_server: StartServer, upstream: FakeUpstream
+    ) -> None:
+        """Who has sent one waits before the next, however large the first was."""
+        server = await start_server(api_gateway_endpoint=upstream.url, commands_per_second=5)
+        async with http(server.url) as client:
+            statuses = []
+            for _ in range(2):
+                body = question(user="x" * 1_000_000)
+                reply = await client.post("/v1/chat/completions", json=body)
+                statuses.append(reply.status_code)
+        assert statuses == [200, 429]
+        assert int(reply.headers["Retry-After"]) > 5
 
     async def test_but_reads_nothing_is_not_read_either(self, start_server: StartServer) -> None:
         server = await start_server(commands_per_second=0, max_connections=5)

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +26,7 @@ from tests.soak.figures import Report, percentile, slope
 from tests.soak.load import EVENT_STREAMS, WEBSOCKETS, Load, load
 from tests.soak.memory import memory
 from tests.soak.processes import Gateway, Process, Server
+from tests.soak.work import work
 
 TOKENS: Final = 100
 TEXT: Final = "".join(f"t{number} " for number in range(TOKENS))
@@ -43,8 +45,8 @@ LEFT: Final = 0.5
 """KiB that one connection may leave on average. One that leaked would leave 6 or more."""
 SETTLE: Final = 60.0
 MEMORY_FROM: Final = 6.0
-"""Minutes of a soak that has the two for the budget of memory, and what comes behind them."""
-MEMORY: Final = 180.0
+"""Minutes of a soak that has the loads on memory and on the event loop."""
+MEMORY: Final = 300.0
 """Seconds that they take."""
 AFTERWARDS: Final = 75.0
 """Seconds that what comes after the load takes."""
@@ -74,12 +76,13 @@ async def soak(minutes: float, report: Report) -> None:
             report.promise("the server ends by itself on SIGTERM", await server.stop() == 0)
         if minutes >= MEMORY_FROM:
             await memory(folder, report)
+            await work(folder, report)
     report.say(f"took {(time.monotonic() - begun) / 60:.1f} minutes")
 
 
-async def _memory(report: Report) -> None:
+async def _alone(part: Callable[[Path, Report], Awaitable[None]], report: Report) -> None:
     with tempfile.TemporaryDirectory(prefix="soak-") as name:
-        await memory(Path(name), report)
+        await part(Path(name), report)
 
 
 async def _settled(server: Process, wanted: int | None) -> int:
@@ -214,10 +217,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=10, help="of the whole, 3 or more")
     parser.add_argument("--memory", action="store_true", help="only the loads on memory")
+    parser.add_argument("--work", action="store_true", help="only the attacks on the event loop")
     options = parser.parse_args()
     raise_descriptor_limit()
     report = Report()
-    uvloop.run(_memory(report) if options.memory else soak(options.minutes, report))
+    only = memory if options.memory else work if options.work else None
+    uvloop.run(soak(options.minutes, report) if only is None else _alone(only, report))
     if report.broken:
         report.say("\n  ".join([f"{len(report.broken)} promises are broken:", *report.broken]))
         return 1
