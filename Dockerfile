@@ -27,7 +27,7 @@ USER 10001
 ENV STREAMING_API_HOST=0.0.0.0 PYTHONDONTWRITEBYTECODE=1
 EXPOSE 9096
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=10s --timeout=3s --start-period=30s CMD ["/opt/streaming-api/bin/python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:9096/livez', timeout=2)"]
+HEALTHCHECK --interval=10s --timeout=3s --start-period=30s CMD ["/opt/streaming-api/bin/python", "-c", "import os, urllib.request as u; u.urlopen('http://127.0.0.1:%s/livez' % os.environ.get('STREAMING_API_PORT', 9096), timeout=2)"]
 ENTRYPOINT ["/opt/streaming-api/bin/streaming-api"]
 CMD ["serve"]
 

@@ -193,7 +193,7 @@ def _from_credentials(environ: Mapping[str, str], problems: list[Problem]) -> li
     given = []
     for name, field in names.items():
         path = Path(directory or "", name)
-        if directory and path.exists():
+        if directory and _is_there(path):
             file = read_yaml(path)
             problems += file.problems
             if file.value is not None:
@@ -201,6 +201,17 @@ def _from_credentials(environ: Mapping[str, str], problems: list[Problem]) -> li
                     _Given(row=SETTINGS[field], raw=file.value, source=str(path), file=file)
                 )
     return given
+
+
+def _is_there(path: Path) -> bool:
+    """Return whether there is a file, be it one that cannot be read: that must not mean no keys."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _from_environment(environ: Mapping[str, str], problems: list[Problem]) -> list[_Given]:

@@ -4,9 +4,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import resource
+import shlex
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -21,6 +25,20 @@ BOOK: Final = (ROOT / "docs" / "operations.md").read_text()
 NAME: Final = "streaming-api-by-the-book"
 SOURCE: Final = "/root/streaming-api"
 UNIT: Final = "citadel-llm@streaming-api"
+DROP_INS: Final = f"/etc/systemd/system/{UNIT}.service.d"
+CONFIG: Final = "/opt/citadel/config/services/streaming-api.yaml"
+LOGS: Final = "/var/log/citadel-llm/streaming-api"
+URL: Final = "http://127.0.0.1:9096"
+GATEWAY: Final = 18123
+"""The port of the fake gateway, which is not in the container but shares its network."""
+ASKED: Final = json.dumps(
+    {
+        "model": "paced",
+        "max_tokens": 200,
+        "stream": True,
+        "messages": [{"role": "user", "content": "Hello"}],
+    }
+)
 LEFT_OUT: Final = shutil.ignore_patterns(
     ".*", "__pycache__", "*.egg-info", "build", "dist", "node_modules"
 )
@@ -49,26 +67,33 @@ class Machine:
     def __init__(self, podman: Podman) -> None:
         self.podman = podman
 
-    def __call__(self, command: str, *, check: bool = True, seconds: float = 15 * MINUTE) -> str:
-        """Run a line of a root's shell."""
+    def __call__(self, command: str, *, check: bool = True) -> str:
+        """Run a line of root's shell."""
+        print(f"# {command}", flush=True)
         return self.podman(
-            "exec", f"--workdir={SOURCE}", NAME, "sh", "-ec", command, check=check, seconds=seconds
-        )
-
-    def fit_limits(self) -> None:
-        """Ask for no more descriptors than this container itself may have."""
-        limit = min(resource.getrlimit(resource.RLIMIT_NOFILE)[1], 65536)
-        folder = f"/etc/systemd/system/{UNIT}.service.d"
-        line = f"printf '[Service]\\nLimitNOFILE={limit}\\n' > {folder}/limits.conf"
-        self(f"mkdir -p {folder}; {line}")
+            "exec", f"--workdir={SOURCE}", NAME, "sh", "-ec", command,
+            check=check, seconds=15 * MINUTE,
+        )  # fmt: skip
 
     def until(self, command: str, pattern: str) -> str:
         """Run it again and again, until what it writes matches."""
         deadline = time.monotonic() + MINUTE
-        while not re.search(pattern, said := self(command, check=False)):
-            assert time.monotonic() < deadline, f"{command}: {said[-3000:]}"
-            time.sleep(0.2)
-        return said
+        while not re.search(pattern, found := self(command, check=False)):
+            assert time.monotonic() < deadline, f"{command}: {found[-3000:]}"
+            time.sleep(0.5)
+        return found
+
+    def logged(self, pattern: str) -> None:
+        """Wait until the journal says something of the service."""
+        self.until(f"journalctl -u {UNIT} -o cat --no-pager", pattern)
+
+    def write(self, path: str, text: str) -> None:
+        """Write a file."""
+        self(f"mkdir -p {Path(path).parent}; printf %s {shlex.quote(text)} > {path}")
+
+    def status_of(self, key: str, path: str = "/streaming/status") -> str:
+        """The HTTP status that a key gets."""
+        return self(f"curl -s -o /dev/null -w '%{{http_code}}' -H 'X-Api-Key: {key}' {URL}{path}")
 
 
 @contextmanager
@@ -87,7 +112,7 @@ def machine(podman: Podman) -> Iterator[Machine]:
             podman("cp", str(source), f"{NAME}:{SOURCE}")
             here = Machine(podman)
             here.until("systemctl is-system-running", "running|degraded")
-            here.fit_limits()
+            adapt(here)
             yield here
         except BaseException:
             print(podman("exec", NAME, "journalctl", "-n", "60", "--no-pager", check=False))
@@ -96,15 +121,179 @@ def machine(podman: Podman) -> Iterator[Machine]:
             podman("rm", "--force", "--time=1", NAME, check=False)
 
 
+def adapt(here: Machine) -> None:
+    """Leave out what this container cannot do: more descriptors than it has; credentials."""
+    limit = min(resource.getrlimit(resource.RLIMIT_NOFILE)[1], 65536)
+    lines = ["[Service]", f"LimitNOFILE={limit}"]
+    here("mkdir -p /etc/credstore; echo '[]' > /etc/credstore/a-test")
+    read = "systemd-run --quiet --wait --pipe --property=DynamicUser=yes"
+    read += " --property=LoadCredential=a-test:a-test sh -c 'cat $CREDENTIALS_DIRECTORY/a-test'"
+    if here(read, check=False).strip() != "[]":
+        print("(systemd cannot hand out credentials here: LoadCredential= is not tried)")
+        lines.append("LoadCredential=")
+    here.write(f"{DROP_INS}/container.conf", "\n".join(lines) + "\n")
+
+
+@contextmanager
+def gateway() -> Iterator[None]:
+    """A model server for the container, on this machine's loopback."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.bench.emitter", str(GATEWAY)], cwd=ROOT
+    )
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
 def run(podman: Podman) -> None:
     """Follow the book."""
-    with machine(podman) as here:
+    with machine(podman) as here, gateway():
         install(here)
+        find_out_why(here)
+        rotate(here)
+        rotate_logs(here)
+        upgrade(here)
+        activate(here)
+        renew_a_certificate(here)
+        replace_workers(here)
+        trace_and_measure(here)
 
 
 def install(here: Machine) -> None:
     """The first hour, line by line."""
     for command in listed("The first hour"):
-        print(f"# {command}", flush=True)
         here(command)
     here(f"systemctl is-active {UNIT}")
+
+
+def configure(
+    here: Machine, gateway_port: int, *keys: tuple[str, str], **sections: dict[str, object]
+) -> None:
+    """Write the configuration: the keys, by what they are, with their scopes, and what else."""
+    rows = []
+    for key, scopes in keys:
+        digest = here(f"printf %s {key} | sha256sum").split()[0]
+        rows.append({"name": f"key-{key}", "sha256": digest, "scopes": scopes.split()})
+    document = {
+        "monitoring": {"api_gateway_endpoint": f"http://127.0.0.1:{gateway_port}"},
+        **sections,
+        "security": {"api_keys": rows, **sections.get("security", {})},
+    }
+    here.write(CONFIG, json.dumps(document))
+    here(f"/opt/citadel/env/bin/streaming-api check --config {CONFIG}")
+
+
+def find_out_why(here: Machine) -> None:
+    """The gateway is gone: which answers failed, and why, and whose they were."""
+    configure(here, 9, ("one", "chat watch"), ("ops", "admin watch"))
+    here(f"systemctl restart {UNIT}")
+    here(f"curl -s -H 'X-Api-Key: one' {URL}/v1/chat/completions -d {shlex.quote(ASKED)}")
+    here.logged(r"answer \S+ of key-one .* ended: error \(upstream_unreachable\)")
+    usage = json.loads(here(f"curl -s -H 'X-Api-Key: ops' {URL}/streaming/usage"))
+    (row,) = (row for row in usage["keys"] if row["key"] == "key-one")
+    assert (row["answers"], row["failed"]) == (1, 1), row
+    ready = here(f"curl -s {URL}/readyz")
+    assert "Connection refused" in ready, ready
+    checked = here(
+        f"/opt/citadel/env/bin/streaming-api check --online --config {CONFIG}", check=False
+    )
+    assert "ERROR: monitoring.api_gateway_endpoint does not answer" in checked, checked
+    configure(here, GATEWAY, ("one", "chat watch"), ("ops", "admin watch"))
+    here(f"systemctl reload {UNIT}")
+    here.logged("gateway is up")
+    here("kill -USR1 $(systemctl show --property=MainPID --value " + UNIT + ")")
+    here.logged("what this process is doing")
+
+
+def rotate(here: Machine) -> None:
+    """A key without a gap: the new one beside the old, then without it."""
+    assert (here.status_of("one"), here.status_of("two")) == ("200", "401")
+    configure(here, GATEWAY, ("one", "chat watch"), ("two", "chat watch"), ("ops", "admin"))
+    here(f"systemctl reload {UNIT}")
+    here.until(f"curl -s -H 'X-Api-Key: two' {URL}/streaming/status", "components")
+    assert here.status_of("one") == "200"
+    configure(here, GATEWAY, ("two", "chat watch"), ("ops", "admin watch"))
+    here(f"systemctl reload {UNIT}")
+    here.until(f"curl -s -H 'X-Api-Key: one' {URL}/streaming/status", "invalid_api_key")
+    assert here.status_of("two") == "200"
+
+
+def rotate_logs(here: Machine) -> None:
+    """logrotate moves the file away, and the next line is in a new one."""
+    here("logrotate --force /etc/logrotate.d/citadel-llm")
+    here(f"curl -s -H 'X-Api-Key: two' {URL}/v1/chat/completions -d {shlex.quote(ASKED)}")
+    here.until(f"cat {LOGS}/streaming-api.log", "of key-two")
+    before = here(f"cat {LOGS}/streaming-api.log.1")
+    assert "of key-two" not in before
+
+
+def upgrade(here: Machine) -> None:
+    """By the list, while an answer runs: it ends well, and what restarts is the new version."""
+    asked = f"curl -sN -H 'X-Api-Key: two' {URL}/v1/chat/completions -d {shlex.quote(ASKED)}"
+    *prepare, restart = listed("Upgrades")
+    for command in prepare:
+        here(command)
+    here(f"{asked} > /tmp/answer & sleep 1; {restart}; wait")
+    assert here("tail -n 2 /tmp/answer").strip() == "data: [DONE]"
+    here(f"curl -fsS {URL}/livez")
+
+
+def activate(here: Machine) -> None:
+    """With the socket of systemd a restart refuses nobody."""
+    comment = (ROOT / "systemd" / "citadel-llm.socket").read_text()
+    lines = re.findall(r"^#   (.*)$", comment, re.MULTILINE)
+    here.write(f"{DROP_INS}/socket.conf", "\n".join(lines) + "\n")
+    here("install -m 644 systemd/citadel-llm.socket /etc/systemd/system/; systemctl daemon-reload")
+    here(f"systemctl stop {UNIT}; systemctl start citadel-llm.socket {UNIT}")
+    ask = f"curl -s -o /dev/null -w '%{{http_code}}\\n' {URL}/livez"
+    here(f"(for n in $(seq 40); do {ask}; sleep 0.1; done > /tmp/codes) & "
+         f"systemctl restart {UNIT}; wait")  # fmt: skip
+    assert set(here("cat /tmp/codes").split()) == {"200"}
+
+
+def renew_a_certificate(here: Machine) -> None:
+    """The key is readable for a group that the unit is given; new files are found by themselves."""
+    folder = "/etc/ssl/streaming-api"
+    made = (
+        "openssl req -x509 -nodes -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -days 30"
+        f" -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1"
+        f" -keyout {folder}/key.pem -out {folder}/chain.pem 2>/dev/null;"
+        f" chgrp ssl-cert {folder}/key.pem; chmod 640 {folder}/key.pem"
+    )
+    here(f"groupadd --force --system ssl-cert; mkdir -p {folder}; {made}")
+    files: dict[str, object] = {
+        "tls_certificate": f"{folder}/chain.pem", "tls_key": f"{folder}/key.pem",
+    }  # fmt: skip
+    configure(here, GATEWAY, ("two", "chat watch"), security=files)
+    (lines,) = re.findall(r"```\n(\[Service\]\nSupplementaryGroups=.*?)```", BOOK, re.DOTALL)
+    here.write(f"{DROP_INS}/tls.conf", lines)
+    here(f"systemctl daemon-reload; systemctl restart {UNIT}")
+    secure = URL.replace("http:", "https:")
+    here(f"curl -fsS --cacert {folder}/chain.pem {secure}/livez")
+    here(f"rm {folder}/*; {made}")
+    here.until(f"curl -fsS --cacert {folder}/chain.pem {secure}/livez", "alive")
+
+
+def replace_workers(here: Machine) -> None:
+    """Two workers over a private store; each is replaced, one after the other."""
+    configure(here, GATEWAY, ("two", "chat watch admin"), service={"workers": 2})
+    here(f"rm {DROP_INS}/socket.conf; systemctl daemon-reload; systemctl stop citadel-llm.socket")
+    here(f"systemctl restart {UNIT}")
+    workers = f"pgrep -P $(systemctl show --property=MainPID --value {UNIT}) -f streaming-api"
+    before = here.until(f"{workers} | sort | xargs", r"\d+ \d+").split()
+    here(f"systemctl kill --kill-whom=main --signal=SIGUSR2 {UNIT}")
+    deadline = time.monotonic() + MINUTE
+    while set(before) & set(here(f"{workers} | xargs", check=False).split()):
+        assert time.monotonic() < deadline, before
+        assert here.status_of("two") == "200"
+        time.sleep(0.5)
+
+
+def trace_and_measure(here: Machine) -> None:
+    """What else the book has operators run."""
+    here("/opt/citadel/env/bin/pip install 'streaming-api[otel]'")
+    here("/opt/citadel/env/bin/streaming-api selftest")
+    here(f"systemctl stop {UNIT}")
+    here.logged("stopping: 0 answers run")

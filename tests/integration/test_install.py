@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import getpass
+import grp
 import json
 import os
 import re
@@ -11,7 +13,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -46,10 +48,12 @@ class Machine:
         shutil.copytree(ROOT, self.source, ignore=LEFT_OUT)
         self.port = free_port()
         self.folder = folder
+        self.logs = folder / "var/log/citadel-llm/streaming-api"
         self.places = {
-            "/opt/": f"{folder}/opt/", "/etc/": f"{folder}/etc/", ":9096": f":{self.port}",
+            "/opt/": f"{folder}/opt/", "/etc/": f"{folder}/etc/",
+            "/var/log/": f"{folder}/var/log/", ":9096": f":{self.port}",
         }  # fmt: skip
-        for name in ("opt", "etc/systemd/system", "etc/logrotate.d"):
+        for name in ("opt", "etc/systemd/system", "etc/logrotate.d", str(self.logs)):
             (folder / name).mkdir(parents=True)
 
     def placed(self, text: str) -> str:
@@ -71,6 +75,11 @@ class Machine:
         assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
         return done.stdout
 
+    def log(self) -> str:
+        """The log file of the service as it is now."""
+        file = self.logs / "streaming-api.log"
+        return file.read_text() if file.exists() else ""
+
     @contextmanager
     def unit(self, instance: str) -> Iterator[None]:
         """What the unit starts, as systemd would, until it is told to stop."""
@@ -86,10 +95,14 @@ class Machine:
             cwd="/",
             env={
                 "PATH": os.environ["PATH"], "NOTIFY_SOCKET": address,
-                "LOGS_DIRECTORY": str(self.folder), "STREAMING_API_PORT": str(self.port),
+                "LOGS_DIRECTORY": str(self.logs), "STREAMING_API_PORT": str(self.port),
                 "STREAMING_EMBEDDED_MODEL": "none", "STREAMING_DRAIN_DELAY": "0",
             },
         )  # fmt: skip
+        (reload,) = re.findall(r"^ExecReload=(.*)$", text, re.MULTILINE)
+        self.on_reload = [
+            word.replace("$MAINPID", str(process.pid)) for word in shlex.split(reload)
+        ]
         try:
             assert b"READY=1" in told.recv(4096)
             yield
@@ -123,13 +136,50 @@ def test_the_first_hour_as_it_stands(machine: Machine) -> None:
         else:
             machine.run(command)
     assert unit is not None, "nothing was started"
+    reload_a_key(machine)
+    rotate_the_log(machine)
     *upgrade, restart = listed("Upgrades")
     assert restart == "systemctl restart citadel-llm@streaming-api"
     for command in upgrade:
         machine.run(command)
     unit.__exit__(None, None, None)
-    log = (folder / "streaming-api.log").read_text().splitlines()
+    log = (machine.logs / "streaming-api.log.1").read_text().splitlines()
     assert json.loads(log[0])["resource"]["service.name"] == "streaming-api"
+
+
+def reload_a_key(machine: Machine) -> None:
+    """Step 1 of the book: what the unit runs for ``systemctl reload``."""
+    digest = machine.run("printf %s KEY | sha256sum").split()[0]
+    file = machine.folder / "opt/citadel/config/services/streaming-api.yaml"
+    row = {"name": "page", "sha256": digest, "scopes": ["watch"]}
+    document = yaml.safe_load(file.read_text())
+    document["security"]["api_keys"] = [row]
+    file.write_text(yaml.safe_dump(document))
+    subprocess.run(machine.on_reload, check=True)
+    until(lambda: "in effect: security.api_keys" in machine.log())
+
+
+def rotate_the_log(machine: Machine) -> None:
+    """What logrotate does each day; the file that it moved away is not written to any more."""
+    whole = machine.log()
+    text = machine.placed((machine.folder / "etc/logrotate.d/citadel-llm").read_text())
+    own = f"su {getpass.getuser()} {grp.getgrgid(os.getgid()).gr_name}"
+    conf = machine.folder / "logrotate.conf"
+    conf.write_text(text.replace("su root root", own))
+    conf.chmod(0o644)
+    state = machine.folder / "logrotate.state"
+    machine.run(f"PATH=$PATH:/usr/sbin logrotate --force --state {state} {conf}")
+    subprocess.run(machine.on_reload, check=True)
+    until(lambda: "read again" in machine.log())
+    assert (machine.logs / "streaming-api.log.1").read_text() == whole
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait until the condition holds."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_the_steps_of_the_image(machine: Machine) -> None:
@@ -142,17 +192,19 @@ def test_the_steps_of_the_image(machine: Machine) -> None:
     (entry,) = re.findall(r"^ENTRYPOINT (.*)$", text, re.MULTILINE)
     (check,) = re.findall(r"^HEALTHCHECK .*CMD (.*)$", text, re.MULTILINE)
     (start,) = re.findall(r"^CMD (.*)$", text, re.MULTILINE)
+    environ = {
+        "STREAMING_API_PORT": str(machine.port), "STREAMING_EMBEDDED_MODEL": "none",
+        "PYTHONDONTWRITEBYTECODE": "1", "STREAMING_API_HOST": "0.0.0.0",
+    }  # fmt: skip
     process = subprocess.Popen(
-        [*map(machine.placed, json.loads(entry)), *json.loads(start)],
-        env={
-            "STREAMING_API_PORT": str(machine.port), "STREAMING_EMBEDDED_MODEL": "none",
-            "PYTHONDONTWRITEBYTECODE": "1", "STREAMING_API_HOST": "0.0.0.0",
-        },
-    )  # fmt: skip
+        [*map(machine.placed, json.loads(entry)), *json.loads(start)], env=environ
+    )
     try:
         probe = [machine.placed(word) for word in json.loads(check)]
         deadline = time.monotonic() + 60
-        while subprocess.run(probe, capture_output=True, timeout=60, check=False).returncode:
+        while subprocess.run(
+            probe, env=environ, capture_output=True, timeout=60, check=False
+        ).returncode:
             assert time.monotonic() < deadline
             assert process.poll() is None
         process.send_signal(signal.SIGTERM)

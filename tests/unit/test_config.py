@@ -611,6 +611,13 @@ class TestEnvironment:
         assert (problem.source, problem.line) == (str(tmp_path / "api_keys"), 2)
         assert "hunter2" not in str(problem)
 
+    def test_credentials_that_cannot_be_read_are_a_fault_and_not_no_keys(
+        self, tmp_path: Path
+    ) -> None:
+        folder = tmp_path / ("x" * 300)
+        with pytest.raises(ConfigError, match="api_keys: cannot be read: File name too long"):
+            load(None, {"CREDENTIALS_DIRECTORY": str(folder)})
+
     def test_a_folder_of_credentials_without_keys_is_fine(self, tmp_path: Path) -> None:
         assert load(None, {"CREDENTIALS_DIRECTORY": str(tmp_path)}).config.api_keys == ()
 
