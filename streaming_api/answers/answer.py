@@ -40,13 +40,20 @@ if TYPE_CHECKING:
     from streaming_api.engine.budget import Account
     from streaming_api.engine.channel import Channel
     from streaming_api.engine.sink import Sink
+    from streaming_api.engine.turn import Turn
     from streaming_api.upstreams.gateway import OpenAIClient
 
 logger = logging.getLogger(__name__)
 
 
 class AnswerObserver(Protocol):
-    """Is notified of the progress of answers. A type: nothing inherits it."""
+    """Is notified of the progress of answers. A type: nothing inherits it.
+
+    Attributes:
+        turn: shows what the upstream has sent to all answers in one turn of the event loop.
+    """
+
+    turn: Turn
 
     def begun(self, seconds: float) -> None:
         """Note that the first chunk came after this number of seconds."""
@@ -112,6 +119,7 @@ class Answer(WatchedAnswer):
         self._resumed: list[float] = []  # when somebody came back, in seconds from the start
         self._asked = asked
         self._queue = queue
+        self._turn = observer.turn
         self._resume_grace = resume_grace
         self._observer = observer
         self.channel.on_unwatched = self._unwatched
@@ -202,25 +210,43 @@ class Answer(WatchedAnswer):
                 task.result()  # else it keeps its frame, and the frame this answer
 
     def _chunks(self, chunks: list[bytes]) -> None:
-        """Append, on the hot path, what one read of the upstream brought, as it is."""
-        if self._first is None:
-            self._first = time.monotonic()
-            self._note_headers()
-            self._observer.begun(self._first - self.started)
-            self._answering = _model_of(chunks)
-            self._debug("has its first chunk")
-            chunks = self._mark_substitution(chunks)
-            self.chunks = len(chunks)
-            self.channel.append(self.stream, chunks)
-            notify(self.on_begun)
-        else:
+        """Take, on the hot path, what one read of the upstream brought: the first of it at once."""
+        if self._first is not None:
+            self._turn.add(self, chunks)
+            return
+        self._first = time.monotonic()
+        self._note_headers()
+        self._observer.begun(self._first - self.started)
+        self._answering = _model_of(chunks)
+        self._debug("has its first chunk")
+        chunks = self._mark_substitution(chunks)
+        self.chunks = len(chunks)
+        self.channel.append(self.stream, chunks)
+        notify(self.on_begun)
+        self._look_for_room()
+
+    def take(self, chunks: list[bytes]) -> None:
+        """Append chunks as they are; they are written at the end of this turn."""
+        if self.outcome is not None:  # cancelled in the same turn
+            return
+        try:
             self.chunks = self.chunks + len(chunks)
-            self.channel.append(self.stream, chunks)
+            channel, share = self.channel, self.share
+            channel.append(self.stream, chunks, later=self._turn.flushed)
+            if channel.full or share.bytes > share.limit or share.budget.bytes > share.budget.limit:
+                self._look_for_room()
+        except Exception:
+            logger.exception("an answer failed")
+            self.cancel(AnswerOutcome("error", OUR_BUG))
+
+    def _look_for_room(self) -> None:
+        """Stop reading while its viewers, or the memory of all, cannot take more."""
         share = self.share
         if self.channel.full and self._exchange is not None:
             self.channel.on_room = self._exchange.resume_reading
             self._exchange.pause_reading()
         elif share.bytes > share.limit or share.budget.bytes > share.budget.limit:
+            self._turn.write()  # making room may end connections
             self._wait_for_memory()
 
     def _wait_for_memory(self) -> None:

@@ -24,6 +24,7 @@ from streaming_api.config import StreamingConfig
 from streaming_api.engine.budget import ANSWER_BYTES, Account, Budget, Share
 from streaming_api.engine.channel import Channel
 from streaming_api.engine.stream import Retention
+from streaming_api.engine.turn import Turn
 from streaming_api.errors import ApiError, Gone, NotFound, TooMany, Unavailable
 from streaming_api.wire.commands import ChatRequest
 
@@ -58,6 +59,7 @@ class Answers:
         budget: counts their memory; None for no limit.
 
     Attributes:
+        turn: shows what the upstream has sent to all of them in one turn of the event loop.
         waiting: answers that read on when there is memory again, first come, first served.
     """
 
@@ -75,6 +77,7 @@ class Answers:
         self._left: dict[Channel, Share] = {}  # evicted, but still watched at the last check
         self.upstream = upstream
         self.queue = AnswerQueue(config.pool_size, config.max_queued)
+        self.turn = Turn()
         self._new_channel = new_channel
         self.apply(config)
         self.draining = False

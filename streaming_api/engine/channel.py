@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 CATCH_UP_BYTES: Final = 65_536
 """How many bytes of the backlog are written to a lagging viewer at a time."""
 
+Flushed = tuple["Channel", list[Message], bytes, "Writes"]
+"""What a flush writes to one audience of a channel: messages, their bytes, and to whom."""
+
 _number = attrgetter("number")
 
 
@@ -64,7 +67,7 @@ class Audience:
         return [message for message in batch if message.stream in self.watched]
 
     def frame(self, part: list[Message], now: float) -> bytes:
-        """Return a part's bytes, counted before any viewer is written to: see `Channel._write`."""
+        """Return a part's bytes, counted before any viewer is written to: see `Channel.write`."""
         framing = self.framing
         if self.window is not None:
             data = framing.windowed(part, self.window)
@@ -180,13 +183,21 @@ class Channel:
 
     # Producing
 
-    def append(self, stream: Stream, data: Iterable[bytes], *, urgent: bool = False) -> None:
+    def append(
+        self,
+        stream: Stream,
+        data: Iterable[bytes],
+        *,
+        urgent: bool = False,
+        later: list[Flushed] | None = None,
+    ) -> None:
         """Append messages to a stream and flush as the window allows, or now if ``urgent``.
 
         Args:
             stream: one of this channel's streams.
             data: the JSON of each message's ``data``, without CR or LF.
             urgent: flush now; alerts and the end of an answer never wait.
+            later: takes what is to be written, if that is not to be done here (`Turn`).
         """
         now = time.monotonic()
         messages = stream.extend(self.number + 1, data, now)
@@ -208,14 +219,14 @@ class Channel:
                 self._due = True
                 self._call_later(wait, self._flush_due)
             else:
-                self.flush(now)
+                self.flush(now, later)
 
     def _flush_due(self) -> None:
         self._due = False
         self.flush()
 
-    def flush(self, now: float | None = None) -> None:
-        """Write what was appended since the last flush to every live viewer."""
+    def flush(self, now: float | None = None, later: list[Flushed] | None = None) -> None:
+        """Write what was appended since the last flush to every live viewer, or let ``later``."""
         batch = self._waiting
         if not batch:
             return
@@ -224,19 +235,21 @@ class Channel:
         self._waiting = []
         self._recent.append(now)
         self.flushed = batch[-1].number
-        due = []
+        due: list[Flushed] = [] if later is None else later
         for audience in self.audiences.values():
             part = batch if len(audience.watched) == len(self.streams) else audience.part(batch)
             if part:
-                due.append((part, audience.frame(part, now), tuple(audience.viewers.items())))
-        for part, data, viewers in due:
-            self._write(part, data, viewers)
+                data, viewers = audience.frame(part, now), tuple(audience.viewers.items())
+                due.append((self, part, data, viewers))
+        if later is None:
+            for _, part, data, viewers in due:
+                self.write(part, data, viewers)
         if self.recorder is not None:
             self.recorder.flushed()
         if self.full:
             self._make_room(now)
 
-    def _write(self, part: list[Message], data: bytes, viewers: Writes) -> None:
+    def write(self, part: list[Message], data: bytes, viewers: Writes) -> None:
         """Write to each viewer, on the hot path, with one call of its transport's ``write``.
 
         A viewer whose transport is over its high-water mark has left its audience (`lag`), so

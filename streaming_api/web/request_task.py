@@ -11,7 +11,6 @@ import asyncio
 from typing import TYPE_CHECKING, cast
 
 from aiohttp import web
-from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http import RawRequestMessage, StreamWriter
 from aiohttp.web_protocol import ERROR, PayloadAccessError
 
@@ -29,9 +28,9 @@ class RequestTask(web.RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Wait for the first request, for as long as for any other."""
-        BaseProtocol.connection_made(self, transport)
+        self.transport = cast("asyncio.Transport", transport)  # TCP_NODELAY is set, by every loop
         if self._manager is not None:
-            self._manager.connection_made(self, cast("asyncio.Transport", transport))
+            self._manager.connection_made(self, self.transport)
         self._wait_for_request()
 
     def _wait_for_request(self) -> None:

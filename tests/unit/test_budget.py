@@ -73,6 +73,7 @@ class House:
     def fill(self, answer: Answer, size: int) -> None:
         """Let the upstream say about so many bytes."""
         answer._chunks([CHUNK] * (size // len(CHUNK)))
+        self.answers.turn.end()
         if answer.share.over:
             self.answers.has_room(answer)
 

@@ -63,11 +63,13 @@ async def test_relaying_a_token_makes_so_many_calls(
     stream, transport = relay(context, kind)
     read = READ * tokens
     stream.data_received(read)
+    context.answers.turn.end()
     before = transport.writes
 
     def reads() -> None:
         for _ in range(20):
             stream.data_received(read)
+            context.answers.turn.end()
 
     calls = counted(reads) / 20 / tokens
     assert transport.writes - before == 20, "one write a read, however many tokens it brought"
@@ -77,10 +79,12 @@ async def test_relaying_a_token_makes_so_many_calls(
 async def test_a_token_leaves_nothing_for_the_garbage_collector(context: Context) -> None:
     stream, _ = relay(context, framing.WEBSOCKET)
     stream.data_received(READ * 100)
+    context.answers.turn.end()
     gc.collect()
     before = len(gc.get_objects())
     for _ in range(1_000):
         stream.data_received(READ)
+        context.answers.turn.end()
     assert len(gc.get_objects()) - before < 10
 
 
@@ -91,6 +95,7 @@ async def test_telemetry_costs_an_answer_and_not_a_token(context: Context) -> No
 
     def end(tokens: int) -> int:
         relay(context, framing.WEBSOCKET, f"r-{tokens}")[0].data_received(READ * tokens)
+        context.answers.turn.end()
         answer = context.answers.local(("", f"r-{tokens}"))
         assert answer is not None
         answer._exchange = None

@@ -1,0 +1,59 @@
+"""Turn: chunks that one turn of the event loop has read, shown when all are read, written together.
+
+A write wakes the process that reads, and what is done between two writes is time in which that
+process falls asleep again: writes that follow each other at once wake it once. Until the end of the
+turn nobody else can write: clients' commands and timers have turns of their own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+from streaming_api.engine.channel import Flushed
+
+
+class Taker(Protocol):
+    """Who takes chunks. A type."""
+
+    def take(self, chunks: list[bytes]) -> None:
+        """Append chunks; it must not raise."""
+
+
+class Turn:
+    """What has been read in this turn and is not shown yet; shown, and not written yet.
+
+    Attributes:
+        flushed: what is to be written.
+    """
+
+    __slots__ = ("_due", "_read", "flushed")
+
+    def __init__(self) -> None:
+        self._due = False  # its end is scheduled
+        self._read: list[tuple[Taker, list[bytes]]] = []
+        self.flushed: list[Flushed] = []
+
+    def add(self, taker: Taker, chunks: list[bytes]) -> None:
+        """Let ``taker`` take these chunks before anything else has a turn."""
+        if not self._due:
+            self._due = True
+            asyncio.get_running_loop().call_soon(self._end_due)
+        self._read.append((taker, chunks))
+
+    def _end_due(self) -> None:
+        self._due = False
+        self.end()
+
+    def end(self) -> None:
+        """Show what has been read, then write."""
+        read, self._read = self._read, []
+        for taker, chunks in read:
+            taker.take(chunks)
+        self.write()
+
+    def write(self) -> None:
+        """Write what has been shown so far."""
+        flushed, self.flushed = self.flushed, []
+        for channel, part, data, viewers in flushed:
+            channel.write(part, data, viewers)

@@ -1,0 +1,62 @@
+"""What one turn of the event loop has read is shown when all is read, and written together."""
+
+from __future__ import annotations
+
+import asyncio
+
+from streaming_api.engine.channel import Channel
+from streaming_api.engine.stream import Stream
+from streaming_api.engine.turn import Turn
+from streaming_api.engine.viewer import Viewer
+from streaming_api.upstreams.answer import ExchangeResult
+from streaming_api.wire import framing
+from tests.fakes import hot_path
+from tests.fakes.engine import Shown, channel, chat_stream
+
+
+class Taken:
+    """An answer of sorts, which notes how much had been written when it took its chunks."""
+
+    def __init__(self, turn: Turn) -> None:
+        self.turn = turn
+        self.on: Channel = channel()
+        self.stream: Stream = chat_stream(self.on)
+        self.shown = Shown(framing=framing.WEBSOCKET)
+        viewer = Viewer(self.shown, self.on, frozenset(self.on.streams))
+        viewer.attach(0)
+        viewer.catch_up()
+        self.everybody: list[Taken] = []
+        self.written: list[int] = []
+
+    def take(self, chunks: list[bytes]) -> None:
+        self.written += [len(other.shown.pipe.written) for other in self.everybody]
+        self.on.append(self.stream, chunks, later=self.turn.flushed)
+
+
+async def test_all_is_appended_before_any_of_it_is_written() -> None:
+    turn = Turn()
+    both = [Taken(turn), Taken(turn)]
+    for taken in both:
+        taken.everybody = both
+        turn.add(taken, [b'{"text":"one"}'])
+    turn.add(both[0], [b'{"text":"two"}'])
+    assert [len(taken.shown.pipe.written) for taken in both] == [0, 0]
+    await asyncio.sleep(0)
+    assert both[0].written == [0, 0, 0, 0]
+    assert both[1].written == [0, 0]
+    assert [b'"one"' in data for data in both[0].shown.pipe.written] == [True, False]
+    assert [len(taken.shown.pipe.written) for taken in both] == [2, 1]
+
+
+async def test_chunks_of_an_answer_that_has_ended_meanwhile_are_dropped() -> None:
+    context = hot_path.context()
+    stream, transport = hot_path.relay(context, framing.WEBSOCKET)
+    stream.data_received(hot_path.READ)
+    answer = context.answers.local(("", "r"))
+    assert answer is not None
+    answer._end(ExchangeResult(finish_reason="stop", usage=None, error=None, content_chunks=1))
+    number, writes = answer.channel.number, transport.writes
+    context.answers.turn.end()
+    assert answer.channel.number == number
+    assert transport.writes == writes
+    answer.task.cancel()
