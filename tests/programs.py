@@ -12,7 +12,7 @@ ROOT: Final = Path(__file__).parent.parent
 CLIENTS: Final = ROOT / ".clients"
 """Where `tests/other_clients/install` puts the clients."""
 INSTALLED: Final = (CLIENTS / "node/node_modules").is_dir()
-SECONDS: Final = 120.0
+SECONDS: Final = 240.0
 """What a program may take, its imports included."""
 SUFFIXES: Final = {"python": ".py", "js": ".mjs", "sh": ".sh"}
 

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 from typing import Final
 
-from tests.conformance import autobahn, clients, fuzzing, mixtures, openapi, report
+from tests.conformance import autobahn, clients, faces, fuzzing, mixtures, openapi, report
 from tests.conformance.environments import HOME
 from tests.conformance.result import Result
 
@@ -22,6 +22,7 @@ SUITES: Final[dict[str, Callable[..., Result]]] = {
     "autobahn": autobahn.run,
     "schemathesis": openapi.run,
     "clients": clients.run,
+    "faces": faces.run,
     "mixtures": mixtures.run,
     "fuzz": fuzzing.run,
 }

@@ -13,14 +13,18 @@ import pytest
 from streaming_api.service import StreamingService
 from tests import programs
 from tests.conftest import StartServer
+from tests.embedded import missing_model
 from tests.fakes.cutter import cutter
 from tests.fakes.upstream import FakeUpstream, Script
 
 PROGRAMS: Final = programs.ROOT / "tests/other_clients/programs"
 LANGUAGES: Final = {suffix: language for language, suffix in programs.SUFFIXES.items()}
-IN_LITELLMS: Final = frozenset({"litellm_loop", "instructor_modes"})
-WITH_ITS_OWN_TEST: Final = frozenset({"responses_socket"})
-FILES: Final = sorted(f for f in PROGRAMS.iterdir() if f.stem not in WITH_ITS_OWN_TEST)
+IN_LITELLMS: Final = frozenset({"litellm_loop", "instructor_modes", "hello_litellm"})
+SOCKET: Final = PROGRAMS / "responses_socket.mjs"
+HELLOS: Final = sorted(PROGRAMS.glob("hello*"))
+FILES: Final = sorted({*PROGRAMS.iterdir()} - {SOCKET, *HELLOS})
+MISSING: Final = missing_model()
+"""Why there is no embedded model here, if there is none."""
 
 pytestmark = pytest.mark.skipif(not programs.INSTALLED, reason="needs: tests/other_clients/install")
 
@@ -54,7 +58,16 @@ async def test_nodes_socket_goes_on_after_cuts(
 ) -> None:
     upstream.scripts["cut"] = Script(tokens=60, rate=300)
     async with cutter(server.url, [2_000, 3_000, 4_000]) as line:
-        said = await run(PROGRAMS / "responses_socket.mjs", line.url, tmp_path)
+        said = await run(SOCKET, line.url, tmp_path)
     text, last, _ = said.split("\n")
     assert (text, last) == (upstream.scripts["cut"].text(), "3 cuts, done")
     assert line.cuts == 3
+
+
+@pytest.mark.skipif(MISSING is not None, reason=MISSING or "")
+async def test_each_kind_of_client_hears_the_embedded_model(
+    start_server: StartServer, tmp_path: Path
+) -> None:
+    server = await start_server(embedded_model="auto")
+    for file in HELLOS:
+        assert (await run(file, server.url, tmp_path)).endswith("done\n"), file.name

@@ -55,16 +55,22 @@ async def server(start_server: StartServer, upstream: FakeUpstream) -> Streaming
     return await start_server(api_gateway_endpoint=upstream.url)
 
 
+async def run(program: Program, url: str, folder: Path) -> str:
+    """Run a program with the server's address in it; what the model said."""
+    venv = "litellm" if program.client in _IN_LITELLMS else "python"
+    text = program.text.replace(HERE, url)
+    said = await programs.run(text, program.language, url, folder, venv)
+    if program.client == "curl":
+        return "".join(re.findall(r'"type":"response.output_text.delta".*?"delta":"(.*?)"', said))
+    return said
+
+
 @pytest.mark.parametrize("program", PROGRAMS, ids=str)
 async def test_works_as_it_stands(
     program: Program, server: StreamingService, tmp_path: Path
 ) -> None:
-    venv = "litellm" if program.client in _IN_LITELLMS else "python"
-    text = program.text.replace(HERE, server.url)
-    said = await programs.run(text, program.language, server.url, tmp_path, venv)
+    said = await run(program, server.url, tmp_path)
     expected = _EXPECTED.get(program.client, TEN)
-    if program.client == "curl":
-        said = "".join(re.findall(r'"type":"response.output_text.delta".*?"delta":"(.*?)"', said))
     times = 2 if str(program) == "openai (Node)-0" else 1
     assert said.count(expected) == times, said
 

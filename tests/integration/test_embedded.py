@@ -18,21 +18,13 @@ import pytest
 
 from streaming_api.upstreams.embedded import SLOTS, EmbeddedModel
 from streaming_api.upstreams.model_file import NoModelError, check_machine, find_model
+from tests.embedded import missing_model
 
 S = 10.0
 """Seconds within which a thing that takes one must have happened, on the slowest machine."""
 
 
-def _missing() -> str | None:
-    try:
-        check_machine()
-        find_model("auto")
-    except NoModelError as error:
-        return str(error)
-    return None
-
-
-needs_model = pytest.mark.skipif(_missing() is not None, reason=_missing() or "")
+needs_model = pytest.mark.skipif(missing_model() is not None, reason=missing_model() or "")
 
 
 @pytest.fixture

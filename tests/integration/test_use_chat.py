@@ -6,7 +6,7 @@ import asyncio
 import os
 import re
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Final
 
@@ -129,7 +129,7 @@ def is_beginning(text: str) -> bool:
 
 
 async def test_reloads_in_mid_answer_lose_and_double_nothing(
-    page: Page, upstream: FakeUpstream
+    page: Page, upstream: FakeUpstream, record_property: Callable[[str, object], None]
 ) -> None:
     gate = Gate()
     tokens = TOKENS_BETWEEN * (RELOADS + 1)
@@ -150,6 +150,13 @@ async def test_reloads_in_mid_answer_lose_and_double_nothing(
     await page.reload()  # it has ended: the page has it, and the server has nothing to add
     await expect(page.locator("output")).to_have_text("ready")
     assert (await said(page)).strip() == upstream.default.text().strip()
+    for name, value in (
+        ("wire", "`useChat`, a page that is reloaded"),
+        ("cuts", RELOADS),
+        ("answers", len(upstream.generations)),
+        ("tokens", tokens),
+    ):
+        record_property(name, value)
 
 
 async def test_two_tabs_show_the_same_answer(
