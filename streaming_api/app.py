@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import secrets
+import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -113,9 +115,10 @@ def build(config: StreamingConfig) -> Context:
         new_channel(secrets.token_hex(8)),
         telemetry.background_failures,
         new_channel(secrets.token_hex(8)),
+        _name(config) if _is_one_of_several(config) else "",
     )
     access = Policy(config)
-    cluster = _cluster(config, answers, access, manager.admission, new_channel, topics)
+    cluster = _cluster(config, answers, access, manager.admission, new_channel, topics, telemetry)
     keyed = bindings if cluster is None else cluster.bindings
     return Context(
         config=config,
@@ -144,16 +147,24 @@ def _cluster(
     admission: Admission,
     new_channel: Callable[[str], Channel],
     topics: Topics,
+    telemetry: Telemetry,
 ) -> Cluster | None:
     """Return this process's cluster, or None; redis is imported only where there is one."""
-    if config.cluster_url is None or plan(config).missing is not None:
+    if not _is_one_of_several(config):
         return None
     from streaming_api.cluster.cluster import Cluster  # noqa: PLC0415
 
-    def report(state: str, reason: str | None) -> None:
-        topics.status.set("cluster", state, reason)
+    failures = telemetry.background_failures
+    return Cluster(config, answers, access, admission, new_channel, topics, failures)
 
-    return Cluster(config, answers, access, admission, new_channel, report)
+
+def _is_one_of_several(config: StreamingConfig) -> bool:
+    return config.cluster_url is not None and plan(config).missing is None
+
+
+def _name(config: StreamingConfig) -> str:
+    """Return what this process is called in figures."""
+    return config.cluster_name or f"{socket.gethostname()}-{os.getpid()}"
 
 
 def _certificate(config: StreamingConfig) -> Certificate | None:
@@ -240,16 +251,17 @@ async def _running(app: web.Application) -> AsyncIterator[None]:
     background.start("answers kept", context.answers.keep_evicting)
     background.start("monitor", monitor.keep_sampling)
     background.start("upstream health", monitor.keep_asking_upstream)
-    background.start("topics", context.topics.run)
-    background.start("history", context.topics.history.keep_sampling)
     if context.certificate is not None:
         reloading = context.certificate.keep_reloading
         background.start("TLS certificate", lambda: reloading(context.topics.warn))
     if (missing := plan(context.config).missing) is not None:
-        context.topics.status.set("cluster", "absent", missing)
-    if context.cluster is not None:
+        context.topics.own.set("cluster", "absent", missing)
+    if context.cluster is None:
+        background.start("topics", context.topics.run)
+        background.start("history", context.topics.history.keep_sampling)
+    else:
         context.cluster.on_webhook = lambda body: _take_webhook(context, body)
-        context.cluster.start(background)
+        await context.cluster.start(background)
     if context.peers is not None:
         await context.peers.start(figures.own_figures(context))
     try:
@@ -285,6 +297,7 @@ async def _drain(app: web.Application) -> None:
     if context.cluster is None:
         await context.answers.drain(seconds)
     else:
+        context.cluster.topics.leave()
         await asyncio.gather(context.answers.drain(seconds), context.cluster.drain(seconds))
         await context.cluster.flush(CLUSTER_DRAIN_SECONDS)
     await context.manager.drain(CONNECTIONS_DRAIN_SECONDS)

@@ -356,8 +356,8 @@ async def _check(tcp: Raw, asked: list[Asked], under_way: list[Asked], *, lastin
             break
         under_way.append(one)
         if one.endless:
-            told = await tcp.until(one.endless)
-            assert told.count(b"HTTP/1.1 ") == 1, told
+            bytes_read = await tcp.until(one.endless)
+            assert bytes_read.count(b"HTTP/1.1 ") == 1, bytes_read
             return
         reply = await _reply(tcp, head_only=one.head_only)
         assert TRAPPED not in reply.body, f"a body was read as a request: {reply}"

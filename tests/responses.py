@@ -47,11 +47,11 @@ def valid_response(response: Json) -> Json:
     The types of `openai` know neither the ends that are ours alone nor a schema left out.
     """
     specification.ResponseResource.model_validate(response)
-    told = dict(response)
+    document = dict(response)
     for field in ("incomplete_details", "error"):
-        told[field] = None
-    told["text"] = None
-    Response.model_validate(told)
+        document[field] = None
+    document["text"] = None
+    Response.model_validate(document)
     return response
 
 

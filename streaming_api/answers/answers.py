@@ -16,6 +16,7 @@ from streaming_api.answer_record import AnswerRecord
 from streaming_api.answers.answer import Answer, request_bytes
 from streaming_api.answers.elsewhere import Elsewhere, Key, Remote
 from streaming_api.answers.ending import SERVER_STOPPED
+from streaming_api.answers.passed_on import PassedOn
 from streaming_api.answers.queue import AnswerQueue
 from streaming_api.answers.quotas import Quotas
 from streaming_api.answers.request import UpstreamRequest
@@ -60,6 +61,7 @@ class Answers:
 
     Attributes:
         turn: shows what the upstream has sent to all of them in one turn of the event loop.
+        passed_on: requests that are passed on as they are; they count as answers of their key.
         waiting: answers that read on when there is memory again, first come, first served.
     """
 
@@ -85,6 +87,7 @@ class Answers:
         self._enabled = config.streaming_chat_enabled
         self._watcher = watcher
         self.quotas = Quotas()
+        self.passed_on = PassedOn()
         self._answers: dict[Key, Answer] = {}
         self._kept: OrderedDict[Key, Answer] = OrderedDict()  # ended, oldest first
         self._evicted: OrderedDict[Key, None] = OrderedDict()
@@ -145,18 +148,7 @@ class Answers:
         known = self._known(key)
         if known is not None:
             return known
-        if self.draining:
-            message = "This server is stopping; send the request again."
-            raise Unavailable(message, "draining", retry_after=1)
-        running = len(self._answers) - len(self._kept)
-        self.queue.check(arriving=running - self.queue.busy - self.queue.queued)
-        own = client.key.answers if client.key is not None else 0
-        for limit in (self._answers_per_key, own):
-            if limit and (mine := self.running_of(client)) >= limit:
-                message = f"{mine} answers are running for this key; wait for one to end."
-                raise TooMany(message, "too_many_answers", retry_after=1)
-        if client.key is not None:
-            self.quotas.check(client.key, request.model)
+        self.check(client, request.model)
         share = self.budget.share(client.name)
         share.check(request_bytes(request) + ANSWER_BYTES)
         remote = self.remote
@@ -177,13 +169,35 @@ class Answers:
             remote.started(answer)
         return answer
 
+    def check(self, client: Client, model: str | None) -> None:
+        """Check that a client may ask for one answer more, here and now.
+
+        Raises:
+            Unavailable: this server is stopping, or the queue for upstream connections is full.
+            TooMany: the key has reached its limit of running answers or of tokens.
+            Forbidden: the key may not ask this model.
+        """
+        if self.draining:
+            message = "This server is stopping; send the request again."
+            raise Unavailable(message, "draining", retry_after=1)
+        running = len(self._answers) - len(self._kept) + len(self.passed_on)
+        self.queue.check(arriving=running - self.queue.busy - self.queue.queued)
+        own = client.key.answers if client.key is not None else 0
+        for limit in (self._answers_per_key, own):
+            if limit and (mine := self.running_of(client)) >= limit:
+                message = f"{mine} answers are running for this key; wait for one to end."
+                raise TooMany(message, "too_many_answers", retry_after=1)
+        if client.key is not None:
+            self.quotas.check(client.key, model)
+
     def holding(self, elsewhere: Elsewhere, request: ChatRequest, client: Client) -> Elsewhere:
         """Return the same, with the request counted for as long as it waits."""
         return elsewhere.holding(request_bytes(request), self.budget.share(client.name))
 
     def running_of(self, client: Client) -> int:
-        """Return how many answers of a client's key run here."""
-        return sum(answer.asked_by == client.name for answer in self.running)
+        """Return how many answers of a client's key run here, or are passed on."""
+        answers = sum(answer.asked_by == client.name for answer in self.running)
+        return answers + self.passed_on.of(client.name)
 
     def running_by_key(self) -> Counter[str]:
         """Return how many answers of each key run here."""
@@ -373,8 +387,11 @@ class Answers:
             self.evict()
 
     async def drain(self, seconds: float) -> None:
-        """Give running answers this many seconds to end, then end them as incomplete."""
+        """Give what runs this many seconds to end, then end answers as incomplete, cut the rest."""
         self.draining = True
+        await asyncio.gather(self._drain_answers(seconds), self.passed_on.drain(seconds))
+
+    async def _drain_answers(self, seconds: float) -> None:
         tasks = [answer.task for answer in self.running]
         if tasks:
             await asyncio.wait(tasks, timeout=seconds)

@@ -7,7 +7,6 @@ import contextlib
 import logging
 import secrets
 import time
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Final, Protocol
@@ -29,6 +28,7 @@ from streaming_api.cluster.rates import Rates
 from streaming_api.cluster.reader import Reader
 from streaming_api.cluster.shared import SharedBindings, Tickets, unavailable
 from streaming_api.cluster.store import RUNNING_SECONDS, Command, Message, Store, StoreError
+from streaming_api.cluster.topics import SharedTopics
 from streaming_api.cluster.usage import Usage
 from streaming_api.cluster.writer import Recording, Writer
 
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from streaming_api.engine.budget import Share
     from streaming_api.engine.channel import Channel
     from streaming_api.errors import ApiError
+    from streaming_api.topics import Topics
     from streaming_api.wire.commands import ChatRequest
 
 logger = logging.getLogger(__name__)
@@ -72,11 +73,14 @@ class Cluster:
         access: its rates.
         admission: its connections.
         new_channel: makes the channel of a mirror.
-        on_state: called with ``up`` or ``down`` and the reason.
+        topics: the topics of this process.
+        failures: failures of background work, counted by name.
 
     Attributes:
         instance: the name of this process, new at each start.
-        on_webhook: called with what Alertmanager's webhook said to any process.
+        on_webhook: called with what Alertmanager's webhook said to any process, in the one that
+            makes the topics.
+        topics: the topics of all processes.
         usage: what each key has used, in all processes together.
     """
 
@@ -87,7 +91,8 @@ class Cluster:
         access: Policy,
         admission: Admission,
         new_channel: Callable[[str], Channel],
-        on_state: Callable[[str, str | None], None],
+        topics: Topics,
+        failures: Counter[str],
     ) -> None:
         assert config.cluster_url is not None
         self.instance = f"{config.cluster_name or 'streaming-api'}-{secrets.token_hex(6)}"
@@ -95,7 +100,7 @@ class Cluster:
         self.on_webhook: Callable[[bytes], None] = lambda _: None
         self.store = Store(config.cluster_url, config.cluster_prefix)
         self._answers = answers
-        self._on_state = on_state
+        self._components = topics.own
         self._lease = config.cluster_lease
         kept = max(1, round(config.chat_retention_seconds))
         interval = config.cluster_flush_interval / 1000
@@ -128,6 +133,9 @@ class Cluster:
         self.tickets = Tickets(self.store, self._outbox.ask)
         self.bindings = SharedBindings(
             self.store, self.instance, self._outbox.ask, self._outbox.insist
+        )
+        self.topics = SharedTopics(
+            self.store, self.instance, self._lease, topics, failures, self._hear
         )
         answers.remote = self
 
@@ -275,7 +283,7 @@ class Cluster:
         return None
 
     async def share_webhook(self, body: bytes) -> None:
-        """Send what Alertmanager said to every process, including this one.
+        """Send what Alertmanager said to the process that makes the topics.
 
         Raises:
             Unavailable: it cannot be sent now; Alertmanager will repeat it.
@@ -285,17 +293,17 @@ class Cluster:
         except StoreError:
             raise unavailable() from None
 
+    def _hear(self, body: bytes) -> None:
+        self.on_webhook(body)
+
     # The inbox
 
     def _receive(self, message: Message) -> None:
         """Do what another process asks for. Messages are hints: invalid ones are skipped."""
-        with contextlib.suppress(ValueError, zlib.error):
+        with contextlib.suppress(ValueError):
             self._follow(message)
 
     def _follow(self, message: Message) -> None:
-        if (body := message.get(b"b")) is not None:
-            self.on_webhook(zlib.decompress(body))
-            return
         kind = message.get(b"t", b"").decode()
         by = message.get(b"by", b"").decode()
         for line in message.get(b"k", b"").decode().split("\n"):
@@ -328,7 +336,7 @@ class Cluster:
             else:
                 self._assess_store()
             reason = self.figures.reason or self._risk() or self._disagreement()
-            self._on_state("up" if self.figures.up else "down", reason)
+            self._components.set("cluster", "up" if self.figures.up else "down", reason)
 
     async def _ask_who_lives(self, *, renew: bool) -> None:
         """Find out which processes are alive, and end the answers of those that are not."""
@@ -367,7 +375,7 @@ class Cluster:
 
     # Life
 
-    def start(self, background: Background) -> None:
+    async def start(self, background: Background) -> None:
         """Join the other processes."""
         loop = asyncio.get_running_loop()
 
@@ -386,6 +394,7 @@ class Cluster:
         background.start("cluster exchange", self._exchange.keep_exchanging)
         background.start("cluster look", self._keep_looking)
         background.start("cluster turns", self._keep_turning)
+        await self.topics.arrive(background)
 
     async def _keep_turning(self) -> None:
         while True:
@@ -421,6 +430,7 @@ class Cluster:
 
     async def stop(self) -> None:
         """Leave the other processes."""
+        await self.topics.stop()
         if self._membership is not None:
             await asyncio.to_thread(self._membership.stop)
         with contextlib.suppress(StoreError):

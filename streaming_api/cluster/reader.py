@@ -44,7 +44,7 @@ class Reader:
         self._dirty: dict[str, Mirror] = {}
         self._wake = asyncio.Event()
         self._lost_place = False
-        self._after = dict.fromkeys((store.key("x", instance), store.key("webhooks")), "0-0")
+        self._after = {store.key("x", instance): "0-0"}
         self.marked = time.monotonic()
 
     def soil(self, ref: str, mirror: Mirror) -> None:

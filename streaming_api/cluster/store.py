@@ -27,7 +27,7 @@ RUNNING_SECONDS: Final = 3600
 GONE_SECONDS: Final = 3600
 """How long it is remembered that an answer is no longer kept: 410 and not 404."""
 WEBHOOKS: Final = 1_000
-"""Number of webhook calls that are kept for processes that start."""
+"""Number of webhook calls that are kept until the topics take them into account."""
 WEBHOOK_SECONDS: Final = 26 * 3600
 INBOX_SECONDS: Final = 60
 INBOX_LENGTH: Final = 10_000
@@ -100,7 +100,7 @@ class Store:
         Raises:
             StoreError: it is unknown what came of them.
         """
-        return await _run(self._reader if reader else self._client, commands)
+        return await run_on(self._reader if reader else self._client, commands)
 
     async def exchange(self, *commands: Command) -> list[Any]:
         """Run commands like `run`, on a connection that nothing else keeps busy.
@@ -108,7 +108,7 @@ class Store:
         Raises:
             StoreError: as in `run`.
         """
-        return await _run(self._exchanger, commands)
+        return await run_on(self._exchanger, commands)
 
     async def ask(self, *commands: Command) -> list[Any]:
         """Run commands like `run`, where an error of one command is an error of all.
@@ -213,7 +213,7 @@ class Store:
         return newest[0][0].decode() if isinstance(newest, list) and newest else "0-0"
 
     def webhook(self, body: bytes) -> list[Command]:
-        """Return the commands that send every process what Alertmanager's webhook said."""
+        """Return the commands that keep what Alertmanager said for who makes the topics."""
         key = self.key("webhooks")
         return [
             ("XADD", key, "MAXLEN", "~", WEBHOOKS, "*", "b", zlib.compress(body, 1)),
@@ -234,23 +234,34 @@ class Store:
         Raises:
             StoreError: the store cannot be asked, or gives no answer.
         """
-        try:
-            command = self._inbox.execute_command(  # type: ignore[no-untyped-call]
-                "XREAD", "COUNT", READ_ENTRIES, "BLOCK", round(BLOCK_SECONDS * 1000),
-                "STREAMS", *after, *after.values(),
-            )  # fmt: skip
-            reply = await command
-        except _FAULTS as error:
-            await self._inbox.connection_pool.disconnect()
-            raise StoreError(reason_of(error)) from None
-        return [
-            (key.decode(), number.decode(), fields)
-            for key, entries in _streams(reply)
-            for number, fields in entries
-        ]
+        return await wait_on(self._inbox, after)
 
 
-async def _run(client: Redis, commands: Sequence[Command]) -> list[Any]:
+async def wait_on(client: Redis, after: Mapping[str, str]) -> list[tuple[str, str, Message]]:
+    """See `Store.inbox`."""
+    try:
+        command = client.execute_command(  # type: ignore[no-untyped-call]
+            "XREAD", "COUNT", READ_ENTRIES, "BLOCK", round(BLOCK_SECONDS * 1000),
+            "STREAMS", *after, *after.values(),
+        )  # fmt: skip
+        reply = await command
+    except _FAULTS as error:
+        await client.connection_pool.disconnect()
+        raise StoreError(reason_of(error)) from None
+    return messages_of(reply)
+
+
+def messages_of(reply: object) -> list[tuple[str, str, Message]]:
+    """Return XREAD's reply as key, id and message."""
+    return [
+        (key.decode(), number.decode(), fields)
+        for key, entries in _streams(reply)
+        for number, fields in entries
+    ]
+
+
+async def run_on(client: Redis, commands: Sequence[Command]) -> list[Any]:
+    """See `Store.run`."""
     pipeline = client.pipeline(transaction=False)
     for command in commands:
         pipeline.execute_command(*command)

@@ -181,6 +181,16 @@ class Channel:
         self.streams[stream.name] = stream
         return stream
 
+    def begin(self, epoch: str, number: int) -> None:
+        """Become another number line, which goes on after a number and has no streams yet.
+
+        Nobody may be live: whoever watches has to be shown the new one.
+        """
+        self.epoch = epoch
+        self.number = self.flushed = number
+        self.streams.clear()
+        self._waiting = []
+
     # Producing
 
     def append(
@@ -263,6 +273,11 @@ class Channel:
         if self.ended:
             for viewer, _ in viewers:
                 viewer.caught_up()
+
+    def pass_over(self, number: int) -> None:
+        """Continue after a number that is on a stream which is not shown here."""
+        self.flush()
+        self.number = self.flushed = number
 
     def skip(self, stream: Stream, number: int) -> None:
         """Continue after a number: whatever is missing up to it is lost."""

@@ -134,6 +134,10 @@ class Stream:
         """Return the seconds of the longest silence between two messages that are kept."""
         return self._log.longest_gap()
 
+    def encode(self, number: int, data: bytes) -> bytes:
+        """Return a message as JSON, for the store to keep before it is shown."""
+        return self._encoder.encode(number, data, time.monotonic()).payload
+
     def extend(self, number: int, data: Iterable[bytes], now: float) -> list[Message]:
         """Append messages to the backlog, numbered from ``number`` on."""
         messages = self._encoder.encode_all(number, data, now)

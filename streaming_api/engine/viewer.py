@@ -121,6 +121,13 @@ class Viewer:
         self._show_snapshot(last, self.channel.flushed)
         self.resume(self.channel.flushed)
 
+    def begin_again(self, reason: str) -> None:
+        """Say that the numbers seen so far mean nothing any more, and why; then join."""
+        for stream in self._streams():
+            self.report_gap(stream, reason, None, None)
+        if not self.gone:
+            self.join()
+
     def leave(self) -> None:
         """Stop watching; harmless when it has already left."""
         if self.gone:

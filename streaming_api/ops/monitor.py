@@ -34,7 +34,7 @@ class Monitor:
         self._context = context
         context.topics.add_process(self._figures)
         context.topics.set_readings(self._readings)
-        context.topics.history.figures = self._history
+        context.topics.set_history(self._history)
         self._outcomes: deque[Counter[str]] = deque(maxlen=60)
 
     def _figures(self) -> dict[str, float | None]:
@@ -79,7 +79,6 @@ class Monitor:
             "resident_memory_bytes": used.resident_memory_bytes,
             "cpu_seconds": used.cpu_seconds,
             "open_fds": used.open_fds,
-            **context.topics.figures(),
         }
 
     def _readings(self) -> Readings:
@@ -127,4 +126,4 @@ class Monitor:
         self._context.telemetry.answers.know_models(health.models)
         detail = ", ".join(health.models) or None
         name = self._context.upstream.name
-        self._context.topics.status.set(name, health.state, health.reason, detail)
+        self._context.topics.own.set(name, health.state, health.reason, detail)

@@ -179,7 +179,8 @@ class Collector:
 
     def _health(self) -> Iterator[Metric]:
         context = self._context
-        states = context.topics.states()
+        # with several processes each says what it finds itself
+        states = context.topics.states() | context.topics.own.states()
         yield GaugeMetricFamily(
             "streaming_upstream_up",
             "Whether answers can be had: 1 or 0.",

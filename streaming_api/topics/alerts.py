@@ -25,7 +25,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 import attrs
 import orjson
@@ -38,7 +38,7 @@ from streaming_api.sources.values import (
     fingerprint_of,
     format_time,
 )
-from streaming_api.topics.topic import Note, Topic, ignore
+from streaming_api.topics.topic import Json, Note, Topic, ignore
 from streaming_api.wire.messages import ALERT
 
 logger = logging.getLogger(__name__)
@@ -108,6 +108,17 @@ class _Shown:
     def payload(self) -> bytes:
         """Return its JSON: ``source`` gives the words, ``sources`` are all that report it."""
         return orjson.dumps({**attrs.asdict(self.alert), "sources": self.sources})
+
+    @classmethod
+    def read(cls, data: Json) -> _Shown:
+        """Return the alert that this JSON is; fields of a later version are ignored."""
+        names = [field.name for field in attrs.fields(Alert)]
+        return cls(Alert(**{name: data[name] for name in names}), tuple(data["sources"]))
+
+    def as_of(self, source: AlertSource) -> Alert:
+        """Return it as one source reports it, as far as what all of them say shows that."""
+        suppressed = self.alert.suppressed if source == "alertmanager" else None
+        return attrs.evolve(self.alert, source=source, suppressed=suppressed)
 
 
 class Alerts(Topic):
@@ -180,6 +191,11 @@ class Alerts(Topic):
         """Number of alerts of the webhook's groups not shown, by each group's last report."""
         return sum(self._left_out.values())
 
+    @left_out.setter
+    def left_out(self, count: int) -> None:
+        """Set it as another process has counted it."""
+        self._left_out = {"": count} if count else {}
+
     def expire(self) -> None:
         """Resolve what the webhook has not repeated for `WEBHOOK_KEPT`."""
         changes = _Changes()
@@ -194,6 +210,50 @@ class Alerts(Topic):
         alerts = b",".join(shown.payload() for shown in self._shown.values())
         more = b',"left_out":{"webhook":%d}' % self.left_out if self._left_out else b""
         return b'{"event":"snapshot","alerts":[%b]%b}' % (alerts, more)
+
+    def fold(self, data: Json) -> None:
+        """See `Topic`."""
+        if data["event"] == "snapshot":
+            self._restore(map(_Shown.read, data["alerts"]))
+            return
+        alert = _Shown.read(data["alert"])
+        if data["event"] == "resolved":
+            self._shown.pop(alert.alert.fingerprint, None)
+        else:
+            self._shown[alert.alert.fingerprint] = alert
+
+    def _restore(self, alerts: Iterable[_Shown]) -> None:
+        """Replace everything; each source counts as having said what all of them say together."""
+        self._sources.clear()
+        self._shown = {shown.alert.fingerprint: shown for shown in alerts}
+        for identity, shown in self._shown.items():
+            for source in shown.sources:
+                alert = shown.as_of(source)
+                size = len(orjson.dumps(attrs.asdict(alert)))
+                self._of(source).put(identity, _Kept(alert, size, self._clock()))
+
+    def memory(self) -> dict[str, Any]:
+        """Return what is known besides what viewers are shown, as JSON has it.
+
+        ``ages`` are the seconds since the webhook repeated each alert, ``groups`` what each of its
+        groups left out, ``external`` the external labels.
+        """
+        now = self._clock()
+        kept = self._of("webhook").kept
+        ages = {identity: round(now - each.seen) for identity, each in kept.items()}
+        return {"ages": ages, "groups": self._left_out, "external": self._external}
+
+    def recall(self, memory: Json) -> None:
+        """Take over what `memory` has returned in another process."""
+        now = self._clock()
+        for identity, kept in self._of("webhook").kept.items():
+            kept.seen = now - memory["ages"].get(identity, 0)
+        self._left_out = dict(memory["groups"])
+        self._external = dict(memory["external"])
+
+    def of(self, source: AlertSource) -> list[Alert]:
+        """Return the alerts that a source reports now."""
+        return [kept.alert for kept in self._of(source).kept.values()]
 
     def counts(self) -> dict[str, int]:
         """Return how many fire and how many are pending, without silenced or inhibited ones."""

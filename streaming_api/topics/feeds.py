@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Final, cast
 
 import attrs
@@ -74,7 +74,7 @@ class Feeds:
     What is added while `run` runs is polled from then on; what is added before, once it runs.
 
     Attributes:
-        readings: what our own rules are based on, besides the states of the upstreams.
+        readings: called for what our own rules are based on, besides the states of the upstreams.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Feeds:
         *,
         failures: Counter[str],
     ) -> None:
-        self.readings: Callable[[], Readings] = Readings
+        self.readings: Callable[[], Iterable[Readings]] = tuple
         self._config = config
         self._metrics = metrics
         self._alerts = alerts
@@ -191,6 +191,19 @@ class Feeds:
         return None
 
     # Running
+
+    def components(self) -> set[str]:
+        """Return the components that are reported on from here."""
+        return {*_ENDPOINTS, *self._feeds, "webhook"}
+
+    def take_over(self) -> None:
+        """Go on from what the topics have been loaded with."""
+        self._rules.recall(self._alerts.of("streaming-api"))
+        states = self._status.states()
+        for name in _ENDPOINTS.keys() - self._feeds.keys():
+            if states.get(name, "absent") != "absent":
+                self._status.set(name, "absent", "It is no longer configured.")
+                self._forget(name)
 
     async def run(self) -> None:
         """Poll every source until cancelled."""

@@ -14,13 +14,13 @@ import math
 import time
 from array import array
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, Final
 
 import orjson
 
 from streaming_api.engine.stream import Policy
-from streaming_api.topics.topic import Topic
+from streaming_api.topics.topic import Json, Topic
 from streaming_api.wire.messages import METRICS
 
 SECONDS: Final = 3600
@@ -64,7 +64,6 @@ class History(Topic):
         self._shown: dict[str, float] = {}  # the newest row, as viewers know it
         self._sampled = -math.inf
         self._marks: deque[dict[str, object]] = deque(maxlen=MAX_MARKS)
-        self.mark("started", "streaming-api")
 
     # Writing
 
@@ -87,11 +86,8 @@ class History(Topic):
         now = self._clock()
         missed = max(0, round(now - self._sampled) - 1) if self._rows else 0
         moment = self._moment(missed)
-        for behind in range(min(missed, SECONDS), 0, -1):
-            self._append(moment - behind, {})
-        self._sampled = now
         values = {name: _rounded(value) for name, value in figures.items()}
-        self._append(moment, values)
+        self._add(moment, missed, values)
         changed = {
             name: value
             for name in self._series
@@ -108,6 +104,12 @@ class History(Topic):
             return round(wall)
         expected = int(self._times[(self._rows - 1) % SECONDS]) + 1 + missed
         return expected if abs(wall - expected) <= 1.5 else round(wall)
+
+    def _add(self, moment: int, missed: int, values: Mapping[str, float]) -> None:
+        for behind in range(min(missed, SECONDS), 0, -1):
+            self._append(moment - behind, {})
+        self._sampled = self._clock()
+        self._append(moment, values)
 
     def _append(self, moment: int, values: Mapping[str, float]) -> None:
         slot = self._rows % SECONDS
@@ -168,10 +170,53 @@ class History(Topic):
             }
         )
 
+    def dump(self) -> bytes:
+        """Return all rows, one a second."""
+        return self.since(0)
+
+    def fold(self, data: Json) -> None:
+        """See `Topic`."""
+        match data.get("event"):
+            case "mark":
+                self._marks.append(data["mark"])
+            case "sampled":
+                self._shown.update(_numbers(data["values"]))
+                self._add(data["time"], data["gap"], self._shown)
+            case _:
+                self._restore(data)
+
+    def _restore(self, data: Json) -> None:
+        """Replace everything. How long ago the last row was, only the wall clock can say."""
+        times = data["times"][-SECONDS:]
+        series = {name: values[-SECONDS:] for name, values in data["series"].items()}
+        self._rows = len(times)
+        self._times = _column(times)
+        self._series = {name: _column(values) for name, values in series.items()}
+        self._shown = _numbers({name: values[-1] for name, values in series.items() if values})
+        self._sampled = self._clock() - max(0.0, self._wall() - times[-1]) if times else -math.inf
+        self._marks = deque(data["marks"], maxlen=MAX_MARKS)
+
+    def has_mark(self, event: str, name: str, since: float) -> bool:
+        """Return whether there is such a mark after this time (seconds since 1970)."""
+        return any(
+            mark["event"] == event and mark["name"] == name and _time_of(mark) > since
+            for mark in self._marks
+        )
+
     def _in_order(self, column: array[float]) -> array[float]:
         """Return the rows of a column, oldest first."""
         start = self._rows % SECONDS
         return column[:start] if self._rows < SECONDS else column[start:] + column[:start]
+
+
+def _column(values: Sequence[float | None]) -> array[float]:
+    """Return a whole column that begins with these values."""
+    kept = [_NAN if value is None else value for value in values]
+    return array("d", kept) + array("d", [_NAN]) * (SECONDS - len(kept))
+
+
+def _numbers(values: Figures) -> dict[str, float]:
+    return {name: _NAN if value is None else float(value) for name, value in values.items()}
 
 
 def _rounded(value: float | None) -> float:

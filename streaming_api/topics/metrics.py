@@ -12,7 +12,7 @@ import orjson
 from streaming_api.engine.stream import Policy
 from streaming_api.sources.prometheus import QueryResult
 from streaming_api.sources.values import Sample
-from streaming_api.topics.topic import Topic
+from streaming_api.topics.topic import Json, Topic
 from streaming_api.wire.messages import METRICS
 
 MAX_SERIES: Final = 5_000
@@ -70,6 +70,18 @@ class Metrics(Topic):
         """Return ``{event, values}``."""
         event = {"event": "snapshot", "values": self._values, **_infinite(self._values)}
         return orjson.dumps(event)
+
+    def fold(self, data: Json) -> None:
+        """See `Topic`."""
+        if data["event"] == "snapshot":
+            self._values = {}
+        for source, values in data["values"].items():
+            self._values.setdefault(source, {}).update(values)
+        for source, series in data.get("infinite", {}).items():
+            self._values[source].update({name: float(text) for name, text in series.items()})
+        for source, gone in data.get("removed", {}).items():
+            for name in gone:
+                self._values[source].pop(name, None)
 
 
 def _number(value: float | None) -> float | None:

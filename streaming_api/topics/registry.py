@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 
 from streaming_api.engine.stream import Retention
 from streaming_api.engine.viewer import Viewer
 from streaming_api.errors import NotFound
 from streaming_api.text import one_line
-from streaming_api.topics.alerts import Alerts
+from streaming_api.topics.board import Board
+from streaming_api.topics.desk import Desk
 from streaming_api.topics.feeds import Feeds
-from streaming_api.topics.history import History
-from streaming_api.topics.metrics import Metrics, Values
+from streaming_api.topics.history import Figures
+from streaming_api.topics.metrics import Values
+from streaming_api.topics.processes import Processes, Report
 from streaming_api.topics.rules import Readings
 from streaming_api.topics.status import SELF, Status
-from streaming_api.topics.topic import Topic
+from streaming_api.topics.topic import Json, Outlet
+from streaming_api.wire.messages import STATUS, notice
 from streaming_api.wire.topics import TOPICS
 
 if TYPE_CHECKING:
@@ -26,18 +30,26 @@ if TYPE_CHECKING:
 
 _HISTORY_RETENTION: Final = Retention(bytes=2**20, messages=900, seconds=900.0)
 """A viewer that was away for longer is shown the snapshot."""
+_SETTLED: Final = 30.0
+"""Seconds after which a process says everything that it ever says about itself."""
+_DATED: Final = 2.0
+"""Seconds by which the date of a mark may differ from that of another process."""
 
 
 class Topics:
     """Metrics, alerts and status: what is known, who watches it, and where it comes from.
 
     Args:
-        channel: the topics' channel, with an epoch of its own for each process.
+        channel: the topics' channel.
         history_line: the channel of the history; None keeps it but shows it to nobody.
         failures: failures of background work, counted by name.
+        name: the name of this process among several; empty if it is alone.
 
     Attributes:
         names: the names of the topics that are switched on.
+        desk: where changes are made: to the topics that are shown, if this process is alone.
+        own: the components that every process looks at for itself, as this one finds them.
+        boards: the topics as they are shown, by channel, if this process is one of several.
     """
 
     def __init__(
@@ -46,25 +58,32 @@ class Topics:
         channel: Channel,
         failures: Counter[str] | None = None,
         history_line: Channel | None = None,
+        name: str = "",
     ) -> None:
         self.channel = channel
-        self.history = History()
         self._history_channel = history_line
-        self.metrics = Metrics()
-        self.alerts = Alerts()
-        self.status = Status()
-        self.alerts.noted = self.status.noted = self.history.mark
-        everything: tuple[Topic, ...] = (self.metrics, self.alerts, self.status, self.history)
-        self._topics = {topic.name: topic for topic in everything}
+        shown = self._shown = Desk()
+        self.metrics, self.alerts = shown.metrics, shown.alerts
+        self.status, self.history = shown.status, shown.history
+        self.desk = Desk() if name else shown
+        self.own = Status() if name else shown.status
+        self.processes = Processes(name, self.own)
+        self._topics = {topic.name: topic for topic in shown.topics()}
         self._open(config)
         self.names = tuple(channel.streams)
+        self.boards = self._boards(config) if name else {}
+        if not name:
+            self.history.mark("started", SELF)
+        self.pass_on(lambda *_: None)
         self._feeds = Feeds(
             config,
-            self.metrics,
-            self.alerts,
-            self.status,
+            self.desk.metrics,
+            self.desk.alerts,
+            self.desk.status,
             failures=Counter() if failures is None else failures,
         )
+        self._feeds.readings = self.processes.all_readings
+        self.desk.history.figures = lambda: {**self.processes.all_history(), **self.figures()}
 
     def __repr__(self) -> str:
         return f"<Topics {', '.join(self.names)}>"
@@ -81,8 +100,18 @@ class Topics:
             elif self._history_channel is not None:
                 topic.open(self._history_channel, _HISTORY_RETENTION)
 
+    def _boards(self, config: StreamingConfig) -> dict[str, Board]:
+        shown = [topic for name in self.names if (topic := self._topics[name]) is not self.history]
+        boards = {"topics": Board(self.channel, shown, _retention(config))}
+        if self._history_channel is not None and self.history.is_open:
+            channel = self._history_channel
+            boards["history"] = Board(channel, [self.history], _HISTORY_RETENTION)
+        return boards
+
     def apply(self, config: StreamingConfig) -> None:
         """Apply this configuration from now on: retention and sources may differ."""
+        if (board := self.boards.get("topics")) is not None:
+            board.retention = _retention(config)
         for stream in self.channel.streams.values():
             stream.retention = _retention(config)
         self._feeds.apply(config)
@@ -162,21 +191,36 @@ class Topics:
     # The status, for other parts of the server
 
     def components(self) -> dict[str, dict[str, str | None]]:
-        """Return ``{state, since, reason, detail}`` by component."""
-        return self.status.components()
+        """Return ``{state, since, reason, detail}`` by component.
+
+        That this process does not reach the store can be said here before it is a topic.
+        """
+        cut_off = self.own.components().get("cluster", {})
+        whole = self.status.components()
+        return whole if cut_off.get("state") != "down" else {**whole, "cluster": cut_off}
 
     def states(self) -> dict[str, str]:
         """Return the state by component."""
-        return self.status.states()
+        return {name: component["state"] or "" for name, component in self.components().items()}
 
     def report_draining(self) -> None:
-        """Set this server's own component to ``draining``, at once: the server is stopping."""
-        self.status.set(SELF, "draining", "This server is stopping; connect again.", urgent=True)
+        """Set this server's own component to ``draining``, at once: the server is stopping.
+
+        Among several it is not the service that stops: only who watches here is told.
+        """
+        self.own.set(SELF, "draining", "This server is stopping; connect again.", urgent=True)
+        if self.boards:
+            status = self.own.components()[SELF]
+            data = {"event": "changed", "component": SELF, "status": status}
+            payload = notice(STATUS, data, stream=self.status.name)
+            for viewer in self.channel.viewers():
+                if self.status.name in viewer.watched:
+                    viewer.connection.send(payload, STATUS)
 
     def warn(self, reason: str | None) -> None:
         """Say that this server is up but needs attention; None says that all is well again."""
-        if self.states()[SELF] != "draining":
-            self.status.set(SELF, "up", reason)
+        if self.own.states()[SELF] != "draining":
+            self.own.set(SELF, "up", reason)
 
     # Where it all comes from
 
@@ -190,7 +234,16 @@ class Topics:
         Args:
             figures: called at each poll, in the event loop; may raise SourceError.
         """
-        self._feeds.add_process(figures)
+        self.processes.figures = figures
+        self._feeds.add_process(self.processes.all_figures)
+
+    def set_history(self, figures: Callable[[], Figures]) -> None:
+        """Set what the history keeps of this process each second.
+
+        Args:
+            figures: called each second, in the event loop.
+        """
+        self.processes.history = figures
 
     def set_readings(self, readings: Callable[[], Readings]) -> None:
         """Set what our own rules are based on, besides the states of the upstreams.
@@ -198,11 +251,48 @@ class Topics:
         Args:
             readings: called at each poll, in the event loop.
         """
-        self._feeds.readings = readings
+        self.processes.readings = readings
 
     async def run(self) -> None:
         """Poll every source until cancelled; a failure of one does not affect the others."""
         await self._feeds.run()
+
+    # Made by one of several processes
+
+    def pass_on(self, outlet: Outlet) -> None:
+        """Pass the changes of the desk on, unless it is what is shown."""
+        for made, shown in zip(self.desk.topics(), self._shown.topics(), strict=True):
+            if shown.is_open and made is not shown:
+                made.pass_on(outlet)
+
+    def take_over(self, memory: Json | None) -> None:
+        """Make the topics here from now on, from what is shown.
+
+        Args:
+            memory: what `memory` has returned in the process that made them before.
+        """
+        self.desk.begin(self._shown)
+        if memory is not None:
+            self.desk.alerts.recall(memory)
+        self._feeds.take_over()
+
+    def memory(self) -> dict[str, object]:
+        """Return what is known here besides what is shown, as JSON has it."""
+        return self.desk.alerts.memory()
+
+    def merge(self, reports: Iterable[Report]) -> None:
+        """Take over what the other processes say about themselves."""
+        self.processes.others = tuple(reports)
+        status, agreed = self.desk.status, self.processes.all_components()
+        for name, component in agreed.items():
+            status.set(name, component.state, component.reason, component.detail)
+        if self.processes.age > _SETTLED:
+            for name in status.states().keys() - agreed.keys() - self._feeds.components():
+                status.set(name, "absent", "It is no longer configured.")
+        for worker, age in self.processes.ages():
+            history, began = self.desk.history, time.time() - age
+            if age < _SETTLED and not history.has_mark("started", worker, began - _DATED):
+                history.mark("started", worker)
 
 
 def _retention(config: StreamingConfig) -> Retention:

@@ -6,7 +6,8 @@ evaluations in a row: what hovers around a threshold is one alert, not many.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Final
 
@@ -23,15 +24,17 @@ UPSTREAMS: Final = ("gateway", "embedded_model")
 
 @attrs.frozen
 class Readings:
-    """What this process knows about itself, for its own alerts.
+    """What a process knows about itself, for its own alerts.
 
     Attributes:
         connections: ``(open, limit)`` by transport.
         delivery_p99_seconds: over the last minute, by transport; None without traffic.
+        worker: the name of the process, if it is one of several.
     """
 
     connections: Mapping[str, tuple[int, int]] = attrs.field(factory=dict)
     delivery_p99_seconds: Mapping[str, float | None] = attrs.field(factory=dict)
+    worker: str = ""
 
 
 @attrs.frozen
@@ -55,16 +58,17 @@ class Rules:
     def __init__(self) -> None:
         self._firing: dict[tuple[str, ...], _Firing] = {}
 
-    def evaluate(self, readings: Readings, states: Mapping[str, str]) -> AlertList:
+    def evaluate(self, readings: Iterable[Readings], states: Mapping[str, str]) -> AlertList:
         """Return the alerts that fire now.
 
         An alert keeps its first words: figures that change each second are metrics.
 
         Args:
-            readings: what this process knows about itself.
+            readings: what each process knows about itself.
             states: by component, as the status topic has them.
         """
-        holding = {tuple(c.labels.values()): c for c in _conditions(readings, states)}
+        conditions = itertools.chain(_down(states), *map(_conditions, readings))
+        holding = {_key(condition.labels): condition for condition in conditions}
         for key, condition in holding.items():
             firing = self._firing.get(key)
             if firing is None:
@@ -78,8 +82,16 @@ class Rules:
                     del self._firing[key]
         return AlertList(tuple(firing.alert for firing in self._firing.values()))
 
+    def recall(self, alerts: Iterable[Alert]) -> None:
+        """Go on with alerts that fire already, as another process has left them."""
+        self._firing = {_key(alert.labels): _Firing(alert) for alert in alerts}
 
-def _conditions(readings: Readings, states: Mapping[str, str]) -> Iterator[_Condition]:
+
+def _key(labels: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(sorted(labels.values()))
+
+
+def _down(states: Mapping[str, str]) -> Iterator[_Condition]:
     for component in UPSTREAMS:
         if states.get(component) == "down":
             yield _Condition(
@@ -87,17 +99,23 @@ def _conditions(readings: Readings, states: Mapping[str, str]) -> Iterator[_Cond
                 "No answers can be had: the upstream is down.",
                 f"The status of {component} says why.",
             )
+
+
+def _conditions(readings: Readings) -> Iterator[_Condition]:
+    whose = {"worker": readings.worker} if readings.worker else {}
     for kind, (used, limit) in readings.connections.items():
         if used > NEAR_LIMIT * limit:
             yield _Condition(
-                {"alertname": "ConnectionsNearLimit", "severity": "warning", "transport": kind},
+                {"alertname": "ConnectionsNearLimit", "severity": "warning", "transport": kind}
+                | whose,
                 f"More than {NEAR_LIMIT:.0%} of the {limit} {kind} connections are taken.",
                 "Further clients will soon be refused: raise the limit, or start another server.",
             )
     for kind, p99 in readings.delivery_p99_seconds.items():
         if p99 is not None and p99 > SLOW_SECONDS:
             yield _Condition(
-                {"alertname": "DeliveryLatencyHigh", "severity": "warning", "transport": kind},
+                {"alertname": "DeliveryLatencyHigh", "severity": "warning", "transport": kind}
+                | whose,
                 f"One in a hundred {kind} messages takes longer than {SLOW_SECONDS * 1000:.0f} ms.",
                 "Look at this machine's load, and at clients that read slowly"
                 " (/streaming/connections).",

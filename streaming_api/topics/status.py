@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import ClassVar, Final
 
 import attrs
@@ -10,7 +11,7 @@ import orjson
 
 from streaming_api.engine.stream import Policy
 from streaming_api.text import one_line
-from streaming_api.topics.topic import Note, Topic, ignore
+from streaming_api.topics.topic import Json, Note, Topic, ignore
 from streaming_api.wire.messages import STATUS, timestamp
 
 logger = logging.getLogger(__name__)
@@ -80,6 +81,10 @@ class Status(Topic):
         """Return ``{state, since, reason, detail}`` by component."""
         return {name: attrs.asdict(component) for name, component in self._components.items()}
 
+    def all(self) -> dict[str, Component]:
+        """Return the components by name."""
+        return dict(self._components)
+
     def states(self) -> dict[str, str]:
         """Return the state by component."""
         return {name: component.state for name, component in self._components.items()}
@@ -87,6 +92,22 @@ class Status(Topic):
     def snapshot(self) -> bytes:
         """Return ``{event, components}``."""
         return orjson.dumps({"event": "snapshot", "components": self.components()})
+
+    def fold(self, data: Json) -> None:
+        """See `Topic`."""
+        if data["event"] == "snapshot":
+            components = data["components"].items()
+            self._components = {name: _component(fields) for name, fields in components}
+        else:
+            self._components[data["component"]] = _component(data["status"])
+
+
+def _component(fields: Mapping[str, str | None]) -> Component:
+    """Return the component; fields of a later version are ignored."""
+    state, since = fields["state"], fields["since"]
+    assert state is not None
+    assert since is not None
+    return Component(state, since, fields["reason"], fields["detail"])
 
 
 def _clean(text: str | None) -> str | None:

@@ -20,12 +20,15 @@ from streaming_api.config.schema import RELAY_PATHS
 from streaming_api.errors import BadRequest, NotFound
 from streaming_api.ops.context import CONTEXT, client_of, route_of
 from streaming_api.upstreams.reply_errors import UpstreamError
+from streaming_api.web.body import raw_body
 from streaming_api.web.completion import error_of
 from streaming_api.web.guard import scope
 from streaming_api.web.one_request import OneRequest
 from streaming_api.web.takeover import take_slot
+from streaming_api.wire.commands import parse_object
 
 if TYPE_CHECKING:
+    from streaming_api.access.client import Client
     from streaming_api.ops.context import Context
     from streaming_api.upstreams.http1 import Head
     from streaming_api.upstreams.relay import Relay
@@ -49,6 +52,8 @@ _NOT_TO_CLIENT: Final = _HOP_BY_HOP | {
     "access-control-allow-origin", "access-control-expose-headers", "alt-svc", "content-length",
     "date", "server", "set-cookie", "strict-transport-security", "x-request-id",
 }  # fmt: skip
+_INFLATED: Final = frozenset({"gzip", "deflate", "br", "zstd"})
+"""Content codings that are undone before anybody sees the body."""
 _BODILESS: Final = frozenset({204, 304})
 
 
@@ -76,13 +81,13 @@ async def relay(request: web.Request) -> web.StreamResponse:
     if any(unquote(part) in {".", ".."} for part in path.split("/")):
         raise NotFound("There is nothing at this path.", "not_found")
     began = time.monotonic()
-    queue = context.answers.queue
     with take_slot(request, "sse"):
-        queue.check()
+        body = await _body(request, client)
+        context.answers.check(client, _model(body) if _may_ask_some(client) else None)
         response: web.StreamResponse | None = None
         try:
-            with _ended_with_client(request):
-                response = await _queued(context, request)
+            with _ended_with_client(request), context.answers.passed_on.running(client.name):
+                response = await _queued(context, request, body)
         except UpstreamError as failed:
             raise error_of(failed.error, "error") from None
         finally:
@@ -111,29 +116,55 @@ def _ended_with_client(request: web.Request) -> Iterator[None]:
         protocol.on_ended = None
 
 
-async def _queued(context: Context, request: web.Request) -> web.StreamResponse:
+def _may_ask_some(client: Client) -> bool:
+    """Whether a client's key may ask some models only."""
+    return client.key is not None and bool(client.key.models)
+
+
+async def _body(request: web.Request, client: Client) -> bytes | None:
+    """Return the body if it is small or has to be looked into; None if it is to be passed on."""
+    if not request.can_read_body:
+        return b""
+    if _may_ask_some(client):
+        return await raw_body(request)
+    small = (request.content_length or MOST_WHOLE + 1) <= MOST_WHOLE
+    return await raw_body(request) if small and not _is_inflated(request) else None
+
+
+def _is_inflated(request: web.Request) -> bool:
+    """Whether the body is compressed on its way here, and read as what it was before."""
+    return request.headers.get(hdrs.CONTENT_ENCODING, "").lower() in _INFLATED
+
+
+def _model(body: bytes | None) -> str | None:
+    """Return the model that a body of JSON names."""
+    try:
+        named = parse_object(body or b"{}").get("model")
+    except BadRequest:  # a form, for example
+        return None
+    return named if isinstance(named, str) else None
+
+
+async def _queued(context: Context, request: web.Request, body: bytes | None) -> web.StreamResponse:
     queue = context.answers.queue
     await queue.acquire(lambda _: None)
     try:
-        return await _relayed(context, request)
+        return await _relayed(context, request, body)
     finally:
         queue.release()
 
 
-async def _relayed(context: Context, request: web.Request) -> web.StreamResponse:
+async def _relayed(
+    context: Context, request: web.Request, body: bytes | None
+) -> web.StreamResponse:
     gateway = await context.upstream.ready()
-    size = request.content_length
-    chunked = "chunked" in request.headers.get(hdrs.TRANSFER_ENCODING, "").lower()
     headers = _headers_for_upstream(context, request)
-    if size is not None:
-        headers.append(("Content-Length", str(size)))
-    elif chunked:
+    size = request.content_length if body is None else len(body)
+    chunked = body is None and (size is None or _is_inflated(request))
+    if chunked:
         headers.append(("Transfer-Encoding", "chunked"))
-    body: bytes | None = b""
-    if chunked or (size or 0) > MOST_WHOLE:
-        body = None
-    elif size:
-        body = await request.content.readexactly(size)
+    elif body or request.content_length is not None:
+        headers.append(("Content-Length", str(size)))
     try:
         exchange = gateway.relay(
             request.method,
@@ -159,6 +190,8 @@ async def _relayed(context: Context, request: web.Request) -> web.StreamResponse
 
 async def _send(exchange: Relay, request: web.Request, *, chunked: bool) -> None:
     """Pass the body on as it arrives, no faster than it is taken."""
+    assert isinstance(request.protocol, OneRequest)
+    request.protocol.continue_body()
     async for data in request.content.iter_any():
         await exchange.write(b"%x\r\n%b\r\n" % (len(data), data) if chunked else data)
     if chunked:
@@ -188,6 +221,8 @@ async def _reply(exchange: Relay, request: web.Request) -> web.StreamResponse:
 
 def _headers_for_upstream(context: Context, request: web.Request) -> list[tuple[str, str]]:
     named = _named_in_connection(request.headers.get(hdrs.CONNECTION, ""))
+    if _is_inflated(request):
+        named |= {hdrs.CONTENT_ENCODING.lower()}
     headers = [
         (name, value)
         for name, value in request.headers.items()

@@ -54,7 +54,7 @@ async def alertmanager_webhook(request: web.Request) -> web.Response:
 def take_webhook(context: Context, posted: Webhook) -> int:
     """Show the webhook's alerts; return how many were refused for want of room."""
     missing = posted.truncated + posted.unread
-    refused = context.topics.alerts.webhook(posted.alerts, posted.group, missing)
+    refused = context.topics.desk.alerts.webhook(posted.alerts, posted.group, missing)
     _report_left_out(context, posted)
     return refused
 
@@ -69,8 +69,8 @@ async def _read_webhook(body: bytes) -> Webhook:
 
 def _report_left_out(context: Context, posted: Webhook) -> None:
     """Report in the status which of the webhook's alerts are not shown, as long as that is so."""
-    status = context.topics.status
-    count = context.topics.alerts.left_out
+    status = context.topics.desk.status
+    count = context.topics.desk.alerts.left_out
     if count:
         reason = f"{count} alerts are left out: Alertmanager cut them (truncatedAlerts), "
         reason += "or there is no room for them, or they cannot be read."

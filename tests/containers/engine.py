@@ -97,10 +97,10 @@ class Podman:
 def pip_options() -> list[str]:
     """Options with which pip is configured in a container as it is here."""
     names = [name for name in os.environ if name.startswith("PIP_")]
-    told = subprocess.run(
+    output = subprocess.run(
         ["python3", "-m", "pip", "config", "list"], capture_output=True, text=True, check=False
     ).stdout
-    folders = {match[0] for match in re.finditer(r"(?<!\w)/[\w.-]+(/[\w.-]+)*", told)}
+    folders = {match[0] for match in re.finditer(r"(?<!\w)/[\w.-]+(/[\w.-]+)*", output)}
     files = ["/etc/pip.conf", "/etc/xdg/pip"]
     there = [path for path in sorted({*folders, *files}) if Path(path).exists()]
     return [

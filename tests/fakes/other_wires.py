@@ -40,11 +40,13 @@ def messages(connection: Connection, request: Request, script: Script) -> None:
         {"type": "message_delta", "delta": ended, "usage": {"output_tokens": 10}},
         {"type": "message_stop"},
     ]
-    told = b"".join(
+    sse_events = b"".join(
         chunked(b"event: %b\ndata: %b\n\n" % (str(event["type"]).encode(), as_json(event)))
         for event in events
     )
-    connection.transport.write(head(200, "text/event-stream", chunks=True) + told + LAST_CHUNK)
+    connection.transport.write(
+        head(200, "text/event-stream", chunks=True) + sse_events + LAST_CHUNK
+    )
     connection.finish()
 
 

@@ -271,8 +271,8 @@ class Writer:
 
 
 def _logprob(token: str) -> dict[str, object]:
-    told = {"token": token, "logprob": -0.25, "bytes": list(token.encode())}
-    return {**told, "top_logprobs": [told]}
+    logprob_of = {"token": token, "logprob": -0.25, "bytes": list(token.encode())}
+    return {**logprob_of, "top_logprobs": [logprob_of]}
 
 
 def _merge(message: dict[str, object], delta: dict[str, object]) -> None:

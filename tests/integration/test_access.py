@@ -79,10 +79,10 @@ def code_of(reply: httpx.Response) -> str:
 
 async def refused(server: StreamingService, path: str, **options: object) -> int:
     """The status that a handshake is refused with."""
-    with pytest.raises(websockets.InvalidStatus) as told:
+    with pytest.raises(websockets.InvalidStatus) as reply_to:
         async with websocket(server.url, path, **options):
             pass
-    return told.value.response.status_code
+    return reply_to.value.response.status_code
 
 
 @pytest.fixture
@@ -265,7 +265,9 @@ class TestAnAnswer:
             await mine.receive()
             async with websocket(guarded.url, additional_headers=bearer("other")) as foreign:
                 for action in ("resume", "cancel"):
-                    assert await told(foreign, action, "r-1") == await told(foreign, action, "r-0")
+                    assert await reply_to(foreign, action, "r-1") == await reply_to(
+                        foreign, action, "r-0"
+                    )
             async with http(**bearer("other")) as client:
                 for method, path in (
                     ("GET", "/streaming/sse/chat/{}"),
@@ -328,7 +330,7 @@ class TestAnAnswer:
             await socket.answer()
 
 
-async def told(socket: Socket, action: str, request_id: str) -> dict[str, object]:
+async def reply_to(socket: Socket, action: str, request_id: str) -> dict[str, object]:
     """What a command is answered with, but for the name."""
     await socket.send(message_type="chat_completion", action=action, request_id=request_id)
     message = await socket.receive()
@@ -507,7 +509,7 @@ class TestPagesAndNames:
 
 
 class TestRates:
-    async def test_of_new_connections_are_told_with_retry_after(
+    async def test_of_new_connections_are_refused_with_retry_after(
         self, start_server: StartServer
     ) -> None:
         server = await start_server(connections_per_minute=6)
@@ -538,7 +540,7 @@ class TestRates:
             ):
                 assert reply.status_code == status
 
-    async def test_of_commands_are_told_with_retry_after(
+    async def test_of_commands_are_refused_with_retry_after(
         self, start_server: StartServer, upstream: FakeUpstream
     ) -> None:
         server = await start_server(api_gateway_endpoint=upstream.url, commands_per_second=1)

@@ -148,42 +148,44 @@ WRONG = {
 
 class TestAWebSocket:
     @pytest.mark.parametrize("name", NOT_JSON)
-    async def test_is_told_that_it_is_not_json(self, socket: Socket, name: str) -> None:
+    async def test_gets_an_error_for_what_is_not_json(self, socket: Socket, name: str) -> None:
         await socket.connection.send(NOT_JSON[name])
-        told = await socket.receive()
-        assert told["message_type"] == "status_update"
-        assert told["data"]["error"]["code"] == "invalid_json"
-        assert told["data"]["error"]["type"] == "invalid_request_error"
+        answered = await socket.receive()
+        assert answered["message_type"] == "status_update"
+        assert answered["data"]["error"]["code"] == "invalid_json"
+        assert answered["data"]["error"]["type"] == "invalid_request_error"
         await lives_on(socket)
 
     @pytest.mark.parametrize("name", NO_OBJECT)
-    async def test_is_told_that_it_is_no_object(self, socket: Socket, name: str) -> None:
+    async def test_gets_an_error_for_what_is_no_object(self, socket: Socket, name: str) -> None:
         await socket.connection.send(NO_OBJECT[name])
         assert (await socket.receive())["data"]["error"]["code"] == "not_an_object"
         await lives_on(socket)
 
     @pytest.mark.parametrize("name", WRONG)
-    async def test_is_told_which_field_is_wrong(self, socket: Socket, name: str) -> None:
+    async def test_gets_an_error_that_names_the_wrong_field(
+        self, socket: Socket, name: str
+    ) -> None:
         text, code, param = WRONG[name]
         await socket.connection.send(text)
-        told = await socket.receive()
-        error = told["data"]["error"]
+        answered = await socket.receive()
+        error = answered["data"]["error"]
         if name == "after is huge":  # a number that JSON readers may refuse altogether
             assert error["code"] in {code, "invalid_json"}
         else:
             assert (error["code"], error["param"]) == (code, param), error
         assert error["message"]
         if text.startswith(START):
-            assert told["message_type"] in {"chat_completion", "status_update"}
+            assert answered["message_type"] in {"chat_completion", "status_update"}
         await lives_on(socket)
 
     async def test_gets_its_request_id_back_with_the_error(self, socket: Socket) -> None:
         await socket.send(message_type="chat_completion", request_id="r-1", messages=7)
-        told = await socket.receive()
-        assert (told["message_type"], told["request_id"]) == ("chat_completion", "r-1")
-        assert "sequence_id" not in told
+        answered = await socket.receive()
+        assert (answered["message_type"], answered["request_id"]) == ("chat_completion", "r-1")
+        assert "sequence_id" not in answered
 
-    async def test_is_told_that_binary_is_not_spoken(self, socket: Socket) -> None:
+    async def test_gets_an_error_for_a_binary_frame(self, socket: Socket) -> None:
         await socket.connection.send(b"{}")
         assert (await socket.receive())["data"]["error"]["code"] == "binary_frame"
         await lives_on(socket)
@@ -262,26 +264,24 @@ class TestAWebSocket:
             _, payload = await tcp.frame()
             assert valid(payload)["data"]["error"]["code"] == "missing_field"
 
-    async def test_on_the_chat_path_is_told_where_topics_are(
-        self, server: StreamingService
-    ) -> None:
+    async def test_on_the_chat_path_learns_where_topics_are(self, server: StreamingService) -> None:
         async with websocket(server.url, "/streaming/websocket/chat") as socket:
             await socket.send(message_type="alert")
-            told = await socket.receive()
-            assert told["message_type"] == "alert"
-            assert told["data"]["error"]["code"] == "chat_only"
+            answered = await socket.receive()
+            assert answered["message_type"] == "alert"
+            assert answered["data"]["error"]["code"] == "chat_only"
             await lives_on(socket)
 
-    async def test_over_the_rate_is_told_and_lives_on(
+    async def test_over_the_rate_gets_an_error_and_stays_open(
         self, start_server: StartServer, upstream: FakeUpstream
     ) -> None:
         server = await start_server(api_gateway_endpoint=upstream.url, commands_per_second=1)
         async with websocket(server.url) as socket:
             for _ in range(3):
                 await socket.send(message_type="alert")
-            told = await socket.until(lambda message: "error" in message["data"])
-            assert told[-1]["data"]["error"]["code"] == "too_many_commands"
-            assert told[-1]["data"]["error"]["type"] == "rate_limit_error"
+            answered = await socket.until(lambda message: "error" in message["data"])
+            assert answered[-1]["data"]["error"]["code"] == "too_many_commands"
+            assert answered[-1]["data"]["error"]["type"] == "rate_limit_error"
 
 
 POSTS = ["/streaming/sse/chat", "/v1/chat/completions"]
@@ -345,7 +345,7 @@ class TestABody:
         assert (await client.post(path, json=body)).status_code == 200
         assert upstream.generations[0].request.json()["messages"] == body["messages"]
 
-    async def test_that_is_one_of_too_many_large_ones_is_told_to_come_again(
+    async def test_that_is_one_of_too_many_large_ones_is_refused_with_retry_after(
         self, start_server: StartServer, upstream: FakeUpstream
     ) -> None:
         server = await start_server(api_gateway_endpoint=upstream.url, memory_budget_mb=32)
@@ -368,7 +368,7 @@ class TestABody:
             second.reset()
             await eventually(lambda: received.bytes == 0)
 
-    async def test_that_is_larger_than_one_may_hold_is_told_which_setting_says_so(
+    async def test_that_is_larger_than_one_may_hold_is_refused_with_the_name_of_the_setting(
         self, start_server: StartServer
     ) -> None:
         server = await start_server(memory_budget_mb=16)
@@ -377,7 +377,7 @@ class TestABody:
         assert reply.status_code == 413
         assert "performance.memory_budget_mb" in reply.json()["error"]["message"]
 
-    async def test_with_a_bad_request_id_in_the_path_is_told(
+    async def test_with_a_bad_request_id_in_the_path_is_refused(
         self, client: httpx.AsyncClient
     ) -> None:
         reply = await client.delete("/streaming/chat/a%20b")

@@ -434,7 +434,7 @@ class TestOnDisconnect:
         assert seen[-1]["data"]["finish_reason"] == "stop"
 
     @pytest.mark.parametrize("body", [{"on_disconnect": "finish"}, {"on_disconnect": "cancel"}])
-    async def test_is_heeded_over_sse_too(
+    async def test_holds_over_sse_too(
         self, body: dict[str, str], start_server: StartServer, upstream: FakeUpstream
     ) -> None:
         server = await start_server(api_gateway_endpoint=upstream.url)
@@ -454,7 +454,7 @@ def _watchers(server: StreamingService) -> int:
 
 
 class TestTheQueue:
-    async def test_tells_the_place_and_serves_first_come_first_served(
+    async def test_reports_positions_and_serves_first_come_first_served(
         self, start_server: StartServer, upstream: FakeUpstream
     ) -> None:
         server = await start_server(api_gateway_endpoint=upstream.url, pool_size=1, max_queued=3)
@@ -466,9 +466,9 @@ class TestTheQueue:
             await upstream.generation()
             for place, name in enumerate(names[1:], 1):
                 await socket.start(name)
-                told = (await socket.until(lambda m: m["data"].get("event") == "queued"))[-1]
-                assert (told["request_id"], told["data"]["position"]) == (name, place)
-                assert "sequence_id" not in told
+                notice = (await socket.until(lambda m: m["data"].get("event") == "queued"))[-1]
+                assert (notice["request_id"], notice["data"]["position"]) == (name, place)
+                assert "sequence_id" not in notice
             await socket.start("r-4")
             refused = (await socket.until(lambda m: "error" in m["data"]))[-1]
             assert refused["request_id"] == "r-4"
@@ -546,7 +546,7 @@ class TestTheQueue:
             again = await socket.until(lambda m: "error" in m["data"])
         assert [is_end(message) for message in again] == [True, False]
 
-    async def test_is_told_over_sse_too(
+    async def test_reports_positions_over_sse_too(
         self, start_server: StartServer, upstream: FakeUpstream
     ) -> None:
         server = await start_server(api_gateway_endpoint=upstream.url, pool_size=1, max_queued=1)

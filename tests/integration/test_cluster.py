@@ -266,7 +266,7 @@ class TestTheStore:
         one, _ = await pair()
 
         def state() -> str | None:
-            return one.context.topics.states().get("cluster")
+            return one.context.topics.components().get("cluster", {}).get("state")
 
         await eventually(lambda: state() == "up")
         await store.kill()
@@ -388,7 +388,7 @@ class TestLimitsAndTickets:
 
 
 class TestAlerts:
-    async def test_what_the_webhook_of_one_is_told_the_other_shows_too(self, pair: Pair) -> None:
+    async def test_what_one_webhook_is_sent_the_other_process_shows_too(self, pair: Pair) -> None:
         one, other = await pair()
         async with websocket(other.url) as socket:
             await socket.send(message_type="alert")

@@ -60,7 +60,7 @@ async def end_within(socket: Socket, seconds: float) -> list[Message]:
         return messages
 
 
-async def test_a_killed_owner_is_told_of_in_time_and_nothing_is_doubled(
+async def test_the_death_of_an_owner_is_reported_in_time_and_nothing_is_doubled(
     service: Service, upstream: FakeUpstream
 ) -> None:
     gate = Gate()

@@ -155,7 +155,7 @@ async def test_a_reader_that_cannot_reach_the_store(
     assert not cluster_of(apart[1]).figures.seals
 
 
-async def test_a_user_who_may_not_do_all_is_told_what_is_missing(
+async def test_a_store_user_without_all_rights_is_reported_with_what_is_missing(
     start_server: StartServer, upstream: FakeUpstream, store: RealStore
 ) -> None:
     rules = ["on", ">secret", "~streaming:*", "resetchannels", "+@all", "-xadd"]

@@ -77,7 +77,7 @@ async def test_an_answer_whose_workers_all_die_ends_for_whoever_comes_back(
             assert after[-1]["data"]["error"]["code"] == "server_lost"
 
 
-async def test_when_store_and_workers_die_together_it_is_told_to_be_gone(
+async def test_when_store_and_workers_die_together_an_answer_is_reported_as_gone(
     service: Service, gate: Gate
 ) -> None:
     async with AsyncExitStack() as stack:
@@ -88,8 +88,8 @@ async def test_when_store_and_workers_die_together_it_is_told_to_be_gone(
         await all_killed(service, [*service.workers, service.store])
         back = await stack.enter_async_context(websocket(service.url))
         await resume(back, "all-1", after=5)
-        told = await back.receive()
-        assert told["data"]["error"]["code"] == "stream_not_found"
+        refusal = await back.receive()
+        assert refusal["data"]["error"]["code"] == "stream_not_found"
 
 
 async def test_a_worker_that_hangs_while_it_looks_on_shows_the_rest_when_it_wakes(

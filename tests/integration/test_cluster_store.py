@@ -203,7 +203,7 @@ async def test_a_wrong_password_is_said_and_shown_to_nobody(
         api_gateway_endpoint=upstream.url,
         cluster_url=f"redis://streaming:hunter2@127.0.0.1:{store.port}",
     )
-    await eventually(lambda: server.context.topics.states().get("cluster") == "down")
+    await eventually(lambda: server.context.topics.own.states().get("cluster") == "down")
     async with http(server.url) as client:
         status = (await client.get("/streaming/status")).text
         reply = await client.post("/v1/chat/completions", json=question("ten-tokens", stream=True))

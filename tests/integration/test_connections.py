@@ -113,7 +113,7 @@ class TestLimits:
             assert head.startswith("HTTP/1.1 429 ")
             assert "\r\nRetry-After: " in head
 
-    async def test_give_the_place_back_when_a_client_leaves_while_it_is_let_in(
+    async def test_give_the_slot_back_when_a_client_leaves_while_it_is_let_in(
         self, start_server: StartServer
     ) -> None:
         server = await start_server(max_connections=5, sse_max_connections=5)
@@ -127,7 +127,7 @@ class TestLimits:
         assert server.connection_manager.open["sse"] <= 1
 
 
-class TestSignsOfLife:
+class TestHeartbeats:
     async def test_keep_a_client_that_answers(self, start_server: StartServer) -> None:
         server = await start_server(heartbeat_interval=0.2)
         async with raw(server.url) as tcp:
@@ -259,12 +259,12 @@ class TestASlowClient:
             gate.open()
             seen = await fast.answer()
             assert content(seen) == "".join(MANY)
-            *told, gap = (found := await slow.messages_and_close())[0]
+            *got, gap = (found := await slow.messages_and_close())[0]
             assert found[1] == 1013
-        assert told == seen[: len(told)]  # all it was given, without a hole
+        assert got == seen[: len(got)]  # all it was given, without a hole
         assert gap["data"]["event"] == "gap"
         assert gap["data"]["reason"] == "evicted"
-        assert gap["data"]["from"] == len(told) + 1
+        assert gap["data"]["from"] == len(got) + 1
         assert gap["data"]["to"] < len(seen)
         assert server.context.telemetry.endings["websocket", "too_slow"] == 1
 
@@ -287,12 +287,12 @@ class TestASlowClient:
             gate.open()
             seen = await fast.answer()
             await slow.until(b"\r\n\r\n")
-            *told, gap = messages_of(dechunked(await slow.rest()))
-        assert told == seen[: len(told)]
+            *got, gap = messages_of(dechunked(await slow.rest()))
+        assert got == seen[: len(got)]
         assert gap["data"]["event"] == "gap"
-        assert gap["data"]["from"] == len(told) + 1
+        assert gap["data"]["from"] == len(got) + 1
 
-    async def test_of_openais_wire_is_told_that_something_is_missing(
+    async def test_of_openais_wire_gets_an_error_when_something_is_missing(
         self, start_server: StartServer, upstream: FakeUpstream
     ) -> None:
         server = await start_server(
@@ -365,7 +365,9 @@ class TestAStalledClient:
 
 
 class TestTheDrain:
-    async def test_tells_everybody(self, start_server: StartServer, upstream: FakeUpstream) -> None:
+    async def test_notifies_everybody(
+        self, start_server: StartServer, upstream: FakeUpstream
+    ) -> None:
         upstream.default = Script(tokens=10, hang_after=2)
         server = await start_server(api_gateway_endpoint=upstream.url)
         async with (
@@ -425,7 +427,7 @@ class TestTheDrain:
             assert await socket.closed() == 1012
             await stopping
 
-    async def test_does_not_wait_for_a_client_that_says_no_goodbye(
+    async def test_does_not_wait_for_a_client_that_never_closes(
         self, start_server: StartServer
     ) -> None:
         server = await start_server()

@@ -33,7 +33,7 @@ async def get(client: httpx.AsyncClient, path: str) -> Any:  # noqa: ANN401 (JSO
     return reply.json()
 
 
-async def test_options_of_the_server_as_a_whole_are_told(server: StreamingService) -> None:
+async def test_options_of_the_whole_server_are_answered(server: StreamingService) -> None:
     """``OPTIONS *`` is about no path (RFC 9110, section 9.3.7)."""
     async with raw(server.url) as tcp:
         await tcp.request("OPTIONS", "*")
@@ -262,7 +262,7 @@ class TestTheWebhook:
     @pytest.mark.parametrize(
         "body", [b"", b"[]", b"{}", b'{"version":"3","alerts":[]}', b'{"version":"4"}', b"\xff"]
     )
-    async def test_tells_what_is_none(self, client: httpx.AsyncClient, body: bytes) -> None:
+    async def test_refuses_what_is_no_webhook(self, client: httpx.AsyncClient, body: bytes) -> None:
         reply = await client.post("/streaming/alerts", content=body)
         assert reply.status_code == 400
         assert reply.json()["error"]["code"] == "invalid_webhook"

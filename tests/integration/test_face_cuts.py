@@ -58,8 +58,8 @@ class Client:
         *whole, rest = data.split(b"\n\n")
         for event in whole:
             fields = dict(line.split(b": ", 1) for line in event.split(b"\n") if b": " in line)
-            if told := fields.get(b"data"):
-                text = told.decode()
+            if data_field := fields.get(b"data"):
+                text = data_field.decode()
                 parsed = text if text == "[DONE]" else json.loads(text)
                 self.events.append((fields.get(b"id", b"").decode(), parsed))
         return rest

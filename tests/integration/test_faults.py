@@ -198,7 +198,7 @@ async def test_after_kill_9_every_client_learns_what_it_has_lost(tmp_path: Path)
 # Between the server and its upstreams
 
 
-async def test_an_upstream_that_is_cut_is_told_as_that_and_others_go_on(
+async def test_a_cut_upstream_is_reported_as_such_and_others_go_on(
     start_server: StartServer, upstream: FakeUpstream
 ) -> None:
     upstream.default = Script(tokens=TOKENS, rate=200)
@@ -238,7 +238,7 @@ async def hang(process: Process) -> None:
 
 
 @pytest.mark.parametrize("hurt", [kill, hang])
-async def test_a_gateway_that_dies_or_hangs_is_told_and_its_return_is_seen(
+async def test_a_gateway_that_dies_or_hangs_is_reported_and_its_return_is_seen(
     hurt: Hurt, start_server: StartServer, tmp_path: Path
 ) -> None:
     async with Gateway(tmp_path, rate=20, tokens=TOKENS) as gateway:

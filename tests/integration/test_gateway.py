@@ -376,7 +376,7 @@ class TestAnHonestEnding:
         assert answer.ending is not None
         assert answer.ending.finish_reason is None
 
-    async def test_an_error_in_the_stream_is_told_in_its_own_words(
+    async def test_an_error_in_the_stream_is_reported_in_its_own_words(
         self, gateway: OpenAIClient
     ) -> None:
         """After the tokens that came before it."""
@@ -644,7 +644,7 @@ class TestTime:
         )
         assert "Its text: no no no" in (await ask(gateway)).message
 
-    async def test_comments_are_signs_of_life(self, upstream: FakeUpstream) -> None:
+    async def test_comments_are_heartbeats(self, upstream: FakeUpstream) -> None:
         """Pings of a long prefill keep an answer alive for longer than the timeout."""
         gateway = OpenAIClient(upstream.url, silence_timeout=1.0)
         upstream.scripts["plain"] = Script(tokens=("",) * 15, rate=10, comments=True, spaced=False)
@@ -935,7 +935,7 @@ class TestARefusal:
             ("9" * 400, None),
         ],
     )
-    async def test_tells_seconds_or_a_date_to_try_again(
+    async def test_has_seconds_or_a_date_to_try_again(
         self, upstream: FakeUpstream, gateway: OpenAIClient, said: str, seconds: int | None
     ) -> None:
         """A date counts from the upstream's own clock."""
@@ -950,7 +950,7 @@ class TestARefusal:
         ("said", "seconds"),
         [("1500", 2), ("20.5", 1), ("0", 0), ("soon", None), ("-1", None), ("9" * 400, None)],
     )
-    async def test_tells_milliseconds_too(
+    async def test_has_milliseconds_too(
         self, upstream: FakeUpstream, gateway: OpenAIClient, said: str, seconds: int | None
     ) -> None:
         """OpenAI's own header, where there is no other."""
@@ -1067,7 +1067,7 @@ class TestConnecting:
         assert gateway._connections.used == set()
         assert "Check that it runs" in answer.message
 
-    def test_a_name_that_does_not_resolve_is_told_as_such(self) -> None:
+    def test_a_name_that_does_not_resolve_is_reported_as_such(self) -> None:
         """Looking up a name in a test would be a packet to a name server, so only the words."""
         endpoint = Endpoint.parse("http://gateway.example:8000")
         error = unreachable(endpoint, socket.gaierror(-2, "Name or service not known"), 10)

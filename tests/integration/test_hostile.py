@@ -177,8 +177,8 @@ class TestFrames:
         self, server: StreamingService, data: bytes, code: int
     ) -> None:
         async with others(server):
-            _, told = await attacked(server, data)
-            assert told == code
+            _, found_code = await attacked(server, data)
+            assert found_code == code
 
     async def test_of_exactly_a_mebibyte_are_taken_and_one_byte_more_is_1009(
         self, server: StreamingService
@@ -242,7 +242,7 @@ class TestFrames:
             for start in range(0, 50_000, 5_000):
                 await attacked(server, noise[start:] + b"\xff" * 20)
 
-    async def test_that_are_commands_above_the_rate_are_told_so(
+    async def test_that_are_commands_above_the_rate_get_errors(
         self, start_server: StartServer
     ) -> None:
         server = await start_server(commands_per_second=5)
@@ -558,7 +558,7 @@ CURSORS: Final = [
 
 class TestCursors:
     @pytest.mark.parametrize("where", ["header", "query", "command"])
-    async def test_of_every_bad_shape_are_told_and_then_the_snapshot_comes(
+    async def test_of_every_bad_shape_are_reported_and_then_the_snapshot_comes(
         self, server: StreamingService, where: str
     ) -> None:
         async with others(server):
@@ -728,7 +728,7 @@ class TestUpstreams:
             ("too-long", "upstream_event_too_large"),
         ],
     )
-    async def test_that_talk_nonsense_are_told_and_hold_nobody_up(
+    async def test_that_send_nonsense_are_reported_and_hold_nobody_up(
         self, server: StreamingService, upstream: FakeUpstream, model: str, code: str | None
     ) -> None:
         upstream.scripts["too-long"] = Script(tokens=("x" * 40_000_000,))

@@ -86,10 +86,10 @@ class Machine:
         file = self.folder / "etc/systemd/system/citadel-llm@.service"
         text = file.read_text().replace("%i", instance)
         (command,) = re.findall(r"^ExecStart=(.*)$", text, re.MULTILINE)
-        told = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        told.settimeout(60)
+        manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        manager.settimeout(60)
         address = str(self.folder / "notify")
-        told.bind(address)
+        manager.bind(address)
         process = subprocess.Popen(
             shlex.split(self.placed(command)),
             cwd="/",
@@ -104,12 +104,12 @@ class Machine:
             word.replace("$MAINPID", str(process.pid)) for word in shlex.split(reload)
         ]
         try:
-            assert b"READY=1" in told.recv(4096)
+            assert b"READY=1" in manager.recv(4096)
             yield
             process.send_signal(signal.SIGTERM)
             assert process.wait(60) == 0
         finally:
-            told.close()
+            manager.close()
             with suppress(ProcessLookupError):
                 process.kill()
             process.wait()

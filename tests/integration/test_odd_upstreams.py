@@ -190,7 +190,7 @@ CUT: Final[dict[str, bytes]] = {
 
 @pytest.mark.parametrize("how", ["fin", "rst"])
 @pytest.mark.parametrize("name", CUT)
-async def test_a_cut_is_never_told_as_complete(
+async def test_a_cut_is_never_reported_as_complete(
     server: StreamingService, upstream: FakeUpstream, name: str, how: Literal["fin", "rst"]
 ) -> None:
     upstream.default = cut(CUT[name], how)

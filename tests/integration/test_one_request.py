@@ -164,7 +164,7 @@ HANDSHAKE = (
 
 
 @pytest.mark.parametrize(
-    ("lines", "told"),
+    ("lines", "status_line"),
     [
         (("Connection: keep-alive", "Connection: Upgrade", "Upgrade: websocket"), b"101"),
         (("Connection: Upgrade", "Upgrade: h2c", "Upgrade: websocket"), b"101"),
@@ -187,12 +187,12 @@ HANDSHAKE = (
     ids=["Connection", "Upgrade", "subprotocols", "extensions", "two keys"],
 )  # fmt: skip
 async def test_a_list_over_several_lines_is_one_list(
-    server: StreamingService, lines: tuple[str, ...], told: bytes
+    server: StreamingService, lines: tuple[str, ...], status_line: bytes
 ) -> None:
     async with raw(server.url) as tcp:
         path = "/streaming/websocket"
         await tcp.send(request("GET", path, *lines, *HANDSHAKE, chunks=None))
-        assert told in await tcp.until(b"\r\n\r\n")
+        assert status_line in await tcp.until(b"\r\n\r\n")
 
 
 async def test_codings_over_several_lines_are_one_list(server: StreamingService) -> None:

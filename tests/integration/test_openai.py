@@ -242,7 +242,7 @@ class TestTheWire:
             assert last.result().status_code == 200
             assert last.result().text.endswith("data: [DONE]\n\n")
 
-    async def test_shows_a_sign_of_life_before_the_first_token(
+    async def test_sends_a_heartbeat_before_the_first_token(
         self, start_server: StartServer, upstream: FakeUpstream
     ) -> None:
         server = await start_server(api_gateway_endpoint=upstream.url, sse_keep_alive_interval=0.05)
@@ -301,7 +301,7 @@ class TestTheWire:
             (b'{"messages": [{}], "model": 7}', "model"),
         ],
     )
-    async def test_tells_what_is_wrong_with_a_request(
+    async def test_says_what_is_wrong_with_a_request(
         self, body: bytes, param: str | None, caller: httpx.AsyncClient
     ) -> None:
         reply = await caller.post(PATH, content=body)

@@ -132,22 +132,22 @@ class TestChat:
 
     @pytest.mark.parametrize("streamed", [True, False])
     async def test_logprobs(self, client: Client, *, streamed: bool) -> None:
-        told: list[Any] = []
+        listed: list[Any] = []
         if streamed:
             stream = await client.chat.completions.create(
                 model="logprobs", messages=ASKED, logprobs=True, top_logprobs=1, stream=True
             )
             async for chunk in stream:
                 for choice in chunk.choices:
-                    told += (choice.logprobs and choice.logprobs.content) or ()
+                    listed += (choice.logprobs and choice.logprobs.content) or ()
         else:
             whole = await client.chat.completions.create(
                 model="logprobs", messages=ASKED, logprobs=True, top_logprobs=1
             )
             logprobs = whole.choices[0].logprobs
             assert logprobs is not None
-            told += logprobs.content or ()
-        assert "".join(each.token for each in told) == TEN
+            listed += logprobs.content or ()
+        assert "".join(each.token for each in listed) == TEN
 
     async def test_what_the_model_thinks(self, client: Client) -> None:
         stream = await client.chat.completions.create(
@@ -239,7 +239,7 @@ class TestChat:
             lambda c: c.containers.list(),
         ],
     )
-    async def test_what_is_not_here_is_told(
+    async def test_what_is_not_here_is_refused(
         self, client: Client, ask: Callable[[Client], Awaitable[object]]
     ) -> None:
         with pytest.raises(openai.APIStatusError) as refused:
@@ -276,9 +276,9 @@ async def test_errors_of_the_gateway_are_the_clients_own_exceptions(
     for attempt in attempts:
         with pytest.raises(STATUSES[status]) as refused:
             await attempt
-        told = refused.value
-        assert (told.status_code, told.code, told.param) == (status, "some_code", "model")
-        assert "No." in told.message
+        listed = refused.value
+        assert (listed.status_code, listed.code, listed.param) == (status, "some_code", "model")
+        assert "No." in listed.message
 
 
 class TestResponses:

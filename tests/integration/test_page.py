@@ -136,7 +136,7 @@ async def test_stop_ends_the_answer_here_and_at_the_model_server(
 
 
 @pytest.mark.parametrize(
-    ("model", "told"),
+    ("model", "sentence"),
     [
         ("stops-without-end", "incomplete"),
         ("cut-rst", "incomplete"),
@@ -145,12 +145,12 @@ async def test_stop_ends_the_answer_here_and_at_the_model_server(
     ],
 )
 async def test_an_answer_that_ends_badly_says_how(
-    browser: Browser, url: str, model: str, told: str
+    browser: Browser, url: str, model: str, sentence: str
 ) -> None:
     """No ending looks like a good one that is not."""
     page = await open_chat(browser, url)
     await ask(page, "hello", model)
-    await expect(page.locator(".ending strong")).to_contain_text(told)
+    await expect(page.locator(".ending strong")).to_contain_text(sentence)
 
 
 async def test_a_lost_connection_is_shown_and_the_answer_goes_on_without_loss(

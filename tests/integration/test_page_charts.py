@@ -78,10 +78,10 @@ async def test_dragging_zooms_all_charts_and_the_address_says_so(
     await expect(page).to_have_url(re.compile(r"from=\d+&to=\d+"))
     shared = page.url
     await page.mouse.move(5, 5)
-    told = await page.locator("#window").inner_text()
+    range_text = await page.locator("#window").inner_text()
     other = await browser.new_page()
     await other.goto(shared)
-    await expect(other.locator("#window")).to_have_text(told)
+    await expect(other.locator("#window")).to_have_text(range_text)
     await page.keyboard.press("Escape")
     await expect(page.locator("#live")).to_be_hidden()
 
@@ -148,8 +148,8 @@ async def test_the_tab_says_how_it_is(browser: Browser, server: StreamingService
             ("firing", "(1!) streaming-api", "d08a00"),
             ("resolved", "streaming-api", "2f9e63"),
         ):
-            told = alert | {"status": status, "endsAt": "2026-01-31T13:00:00Z"}
-            body = {"version": "4", "alerts": [told]}
+            range_text = alert | {"status": status, "endsAt": "2026-01-31T13:00:00Z"}
+            body = {"version": "4", "alerts": [range_text]}
             async with session.post(f"{server.url}/streaming/alerts", json=body) as reply:
                 assert reply.ok
             await expect(page).to_have_title(title)

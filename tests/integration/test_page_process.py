@@ -45,7 +45,7 @@ async def serving(port: int) -> AsyncIterator[asyncio.subprocess.Process]:
         await process.communicate()
 
 
-async def test_a_process_that_is_stopped_and_one_that_is_killed_are_told_and_drawn(
+async def test_a_stopped_process_and_a_killed_one_are_reported_and_drawn(
     browser: Browser,
 ) -> None:
     port = free_port()

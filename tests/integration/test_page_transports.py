@@ -162,7 +162,7 @@ async def test_a_server_that_is_full_is_said_to_be_full_and_still_shown(
         await expect(readout(page, "connections", "WebSocket")).to_have_text("1")
 
 
-async def test_the_last_places_are_for_keys_with_admin(start_server: StartServer) -> None:
+async def test_the_last_slots_are_for_keys_with_admin(start_server: StartServer) -> None:
     server = await start_server(
         max_connections=40, api_keys=(key("user", "watch"), key("boss", "watch", "admin"))
     )

@@ -48,9 +48,9 @@ async def test_the_first_visit_is_twelve_requests_and_45_kilobytes(
     await session.send("Network.enable")
     asked: list[str] = []
     received: list[float] = []
-    session.on("Network.requestWillBeSent", lambda told: asked.append(told["request"]["url"]))
-    session.on("Network.webSocketCreated", lambda told: asked.append(told["url"]))
-    session.on("Network.loadingFinished", lambda told: received.append(told["encodedDataLength"]))
+    session.on("Network.requestWillBeSent", lambda event: asked.append(event["request"]["url"]))
+    session.on("Network.webSocketCreated", lambda event: asked.append(event["url"]))
+    session.on("Network.loadingFinished", lambda event: received.append(event["encodedDataLength"]))
     await page.goto(url)
     await expect(page.locator("#data-age")).to_have_text("live")
     await page.wait_for_load_state("networkidle")
@@ -68,12 +68,14 @@ async def test_a_second_visit_asks_for_the_document_and_the_socket(
     answered: list[tuple[str, bool]] = []
     session.on(
         "Network.responseReceived",
-        lambda told: answered.append(
-            (told["response"]["url"], told["response"].get("fromDiskCache", False))
+        lambda event: answered.append(
+            (event["response"]["url"], event["response"].get("fromDiskCache", False))
         ),
     )
     from_memory: list[str] = []
-    session.on("Network.requestServedFromCache", lambda told: from_memory.append(told["requestId"]))
+    session.on(
+        "Network.requestServedFromCache", lambda event: from_memory.append(event["requestId"])
+    )
     await page.goto("about:blank")
     await page.goto(url)
     await expect(page.locator("#data-age")).to_have_text("live")
@@ -174,8 +176,8 @@ async def test_axe_finds_nothing(
             await expect(page.locator(".ending")).to_contain_text("tokens")
         await page.evaluate(axe)
         found = await page.evaluate("async () => (await axe.run()).violations")
-        told = [(each["id"], [node["html"] for node in each["nodes"]][:3]) for each in found]
-        assert told == [], path
+        event = [(each["id"], [node["html"] for node in each["nodes"]][:3]) for each in found]
+        assert event == [], path
 
 
 async def test_nodes_stay_bounded_in_a_long_answer(

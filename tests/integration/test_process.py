@@ -59,7 +59,7 @@ async def told_on_a_socket(socket: Socket) -> int:
     return socket.connection.close_code or 0
 
 
-async def test_sigterm_under_load_tells_everybody_within_ten_seconds(
+async def test_sigterm_under_load_notifies_everybody_within_ten_seconds(
     upstream: FakeUpstream,
 ) -> None:
     """200 WebSockets, 100 event streams, 20 running answers."""

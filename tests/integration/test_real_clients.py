@@ -312,7 +312,7 @@ async def test_the_eventsource_of_chromium_misses_no_alert_that_fired_while_it_w
 
 
 @needs_chromium
-async def test_the_eventsource_of_chromium_is_told_of_the_gap_when_the_server_was_restarted(
+async def test_the_eventsource_of_chromium_sees_the_gap_when_the_server_was_restarted(
     browser: Browser, server: StreamingService, start_server: StartServer
 ) -> None:
     port = int(server.url.rpartition(":")[2])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -83,6 +84,23 @@ async def serving(
         yield caller
 
 
+def held(
+    gateway: Gateway, release: asyncio.Event
+) -> Callable[[web.Request, bytes], Awaitable[web.StreamResponse]]:
+    """A gateway's answer that waits to be released."""
+
+    async def answer(request: web.Request, body: bytes) -> web.StreamResponse:
+        await release.wait()
+        return await gateway.echo(request, body)
+
+    return answer
+
+
+def api_key(**limits: Any) -> ApiKey:  # noqa: ANN401 (of any type)
+    digest = hashlib.sha256(b"sk-client").hexdigest()
+    return ApiKey(name="a", sha256=digest, scopes=frozenset({"chat"}), **limits)
+
+
 class TestBytes:
     @pytest.mark.parametrize("size", [0, 1, 1000, len(MEGABYTE), 9 * len(MEGABYTE)])
     async def test_both_ways_as_they_are(
@@ -101,6 +119,34 @@ class TestBytes:
         reply = await caller.post(PATH, content=pieces())
         assert reply.content == MEGABYTE[:70_000] * 20
         assert gateway.seen.headers["Transfer-Encoding"] == "chunked"
+
+    @pytest.mark.parametrize("size", [100, 1_000_000])
+    async def test_that_come_compressed_are_what_they_were_before(
+        self, caller: httpx.AsyncClient, gateway: Gateway, size: int
+    ) -> None:
+        text = bytes(range(256)) * (size // 256 + 1)
+        headers = {"Content-Encoding": "gzip"}
+        reply = await caller.post(PATH, content=gzip.compress(text), headers=headers)
+        assert reply.status_code == 200
+        assert gateway.requests[-1][1] == text
+        assert "Content-Encoding" not in gateway.seen.headers
+
+    @pytest.mark.parametrize("size", [1_000, 1_000_000])
+    async def test_are_asked_for_where_the_client_waits_to_be_asked(
+        self, server: StreamingService, gateway: Gateway, size: int
+    ) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        async with asyncio.timeout(UNIT):
+            head = (
+                f"POST {PATH} HTTP/1.1\r\nHost: 127.0.0.1\r\nExpect: 100-continue\r\n"
+                f"Content-Length: {size}\r\nConnection: close\r\n\r\n"
+            )
+            writer.write(head.encode())
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 100 ")
+            writer.write(b"x" * size)
+            assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
+        writer.close()
+        assert gateway.requests[-1][1] == b"x" * size
 
     async def test_of_a_stream_come_as_they_are_said(
         self, caller: httpx.AsyncClient, gateway: Gateway
@@ -239,6 +285,91 @@ class TestCredentials:
         await caller.post("/v1/messages", json={}, headers={"x-api-key": "sk-own"})
         assert gateway.seen.headers["x-api-key"] == "sk-own"
         assert gateway.seen.headers["Authorization"] == "Bearer sk-own"
+
+
+class TestDoors:
+    """What holds for answers holds for what is passed on."""
+
+    async def test_a_key_for_some_models_may_ask_no_other(
+        self, start_server: StartServer, gateway: Gateway
+    ) -> None:
+        key = api_key(models=frozenset({"small"}))
+        async with serving(
+            start_server, api_gateway_endpoint=gateway.url, api_keys=(key,)
+        ) as caller:
+            headers = {"Authorization": "Bearer sk-client"}
+            asked = {"model": "small", "input": "x" * 300_000}
+            reply = await caller.post(PATH, json=asked, headers=headers)
+            assert (reply.status_code, gateway.requests[-1][1]) == (200, reply.request.content)
+            packed = {**headers, "Content-Encoding": "gzip"}
+            hidden = gzip.compress(b'{"model": "large"}')
+            for refused in (
+                await caller.post(PATH, json={"model": "large"}, headers=headers),
+                await caller.post(PATH, json={"input": "x"}, headers=headers),
+                await caller.post(PATH, content=hidden, headers=packed),
+                await caller.post(
+                    "/v1/audio/transcriptions",
+                    data={"model": "small"},
+                    files={"file": b"x"},
+                    headers=headers,
+                ),
+            ):
+                assert refused.status_code == 403
+                assert refused.json()["error"]["code"] == "model_not_allowed"
+        assert len(gateway.requests) == 1
+
+    async def test_it_counts_among_the_answers_of_its_key(
+        self, start_server: StartServer, gateway: Gateway
+    ) -> None:
+        release = asyncio.Event()
+        gateway.answer = held(gateway, release)
+        async with serving(
+            start_server, api_gateway_endpoint=gateway.url, api_keys=(api_key(answers=1),)
+        ) as caller:
+            headers = {"Authorization": "Bearer sk-client"}
+            running = asyncio.create_task(caller.post(PATH, json={}, headers=headers))
+            await eventually(lambda: gateway.requests)
+            chat = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
+            for path, body in ((PATH, {}), ("/v1/chat/completions", chat)):
+                refused = await caller.post(path, json=body, headers=headers)
+                assert (refused.status_code, refused.json()["error"]["code"]) == (
+                    429,
+                    "too_many_answers",
+                )
+            release.set()
+            assert (await running).status_code == 200
+            assert (await caller.post(PATH, json={}, headers=headers)).status_code == 200
+
+    async def test_a_stop_lets_it_end_and_takes_no_other(
+        self, start_server: StartServer, gateway: Gateway
+    ) -> None:
+        release = asyncio.Event()
+        gateway.answer = held(gateway, release)
+        server = await start_server(api_gateway_endpoint=gateway.url)
+        async with http(server.url) as caller:
+            running = asyncio.create_task(caller.post(PATH, json={}))
+            await eventually(lambda: gateway.requests)
+            draining = asyncio.create_task(server.context.answers.drain(2 * UNIT))
+            await eventually(lambda: server.context.answers.draining)
+            refused = await caller.post(PATH, json={})
+            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "draining")
+            assert not draining.done()
+            release.set()
+            assert (await running).status_code == 200
+            await asyncio.wait_for(draining, UNIT)
+
+    async def test_a_stop_waits_no_longer_than_it_shall(
+        self, start_server: StartServer, gateway: Gateway
+    ) -> None:
+        gateway.answer = held(gateway, asyncio.Event())
+        server = await start_server(api_gateway_endpoint=gateway.url)
+        async with http(server.url) as caller:
+            running = asyncio.create_task(caller.post(PATH, json={}))
+            await eventually(lambda: gateway.requests)
+            await asyncio.wait_for(server.context.answers.drain(0.01), UNIT)
+            with pytest.raises(httpx.RemoteProtocolError):
+                await running
+            await asyncio.wait_for(gateway.left.wait(), UNIT)
 
 
 class TestFaults:

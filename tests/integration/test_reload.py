@@ -155,7 +155,7 @@ async def test_what_cannot_change_is_named_and_stays(tmp_path: Path) -> None:
         assert (limits["max_connections"], limits["buffer_size"]) == (6, 8192)
 
 
-async def test_a_broken_file_changes_nothing_and_is_told_with_its_lines(tmp_path: Path) -> None:
+async def test_a_broken_file_changes_nothing_and_is_reported_with_its_lines(tmp_path: Path) -> None:
     conf = Configured(tmp_path / "c.yaml", websocket={"max_connections": 5})
     async with serving("--config", str(conf.file)) as service, http(service.url) as client:
         conf.file.write_text("websocket:\n  max_connections: 6\n  max_conections: 7\n")

@@ -375,7 +375,7 @@ class TestResume:
         assert first.content == second.content
 
     @pytest.mark.parametrize("after", ["x", "-1", "9" * 19, "5000"])
-    async def test_nonsense_is_told(self, caller: httpx.AsyncClient, after: str) -> None:
+    async def test_nonsense_is_refused(self, caller: httpx.AsyncClient, after: str) -> None:
         made = (await caller.post(PATH, json={"model": "fake", "input": "x"})).json()
         reply = await caller.get(f"{PATH}/{made['id']}?stream=true&starting_after={after}")
         assert reply.status_code == 400

@@ -272,7 +272,7 @@ class TestEvents:
             ({"type": "response.resume"}, "response_id"),
         ],
     )
-    async def test_nonsense_is_told_and_the_connection_lives_on(
+    async def test_nonsense_is_refused_and_the_connection_lives_on(
         self, server: StreamingService, fields: Json, param: str
     ) -> None:
         async with connected(server) as socket:

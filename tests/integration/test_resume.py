@@ -121,7 +121,7 @@ async def test_a_resumed_answer_goes_on_strictly_after_what_was_seen(
     assert len(upstream.generations) == 1
 
 
-async def test_resuming_on_the_socket_that_watches_moves_its_place_and_doubles_nothing_later(
+async def test_resuming_on_the_socket_that_watches_moves_its_cursor_and_doubles_nothing_later(
     server: StreamingService, upstream: FakeUpstream
 ) -> None:
     gate = Gate()
@@ -176,9 +176,9 @@ async def test_an_unknown_answer_is_404_and_one_that_is_no_longer_kept_410(
                 await socket.start("r-1")
                 await socket.answer()
             await socket.resume(request_id)
-            told = await socket.receive()
-            assert told["data"]["error"]["code"] == code
-            assert told["request_id"] == request_id
+            notice = await socket.receive()
+            assert notice["data"]["error"]["code"] == code
+            assert notice["request_id"] == request_id
     async with http(server.url) as client:
         for method, path in (("GET", "/streaming/sse/chat/"), ("DELETE", "/streaming/chat/")):
             for request_id, status, code in (
@@ -190,17 +190,17 @@ async def test_an_unknown_answer_is_404_and_one_that_is_no_longer_kept_410(
 
 
 @pytest.mark.parametrize("after", [99, 10**17])
-async def test_a_place_in_the_future_is_told_and_the_answer_shown_from_its_start(
+async def test_a_cursor_from_the_future_is_reported_and_the_answer_shown_from_its_start(
     server: StreamingService, after: int
 ) -> None:
     async with websocket(server.url) as socket:
         await socket.start("r-1")
         whole = await socket.answer()
         await socket.resume("r-1", after)
-        told = await socket.receive()
-        assert told["data"] == {"event": "gap", "reason": "future"}
-        assert told["request_id"] == "r-1"
-        assert "sequence_id" not in told
+        notice = await socket.receive()
+        assert notice["data"] == {"event": "gap", "reason": "future"}
+        assert notice["request_id"] == "r-1"
+        assert "sequence_id" not in notice
         assert await socket.answer() == whole
     async with events(server.url, f"/streaming/sse/chat/r-1?after={after}") as stream:
         assert (await stream.receive())["data"]["event"] == "gap"
@@ -216,7 +216,7 @@ async def test_a_place_in_the_future_is_told_and_the_answer_shown_from_its_start
         ("r-1:99", "future"),
     ],
 )
-async def test_a_cursor_that_is_none_of_this_answer_is_told_and_never_guessed(
+async def test_a_cursor_of_something_else_is_reported_and_never_guessed(
     server: StreamingService, cursor: str, reason: str
 ) -> None:
     async with websocket(server.url) as socket:
@@ -227,8 +227,8 @@ async def test_a_cursor_that_is_none_of_this_answer_is_told_and_never_guessed(
         headers = {}
     path = "/streaming/sse/chat/r-1" + ("" if headers else "?cursor=%C3%A9")
     async with events(server.url, path, headers=headers) as stream:
-        told, *rest = await stream.rest()
-    assert told["data"] == {"event": "gap", "reason": reason}
+        notice, *rest = await stream.rest()
+    assert notice["data"] == {"event": "gap", "reason": reason}
     assert rest == whole
 
 
@@ -245,7 +245,7 @@ async def test_an_after_that_is_no_number_is_a_bad_request(
     assert reply.json()["error"]["param"] == "after"
 
 
-async def test_what_is_no_longer_kept_of_an_answer_is_told_before_what_is(
+async def test_what_is_no_longer_kept_of_an_answer_is_reported_before_what_is(
     start_server: StartServer, upstream: FakeUpstream
 ) -> None:
     server = await start_server(api_gateway_endpoint=upstream.url, chat_retention_messages=5)
@@ -255,14 +255,14 @@ async def test_what_is_no_longer_kept_of_an_answer_is_told_before_what_is(
         whole = await socket.answer()
         assert content(whole) == upstream.default.text()
         await socket.resume("r-1", 10)
-        told, *rest = await socket.answer()
+        notice, *rest = await socket.answer()
     kept = whole[-5:]
     assert rest == kept
     lost = {"from": 11, "to": kept[0]["sequence_id"] - 1}
-    assert told["data"] == {"event": "gap", "reason": "evicted", **lost}
+    assert notice["data"] == {"event": "gap", "reason": "evicted", **lost}
     async with events(
         server.url, "/streaming/sse/chat/r-1", headers={"Last-Event-ID": "r-1:10"}
     ) as stream:
         again, *rest = await stream.rest()
-    assert again["data"] == told["data"]
+    assert again["data"] == notice["data"]
     assert rest == kept

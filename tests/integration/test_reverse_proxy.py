@@ -104,7 +104,7 @@ async def test_each_event_passes_when_it_is_written(backend: Backend, proxy: str
     assert request.host == proxy.removeprefix("http://")  # with its port
 
 
-async def test_connections_to_the_server_are_kept_and_told_what_the_client_used(
+async def test_connections_to_the_server_are_kept_and_learn_what_the_client_used(
     backend: Backend, proxy: str
 ) -> None:
     for _ in range(3):  # clients of their own

@@ -238,8 +238,8 @@ class TestKeys:
         await ask(server.url, "rate-limited", headers=bearer("page"))
         async with http(server.url) as client:
             assert (await client.get("/streaming/usage", headers=bearer("page"))).status_code == 403
-            told = (await client.get("/streaming/usage", headers=bearer("ops"))).json()
-        rows = {row["key"]: row for row in told["keys"]}
+            report = (await client.get("/streaming/usage", headers=bearer("ops"))).json()
+        rows = {row["key"]: row for row in report["keys"]}
         assert sorted(rows) == ["idle", "ops", "page"]
         page = rows["page"]
         assert (page["answers"], page["failed"], page["running"]) == (2, 1, 0)

@@ -175,8 +175,8 @@ class TestRealPrometheus:
             listed = await until(
                 client.alerts, lambda answer: any(a.suppressed for a in answer.alerts)
             )
-            told = {a.labels["alertname"]: a.suppressed for a in listed.alerts}
-            assert told == {"Silenced": "silenced", "Loud": None}
+            by_name = {a.labels["alertname"]: a.suppressed for a in listed.alerts}
+            assert by_name == {"Silenced": "silenced", "Loud": None}
             assert {a.manager_url for a in listed.alerts} == {manager.url}
 
 
@@ -356,7 +356,7 @@ class TestFaults:
         assert error.code == "format"
         assert "does not speak HTTP" in error.reason
 
-    async def test_a_500_is_told_in_the_servers_own_words(
+    async def test_a_500_is_reported_in_the_servers_own_words(
         self, kind: str, session: aiohttp.ClientSession
     ) -> None:
         page = b"<html><style>p{}</style><h1>Oh\r\n no</h1>\x1b[31m it <b>broke</b></html>"
@@ -368,7 +368,7 @@ class TestFaults:
     @pytest.mark.parametrize(
         "content", [{"error": "gone"}, {"error": {"message": "gone"}}, {"message": "gone"}, "gone"]
     )
-    async def test_a_404_in_json_is_told_in_the_servers_own_words(
+    async def test_a_404_in_json_is_reported_in_the_servers_own_words(
         self, kind: str, content: object, session: aiohttp.ClientSession
     ) -> None:
         async with answering(http(json.dumps(content).encode(), "404 Not Found")) as url:

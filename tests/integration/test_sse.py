@@ -49,7 +49,7 @@ class TestATopic:
         assert (first["message_type"], first["stream_id"]) == (TYPES[topic], topic)
         assert first["data"]["event"] == "snapshot"
 
-    async def test_tells_when_to_come_again_first(self, start_server: StartServer) -> None:
+    async def test_says_when_to_come_again_first(self, start_server: StartServer) -> None:
         server = await start_server(sse_retry_timeout=1234)
         async with raw(server.url) as tcp:
             await tcp.request("GET", SSE + "status")
@@ -83,7 +83,7 @@ class TestATopic:
             ("{epoch}:999999", "future"),
         ],
     )
-    async def test_tells_a_cursor_that_means_nothing_and_shows_the_snapshot(
+    async def test_reports_a_cursor_that_means_nothing_and_shows_the_snapshot(
         self, server: StreamingService, cursor: str, reason: str
     ) -> None:
         cursor = cursor.replace("{epoch}", server.context.topics.channel.epoch)
@@ -95,7 +95,7 @@ class TestATopic:
         assert {message["data"].get("reason") for message in seen[:2]} == {reason}
         assert {message["stream_id"] for message in seen[:2]} == {"alerts", "status"}
 
-    async def test_tells_what_is_no_longer_kept(self, start_server: StartServer) -> None:
+    async def test_reports_what_is_no_longer_kept(self, start_server: StartServer) -> None:
         server = await start_server(topic_retention_messages=2)
         async with events(server.url, SSE + "alerts") as stream:
             await stream.receive()
@@ -104,8 +104,8 @@ class TestATopic:
         for number in range(5):
             await fire(server.url, f"a{number}")
         async with events(server.url, SSE + "alerts", headers={"Last-Event-ID": cursor}) as stream:
-            told, *kept = [await stream.receive() for _ in range(3)]
-        assert (told["data"]["event"], told["data"]["reason"]) == ("gap", "evicted")
+            notice, *kept = [await stream.receive() for _ in range(3)]
+        assert (notice["data"]["event"], notice["data"]["reason"]) == ("gap", "evicted")
         assert [name_of(message) for message in kept] == ["a3", "a4"]
 
     async def test_of_which_the_newest_state_is_enough_jumps_to_the_snapshot(
@@ -167,7 +167,7 @@ class TestAnAnswer:
         assert seen[-1]["data"]["object"] == "chat.completion.end"
         assert {message["request_id"] for message in seen} == {"r-1"}
 
-    async def test_shows_a_sign_of_life_before_the_first_token(
+    async def test_sends_a_heartbeat_before_the_first_token(
         self, start_server: StartServer, upstream: FakeUpstream
     ) -> None:
         server = await start_server(api_gateway_endpoint=upstream.url, sse_keep_alive_interval=0.05)
@@ -305,8 +305,8 @@ class TestSwitchedOff:
         assert {message["stream_id"] for message in first} == set(TYPES) - {topic}
         async with websocket(server.url) as socket:
             await socket.send(message_type=TYPES[topic])
-            told = await socket.receive()
-            assert told["data"]["error"]["code"] == f"{topic}_disabled"
+            notice = await socket.receive()
+            assert notice["data"]["error"]["code"] == f"{topic}_disabled"
 
     async def test_chat_is_an_error_on_every_face(self, start_server: StartServer) -> None:
         server = await start_server(streaming_chat_enabled=False)

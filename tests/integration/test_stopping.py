@@ -30,7 +30,7 @@ def gated() -> tuple[Script, Gate]:
     return Script(tokens=3, gate=gate), gate
 
 
-async def test_health_checks_are_told_first_while_all_is_served() -> None:
+async def test_health_checks_fail_first_while_all_is_served() -> None:
     async with serving(STREAMING_DRAIN_DELAY=LONG) as service, raw(service.url) as kept:
         await kept.request("GET", "/health", None, "Connection: keep-alive")
         assert b" 200 " in await kept.until(b"\r\n")
@@ -55,7 +55,7 @@ async def test_health_checks_are_told_first_while_all_is_served() -> None:
             await watching.receive()
 
 
-async def test_answers_get_their_time_and_watchers_are_told_after_them(
+async def test_answers_get_their_time_and_watchers_are_notified_after_them(
     upstream: FakeUpstream,
 ) -> None:
     upstream.default, gate = gated()
@@ -140,7 +140,7 @@ async def test_ready_once_answers_can_be_had(upstream: FakeUpstream) -> None:
 @asynccontextmanager
 async def manager() -> AsyncIterator[tuple[str, list[str]]]:
     """A socket as systemd's, and what it has been told."""
-    told: list[str] = []
+    states: list[str] = []
     with (
         tempfile.TemporaryDirectory() as folder,
         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening,
@@ -149,27 +149,29 @@ async def manager() -> AsyncIterator[tuple[str, list[str]]]:
         listening.bind(address)
         listening.settimeout(0)
         loop = asyncio.get_running_loop()
-        loop.add_reader(listening, lambda: told.extend(listening.recv(4096).decode().splitlines()))
+        loop.add_reader(
+            listening, lambda: states.extend(listening.recv(4096).decode().splitlines())
+        )
         try:
-            yield address, told
+            yield address, states
         finally:
             loop.remove_reader(listening)
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-async def test_the_service_manager_is_told(workers: str) -> None:
-    async with manager() as (address, told):
+async def test_the_service_manager_is_notified(workers: str) -> None:
+    async with manager() as (address, states):
         async with serving(
             STREAMING_WORKERS=workers, NOTIFY_SOCKET=address, WATCHDOG_USEC="200000",
             STREAMING_DRAIN_DELAY="2",
         ) as service:  # fmt: skip
-            await eventually(lambda: told.count("READY=1") == 1)
-            await eventually(lambda: told.count("WATCHDOG=1") >= 3)
+            await eventually(lambda: states.count("READY=1") == 1)
+            await eventually(lambda: states.count("WATCHDOG=1") >= 3)
             service.signal(signal.SIGTERM)
-            await eventually(lambda: "STOPPING=1" in told)
-            assert "EXTEND_TIMEOUT_USEC=42000000" in told
+            await eventually(lambda: "STOPPING=1" in states)
+            assert "EXTEND_TIMEOUT_USEC=42000000" in states
             assert await service.ended() == 0
-        assert told.count("READY=1") == 1
+        assert states.count("READY=1") == 1
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])

@@ -39,7 +39,7 @@ async def test_a_worker_that_dies_is_replaced_and_so_is_the_store() -> None:
             assert await healthy(service.url)
 
 
-async def test_all_end_together_when_told_to() -> None:
+async def test_all_end_together_on_request() -> None:
     async with serving(STREAMING_WORKERS="2") as service:
         processes = [*service.workers, service.store]
         service.signal(signal.SIGTERM)
@@ -83,7 +83,7 @@ async def test_the_customers_file_runs_two_workers() -> None:
         assert await healthy(service.url)
 
 
-async def test_a_port_that_is_taken_is_told_and_nothing_is_left(
+async def test_a_port_that_is_taken_is_reported_and_nothing_is_left(
     start_server: StartServer,
 ) -> None:
     taken = await start_server()
@@ -116,7 +116,7 @@ class TestThePrivateStore:
         store.close()
         assert not store.directory.exists()
 
-    def test_one_that_does_not_start_is_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_one_that_does_not_start_is_reported(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(private_store, "_START_SECONDS", 0.1)
         store = PrivateStore("/bin/false", 1)
         with pytest.raises(OSError, match="does not start"):

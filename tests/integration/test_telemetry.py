@@ -229,24 +229,24 @@ class TestFigures:
     async def test_are_the_same_as_json(self, server: StreamingService) -> None:
         await use(server)
         async with httpx.AsyncClient(timeout=UNIT, trust_env=False) as client:
-            told = (await client.get(f"{server.url}/streaming/metrics")).json()
+            shown = (await client.get(f"{server.url}/streaming/metrics")).json()
         found = await figures(server)
-        assert values(found["streaming_messages"], "topic")["chat"] == told["messages"]["chat"]
-        assert values(found["streaming_answers_ended"], "outcome") == told["answers"]["by_outcome"]
-        count = told["delivery_latency_seconds"]["websocket"]["count"]
+        assert values(found["streaming_messages"], "topic")["chat"] == shown["messages"]["chat"]
+        assert values(found["streaming_answers_ended"], "outcome") == shown["answers"]["by_outcome"]
+        count = shown["delivery_latency_seconds"]["websocket"]["count"]
         assert values(found["streaming_deliveries"], "transport")["websocket"] == count
         for kind in KINDS:
-            assert told[f"{kind}_performance"]["percent"] is not None
+            assert shown[f"{kind}_performance"]["percent"] is not None
 
     async def test_without_traffic_there_is_a_reason_and_no_hundred_percent(
         self, server: StreamingService
     ) -> None:
         async with httpx.AsyncClient(timeout=UNIT, trust_env=False) as client:
             response = await client.get(f"{server.url}/streaming/metrics")
-        told = json.loads(response.content)
+        shown = json.loads(response.content)
         for name in ("websocket_performance", "sse_performance", "connection_stability"):
-            assert told[name]["percent"] is None
-            assert told[name]["reason"]
+            assert shown[name]["percent"] is None
+            assert shown[name]["reason"]
 
     async def test_a_refusal_is_counted_by_its_reason(self, start_server: StartServer) -> None:
         server = await start_server(sse_max_connections=1)

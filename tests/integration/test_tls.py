@@ -226,7 +226,7 @@ class TestTheDaysLeft:
         assert found["components"]["streaming-api"]["reason"] == found["tls"]["warning"]
         assert sum("expires on 2" in line for line in caplog.messages) == 1
 
-    async def test_are_told_of_nobody_without_tls(self, start_server: StartServer) -> None:
+    async def test_are_sent_to_nobody_without_tls(self, start_server: StartServer) -> None:
         server = await start_server()
         async with http(server.url) as client:
             assert "streaming_tls" not in (await client.get("/metrics")).text

@@ -323,7 +323,7 @@ class TestRealSources:
         async with RealAlertmanager(tmp_path, webhook=hook) as manager:
             posted = [{"labels": {"alertname": "Posted"}}]
 
-            async def told(source: str) -> Json:
+            async def got(source: str) -> Json:
                 server = await start_server(port=port, alertmanager_endpoint=manager.url)
                 topics = server.context.topics
                 if source == "webhook":
@@ -340,8 +340,8 @@ class TestRealSources:
                 await server.stop()
                 return alert
 
-            await told("webhook")
-            alert = await told("alertmanager")
+            await got("webhook")
+            alert = await got("alertmanager")
             assert alert["labels"] == posted[0]["labels"]
             assert alert["sources"] == ["alertmanager"]
 
@@ -382,9 +382,9 @@ class TestTheApplication:
         server = await start_server()
         reason = "malformed" if cursor == "garbage" else "epoch"
         async with events(server.url, f"/streaming/sse/status?cursor={cursor}") as stream:
-            told = [(await stream.receive())["data"] for _ in range(2)]
-        assert told[0] == {"event": "gap", "reason": reason}
-        assert told[1]["event"] == "snapshot"
+            got = [(await stream.receive())["data"] for _ in range(2)]
+        assert got[0] == {"event": "gap", "reason": reason}
+        assert got[1]["event"] == "snapshot"
         async with websocket(server.url) as socket:
             await socket.send(message_type="status_update", cursor=cursor)
             notices = [(await socket.receive())["data"] for _ in range(3)]
@@ -411,9 +411,9 @@ class TestTheApplication:
                 payload = {"version": "4", "alerts": [body]}
                 async with session.post(f"{server.url}/streaming/alerts", json=payload) as reply:
                     assert reply.status == 200
-                told = await stream.receive()
-                assert told["data"]["event"] == event
-                assert told["data"]["alert"]["labels"] == alert["labels"]
+                got = await stream.receive()
+                assert got["data"]["event"] == event
+                assert got["data"]["alert"]["labels"] == alert["labels"]
 
     async def test_a_gateway_that_is_down_is_an_alert_of_our_own(
         self, start_server: StartServer
@@ -421,9 +421,9 @@ class TestTheApplication:
         gone = f"http://127.0.0.1:{free_port()}"
         server = await start_server(poll_interval=UNIT, api_gateway_endpoint=gone)
         async with events(server.url, "/streaming/sse/alerts") as stream:
-            told = await stream.until(lambda message: message["data"].get("event") == "firing")
-        assert told[-1]["data"]["alert"]["labels"]["alertname"] == "UpstreamDown"
-        assert told[-1]["data"]["alert"]["source"] == "streaming-api"
+            got = await stream.until(lambda message: message["data"].get("event") == "firing")
+        assert got[-1]["data"]["alert"]["labels"]["alertname"] == "UpstreamDown"
+        assert got[-1]["data"]["alert"]["source"] == "streaming-api"
 
     async def test_a_topic_that_is_switched_off_says_which_setting_it_was(
         self, start_server: StartServer

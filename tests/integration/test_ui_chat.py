@@ -137,7 +137,7 @@ async def test_calls_go_on_in_the_same_message(caller: httpx.AsyncClient) -> Non
 
 
 @pytest.mark.parametrize("model", ["rate-limited", "error-midway", "cut-rst"])
-async def test_faults_are_told(caller: httpx.AsyncClient, model: str) -> None:
+async def test_faults_are_reported(caller: httpx.AsyncClient, model: str) -> None:
     reply = await caller.post(PATH, json=body(model))
     if model == "rate-limited":
         assert (reply.status_code, reply.json()["error"]["message"]) == (429, "Slow down.")

@@ -189,7 +189,7 @@ class TestAGatewayThatAnswers:
         assert (await asked(server)).status_code == 200
         await becomes(server, lambda c: c["state"] == "up")
 
-    async def test_nothing_but_404_is_told_with_the_address(
+    async def test_nothing_but_404_is_reported_with_the_address(
         self, start_server: StartServer, gateway: Gateway
     ) -> None:
         gateway.chat = lambda _: (404, {"detail": "Not Found"})

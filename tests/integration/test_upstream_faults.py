@@ -113,7 +113,7 @@ async def test_when_to_try_again_is_passed_on(server: StreamingService) -> None:
 
 @pytest.mark.parametrize("ask", [over_websocket, over_sse], ids=["websocket", "sse"])
 @pytest.mark.parametrize("model", FAULTS)
-async def test_a_fault_is_told_in_the_end_message(
+async def test_a_fault_is_reported_in_the_end_message(
     server: StreamingService, model: str, ask: Face
 ) -> None:
     case = FAULTS[model]
@@ -183,7 +183,7 @@ class TestOpenAIsOwnFace:
         "model",
         [name for name, case in FAULTS.items() if case.tokens and name != "no-finish-reason"],
     )
-    async def test_tells_a_fault_midway_in_the_stream_and_never_says_done(
+    async def test_reports_a_fault_midway_in_the_stream_and_never_says_done(
         self, server: StreamingService, model: str
     ) -> None:
         case = FAULTS[model]
@@ -221,15 +221,15 @@ class TestOpenAIsOwnFace:
                 ("error-500", openai.InternalServerError, "The model crashed."),
             ):
                 for stream in (True, False):
-                    with pytest.raises(kind) as told:
+                    with pytest.raises(kind) as raised:
                         await client.chat.completions.create(
                             model=model,
                             messages=[{"role": "user", "content": "Hello"}],
                             stream=stream,
                         )
-                    assert told.value.status_code == FAULTS[model].status
-                    assert told.value.code == FAULTS[model].code
-                    assert words in told.value.message
+                    assert raised.value.status_code == FAULTS[model].status
+                    assert raised.value.code == FAULTS[model].code
+                    assert words in raised.value.message
 
     async def test_gives_the_sdk_an_exception_midway(self, server: StreamingService) -> None:
         async with sdk(server) as client:
@@ -261,7 +261,7 @@ async def post(server: StreamingService, model: str, *, stream: bool) -> httpx.R
 
 
 class TestAnUpstreamThatIsNotThere:
-    async def test_is_told_on_every_face(self, start_server: StartServer) -> None:
+    async def test_is_reported_on_every_face(self, start_server: StartServer) -> None:
         async with FakeUpstream() as gone:
             url = gone.url
         server = await start_server(api_gateway_endpoint=url)

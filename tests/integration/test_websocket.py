@@ -141,9 +141,9 @@ class TestTopics:
     ) -> None:
         async with websocket(server.url) as socket:
             await socket.send(message_type=message_type)
-            told, snapshot = await socket.receive(), await socket.receive()
-            assert told["data"] == {"event": "subscribed", "topic": topic}
-            assert (told["message_type"], told["stream_id"]) == (message_type, topic)
+            notice, snapshot = await socket.receive(), await socket.receive()
+            assert notice["data"] == {"event": "subscribed", "topic": topic}
+            assert (notice["message_type"], notice["stream_id"]) == (message_type, topic)
             assert (snapshot["message_type"], snapshot["stream_id"]) == (message_type, topic)
             assert snapshot["data"]["event"] == "snapshot"
             assert key in snapshot["data"]
@@ -198,18 +198,18 @@ class TestTopics:
             ("{epoch}:999999", "future"),
         ],
     )
-    async def test_tell_a_cursor_that_means_nothing_and_show_the_snapshot(
+    async def test_report_a_cursor_that_means_nothing_and_show_the_snapshot(
         self, server: StreamingService, cursor: str, reason: str
     ) -> None:
         epoch = server.context.topics.channel.epoch
         async with websocket(server.url) as socket:
             await socket.send(message_type="alert", cursor=cursor.replace("{epoch}", epoch))
             assert (await socket.receive())["data"]["event"] == "subscribed"
-            told = await socket.receive()
-            assert told["data"] == {"event": "gap", "reason": reason}
+            notice = await socket.receive()
+            assert notice["data"] == {"event": "gap", "reason": reason}
             assert (await socket.receive())["data"]["event"] == "snapshot"
 
-    async def test_tell_what_is_no_longer_kept_before_what_is(
+    async def test_report_what_is_no_longer_kept_before_what_is(
         self, start_server: StartServer
     ) -> None:
         server = await start_server(topic_retention_messages=3)
@@ -222,11 +222,11 @@ class TestTopics:
         async with websocket(server.url) as socket:
             await socket.send(message_type="alert", cursor=cursor)
             assert (await socket.receive())["data"]["event"] == "subscribed"
-            told = await socket.receive()
+            notice = await socket.receive()
             kept = [await socket.receive() for _ in range(3)]
-        assert told["data"]["reason"] == "evicted"
-        assert told["data"]["from"] == int(cursor.partition(":")[2]) + 1
-        assert told["data"]["to"] < kept[0]["sequence_id"]
+        assert notice["data"]["reason"] == "evicted"
+        assert notice["data"]["from"] == int(cursor.partition(":")[2]) + 1
+        assert notice["data"]["to"] < kept[0]["sequence_id"]
         assert [name_of(message) for message in kept] == ["a3", "a4", "a5"]
 
     async def test_come_to_everybody_in_the_same_order(self, server: StreamingService) -> None:

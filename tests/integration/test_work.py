@@ -277,7 +277,7 @@ class TestWhoGoesOn:
         [frame(b"{"), frame(b"x", 0x2), frame(b'{"message_type":"alert"}')],
         ids=["nonsense", "binary", "commands"],
     )
-    async def test_above_the_rate_is_told_so_and_then_closed(
+    async def test_above_the_rate_gets_errors_and_then_is_closed(
         self, start_server: StartServer, piece: bytes
     ) -> None:
         server = await start_server(commands_per_second=5)
@@ -346,8 +346,8 @@ class TestJSON:
         text = dense(8 * MOST_VALUES // 2)
         async with websocket(server.url) as socket:
             await socket.connection.send(text.decode())
-            told = (await socket.receive())["data"]["error"]
-            assert told["code"] == "too_many_values"
+            refusal = (await socket.receive())["data"]["error"]
+            assert refusal["code"] == "too_many_values"
         async with http(server.url) as client:
             reply = await client.post("/v1/chat/completions", content=text)
         assert (reply.status_code, reply.json()["error"]["code"]) == (400, "too_many_values")

@@ -46,7 +46,7 @@ class Answers:
 
     def take(self, reader: Reader, text: str) -> None:
         """Judge one answer: whole if it says ``stop``, and always a beginning of the text."""
-        reason = reader.finish_reason or "/".join(reader.told) or "left"
+        reason = reader.finish_reason or "/".join(reader.reasons) or "left"
         self.by_reason[reason] = self.by_reason.get(reason, 0) + 1
         self.lost += reader.lost
         self.doubled += reader.doubled

@@ -198,7 +198,7 @@ async def cut_and_resume(
         doubled=count.doubled + sum(reader.doubled for reader in readers),
         gaps=count.gaps,
         broken=[
-            f"{reader.request_id}: {reader.finish_reason} {reader.told} {len(reader.text)}"
+            f"{reader.request_id}: {reader.finish_reason} {reader.reasons} {len(reader.text)}"
             for reader in readers
             if reader.finish_reason != "stop" or reader.text != text
         ],
@@ -274,8 +274,10 @@ class Killed:
     def problems(self) -> list[str]:
         """Visitors who were not told, or told something else."""
         gone = (["stream_not_found"], ["404"])
-        told = [f"a reader was told {one}" for one in self.readers if one not in gone]
-        return told + [f"a watcher was told {one}" for one in self.watchers if one != ["epoch"]]
+        sentences = [f"a reader was told {one}" for one in self.readers if one not in gone]
+        return sentences + [
+            f"a watcher was told {one}" for one in self.watchers if one != ["epoch"]
+        ]
 
 
 async def kill_under_load(server: Server, round_: int, *, readers: int, viewers: int) -> Killed:
@@ -300,11 +302,11 @@ async def kill_under_load(server: Server, round_: int, *, readers: int, viewers:
             await server.kill()
         await server.start()
         await eventually(
-            lambda: all(r.done for r in reading) and all(w.told for w in watching),
+            lambda: all(r.done for r in reading) and all(w.reasons for w in watching),
             30,
-            f"everybody is told: {[visitor for visitor in reading if not visitor.done]}",
+            f"everybody is notified: {[visitor for visitor in reading if not visitor.done]}",
         )
-    return Killed([reader.told for reader in reading], [watcher.told for watcher in watching])
+    return Killed([reader.reasons for reader in reading], [watcher.reasons for watcher in watching])
 
 
 # Connect and abort

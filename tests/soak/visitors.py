@@ -211,7 +211,7 @@ class Watcher(Visitor):
     Attributes:
         cursor: where it stands.
         last: number of the last alert seen; 0 before the first.
-        told: reasons of the gap notices it got.
+        reasons: reasons of the gap notices it got.
         ready: whether this visit has been answered on the topic.
     """
 
@@ -221,7 +221,7 @@ class Watcher(Visitor):
         super().__init__(url, face)
         self.cursor: str | None = None
         self.last = 0
-        self.told: list[str] = []
+        self.reasons: list[str] = []
         self._count = count
         self._topics = topics.split(",")
         self._timed = timed
@@ -261,7 +261,7 @@ class Watcher(Visitor):
                 self.last = max([0, *numbers])
             case "gap":
                 reason = data["reason"]
-                self.told.append(reason)
+                self.reasons.append(reason)
                 self._count.gaps[reason] = self._count.gaps.get(reason, 0) + 1
                 self.last = 0
 
@@ -295,7 +295,7 @@ class Reader(Visitor):
         finish_reason: how it ended; None as long as it has not.
         lost: number that never came.
         doubled: numbers that came again.
-        told: codes of errors, and reasons of gaps.
+        reasons: codes of errors, and reasons of gaps.
     """
 
     shared = False
@@ -307,7 +307,7 @@ class Reader(Visitor):
         self.finish_reason: str | None = None
         self.lost = 0
         self.doubled = 0
-        self.told: list[str] = []
+        self.reasons: list[str] = []
         self._text: list[str] = []
 
     @property
@@ -345,10 +345,10 @@ class Reader(Visitor):
         assert isinstance(data, dict)
         if "sequence_id" not in message:
             if "error" in data:
-                self.told.append(data["error"]["code"])
+                self.reasons.append(data["error"]["code"])
                 self.done = data["error"]["code"] in {"stream_not_found", "stream_evicted"}
             elif data.get("event") == "gap":
-                self.told.append(data["reason"])
+                self.reasons.append(data["reason"])
             return
         sequence = message["sequence_id"]
         assert isinstance(sequence, int)
@@ -367,5 +367,5 @@ class Reader(Visitor):
     def refusal(self, status: int) -> None:
         """404 and 410 are final, and so is 204: all has been seen."""
         if status in {204, 404, 410}:
-            self.told.append(str(status))
+            self.reasons.append(str(status))
             self.done = True

@@ -24,7 +24,7 @@ def ignore(_: int) -> None:
     """Told a place in the queue."""
 
 
-class TestPool:
+class TestQueue:
     async def test_so_many_at_once(self) -> None:
         queue = AnswerQueue(2, 10)
         await queue.acquire(ignore)
@@ -36,25 +36,25 @@ class TestPool:
         await third
         assert (queue.busy, queue.queued) == (2, 0)
 
-    async def test_first_come_first_served_and_each_told_its_place(self) -> None:
+    async def test_first_come_first_served_and_each_knows_its_position(self) -> None:
         queue = AnswerQueue(1, 10)
         await queue.acquire(ignore)
-        told: dict[str, list[int]] = {"a": [], "b": [], "c": []}
+        positions: dict[str, list[int]] = {"a": [], "b": [], "c": []}
         served: list[str] = []
 
         async def wait(name: str) -> None:
-            await queue.acquire(told[name].append)
+            await queue.acquire(positions[name].append)
             served.append(name)
 
         tasks = []
-        for name in told:
+        for name in positions:
             tasks.append(asyncio.create_task(wait(name)))
             await settle()
         for _ in tasks:
             queue.release()
             await settle()
         assert served == ["a", "b", "c"]
-        assert told == {"a": [1], "b": [2, 1], "c": [3, 2, 1]}
+        assert positions == {"a": [1], "b": [2, 1], "c": [3, 2, 1]}
 
     async def test_who_comes_late_does_not_overtake(self) -> None:
         """A place that is free for a moment belongs to the queue."""
@@ -72,14 +72,14 @@ class TestPool:
     async def test_the_others_move_up_when_one_gives_up(self) -> None:
         queue = AnswerQueue(1, 10)
         await queue.acquire(ignore)
-        told: list[int] = []
+        positions: list[int] = []
         first = asyncio.create_task(queue.acquire(ignore))
         await settle()
-        second = asyncio.create_task(queue.acquire(told.append))
+        second = asyncio.create_task(queue.acquire(positions.append))
         await settle()
         first.cancel()
         await settle()
-        assert told == [2, 1]
+        assert positions == [2, 1]
         queue.release()
         await second
 
@@ -95,7 +95,7 @@ class TestPool:
             await waiting
         assert (queue.busy, queue.queued) == (0, 0)
 
-    async def test_giving_up_at_the_moment_of_being_served_passes_the_place_on(self) -> None:
+    async def test_giving_up_at_the_moment_of_being_served_passes_the_slot_on(self) -> None:
         queue = AnswerQueue(1, 10)
         await queue.acquire(ignore)
         first, second = (asyncio.create_task(queue.acquire(ignore)) for _ in range(2))
@@ -143,7 +143,7 @@ class TestPool:
         max_size=60,
     ),
 )
-async def test_no_place_is_lost_or_given_twice_whoever_gives_up_when(
+async def test_no_slot_is_lost_or_given_twice_whoever_gives_up_when(
     size: int, steps: list[tuple[str, int]]
 ) -> None:
     """Cancellations and releases in any order, in one step of the loop or in several."""
@@ -152,8 +152,8 @@ async def test_no_place_is_lost_or_given_twice_whoever_gives_up_when(
     tasks: list[asyncio.Task[None]] = []
     done: dict[asyncio.Task[None], asyncio.Event] = {}
 
-    async def visit(leave: asyncio.Event, told: Callable[[int], None]) -> None:
-        await queue.acquire(told)
+    async def visit(leave: asyncio.Event, positions: Callable[[int], None]) -> None:
+        await queue.acquire(positions)
         task = asyncio.current_task()
         assert task is not None
         holding.append(task)

@@ -68,7 +68,7 @@ def test_named_events_that_are_no_chunks_are_ignored() -> None:
     assert not answer.over
 
 
-def test_an_empty_event_is_a_sign_of_life() -> None:
+def test_an_empty_event_is_a_heartbeat() -> None:
     """Some servers keep a connection alive so."""
     answer = reader()
     assert answer.read(b"data: \n\ndata:\n\n: ping\n\n") == []
@@ -106,7 +106,7 @@ def test_an_error_in_a_list_is_that_error() -> None:
     "said",
     [b'data: {"error":{"message":"no"}}', b"event: error\ndata: no", b'data: {"detail":"no"}'],
 )
-def test_an_error_is_told_whatever_came_before_it(said: bytes) -> None:
+def test_an_error_is_reported_whatever_came_before_it(said: bytes) -> None:
     """A client that asked the upstream itself would be told, too."""
     answer = reader()
     answer.read(b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n')

@@ -360,15 +360,15 @@ class TestMirrors:
 async def test_a_request_that_waits_for_another_process_is_counted() -> None:
     budget = Budget()
     share = budget.share("one")
-    told = asyncio.Event()
+    notified = asyncio.Event()
 
     async def arrive() -> None:
-        await told.wait()
+        await notified.wait()
 
     waiting = asyncio.ensure_future(Elsewhere(arrive).holding(1_000, share).arrive())
     await asyncio.sleep(0)
     assert budget.held()["requests"] == share.bytes == 1_000
-    told.set()
+    notified.set()
     await waiting
     assert budget.bytes == 0
 

@@ -191,7 +191,7 @@ class TestFaults:
         assert end["finish_reason"] == "incomplete"
         assert end["error"]["code"] == "server_lost"
 
-    def test_what_the_log_lost_while_the_store_was_down_is_a_gap_that_is_told(self) -> None:
+    def test_what_the_backlog_lost_while_the_store_was_down_is_a_gap_that_is_reported(self) -> None:
         answer = Answer(Retention(bytes=2**30, messages=2, seconds=1e6))
         answer.append(1)
         answer.settle()
@@ -203,7 +203,7 @@ class TestFaults:
         assert answer.numbers() == [1, 6, 7]
         assert [(gap["from"], gap["to"]) for gap in answer.shown.events("gap")] == [(2, 5)]
 
-    def test_what_is_not_recorded_stays_on_the_log_while_the_store_is_up(self) -> None:
+    def test_what_is_not_recorded_stays_in_the_backlog_while_the_store_is_up(self) -> None:
         answer = Answer(Retention(bytes=2**30, messages=2, seconds=1e6))
         for _ in range(6):
             answer.append(1)
@@ -245,7 +245,7 @@ class TestSeenMoreThanIsHere:
         answer.settle()
         assert shown.numbers() == [6]
 
-    def test_tokens_that_died_with_the_owner_are_told_and_not_shown_again(self) -> None:
+    def test_tokens_that_died_with_the_owner_are_reported_and_not_shown_again(self) -> None:
         answer = Answer()
         answer.append(3)
         answer.settle()

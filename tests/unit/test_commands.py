@@ -138,7 +138,7 @@ class TestObjects:
          '{"a":1}{"b":2}', "\ufeff{}", '{"a":\'b\'}', '{"a":"\n"}', "[" * 100_000,
          '{"a":' * 100_000, '{"a":-' + "9" * 5_000 + "}"],
     )  # fmt: skip
-    def test_what_is_not_json_is_told_so(self, text: str) -> None:
+    def test_what_is_not_json_is_refused_as_such(self, text: str) -> None:
         with pytest.raises(BadRequest, match="not JSON") as caught:
             parse_object(text.encode())
         assert caught.value.code == "invalid_json"
@@ -153,7 +153,7 @@ class TestObjects:
         [("[]", "an array"), ('"a"', "a string"), ("1", "a number"), ("1.5", "a number"),
          ("true", "a boolean"), ("null", "null")],
     )  # fmt: skip
-    def test_what_is_no_object_is_told_what_it_is(self, text: str, found: str) -> None:
+    def test_what_is_no_object_is_refused_with_what_it_is(self, text: str, found: str) -> None:
         with pytest.raises(BadRequest) as caught:
             parse_object(text.encode())
         assert caught.value.code == "not_an_object"
@@ -264,7 +264,7 @@ class TestStart:
             ({"message_type": {}}, "unknown_message_type", "message_type"),
         ],
     )
-    def test_a_fault_is_told_with_its_field(
+    def test_a_fault_is_reported_with_its_field(
         self, fields: dict[str, object], code: str, param: str
     ) -> None:
         error = refused(chat(**fields))
@@ -288,7 +288,7 @@ class TestOthers:
         assert found == Resume("r", 0)
 
     @pytest.mark.parametrize("action", ["cancel", "resume"])
-    def test_without_a_request_id_they_are_told_that_it_is_missing(self, action: str) -> None:
+    def test_without_a_request_id_they_are_refused(self, action: str) -> None:
         error = refused({"message_type": "chat_completion", "action": action})
         assert (error.code, error.param) == ("missing_field", "request_id")
 

@@ -276,7 +276,7 @@ class TestSettingsOfTheirOwnKind:
         assert "give both" in wrong(tls_key=str(pem))[0]
         assert StreamingConfig(tls_certificate=pem, tls_key=pem).tls_key == pem
 
-    def test_a_fault_is_not_told_again_as_a_contradiction(self, tmp_path: Path) -> None:
+    def test_a_fault_is_not_reported_again_as_a_contradiction(self, tmp_path: Path) -> None:
         pem = tmp_path / "a.pem"
         pem.touch()
         assert len(wrong(tls_certificate=pem, tls_key=tmp_path / "none.pem")) == 1
@@ -287,7 +287,7 @@ class TestSettingsOfTheirOwnKind:
         assert "there are no keys" in wrong(require_keys=True)[0]
         assert StreamingConfig(require_keys=True, api_keys=[KEY]).require_keys  # type: ignore[arg-type]
 
-    def test_each_fault_of_each_key_is_told_with_its_place(self) -> None:
+    def test_each_fault_of_each_key_is_reported_with_its_path(self) -> None:
         keys = [{"name": "a b", "sha256": "x", "scopes": ["fly", "chat"], "extra": 1}, 3, {}]
         assert [problem.partition(": ")[0] for problem in wrong(api_keys=keys)] == [
             "api_keys[0].name",
@@ -462,7 +462,7 @@ security:
         found = "\n".join(problems(tmp_path, text))
         assert all(words in found for words in fault), found
 
-    def test_a_refused_value_is_told_once(self, tmp_path: Path) -> None:
+    def test_a_refused_value_is_reported_once(self, tmp_path: Path) -> None:
         text = "service:\n  port: !!int 1\nsecurity:\n  allowed_origins: [&a http://a]\n"
         assert problems(tmp_path, text) == [
             "streaming-api.yaml:2: service.port: found a tag (!), needs the plain value",
@@ -488,11 +488,11 @@ security:
         for problem in problems(tmp_path, text):
             assert problem.isprintable()
 
-    def test_a_bad_value_is_told_even_where_it_is_overridden(self, tmp_path: Path) -> None:
+    def test_a_bad_value_is_reported_even_where_it_is_overridden(self, tmp_path: Path) -> None:
         found = problems(tmp_path, "service:\n  port: x\n", {"STREAMING_API_PORT": "1"})
         assert len(found) == 1
 
-    def test_what_does_not_go_together_is_told_with_the_line(self, tmp_path: Path) -> None:
+    def test_what_does_not_go_together_is_reported_with_the_line(self, tmp_path: Path) -> None:
         found = problems(tmp_path, "security:\n  require_keys: true\n  tls_key: /nowhere\n")
         assert [problem.partition(" found")[0] for problem in found] == [
             "streaming-api.yaml:2: security.require_keys:",
@@ -637,7 +637,7 @@ class TestPrecedence:
         assert origins["batch_size"] == "default"
         assert set(origins) == set(SETTINGS)
 
-    def test_a_bad_value_on_the_command_line_is_told_as_such(self) -> None:
+    def test_a_bad_value_on_the_command_line_is_reported_as_such(self) -> None:
         with pytest.raises(ConfigError, match=r"command line: service\.port: found 70000"):
             load(None, {}, {"port": 70000})
 
@@ -733,7 +733,7 @@ VALUES = st.recursive(
 )
 
 
-def told(attempt: Callable[[], object]) -> bool:
+def is_reported(attempt: Callable[[], object]) -> bool:
     """Whether an attempt ends well, or in problems of one line each; other exceptions pass."""
     try:
         attempt()
@@ -748,16 +748,16 @@ class TestAnyInput:
     @given(name=st.sampled_from(sorted(SETTINGS)), value=VALUES)
     @settings(max_examples=300, deadline=None, database=None)
     def test_any_value_for_any_setting(self, name: str, value: object) -> None:
-        assert told(lambda: StreamingConfig(**{name: value}))  # type: ignore[arg-type]
+        assert is_reported(lambda: StreamingConfig(**{name: value}))  # type: ignore[arg-type]
 
     @given(name=st.sampled_from(sorted(SETTINGS)), text=st.text(max_size=40))
     @settings(max_examples=300, deadline=None, database=None)
     def test_any_text_in_any_variable(self, name: str, text: str) -> None:
-        assert told(lambda: load(None, {SETTINGS[name].env: text}))
+        assert is_reported(lambda: load(None, {SETTINGS[name].env: text}))
 
     @given(text=st.text(alphabet=st.sampled_from(SYNTAX)) | st.binary(max_size=60))
     @settings(max_examples=300, deadline=None, database=None)
     def test_any_file(self, tmp_path_factory: pytest.TempPathFactory, text: str | bytes) -> None:
         path = written(tmp_path_factory.getbasetemp(), text)
-        assert told(lambda: load(path, {}))
-        assert told(lambda: read_env_file(path))
+        assert is_reported(lambda: load(path, {}))
+        assert is_reported(lambda: read_env_file(path))

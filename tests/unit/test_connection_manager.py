@@ -148,7 +148,7 @@ class TestAdmission:
             manager.admission.admit("sse", HERE)
         assert caught.value.code == "draining"
 
-    def test_a_place_that_was_not_taken_is_given_back(self) -> None:
+    def test_a_slot_that_was_not_taken_is_given_back(self) -> None:
         manager = house(max_connections_per_ip=1)
         for _ in range(3):
             with contextlib.suppress(ConnectionResetError), manager.admission.admit("sse", HERE):
@@ -156,7 +156,7 @@ class TestAdmission:
         assert manager.open["sse"] == 0
         assert manager.admission.per_address == {}
 
-    def test_a_refused_connection_takes_no_place(self) -> None:
+    def test_a_refused_connection_takes_no_slot(self) -> None:
         manager = house(max_connections=1)
         manager.admission.admit("websocket", HERE)
         for _ in range(3):
@@ -244,7 +244,7 @@ class TestRegistry:
         assert repr(manager) == "<ConnectionManager 0 of 5 websocket, 1 of 7 sse>"
 
 
-class TestSignsOfLife:
+class TestHeartbeats:
     async def test_each_has_one_when_it_is_due_and_not_before(self, clock: Clock) -> None:
         manager = house()
         connection = come(manager)
@@ -328,7 +328,7 @@ class TestIdle:
 
 
 class TestDrain:
-    async def test_everybody_is_told_and_gone(self) -> None:
+    async def test_everybody_is_notified_and_gone(self) -> None:
         manager = house()
         connections = [come(manager) for _ in range(50)]
         await manager.drain(30)

@@ -525,10 +525,10 @@ async def test_a_client_that_has_the_document_is_not_sent_it_again(
     _, whole, headers = await ask(server, "GET", path)
     etag = headers["ETag"]
 
-    told, nothing, _ = await ask(server, "GET", path, headers={"If-None-Match": f'"x", {etag}'})
+    code, nothing, _ = await ask(server, "GET", path, headers={"If-None-Match": f'"x", {etag}'})
     other, again, _ = await ask(server, "GET", path, headers={"If-None-Match": '"x"'})
 
-    assert (told, nothing) == (304, b"")
+    assert (code, nothing) == (304, b"")
     assert (200, whole) == (other, again)
     assert headers["Cache-Control"] == "no-cache"
 
@@ -539,9 +539,9 @@ async def test_the_contract_is_open_to_everybody(start_server: StartServer) -> N
     )
 
     refused, _, _ = await ask(service, "GET", "/streaming/status")
-    told, _, _ = await ask(service, "GET", "/streaming/openapi.json")
+    code, _, _ = await ask(service, "GET", "/streaming/openapi.json")
 
-    assert (refused, told) == (401, 200)
+    assert (refused, code) == (401, 200)
 
 
 # What goes over the socket
@@ -595,7 +595,7 @@ async def test_everything_on_the_socket_is_one_of_the_messages_that_asyncapi_des
     assert set(SENT) == set(seen)
 
 
-def test_notices_are_told_apart_from_errors_and_messages_on_streams() -> None:
+def test_notices_are_distinguished_from_errors_and_messages_on_streams() -> None:
     payload = notice("chat_completion", {"event": "queued", "position": 3}, stream="chat/r-1")
 
     assert kind_of(json.loads(payload)) == ["notice"]

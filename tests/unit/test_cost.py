@@ -90,8 +90,8 @@ async def test_a_token_leaves_nothing_for_the_garbage_collector(context: Context
 
 async def test_telemetry_costs_an_answer_and_not_a_token(context: Context) -> None:
     """Log line, histograms, usage and spans are made at the end, of what is there by then."""
-    told: list[AnswerRecord] = []
-    context.telemetry.on_answer.append(told.append)
+    records: list[AnswerRecord] = []
+    context.telemetry.on_answer.append(records.append)
 
     def end(tokens: int) -> int:
         relay(context, framing.WEBSOCKET, f"r-{tokens}")[0].data_received(READ * tokens)
@@ -103,7 +103,7 @@ async def test_telemetry_costs_an_answer_and_not_a_token(context: Context) -> No
 
     ending = ExchangeResult(finish_reason="stop", usage=None, error=None, content_chunks=1)
     few, many = end(1), end(2_000)
-    assert [record.chunks for record in told] == [2, 2_001]
+    assert [record.chunks for record in records] == [2, 2_001]
     assert many - few <= 2_000 * 0.5, "half a call a token is far below a microsecond"
 
 

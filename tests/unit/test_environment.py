@@ -58,7 +58,7 @@ def test_keys_come_from_a_file(tmp_path: Path) -> None:
     assert load(None, {"STREAMING_API_KEYS_FILE": str(file)}).config.api_keys[0].name == "page"
 
 
-def test_a_file_that_is_not_there_and_one_too_many_are_told(tmp_path: Path) -> None:
+def test_a_file_that_is_not_there_and_one_too_many_are_reported(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="No such file"):
         load(None, {"API_GATEWAY_KEY_FILE": str(tmp_path / "none")})
     with pytest.raises(ConfigError, match="API_GATEWAY_KEY; keep one") as caught:
@@ -88,7 +88,7 @@ def test_what_kubernetes_sets_for_a_service_of_this_name_is_passed_over() -> Non
 
 def test_limits_above_the_descriptors_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (100, 1_000))
-    told = shortage(StreamingConfig(max_connections=900), 2)
-    assert told is not None
-    assert "1628 file descriptors in each worker, and the system gives 1000" in told
+    words = shortage(StreamingConfig(max_connections=900), 2)
+    assert words is not None
+    assert "1628 file descriptors in each worker, and the system gives 1000" in words
     assert shortage(StreamingConfig(max_connections=100, sse_max_connections=100)) is None

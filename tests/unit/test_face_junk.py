@@ -244,12 +244,14 @@ def response() -> ResponseTranslator:
 
 
 @pytest.mark.parametrize("make", [response, lambda: UiMessageTranslator("m1")])
-def test_a_chunk_or_an_end_with_junk_in_one_place_is_told(make: Callable[[], Translator]) -> None:
+def test_a_chunk_or_an_end_with_junk_in_one_field_is_translated(
+    make: Callable[[], Translator],
+) -> None:
     for chunk, end in [
         *((mutant, END) for _, _, mutant in mutants(CHUNK)),
         *((CHUNK, mutant) for _, _, mutant in mutants(END)),
     ]:
         face: Translator = make()
-        told = [*face.opening(), *face.read(chunk), *face.read(CHUNK), *face.end(end_of(end))]
-        for event in told:
+        events = [*face.opening(), *face.read(chunk), *face.read(CHUNK), *face.end(end_of(end))]
+        for event in events:
             orjson.loads(event)

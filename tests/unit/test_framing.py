@@ -112,9 +112,9 @@ class TestWebSocket:
     def test_a_long_reason_is_cut_between_characters(self, reason: str) -> None:
         (read,) = parse(close_frame(1000, reason))
         assert len(read.data) <= 125
-        told = Close.parse(read.data).reason
-        assert reason.startswith(told)
-        assert told == reason or len(told.encode()) > 123 - 4
+        shown = Close.parse(read.data).reason
+        assert reason.startswith(shown)
+        assert shown == reason or len(shown.encode()) > 123 - 4
 
     def test_a_batch_is_its_messages_one_after_the_other(self) -> None:
         batch = [message("a", 1), message("b" * 300, 2)]
@@ -230,9 +230,11 @@ class TestGzip:
 class TestOpenAI:
     def test_a_chunk_is_the_upstreams_own_data_and_an_id_that_sdks_pass_over(self) -> None:
         said = message("a")
-        told = OPENAI.message(said)
-        assert told.endswith(b'data: {"text":"a"}\n\n')
-        assert told.partition(b"\n")[0] == said.event_head.partition(b"\n")[2] + b"%d" % said.number
+        shown = OPENAI.message(said)
+        assert shown.endswith(b'data: {"text":"a"}\n\n')
+        assert (
+            shown.partition(b"\n")[0] == said.event_head.partition(b"\n")[2] + b"%d" % said.number
+        )
 
     def test_our_end_message_is_not_shown(self) -> None:
         end = message("bye")

@@ -38,17 +38,19 @@ def clock() -> Clock:
 
 @pytest.fixture
 def history(clock: Clock) -> History:
-    return History(lambda: clock.monotonic, lambda: clock.wall)
+    history = History(lambda: clock.monotonic, lambda: clock.wall)
+    history.mark("started", "streaming-api")
+    return history
 
 
 def everything(history: History, since: float = 0) -> Json:
-    told: Json = orjson.loads(history.since(since))
-    return told
+    reply: Json = orjson.loads(history.since(since))
+    return reply
 
 
 def snapshot(history: History) -> Json:
-    told: Json = orjson.loads(history.snapshot())
-    return told
+    reply: Json = orjson.loads(history.snapshot())
+    return reply
 
 
 def test_a_row_a_second_and_null_where_a_series_had_no_value(
@@ -59,9 +61,9 @@ def test_a_row_a_second_and_null_where_a_series_had_no_value(
     history.sample({"a": 2, "b": None})
     clock.advance(0.97)
     history.sample({"b": 0.123456})
-    told = everything(history)
-    assert told["times"] == [NOON, NOON + 1, NOON + 2]
-    assert told["series"] == {"a": [1, 2, None], "b": [None, None, 0.1235]}
+    reply = everything(history)
+    assert reply["times"] == [NOON, NOON + 1, NOON + 2]
+    assert reply["series"] == {"a": [1, 2, None], "b": [None, None, 0.1235]}
     assert everything(history, NOON + 1)["times"] == [NOON + 2]
     assert everything(history, NOON + 9)["series"] == {"a": [], "b": []}
 
@@ -72,9 +74,9 @@ def test_seconds_in_which_nobody_sampled_are_rows_of_nothing(
     history.sample({"a": 1})
     clock.advance(4)
     history.sample({"a": 1})
-    told = everything(history)
-    assert told["times"] == [NOON + second for second in range(5)]
-    assert told["series"]["a"] == [1, None, None, None, 1]
+    reply = everything(history)
+    assert reply["times"] == [NOON + second for second in range(5)]
+    assert reply["series"]["a"] == [1, None, None, None, 1]
 
 
 def test_a_wall_clock_that_jumps_makes_no_gap_and_is_followed(
@@ -84,37 +86,37 @@ def test_a_wall_clock_that_jumps_makes_no_gap_and_is_followed(
     clock.advance()
     clock.wall -= 3600
     history.sample({"a": 2})
-    told = everything(history)
-    assert told["series"]["a"] == [1, 2]
-    assert told["times"] == [NOON, NOON + 1 - 3600]
+    reply = everything(history)
+    assert reply["series"]["a"] == [1, 2]
+    assert reply["times"] == [NOON, NOON + 1 - 3600]
 
 
 def test_an_hour_is_kept_and_no_more(history: History, clock: Clock) -> None:
     for second in range(SECONDS + 5):
         history.sample({"a": second})
         clock.advance()
-    told = everything(history)
-    assert len(told["times"]) == SECONDS
-    assert told["series"]["a"][0] == 5
-    assert told["series"]["a"][-1] == float(f"{SECONDS + 4:.4g}")
+    reply = everything(history)
+    assert len(reply["times"]) == SECONDS
+    assert reply["series"]["a"][0] == 5
+    assert reply["series"]["a"][-1] == float(f"{SECONDS + 4:.4g}")
 
 
 def test_a_snapshot_is_coarse_but_for_the_last_minutes(history: History, clock: Clock) -> None:
     for second in range(RECENT + 2 * COARSE + 3):
         history.sample({"a": second, "gone": 1 if second else None})
         clock.advance()
-    told = snapshot(history)
-    assert told["times"][:3] == [NOON + COARSE - 1, NOON + 2 * COARSE - 1, NOON + 2 * COARSE]
-    assert told["series"]["a"][:3] == [4.5, 14.5, 20]
-    assert told["series"]["gone"][:2] == [None, 1], "a gap within ten seconds is one"
-    assert len(told["times"]) == len(told["series"]["a"]) == RECENT + 2 + 3
+    reply = snapshot(history)
+    assert reply["times"][:3] == [NOON + COARSE - 1, NOON + 2 * COARSE - 1, NOON + 2 * COARSE]
+    assert reply["series"]["a"][:3] == [4.5, 14.5, 20]
+    assert reply["series"]["gone"][:2] == [None, 1], "a gap within ten seconds is one"
+    assert len(reply["times"]) == len(reply["series"]["a"]) == RECENT + 2 + 3
 
 
 def test_series_are_bounded_and_the_infinite_is_a_number(history: History) -> None:
     history.sample({f"s{number}": math.inf for number in range(MAX_SERIES + 3)})
-    told = everything(history)
-    assert len(told["series"]) == MAX_SERIES
-    assert told["series"]["s0"] == [1e15]
+    reply = everything(history)
+    assert len(reply["series"]) == MAX_SERIES
+    assert reply["series"]["s0"] == [1e15]
 
 
 def test_marks_say_when_it_began_and_what_happened(history: History, clock: Clock) -> None:
@@ -138,7 +140,7 @@ def test_the_start_is_among_the_marks_however_long_it_took(history: History, clo
     assert snapshot(history)["marks"] == []
 
 
-async def test_who_watches_is_told_what_changed(history: History, clock: Clock) -> None:
+async def test_who_watches_is_sent_what_changed(history: History, clock: Clock) -> None:
     line = Channel(
         "0" * 16,
         call_later=asyncio.get_running_loop().call_later,
@@ -152,8 +154,8 @@ async def test_who_watches_is_told_what_changed(history: History, clock: Clock) 
     history.sample({"a": 1, "b": 2})
     clock.advance()
     history.sample({"a": 1})
-    told = [orjson.loads(m.data) for m in line.read(frozenset({"history"}), 0)]
-    assert told == [
+    reply = [orjson.loads(m.data) for m in line.read(frozenset({"history"}), 0)]
+    assert reply == [
         {"event": "sampled", "time": NOON, "gap": 0, "values": {"a": 1, "b": None}},
         {"event": "sampled", "time": NOON + 3, "gap": 2, "values": {"b": 2}},
         {"event": "sampled", "time": NOON + 4, "gap": 0, "values": {"b": None}},

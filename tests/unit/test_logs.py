@@ -32,8 +32,8 @@ def test_a_full_disk_costs_one_line_a_minute(
     handler.emit(record())
     with suppress(OSError):
         handler.close()
-    told = capsys.readouterr().err
-    assert told == (
+    output = capsys.readouterr().err
+    assert output == (
         "streaming-api: cannot write to /dev/full: No space left on device; 1 lines are lost.\n"
         "streaming-api: cannot write to /dev/full: No space left on device; 100 lines are lost.\n"
     )
@@ -52,9 +52,9 @@ def test_a_directory_that_is_missing_is_one_sentence(
 ) -> None:
     path = tmp_path / "none"
     monkeypatch.setenv("LOGS_DIRECTORY", str(path))
-    found, told = logs.handlers(StreamingConfig())
+    found, output = logs.handlers(StreamingConfig())
     assert len(found) == 1
-    assert told == (
+    assert output == (
         f"cannot write the log to {path}/streaming-api.log: No such file or directory; "
         "it goes here only"
     )
@@ -65,8 +65,8 @@ def test_the_file_is_json_where_people_read_the_rest(
 ) -> None:
     monkeypatch.setenv("LOGS_DIRECTORY", f"{tmp_path}:/elsewhere")
     monkeypatch.setattr("streaming_api.serving.logs._is_the_journal", lambda: True)
-    (error, file), told = logs.handlers(StreamingConfig())
-    assert told is None
+    (error, file), output = logs.handlers(StreamingConfig())
+    assert output is None
     assert (type(error.formatter), type(file.formatter)) == (logging.Formatter, JsonLines)
     with closing(file):
         file.emit(record())

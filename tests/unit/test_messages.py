@@ -96,8 +96,8 @@ class TestTimestamps:
         text = messages.timestamp().decode()
         assert len(text) == len("2026-01-31T12:00:00.000Z")
         assert text.endswith("Z")
-        told = datetime.fromisoformat(text)
-        assert before - timedelta(milliseconds=1) <= told <= datetime.now(UTC)
+        written = datetime.fromisoformat(text)
+        assert before - timedelta(milliseconds=1) <= written <= datetime.now(UTC)
 
     @given(st.lists(st.integers(0, 4_000_000_000_000), min_size=1, max_size=20))
     def test_a_clock_that_jumps_is_followed(self, milliseconds: list[int]) -> None:
@@ -108,8 +108,8 @@ class TestTimestamps:
             patch.setattr(time, "time_ns", lambda: now)
             for millisecond in milliseconds:
                 now = millisecond * 1_000_000 + 999_999
-                told = datetime.fromisoformat(clock().decode())
-                assert told == datetime.fromtimestamp(millisecond // 1000, UTC) + timedelta(
+                written = datetime.fromisoformat(clock().decode())
+                assert written == datetime.fromtimestamp(millisecond // 1000, UTC) + timedelta(
                     milliseconds=millisecond % 1000
                 )
 

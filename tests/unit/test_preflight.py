@@ -13,20 +13,23 @@ from streaming_api.online import unreachable
 from streaming_api.preflight import warnings
 
 
-def told(environ: dict[str, str] | None = None, **settings: object) -> str:
+def warnings_of(environ: dict[str, str] | None = None, **settings: object) -> str:
     config = StreamingConfig(**{"port": 0, **settings})  # type: ignore[arg-type]
     return "\n".join(warnings(config, environ or {}))
 
 
 def test_nothing_where_all_is_well() -> None:
-    assert told() == ""
+    assert warnings_of() == ""
 
 
 def test_a_port_that_is_taken_and_an_address_that_is_not_here() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        assert told(port=port) == f"127.0.0.1:{port} is taken now (by this service, if it runs)."
-    assert "192.0.2.1:0 cannot be listened on" in told(host="192.0.2.1")
+        assert (
+            warnings_of(port=port)
+            == f"127.0.0.1:{port} is taken now (by this service, if it runs)."
+        )
+    assert "192.0.2.1:0 cannot be listened on" in warnings_of(host="192.0.2.1")
 
 
 def test_a_port_that_this_user_may_not_open(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,17 +37,19 @@ def test_a_port_that_this_user_may_not_open(monkeypatch: pytest.MonkeyPatch) -> 
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("streaming_api.preflight.listening_socket", refuse)
-    assert "port below 1024" in told(port=80)
+    assert "port below 1024" in warnings_of(port=80)
 
 
 def test_a_log_directory_that_is_missing(tmp_path: Path) -> None:
     directory = str(tmp_path / "none")
-    assert f"The log directory {directory} is not there" in told({"LOGS_DIRECTORY": directory})
-    assert told({"LOGS_DIRECTORY": str(tmp_path)}) == ""
+    assert f"The log directory {directory} is not there" in warnings_of(
+        {"LOGS_DIRECTORY": directory}
+    )
+    assert warnings_of({"LOGS_DIRECTORY": str(tmp_path)}) == ""
 
 
 def test_an_open_server_that_others_reach() -> None:
-    assert "No API keys are configured, and 0.0.0.0 is reached" in told(host="0.0.0.0")
+    assert "No API keys are configured, and 0.0.0.0 is reached" in warnings_of(host="0.0.0.0")
 
 
 def test_endpoints_are_asked_when_that_is_asked_for(

@@ -47,7 +47,7 @@ def translator(**body: object) -> ResponseTranslator:
     return ResponseTranslator(response_fields(asked, "r1", 1_700_000_000), "r1")
 
 
-def told(*chunks: bytes, **body: object) -> list[Json]:
+def translated(*chunks: bytes, **body: object) -> list[Json]:
     """The events of an answer, each valid, in the order of their numbers."""
     face = translator(**body)
     events = face.opening()
@@ -65,7 +65,7 @@ def output(events: list[Json]) -> list[Json]:
 
 class TestText:
     def test_goes_through_item_part_and_deltas(self) -> None:
-        events = told(delta(role="assistant", content=""), delta(content="Hel"),
+        events = translated(delta(role="assistant", content=""), delta(content="Hel"),
                       delta(content="lo"), end())  # fmt: skip
         assert types(events) == [*OPENING, *TEXT, "completed"]
         assert [event["delta"] for event in events if "delta" in event] == ["Hel", "lo"]
@@ -77,8 +77,10 @@ class TestText:
         assert last["completed_at"] == last["created_at"] + 2
         assert last["usage"]["total_tokens"] == 5
 
-    def test_the_first_events_tell_of_the_request(self) -> None:
-        first = told(instructions="Be brief.", metadata={"a": "b"}, temperature=0.5)[0]["response"]
+    def test_the_first_events_describe_the_request(self) -> None:
+        first = translated(instructions="Be brief.", metadata={"a": "b"}, temperature=0.5)[0][
+            "response"
+        ]
         assert (first["status"], first["output"]) == ("in_progress", [])
         assert first["id"] == "resp_r1"
         assert (first["instructions"], first["metadata"]) == ("Be brief.", {"a": "b"})
@@ -86,24 +88,24 @@ class TestText:
 
     def test_a_whole_completion_is_one_delta(self) -> None:
         whole = {"choices": [{"index": 0, "message": {"role": "assistant", "content": "Hello"}}]}
-        events = told(orjson.dumps(whole), end())
+        events = translated(orjson.dumps(whole), end())
         assert [event["delta"] for event in events if "delta" in event] == ["Hello"]
 
     def test_other_choices_and_usage_chunks_say_nothing(self) -> None:
         usage = orjson.dumps({"choices": [], "usage": USAGE})
-        assert types(told(delta(index=1, content="no"), usage)) == OPENING
+        assert types(translated(delta(index=1, content="no"), usage)) == OPENING
 
     def test_logprobs_stand_beside_the_text(self) -> None:
         logprob = {"token": "Hi", "logprob": -0.1, "bytes": [72, 105], "top_logprobs": []}
         choice = {"index": 0, "delta": {"content": "Hi"}, "logprobs": {"content": [logprob]}}
-        events = told(orjson.dumps({"choices": [choice]}), end(), top_logprobs=1)
+        events = translated(orjson.dumps({"choices": [choice]}), end(), top_logprobs=1)
         assert [event["logprobs"] for event in events if "delta" in event] == [[logprob]]
         assert output(events)[0]["content"][0]["logprobs"] == [logprob]
 
 
 class TestOtherItems:
     def test_reasoning_comes_before_the_text_as_a_summary(self) -> None:
-        events = told(delta(reasoning_content="Hm, "), delta(reasoning="so."),
+        events = translated(delta(reasoning_content="Hm, "), delta(reasoning="so."),
                       delta(content="A"), delta(content="B"), end())  # fmt: skip
         assert types(events) == [
             *OPENING, "output_item.added", "reasoning_summary_part.added",
@@ -114,7 +116,7 @@ class TestOtherItems:
         assert output(events)[0]["summary"] == [{"type": "summary_text", "text": "Hm, so."}]
 
     def test_a_refusal_is_a_part_of_its_own(self) -> None:
-        events = told(delta(refusal="I can"), delta(refusal="not."), end())
+        events = translated(delta(refusal="I can"), delta(refusal="not."), end())
         assert types(events)[2:-1] == [
             "output_item.added", "content_part.added", "refusal.delta", "refusal.delta",
             "refusal.done", "content_part.done", "output_item.done",
@@ -122,12 +124,12 @@ class TestOtherItems:
         assert output(events)[0]["content"] == [{"type": "refusal", "refusal": "I cannot."}]
 
     def test_a_refusal_after_text_follows_it_in_the_same_message(self) -> None:
-        events = told(delta(content="Well, "), delta(refusal="no."), end())
+        events = translated(delta(content="Well, "), delta(refusal="no."), end())
         assert [part["type"] for part in output(events)[0]["content"]] == ["output_text", "refusal"]
         assert [event["content_index"] for event in events if "delta" in event] == [0, 1]
 
     def test_calls_follow_each_other(self) -> None:
-        events = told(call(0, "", "c1"), call(0, '{"a":1}'), call(1, "", "c2", "sub"),
+        events = translated(call(0, "", "c1"), call(0, '{"a":1}'), call(1, "", "c2", "sub"),
                       call(1, "{}"), end("tool_calls"))  # fmt: skip
         assert types(events) == [*OPENING, *CALL, *CALL, "completed"]
         assert [(item["call_id"], item["name"], item["arguments"]) for item in output(events)] == [
@@ -135,19 +137,19 @@ class TestOtherItems:
         ]  # fmt: skip
 
     def test_calls_whose_pieces_come_mixed_stay_open_together(self) -> None:
-        events = told(call(0, '{"a":', "c1"), call(1, '{"b":', "c2"), call(0, "1}"),
+        events = translated(call(0, '{"a":', "c1"), call(1, '{"b":', "c2"), call(0, "1}"),
                       call(1, "2}"), end("tool_calls"))  # fmt: skip
         assert [item["arguments"] for item in output(events)] == ['{"a":1}', '{"b":2}']
         assert types(events).count("output_item.done") == 2
         deltas = [(e["output_index"], e["delta"]) for e in events if "delta" in e]
         assert deltas == [(0, '{"a":'), (1, '{"b":'), (0, "1}"), (1, "2}")]
 
-    def test_calls_under_one_index_are_told_apart_by_their_ids(self) -> None:
-        events = told(call(0, "{}", "c1"), call(0, "{}", "c2"), end("tool_calls"))
+    def test_calls_under_one_index_are_distinguished_by_their_ids(self) -> None:
+        events = translated(call(0, "{}", "c1"), call(0, "{}", "c2"), end("tool_calls"))
         assert [item["call_id"] for item in output(events)] == ["c1", "c2"]
 
     def test_text_then_a_call(self) -> None:
-        events = told(delta(content="Let "), delta(content="me."), call(0, "{}", "c1"),
+        events = translated(delta(content="Let "), delta(content="me."), call(0, "{}", "c1"),
                       end("tool_calls"))  # fmt: skip
         assert types(events) == [*OPENING, *TEXT, *CALL, "completed"]
 
@@ -166,7 +168,7 @@ class TestTheEnd:
         ],
     )
     def test_is_honest(self, reason: str, event: str, status: str, details: Json | None) -> None:
-        last = told(delta(content="Hel"), end(reason))[-1]
+        last = translated(delta(content="Hel"), end(reason))[-1]
         response = last["response"]
         assert types([last]) == [event]
         assert (response["status"], response["incomplete_details"]) == (status, details)
@@ -178,15 +180,15 @@ class TestTheEnd:
 
     def test_says_what_went_wrong(self) -> None:
         error = {"code": "upstream_timeout", "message": "Silence for 30 s.", "type": "x"}
-        last = told(end("error", error=error))[-1]["response"]
+        last = translated(end("error", error=error))[-1]["response"]
         assert last["error"] == {"code": "upstream_timeout", "message": "Silence for 30 s."}
 
     def test_an_estimate_is_no_usage(self) -> None:
-        assert told(end(usage_source="estimated"))[-1]["response"]["usage"] is None
+        assert translated(end(usage_source="estimated"))[-1]["response"]["usage"] is None
 
     @pytest.mark.parametrize("reason", ["length", "cancelled", "error"])
     def test_a_call_that_was_cut_off_is_not_done(self, reason: str) -> None:
-        events = told(call(0, '{"a"', "c1"), end(reason))
+        events = translated(call(0, '{"a"', "c1"), end(reason))
         assert not any(kind.endswith("done") for kind in types(events))
         assert output(events)[0]["status"] == "incomplete"
 
@@ -204,8 +206,8 @@ REASONS = st.sampled_from(["stop", "length", "tool_calls", "cancelled", "error"]
 @settings(deadline=None)
 @given(st.lists(PIECES, max_size=12), REASONS)
 def test_whatever_comes_every_event_is_valid_and_adds_up(pieces: list[bytes], how: str) -> None:
-    events = told(*pieces, end(how))
-    assert told(*pieces, end(how)) == events
+    events = translated(*pieces, end(how))
+    assert translated(*pieces, end(how)) == events
     items = output(events)
     added = [event for event in events if event["type"] == "response.output_item.added"]
     assert [event["item"]["id"] for event in added] == [item["id"] for item in items]

@@ -88,13 +88,15 @@ def test_an_answer_that_failed_does_not_show_that_the_upstream_is_up() -> None:
     assert not signs.outweigh_the_list
 
 
-@pytest.mark.parametrize(("status", "told"), [(404, True), (405, True), (502, True), (400, False)])
-def test_a_wrong_address_is_told_until_an_answer_comes(status: int, *, told: bool) -> None:
+@pytest.mark.parametrize(
+    ("status", "reported"), [(404, True), (405, True), (502, True), (400, False)]
+)
+def test_a_wrong_address_is_reported_until_an_answer_comes(status: int, *, reported: bool) -> None:
     """With the address, and without the upstream's words, which may quote the question."""
     signs = Signs()
     answered(signs, fault("x", "No model of somebody.", status=status))
-    assert (signs.complaint is not None) is told
-    if told:
+    assert (signs.complaint is not None) is reported
+    if reported:
         assert signs.complaint == f"The newest answer failed: {status} from {ADDRESS}."
     answered(signs)
     assert signs.complaint is None

@@ -242,9 +242,9 @@ class TestWebhook:
 
     def test_one_that_cannot_be_read_loses_nothing_but_itself(self) -> None:
         """Alertmanager never sends again what was refused."""
-        told = parse_webhook(body(webhook(), webhook(startsAt="soon"), 7, truncatedAlerts=17))
-        assert (len(told.alerts), told.unread, told.truncated) == (1, 2, 17)
-        assert told.problems[1] == "alerts[2]: should be an object"
+        parsed = parse_webhook(body(webhook(), webhook(startsAt="soon"), 7, truncatedAlerts=17))
+        assert (len(parsed.alerts), parsed.unread, parsed.truncated) == (1, 2, 17)
+        assert parsed.problems[1] == "alerts[2]: should be an object"
 
     def test_what_takes_many_times_its_size_is_not_read(self) -> None:
         text = b'{"version":"4","alerts":[' + b"{}," * MOST_VALUES + b"{}]}"
@@ -404,7 +404,7 @@ class TestExposition:
         assert caught.value.code == "format"
         assert len(str(caught.value)) < 600
 
-    def test_invalid_utf8_is_refused_with_its_place(self) -> None:
+    def test_invalid_utf8_is_refused_with_its_position(self) -> None:
         with pytest.raises(SourceError, match="not UTF-8 at byte 6"):
             parse(Reply(URL, "text/plain", b'm{a="x\xff"} 1\n'))
 

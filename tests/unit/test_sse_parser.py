@@ -84,7 +84,7 @@ def test_several_data_lines_are_joined_with_a_line_feed() -> None:
     assert data_of(b"data: a\ndata\ndata:\ndata: b\n\n") == [b"a\n\n\nb"]
 
 
-def test_the_event_field_is_told_and_does_not_stay_for_the_next_event() -> None:
+def test_the_event_field_is_returned_and_does_not_stay_for_the_next_event() -> None:
     """An `event` line without data makes no event either."""
     stream = b"event: error\ndata: a\n\nevent: lost\n\ndata: b\n\n"
     assert parse(stream) == [(b"error", b"a"), (b"", b"b")]

@@ -67,7 +67,7 @@ class TestNumbers:
         on.end(chat, b"{}")
         assert shown.numbers() == [1, 2, 3, 4]
 
-    def test_streams_of_a_line_share_its_numbers(self) -> None:
+    def test_streams_of_a_channel_share_its_numbers(self) -> None:
         on = channel()
         metrics, alerts = State(on, "metrics", Policy.LATEST), State(on, "alerts", Policy.HISTORY)
         assert [metrics.change(), alerts.change(), metrics.change()] == [1, 2, 3]
@@ -81,7 +81,7 @@ class TestNumbers:
         assert [message.final for message in chat.after(0, 2, 1)] == [False]
         assert [message.final for message in chat.after(1, 2, 1)] == [True]
 
-    def test_a_line_says_how_it_stands(self) -> None:
+    def test_a_channel_says_how_it_stands(self) -> None:
         on = channel()
         chat = chat_stream(on)
         watch(on)
@@ -92,17 +92,17 @@ class TestNumbers:
 
 class TestFlushWindow:
     def test_inside_the_budget_each_message_goes_out_at_once(self, clock: Clock) -> None:
-        told = Deliveries()
-        on = channel(clock=clock, flush_interval=WINDOW, batch_size=3, observer=told)
+        deliveries = Deliveries()
+        on = channel(clock=clock, flush_interval=WINDOW, batch_size=3, observer=deliveries)
         chat = chat_stream(on)
         watch(on)
         for _ in range(3):
             on.append(chat, [b"{}"])
-        assert [batch for batch, _ in told.batches] == [[1], [2], [3]]
+        assert [batch for batch, _ in deliveries.batches] == [[1], [2], [3]]
 
     def test_above_it_messages_wait_together_for_the_rest_of_the_window(self, clock: Clock) -> None:
-        told = Deliveries()
-        on = channel(clock=clock, flush_interval=WINDOW, batch_size=2, observer=told)
+        deliveries = Deliveries()
+        on = channel(clock=clock, flush_interval=WINDOW, batch_size=2, observer=deliveries)
         chat = chat_stream(on)
         watch(on)
         on.append(chat, [b"{}"])
@@ -110,13 +110,13 @@ class TestFlushWindow:
         for _ in range(4):
             on.append(chat, [b"{}"])
         clock.advance(0.74)
-        assert [batch for batch, _ in told.batches] == [[1], [2]]
+        assert [batch for batch, _ in deliveries.batches] == [[1], [2]]
         clock.advance(0.02)
-        assert [batch for batch, _ in told.batches] == [[1], [2], [3, 4, 5]]
+        assert [batch for batch, _ in deliveries.batches] == [[1], [2], [3, 4, 5]]
 
     def test_at_human_speed_nothing_waits(self, clock: Clock) -> None:
-        told = Deliveries()
-        on = channel(clock=clock, flush_interval=WINDOW, batch_size=5, observer=told)
+        deliveries = Deliveries()
+        on = channel(clock=clock, flush_interval=WINDOW, batch_size=5, observer=deliveries)
         chat = chat_stream(on)
         watch(on)
         for number in range(1, 30):
@@ -125,8 +125,8 @@ class TestFlushWindow:
             clock.advance(WINDOW / 5)
 
     def test_what_is_urgent_never_waits_and_takes_what_waits_along(self, clock: Clock) -> None:
-        told = Deliveries()
-        on = channel(clock=clock, flush_interval=WINDOW, batch_size=1, observer=told)
+        deliveries = Deliveries()
+        on = channel(clock=clock, flush_interval=WINDOW, batch_size=1, observer=deliveries)
         chat = chat_stream(on)
         watch(on)
         on.append(chat, [b"{}"])
@@ -134,9 +134,9 @@ class TestFlushWindow:
         on.append(chat, [b"{}"], urgent=True)
         on.append(chat, [b"{}"])
         on.end(chat, b"{}")
-        assert [batch for batch, _ in told.batches] == [[1], [2, 3], [4, 5]]
+        assert [batch for batch, _ in deliveries.batches] == [[1], [2, 3], [4, 5]]
         clock.advance(2 * WINDOW)
-        assert len(told.batches) == 3, "a timer that comes too late writes nothing"
+        assert len(deliveries.batches) == 3, "a timer that comes too late writes nothing"
 
     def test_a_window_of_nothing_sends_each_message_by_itself(self, clock: Clock) -> None:
         on = channel(clock=clock, flush_interval=0, batch_size=1)
@@ -252,7 +252,7 @@ class TestRetention:
             tracemalloc.stop()
         assert held < 10 * 100_000
 
-    def test_a_log_that_turns_over_for_ever_stays_as_small_as_it_is(self) -> None:
+    def test_a_backlog_that_turns_over_for_ever_stays_as_small_as_it_is(self) -> None:
         on = channel()
         alerts = State(on, "alerts", Policy.HISTORY, keep(messages=10)).stream
         for _ in range(5_000):
@@ -266,7 +266,7 @@ class TestRetention:
         ),
         sizes=st.lists(st.integers(0, 400), max_size=700),
     )
-    def test_a_log_is_the_newest_that_fit_in_order(
+    def test_a_backlog_holds_the_newest_that_fit_in_order(
         self, retention: Retention, sizes: list[int]
     ) -> None:
         on = channel()
@@ -308,7 +308,7 @@ class TestBackpressure:
         assert not on.full
         assert shown.numbers() == [1, 2, 3, 4, 5]
 
-    def test_an_only_viewer_never_falls_off_and_the_log_says_when_there_is_room(self) -> None:
+    def test_an_only_viewer_never_falls_off_and_learns_when_there_is_room(self) -> None:
         on = channel()
         chat = chat_stream(on, keep(messages=2))
         rooms: list[int] = []
@@ -419,7 +419,7 @@ class TestReading:
         expected = [at for at, (name, _) in enumerate(appends, 1) if name in watched and at > start]
         assert found == expected
 
-    def test_a_log_much_larger_than_a_read_comes_in_parts(self) -> None:
+    def test_a_backlog_much_larger_than_a_read_comes_in_parts(self) -> None:
         on = channel()
         chat = chat_stream(on)
         on.append(chat, [b'{"a":"%b"}' % (b"x" * 20_000)] * 10)
@@ -453,8 +453,8 @@ class TestWatching:
         assert len(shown.pipe.written) == 1
 
     def test_who_watches_one_topic_is_not_written_for_another(self) -> None:
-        told = Deliveries()
-        on = channel(observer=told)
+        deliveries = Deliveries()
+        on = channel(observer=deliveries)
         metrics, alerts = State(on, "metrics", Policy.LATEST), State(on, "alerts", Policy.HISTORY)
         shown = Shown()
         Viewer(shown, on, frozenset({"alerts"})).resume(0)
@@ -462,7 +462,7 @@ class TestWatching:
         assert shown.pipe.written == []
         alerts.change()
         assert shown.numbers() == [2]
-        assert told.batches == [([2], 1)]
+        assert deliveries.batches == [([2], 1)]
 
     def test_the_last_to_leave_is_noticed_and_only_the_last(self) -> None:
         on = channel()
@@ -478,7 +478,7 @@ class TestWatching:
         assert not on.watched
         assert on.viewers() == []
 
-    def test_groups_without_viewers_are_forgotten(self) -> None:
+    def test_audiences_without_viewers_are_forgotten(self) -> None:
         on = channel()
         chat_stream(on)
         for _ in range(10):

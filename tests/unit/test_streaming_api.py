@@ -188,7 +188,7 @@ class TestService:
         assert response.json()["status"] == "draining"
 
     @pytest.mark.parametrize("path", WEBSOCKETS)
-    async def test_a_plain_request_on_a_websocket_is_told_to_upgrade(
+    async def test_a_plain_request_on_a_websocket_path_gets_426(
         self, start_server: StartServer, path: str
     ) -> None:
         server = await start_server()
@@ -206,7 +206,7 @@ class TestService:
         assert response.status_code == 404
         assert set(response.json()["error"]) == {"type", "code", "message", "param"}
 
-    async def test_a_wrong_method_is_told_which_is_right(self, start_server: StartServer) -> None:
+    async def test_a_wrong_method_gets_the_right_one(self, start_server: StartServer) -> None:
         server = await start_server()
         async with httpx.AsyncClient(timeout=UNIT, trust_env=False) as client:
             response = await client.put(f"{server.url}/health")

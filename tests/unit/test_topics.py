@@ -188,8 +188,8 @@ class TestMetrics:
         topics.metrics.update("process", {"a": 1.0, "b": 2.0})
         shown = watch(topics, "metrics")
         topics.metrics.update("exposition", {"a": 1.0})
-        told = {"event": "changed", "values": {"exposition": {"a": 1.0}}, "removed": {}}
-        assert shown.data()[-1] == told
+        shown_events = {"event": "changed", "values": {"exposition": {"a": 1.0}}, "removed": {}}
+        assert shown.data()[-1] == shown_events
         assert orjson.loads(topics.metrics.snapshot())["values"] == {
             "process": {"a": 1.0, "b": 2.0},
             "exposition": {"a": 1.0},
@@ -222,19 +222,23 @@ class TestMetrics:
 
 
 class TestAlerts:
-    def test_an_alert_is_told_as_it_is_pending_fires_and_vanishes_from_the_poll(self) -> None:
+    def test_an_alert_is_reported_as_it_is_pending_fires_and_vanishes_from_the_poll(self) -> None:
         topics = topics_of()
         shown = watch(topics, "alerts")
         topics.alerts.poll("prometheus", listed(alert(state="pending")))
         topics.alerts.poll("prometheus", listed(alert()))
         topics.alerts.poll("prometheus", listed(alert()))
         topics.alerts.poll("prometheus", listed())
-        first, *told = shown.data()
+        first, *shown_events = shown.data()
         assert first == {"event": "snapshot", "alerts": []}
-        assert [data["event"] for data in told] == ["pending", "firing", "resolved"]
-        assert [data["alert"]["state"] for data in told] == ["pending", "firing", "resolved"]
-        assert told[1]["alert"] == {
-            "fingerprint": told[0]["alert"]["fingerprint"],
+        assert [data["event"] for data in shown_events] == ["pending", "firing", "resolved"]
+        assert [data["alert"]["state"] for data in shown_events] == [
+            "pending",
+            "firing",
+            "resolved",
+        ]
+        assert shown_events[1]["alert"] == {
+            "fingerprint": shown_events[0]["alert"]["fingerprint"],
             "state": "firing",
             "source": "prometheus",
             "labels": {"alertname": "Broken"},
@@ -246,10 +250,10 @@ class TestAlerts:
             "suppressed": None,
             "manager_url": None,
         }
-        assert told[2]["alert"]["ends_at"].endswith("Z")
+        assert shown_events[2]["alert"]["ends_at"].endswith("Z")
         assert orjson.loads(topics.alerts.snapshot())["alerts"] == []
 
-    def test_new_words_of_an_alert_are_told_too(self) -> None:
+    def test_new_words_of_an_alert_are_sent_too(self) -> None:
         """Otherwise who joins now would know more than who was there."""
         topics = topics_of()
         topics.alerts.poll("prometheus", listed(alert(summary="91 %")))
@@ -273,7 +277,7 @@ class TestAlerts:
         assert shown.data()[-1]["event"] == "resolved"
         assert shown.data()[-1]["alert"]["sources"] == ["webhook"]
 
-    def test_an_alert_that_several_tell_of_is_one_alert(self) -> None:
+    def test_an_alert_that_several_sources_report_is_one_alert(self) -> None:
         topics = topics_of()
         topics.alerts.poll("prometheus", listed(alert(state="pending")))
         topics.alerts.webhook([alert(source="webhook")])
@@ -309,11 +313,11 @@ class TestAlerts:
         alerts.webhook([over])
         assert shown.data()[-1]["event"] == "resolved"
         assert shown.data()[-1]["alert"]["fingerprint"] == own.fingerprint
-        told = len(shown.data())
+        shown_events = len(shown.data())
         alerts.set_external_labels({"replica": "a", "cluster": "eu"})
-        assert len(shown.data()) == told, "nothing has changed"
+        assert len(shown.data()) == shown_events, "nothing has changed"
 
-    def test_what_alertmanager_silences_is_told_and_does_not_count(self) -> None:
+    def test_what_alertmanager_silences_is_shown_and_does_not_count(self) -> None:
         topics = topics_of()
         shown = watch(topics, "alerts")
         topics.alerts.poll("prometheus", listed(alert()))
@@ -427,7 +431,7 @@ def attrs_resolved(each: Alert) -> Alert:
 
 
 class TestStatus:
-    def test_a_change_is_told_once_and_since_is_kept_while_the_state_lasts(self) -> None:
+    def test_a_change_is_sent_once_and_since_is_kept_while_the_state_lasts(self) -> None:
         topics = topics_of()
         shown = watch(topics, "status")
         topics.status.set("gateway", "down", "It refuses connections.")
@@ -436,14 +440,14 @@ class TestStatus:
         while timestamp().decode() == since:
             pass  # a millisecond
         topics.status.set("gateway", "down", "Its name is not found.")
-        snapshot, *told = shown.data()
+        snapshot, *shown_events = shown.data()
         assert list(snapshot["components"]) == ["streaming-api"]
         assert snapshot["components"]["streaming-api"]["state"] == "up"
-        assert [data["status"]["reason"] for data in told] == [
+        assert [data["status"]["reason"] for data in shown_events] == [
             "It refuses connections.",
             "Its name is not found.",
         ]
-        assert told[-1] == {
+        assert shown_events[-1] == {
             "event": "changed",
             "component": "gateway",
             "status": {
@@ -455,13 +459,13 @@ class TestStatus:
         }
         assert topics.states() == {"streaming-api": "up", "gateway": "down"}
 
-    def test_draining_is_told_at_once(self) -> None:
+    def test_draining_is_reported_at_once(self) -> None:
         topics = topics_of()
         shown = watch(topics, "status")
         topics.report_draining()
         assert shown.data()[-1]["status"]["state"] == "draining"
 
-    def test_a_hostile_reason_is_one_channel_of_bounded_length(self) -> None:
+    def test_a_hostile_reason_is_one_line_of_bounded_length(self) -> None:
         topics = topics_of()
         topics.status.set("gateway", "down", "a\r\nb\x1b[31m" + "x" * 10_000)
         reason = topics.components()["gateway"]["reason"]
@@ -480,7 +484,7 @@ class TestRules:
     def test_an_upstream_that_is_down_fires_and_resolves_by_itself(self) -> None:
         rules = Rules()
         down, up = {"gateway": "down", "prometheus": "down"}, {"gateway": "up"}
-        [firing] = rules.evaluate(Readings(), down).alerts
+        [firing] = rules.evaluate([Readings()], down).alerts
         assert firing.labels == {
             "alertname": "UpstreamDown",
             "severity": "critical",
@@ -488,13 +492,13 @@ class TestRules:
         }
         assert (firing.source, firing.state) == ("streaming-api", "firing")
         for _ in range(HOLD - 1):
-            assert rules.evaluate(Readings(), up).alerts == (firing,)
-        assert rules.evaluate(Readings(), up).alerts == ()
+            assert rules.evaluate([Readings()], up).alerts == (firing,)
+        assert rules.evaluate([Readings()], up).alerts == ()
 
     def test_what_hovers_around_a_threshold_is_one_alert(self) -> None:
         rules = Rules()
         first, *others = [
-            rules.evaluate(Readings(connections={"sse": (used, 100)}), {}).alerts
+            rules.evaluate([Readings(connections={"sse": (used, 100)})], {}).alerts
             for used in [91, 90, 89, 91, 90] * HOLD
         ]
         assert len(first) == 1
@@ -505,13 +509,13 @@ class TestRules:
         self, used: int, names: list[str]
     ) -> None:
         readings = Readings(connections={"websocket": (used, 100), "sse": (0, 100)})
-        fired = Rules().evaluate(readings, {}).alerts
+        fired = Rules().evaluate([readings], {}).alerts
         assert [each.labels["alertname"] for each in fired] == names
         assert [each.labels["transport"] for each in fired] == ["websocket"] * len(names)
 
     @pytest.mark.parametrize(("p99", "count"), [(None, 0), (0.1, 0), (0.25, 1)])
     def test_deliveries_that_take_longer_than_100_ms(self, p99: float | None, count: int) -> None:
-        fired = Rules().evaluate(Readings(delivery_p99_seconds={"sse": p99}), {}).alerts
+        fired = Rules().evaluate([Readings(delivery_p99_seconds={"sse": p99})], {}).alerts
         assert len(fired) == count
 
 
@@ -603,7 +607,7 @@ class TestPolling:
             "1 series is left out.",
             None,
         ]
-        told: list[tuple[str, str | None]] = []
+        shown_events: list[tuple[str, str | None]] = []
 
         async def ask() -> str | None:
             answer = answers.pop(0) if answers else None
@@ -612,19 +616,19 @@ class TestPolling:
             return answer
 
         def tell(state: str, reason: str | None) -> None:
-            told.append((state, reason))
+            shown_events.append((state, reason))
 
         task = asyncio.create_task(keep_asking(ask, UNIT / 50, tell))
-        await until(lambda: len(told) >= 4)
+        await until(lambda: len(shown_events) >= 4)
         task.cancel()
-        assert told[:4] == [
+        assert shown_events[:4] == [
             ("down", "It refuses connections."),
             ("down", "It refuses connections."),
             ("up", "1 series is left out."),
             ("up", None),
         ]
 
-    async def test_a_source_is_asked_on_its_beat_however_late_it_was_before(
+    async def test_a_source_is_asked_on_time_however_late_it_was_before(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         now = 100.4
@@ -864,7 +868,7 @@ class TestBackground:
 
 
 class TestWhatIsLeftOut:
-    def test_of_the_webhook_is_counted_by_group_until_it_is_told_again(self) -> None:
+    def test_of_the_webhook_is_counted_by_group_until_it_is_reported_again(self) -> None:
         alerts = Alerts()
         alerts.webhook([alert(source="webhook")], "a", 17)
         alerts.webhook([], "b", 3)

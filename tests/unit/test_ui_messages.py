@@ -26,7 +26,9 @@ def call(index: int, arguments: str, call_id: str | None = None) -> bytes:
     return delta(tool_calls=[{"index": index, "id": call_id, "function": function}])
 
 
-def told(*chunks: bytes, finish_reason: str = "stop", error: Json | None = None) -> list[Json]:
+def translated(
+    *chunks: bytes, finish_reason: str = "stop", error: Json | None = None
+) -> list[Json]:
     face = UiMessageTranslator("r1")
     events = face.opening()
     ending = orjson.dumps({"object": END, "finish_reason": finish_reason, "error": error})
@@ -43,7 +45,9 @@ def finished(reason: str) -> list[Json]:
 
 class TestEvents:
     def test_of_thought_and_text(self) -> None:
-        assert told(delta(reasoning_content="Hm"), delta(content="He"), delta(content="y")) == [
+        assert translated(
+            delta(reasoning_content="Hm"), delta(content="He"), delta(content="y")
+        ) == [
             {"type": "reasoning-start", "id": "reasoning-0"},
             {"type": "reasoning-delta", "id": "reasoning-0", "delta": "Hm"},
             {"type": "reasoning-end", "id": "reasoning-0"},
@@ -56,7 +60,7 @@ class TestEvents:
 
     def test_of_a_call(self) -> None:
         named = {"toolCallId": "c1", "toolName": "add"}
-        assert told(call(0, '{"a":', "c1"), call(0, "1}"), finish_reason="tool_calls") == [
+        assert translated(call(0, '{"a":', "c1"), call(0, "1}"), finish_reason="tool_calls") == [
             {"type": "tool-input-start", **named},
             {"type": "tool-input-delta", "toolCallId": "c1", "inputTextDelta": '{"a":'},
             {"type": "tool-input-delta", "toolCallId": "c1", "inputTextDelta": "1}"},
@@ -65,24 +69,24 @@ class TestEvents:
         ]
 
     def test_of_parallel_calls_whose_pieces_come_mixed(self) -> None:
-        events = told(call(0, "{", "c1"), call(1, "{", "c2"), call(0, "}"), call(1, "}"))
+        events = translated(call(0, "{", "c1"), call(1, "{", "c2"), call(0, "}"), call(1, "}"))
         available = [e["toolCallId"] for e in events if e["type"] == "tool-input-available"]
         assert available == ["c1", "c2"]
 
     def test_of_a_call_without_arguments(self) -> None:
-        events = told(call(0, "", "c1"))
+        events = translated(call(0, "", "c1"))
         assert events[1]["input"] == {}
 
     def test_of_a_call_whose_arguments_are_no_json(self) -> None:
-        assert told(call(0, "{a", "c1"))[-3]["type"] == "tool-input-error"
+        assert translated(call(0, "{a", "c1"))[-3]["type"] == "tool-input-error"
 
     @pytest.mark.parametrize("reason", ["cancelled", "length", "error"])
     def test_a_call_that_was_cut_off_is_not_available(self, reason: str) -> None:
-        events = told(call(0, "{", "c1"), finish_reason=reason)
+        events = translated(call(0, "{", "c1"), finish_reason=reason)
         assert not [e for e in events if e["type"].startswith("tool-input-a")]
 
     def test_of_a_refusal(self) -> None:
-        assert told(delta(refusal="No."))[1] == {
+        assert translated(delta(refusal="No."))[1] == {
             "type": "text-delta", "id": "text-0", "delta": "No.",
         }  # fmt: skip
 
@@ -94,14 +98,14 @@ class TestTheEnd:
          ("eos", "other")],
     )  # fmt: skip
     def test_has_the_reason(self, reason: str, expected: str) -> None:
-        assert told(finish_reason=reason) == finished(expected)
+        assert translated(finish_reason=reason) == finished(expected)
 
     def test_of_one_who_stopped_it_is_an_abort(self) -> None:
-        assert told(finish_reason="cancelled") == [{"type": "abort"}]
+        assert translated(finish_reason="cancelled") == [{"type": "abort"}]
 
     @pytest.mark.parametrize("reason", ["error", "incomplete"])
     def test_of_a_fault_says_so(self, reason: str) -> None:
-        events = told(delta(content="x"), finish_reason=reason, error={"message": "Broken."})
+        events = translated(delta(content="x"), finish_reason=reason, error={"message": "Broken."})
         assert events[-2:] == [
             {"type": "text-end", "id": "text-0"},
             {"type": "error", "errorText": "Broken."},
@@ -192,4 +196,4 @@ class TestRequests:
 @pytest.mark.parametrize("choice", [{"index": None}, {}, {"index": 0}])
 def test_a_choice_without_a_number_is_the_first(choice: Json) -> None:
     chunk = orjson.dumps({"choices": [choice | {"delta": {"content": "a"}}]})
-    assert "a" in [event.get("delta") for event in told(chunk)]
+    assert "a" in [event.get("delta") for event in translated(chunk)]

@@ -68,8 +68,8 @@ class TestJoining:
         topics["alerts"].change()
         shown = join(on)
         topics["status"].change()
-        told = [(message["stream_id"], message["data"]["event"]) for message in shown.messages()]
-        assert told == [
+        seen_by = [(message["stream_id"], message["data"]["event"]) for message in shown.messages()]
+        assert seen_by == [
             ("metrics", "snapshot"), ("alerts", "snapshot"), ("status", "snapshot"),
             ("status", "changed"),
         ]  # fmt: skip
@@ -159,7 +159,7 @@ class TestFallingBehind:
             on.append(chat, [b"{}"])
             assert fast.numbers()[-1] == number
 
-    def test_catching_up_on_a_long_log_lets_others_have_the_event_loop(self) -> None:
+    def test_catching_up_on_a_long_backlog_lets_others_have_the_event_loop(self) -> None:
         async def scenario() -> None:
             on = channel()
             chat = chat_stream(on)
@@ -191,7 +191,7 @@ class TestFallingBehind:
         asyncio.run(scenario())
 
 
-class TestOffTheLog:
+class TestOffTheBacklog:
     def test_latest_jumps_to_the_newest_state(self) -> None:
         on = channel()
         topics = house(on, FEW)
@@ -241,7 +241,7 @@ class TestOffTheLog:
         assert (snapshot["cursor"], snapshot["sequence_id"]) == (f"{EPOCH}:1", 11)
         assert shown.messages()[-1]["cursor"] == f"{EPOCH}:11"
 
-    def test_the_same_gap_is_not_told_twice(self) -> None:
+    def test_the_same_gap_is_not_reported_twice(self) -> None:
         """Eviction goes on while a viewer of several topics reads on."""
         on = channel()
         topics = house(on)
@@ -447,8 +447,8 @@ class TestAnyOrderOfThings:
 
 class TestFigures:
     def test_a_connection_knows_what_it_was_sent_live_and_late(self) -> None:
-        told = Deliveries()
-        on = channel(observer=told)
+        seen_by = Deliveries()
+        on = channel(observer=seen_by)
         chat = chat_stream(on)
         on.append(chat, [b"{}"] * 3)
         (viewer, shown), (other, _) = view(on), view(on)
@@ -458,7 +458,7 @@ class TestFigures:
         assert shown.sent() == (5, sum(map(len, shown.pipe.written)))
         shown.leave_all()
         assert shown.sent() == (5, sum(map(len, shown.pipe.written)))
-        assert told.batches == [([4, 5], 2)]
+        assert seen_by.batches == [([4, 5], 2)]
 
     def test_a_viewer_says_how_it_stands(self) -> None:
         on = channel()
@@ -497,8 +497,8 @@ class TestFigures:
         plain = [framing.EVENTS.message(message) for message in chat.after(0, 9, 10**6)]
         assert late.checksum == Checksum().add(b"".join(plain))
         assert live.checksum == Checksum().add(b"".join(plain[1:]))
-        told = b"".join([*plain[1:3], b"a heartbeat", plain[3]])
-        assert interrupted.checksum == Checksum().add(told)
+        seen_by = b"".join([*plain[1:3], b"a heartbeat", plain[3]])
+        assert interrupted.checksum == Checksum().add(seen_by)
 
 
 class TestNotices:

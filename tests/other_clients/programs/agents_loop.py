@@ -58,9 +58,9 @@ async def main() -> None:
         session = SQLiteSession("one")
         plain = agent(make("fake", client), model_settings=ModelSettings(temperature=0.1))
         for _ in range(2):
-            told = await Runner.run(plain, "Hello", session=session)
+            outcome = await Runner.run(plain, "Hello", session=session)
         assert len(await session.get_items()) == 4, await session.get_items()
-        assert told.final_output.startswith("t0 t1 ")
+        assert outcome.final_output.startswith("t0 t1 ")
     first = await Runner.run(plain := agent("fake"), "One", auto_previous_response_id=True)
     second = await Runner.run(plain, "Two", previous_response_id=first.last_response_id)
     assert second.final_output.startswith("t0 t1 ")

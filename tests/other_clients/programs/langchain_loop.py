@@ -59,8 +59,8 @@ for responses in (True, False):
 thinking = chat("reasoning", use_responses_api=True, reasoning={"summary": "auto"}).invoke("Hello")
 assert "reasoning" in [block["type"] for block in thinking.content_blocks], thinking
 first = chat("fake", use_responses_api=True, use_previous_response_id=True)
-told = first.invoke("One")
-again = first.invoke([HumanMessage("One"), told, HumanMessage("Two")])
+first_reply = first.invoke("One")
+again = first.invoke([HumanMessage("One"), first_reply, HumanMessage("Two")])
 assert again.text.startswith("t0 t1 ")
 embedding = OpenAIEmbeddings(
     model="fake",

@@ -1,0 +1,146 @@
+"""Board: topics on one channel as they are shown here, made and numbered elsewhere. Does no I/O.
+
+What comes is folded into the topics' state and passed on to the viewers as it is. A new number line
+(another epoch) is told to the viewers as a gap, followed by a snapshot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import attrs
+import orjson
+
+from streaming_api.engine.channel import Channel
+from streaming_api.engine.stream import Retention
+from streaming_api.engine.viewer import Viewer
+from streaming_api.topics.topic import Json, Topic
+
+Line = tuple[str, bytes]
+"""The name of a topic, and a whole message on it."""
+
+
+@attrs.frozen
+class Past:
+    """What a board goes on from.
+
+    Attributes:
+        number: number of the message after which the state was kept.
+        topics: what `Topic.fold` restores each from, by name.
+    """
+
+    number: int
+    topics: Mapping[str, Json]
+
+
+class Board:
+    """Topics that are shown.
+
+    Args:
+        channel: the channel that they are on.
+        topics: those that are switched on.
+        retention: how much of each is kept.
+    """
+
+    def __init__(self, channel: Channel, topics: Sequence[Topic], retention: Retention) -> None:
+        self.channel = channel
+        self.retention = retention
+        self._topics = {topic.name: topic for topic in topics}
+
+    def __repr__(self) -> str:
+        return f"<Board {', '.join(self._topics)} on {self.channel!r}>"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of its topics."""
+        return tuple(self._topics)
+
+    def dumps(self) -> dict[str, bytes]:
+        """Return the state of each topic, which `load` restores."""
+        return {name: topic.dump() for name, topic in self._topics.items()}
+
+    # What is made here, while nobody else can be asked
+
+    def show(self, name: str, changes: Iterable[bytes], *, urgent: bool) -> None:
+        """Show changes that are numbered here."""
+        topic = self._topics[name]
+        for change in changes:
+            topic.fold(orjson.loads(change))
+            self.channel.append(self.channel.streams[name], (change,), urgent=urgent)
+
+    # What is numbered elsewhere
+
+    def encode(self, number: int, name: str, change: bytes) -> bytes:
+        """Return a change as the message that it will be, if it gets this number."""
+        return self.channel.streams[name].encode(number, change)
+
+    def take(self, first: int, lines: Sequence[Line]) -> bool:
+        """Show messages numbered from ``first`` on; return False if some before are missing."""
+        number = self.channel.number + 1
+        if first > number:
+            return False
+        for name, payload in lines[number - first :]:
+            self._take(name, payload, fold=True)
+        return True
+
+    def _take(self, name: str, payload: bytes, *, fold: bool) -> None:
+        number = self.channel.number + 1
+        topic = self._topics.get(name)
+        if topic is None:  # it is switched off here, or of a later version
+            self.channel.pass_over(number)
+            return
+        if fold:
+            topic.fold(orjson.loads(payload)["data"])
+        self.channel.replay(self.channel.streams[name], number, (payload,), final=False)
+
+    # Number lines
+
+    def begin(self, epoch: str) -> None:
+        """Go on with what is known, under numbers of this process' own."""
+        self._turn(epoch, 0, ())
+
+    def load(self, epoch: str, past: Past, entries: Sequence[tuple[int, Sequence[Line]]]) -> None:
+        """Show what is kept of another number line.
+
+        Args:
+            epoch: that of the number line.
+            past: the state as of some message.
+            entries: messages, by the number of the first, without holes, from at most the one that
+                follows that state; they go back as far as a cursor may.
+        """
+        first = entries[0][0] if entries else past.number + 1
+        self._turn(epoch, first - 1, entries, past)
+
+    def _turn(
+        self,
+        epoch: str,
+        number: int,
+        entries: Sequence[tuple[int, Sequence[Line]]],
+        past: Past | None = None,
+    ) -> None:
+        channel = self.channel
+        viewers = [each for each in channel.viewers() if isinstance(each, Viewer)]
+        for viewer in viewers:
+            viewer.fall_behind()
+        totals = {name: stream.total for name, stream in channel.streams.items()}
+        channel.begin(epoch, number)
+        for name, topic in self._topics.items():
+            topic.open(channel, self.retention)
+            channel.streams[name].evicted = number
+        for first, lines in entries:
+            if past is not None and first > past.number:
+                self._restore(past)
+                past = None
+            for name, payload in lines[channel.number + 1 - first :]:
+                self._take(name, payload, fold=past is None)
+        if past is not None:
+            self._restore(past)
+        for name, total in totals.items():
+            channel.streams[name].total = total
+        for viewer in viewers:
+            viewer.begin_again("epoch")
+
+    def _restore(self, past: Past) -> None:
+        for name, data in past.topics.items():
+            if (topic := self._topics.get(name)) is not None:
+                topic.fold(data)
