@@ -60,8 +60,8 @@ class RefusedCredentials:
         """Write the line, and count anew."""
         counted, self._counted = self._counted, Counter()
         known = [(source, n) for source, n in counted.most_common() if source != _OTHERS]
-        told = [f"{n} {code} from {address}" for (code, address), n in known[:_NAMED]]
+        parts = [f"{n} {code} from {address}" for (code, address), n in known[:_NAMED]]
         more = count - sum(n for _, n in known[:_NAMED])
         if more > 0:
-            told.append(f"{more} others")
-        logger.warning("refused %d times: a credential (%s)", count, ", ".join(told))
+            parts.append(f"{more} others")
+        logger.warning("refused %d times: a credential (%s)", count, ", ".join(parts))

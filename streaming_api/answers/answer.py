@@ -158,7 +158,7 @@ class Answer(WatchedAnswer):
             try:
                 self._exchange = self._prepared(upstream, authorization)
                 self._exchange.begin()
-            except ValueError:  # the task is told the same
+            except ValueError:  # the task will see the same
                 self._queue.release()
 
     def _prepared(

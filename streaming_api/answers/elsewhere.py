@@ -42,7 +42,7 @@ class Elsewhere(Exception):
 
 
 async def when_arrived(call: Callable[[], T]) -> T:
-    """Return what the call returns, repeating it whenever what it was missing has arrived."""
+    """Return the result of a call; repeat it whenever what it lacked has arrived."""
     while True:
         try:
             return call()

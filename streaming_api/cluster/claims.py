@@ -40,7 +40,7 @@ class _Claim:
     """A claim that has not been used.
 
     Attributes:
-        number: tells it from an earlier or a later one for the same id.
+        number: distinguishes it from an earlier or a later one for the same id.
         until: monotonic time in seconds at which it must not be used any more: others take a
             claim from a process that is silent for a lease.
         release: gives it up then.

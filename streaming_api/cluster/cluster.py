@@ -367,7 +367,7 @@ class Cluster:
         hung = time.monotonic() - self._reader.marked > MARK_SECONDS
         if hung:
             self._reader.restart()
-            self.figures.failed("What this process tells itself through the store does not come.")
+            self.figures.failed("What this process sends itself through the store does not arrive.")
         elif membership.failed is not None:
             self.figures.failed(membership.failed)
         elif not self.figures.up and not self._writer.lag:

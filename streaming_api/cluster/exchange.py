@@ -1,4 +1,4 @@
-"""Exchange: tells and hears what all processes count together, in a round trip every 250 ms.
+"""Exchange: sends and receives what all processes count together, in a round trip every 250 ms.
 
 Each part says what is due and takes the replies. When the store does not answer, every process
 goes on with what it counts itself; nothing here is ever waited for by a token.

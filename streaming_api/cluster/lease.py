@@ -31,7 +31,7 @@ _REPORT_SECONDS: Final = 3_600
 
 @attrs.frozen
 class Standing:
-    """What a process is told in return.
+    """What a process gets in return.
 
     Attributes:
         holds: whether it makes the topics.

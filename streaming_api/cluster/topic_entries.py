@@ -19,7 +19,7 @@ from streaming_api.topics.topic import Json
 
 _LEVEL: Final = 1
 OPENING: Final[tuple[Line, ...]] = (("", b""),)
-"""The first message of a number line, which nobody is shown: then the stream exists."""
+"""The first message of a numbering, which nobody is shown: then the stream exists."""
 
 Fields = Mapping[bytes, bytes]
 

@@ -55,7 +55,7 @@ class TopicReader:
     # Joining
 
     async def join(self, epoch: str) -> bool:
-        """Show this number line; return False if the store does not have enough of it.
+        """Show this numbering; return False if the store does not have enough of it.
 
         Raises:
             StoreError: the store cannot be asked, or gives no answer.

@@ -1,8 +1,8 @@
 """Topic writer: appends what this process makes of the topics to the store, while it may.
 
 An append names the number that it wants. If somebody else has taken it, or it is unknown what came
-of it, the writer is stale: it drops what it was told and waits until the desk begins anew from what
-is shown. Nothing is lost by that, as changes are found by comparing sources with what is shown.
+of it, the writer is stale: it drops what it was given and waits until the desk begins anew from
+what is shown. Nothing is lost by that: changes are found by comparing sources with what is shown.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class TopicWriter:
         may_write: whether this process is still the one that makes the topics.
 
     Attributes:
-        stale: whether what it is told counts for nothing.
+        stale: whether what it is given is dropped.
     """
 
     def __init__(

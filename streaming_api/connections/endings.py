@@ -41,7 +41,7 @@ FAULTS: Final = frozenset(
 
 
 CREDENTIAL: Final = "credential"
-"""The refusal of a credential, which the audit log tells of."""
+"""The refusal of a credential, which the audit log names."""
 
 REFUSALS: Final = {
     "draining": "the server is stopping",

@@ -182,7 +182,7 @@ class Channel:
         return stream
 
     def begin(self, epoch: str, number: int) -> None:
-        """Become another number line, which goes on after a number and has no streams yet.
+        """Take another numbering, which goes on after a number and has no streams yet.
 
         Nobody may be live: whoever watches has to be shown the new one.
         """

@@ -56,7 +56,7 @@ class Prepared:
     """A turn without output (``generate: false``): what later turns begin with.
 
     Attributes:
-        events: those that tell the client of it.
+        events: those that announce it to the client.
         size: bytes of memory that it takes.
     """
 

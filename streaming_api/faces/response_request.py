@@ -153,9 +153,9 @@ def _output(body: Fields) -> dict[str, object]:
     if (effort := optional_text(reasoning, "effort", "reasoning.effort")) is not None:
         chat["reasoning_effort"] = effort
     for name, usual in _USUAL.items():
-        told = optional_text(reasoning, name, f"reasoning.{name}")
-        if told is not None and told not in usual:
-            raise unsupported(f"reasoning.{name}", told)
+        asked = optional_text(reasoning, name, f"reasoning.{name}")
+        if asked is not None and asked not in usual:
+            raise unsupported(f"reasoning.{name}", asked)
     most = body.get("max_output_tokens")
     if most is not None:
         if not isinstance(most, int) or isinstance(most, bool) or most < 1:

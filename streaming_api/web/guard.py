@@ -246,7 +246,7 @@ def _http_error(request: web.Request, error: web.HTTPException) -> web.Response:
 
 
 def _nothing_here(request: web.Request) -> str:
-    """Return the message for a path that is not served; tell an OpenAI client which ones are."""
+    """Return the message for a path that is not served; name those that are to an OpenAI client."""
     if not request.path.startswith("/v1/"):
         return "There is nothing at this path; GET /streaming/openapi.json lists what there is."
     served = sorted(

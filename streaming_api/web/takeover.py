@@ -2,7 +2,7 @@
 
 aiohttp parses the request and checks it; from then on its task, parser, writer and keep-alive timer
 would only cost memory and wake-ups. The hand-over uses two public attributes (``request.protocol``,
-``protocol.transport``) and tells aiohttp what is true from its side: the connection is gone.
+``protocol.transport``) and reports to aiohttp what is true from its side: the connection is gone.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def hand_back(connection: Connection, behind: bytes) -> bool:
 
 
 def _end(connection: Connection) -> None:
-    """Tell a connection that its client sends nothing more."""
+    """Notify a connection that its client sends nothing more."""
     transport = connection.transport
     if cast("object", transport.get_protocol()) is connection and not transport.is_closing():
         connection.eof_received()

@@ -1,4 +1,4 @@
-"""The one table of topics. A new topic is a row here and a module in `streaming_api.topics`."""
+"""The one table of topics. A new one is a row here, a module in `topics`, a field in its `Desk`."""
 
 from __future__ import annotations
 

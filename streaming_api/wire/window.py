@@ -29,7 +29,7 @@ class Window:
     """What its clients have been sent since the last key frame.
 
     Args:
-        count: told how many more bytes of memory are held here, or how many fewer.
+        count: called with how many more bytes of memory are held here, or how many fewer.
 
     Attributes:
         spoiled: whether the next message must be a key frame.
