@@ -71,15 +71,16 @@ class Lease:
         return time.monotonic() < self._until
 
     async def renew(self, report: bytes, *, wanted: bool) -> Standing:
-        """Say how this process is, and take or keep the lease if it is free.
+        """Say how this process is, and take or keep the lease if it is free, or give it up.
 
         Raises:
             StoreError: the store cannot be asked, or refuses.
         """
         begun = time.monotonic()
         hold = ("EVAL", _HOLD, 1, self._store.lease, self._instance, round(self._seconds * 1000))
+        release = ("EVAL", _RELEASE, 1, self._store.lease, self._instance)
         replies = await self._store.ask(
-            hold if wanted else ("GET", self._store.lease),
+            hold if wanted else release,
             ("GET", self._store.epoch),
             ("INFO", "server"),
             ("HSET", self._store.reports, self._instance, report),
@@ -87,7 +88,7 @@ class Lease:
             ("HGETALL", self._store.reports),
         )
         held, record, info, _, _, reports = replies
-        holds = held == 1
+        holds = wanted and held == 1
         self._until = begun + self._seconds if holds else 0.0
         self._hear(reports)
         before, _, run = (record or b"").decode().partition(" ")
@@ -100,15 +101,13 @@ class Lease:
         if dead:
             await self._store.ask(("HDEL", self._store.reports, *dead))
 
-    async def release(self) -> None:
-        """Let another process take it at once."""
-        self._until = 0.0
-        await self._store.ask(("EVAL", _RELEASE, 1, self._store.lease, self._instance))
-
     async def leave(self) -> None:
-        """Release it, and say no more about this process."""
-        await self.release()
-        await self._store.ask(("HDEL", self._store.reports, self._instance))
+        """Give the lease up, and say no more about this process."""
+        self._until = 0.0
+        await self._store.ask(
+            ("EVAL", _RELEASE, 1, self._store.lease, self._instance),
+            ("HDEL", self._store.reports, self._instance),
+        )
 
     def _hear(self, reports: Message) -> None:
         now = time.monotonic()

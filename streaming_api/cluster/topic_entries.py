@@ -6,6 +6,7 @@ grown meanwhile is refused by the store.
 
 from __future__ import annotations
 
+import contextlib
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -89,3 +90,10 @@ def decode_state(packed: bytes) -> tuple[Past, Json]:
         return Past(data["number"], data["topics"]), data["memory"]
     except (ValueError, KeyError, zlib.error):
         raise Unreadable from None
+
+
+def memory_of(state: object) -> Json | None:
+    """Return what the maker of a state knew besides, as far as the store has it."""
+    with contextlib.suppress(Unreadable):
+        return decode_state(state)[1] if isinstance(state, bytes) else None
+    return None

@@ -8,6 +8,7 @@ what is shown. Nothing is lost by that: changes are found by comparing sources w
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
 import time
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from streaming_api.topics import Topics
 
 _MOST: Final = 500
 """Number of messages in an entry."""
-_STATE_SECONDS: Final = {"topics": 10.0, "history": 300.0}
+_STATE_SECONDS: Final = {"topics": 10.0, "history": 60.0}
 _KEPT_SECONDS: Final = 7_200
 """How long the store keeps the topics of a service that does not run."""
 
@@ -49,7 +50,8 @@ class TopicWriter:
         self._boards = {topic: name for name, each in topics.boards.items() for topic in each.names}
         self._tops: dict[str, int] = {}
         self._waiting: dict[str, list[tuple[str, bytes]]] = {name: [] for name in topics.boards}
-        self._saved: dict[str, float] = {}
+        self._saved: dict[str, float] = {}  # when (monotonic seconds)
+        self._states: dict[str, int] = {}  # numbers that the store has the states of
         self._wake = asyncio.Event()
 
     def put(self, topic: str, changes: tuple[bytes, ...], urgent: bool) -> None:  # noqa: ARG002, FBT001 (an outlet; nothing waits here)
@@ -63,6 +65,7 @@ class TopicWriter:
         self.stop()
         self._epoch = epoch
         self._tops = {name: each.channel.number for name, each in self._topics.boards.items()}
+        self._saved, self._states = {}, dict.fromkeys(self._tops, 0)
         self.stale = False
 
     def stop(self) -> None:
@@ -96,7 +99,9 @@ class TopicWriter:
         ]
         left_out = self._topics.desk.alerts.left_out
         entry = TopicEntry(first, lines, self._reader.listens or "0-0", left_out)
-        kept = ("MINID", "~", f"{self._reader.keep_from(name)}-0")
+        # whoever joins needs what follows the state
+        kept_from = min(self._reader.keep_from(name), self._states[name])
+        kept = ("MINID", "~", f"{kept_from}-0")
         key = self._store.stream(name, self._epoch)
         command = ("XADD", key, "NOMKSTREAM", *kept, f"{first}-0", *entry.encode())
         try:
@@ -116,14 +121,16 @@ class TopicWriter:
         Raises:
             StoreError: the store cannot be asked, or gives no answer.
         """
-        now, commands = time.monotonic(), list[Command]()
-        for name in self._topics.boards:
-            if now - self._saved.get(name, 0.0) >= _STATE_SECONDS[name]:
-                self._saved[name] = now
-                key = self._store.stream(name, self._epoch)
-                commands += [self._state(name, self._epoch), ("EXPIRE", key, _KEPT_SECONDS)]
-        if commands:
-            await self._store.run(*commands)
+        now, states = time.monotonic(), self._states
+        due = {
+            name: board.channel.number
+            for name, board in self._topics.boards.items()
+            if now - self._saved.get(name, -math.inf) >= _STATE_SECONDS[name]
+        }
+        for name, number in due.items():
+            key = self._store.stream(name, self._epoch)
+            await self._store.ask(self._state(name, self._epoch), ("EXPIRE", key, _KEPT_SECONDS))
+            self._saved[name], states[name] = now, number
 
     def _state(self, name: str, epoch: str, number: int | None = None) -> Command:
         board = self._topics.boards[name]

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import enum
-import logging
 import secrets
 import time
 from collections import Counter
@@ -19,31 +17,19 @@ from collections.abc import Callable
 from typing import Final
 
 from streaming_api.background import Background
-from streaming_api.cluster.entries import Unreadable
 from streaming_api.cluster.lease import Lease, Standing
+from streaming_api.cluster.making import Making, Role
 from streaming_api.cluster.store import Store, StoreError
-from streaming_api.cluster.topic_entries import decode_state
+from streaming_api.cluster.topic_entries import memory_of
 from streaming_api.cluster.topic_reader import TopicReader, epoch_of
 from streaming_api.cluster.topic_store import TopicStore
 from streaming_api.cluster.topic_writer import TopicWriter
 from streaming_api.topics import Topics
-from streaming_api.topics.topic import Json
-
-logger = logging.getLogger(__name__)
 
 GONE_SECONDS: Final = 5.0
 _ARRIVE_SECONDS: Final = 2.0
 _SOON: Final = 0.05
 _TICK: Final = 1.0
-
-
-class Role(enum.Enum):
-    """What a process does for the topics."""
-
-    ARRIVING = "arriving"
-    FOLLOWING = "following"
-    LEADING = "leading"
-    ALONE = "alone"
 
 
 class SharedTopics:
@@ -65,20 +51,23 @@ class SharedTopics:
         failures: Counter[str],
         on_webhook: Callable[[bytes], None],
     ) -> None:
-        self.role = Role.ARRIVING
         self._topics = topics
         self._store = TopicStore(store)
         self._lease = Lease(self._store, instance, lease)
         self._reader = TopicReader(self._store, topics, on_webhook)
         self._writer = TopicWriter(self._store, topics, self._reader, lambda: self._lease.held)
-        self._failures = failures
-        self._works: Background | None = None
+        self._making = Making(topics, failures)
         self._arrived = asyncio.Event()
         self._leaving = False
         self._heard = time.monotonic()
 
     def __repr__(self) -> str:
-        return f"<SharedTopics {self.role.value}, epoch {self._reader.epoch}>"
+        return f"<SharedTopics {self.role.name}, epoch {self._reader.epoch}>"
+
+    @property
+    def role(self) -> Role:
+        """What this process does for the topics."""
+        return self._making.role
 
     # Life
 
@@ -97,7 +86,7 @@ class SharedTopics:
 
     async def stop(self) -> None:
         """Make nothing any more."""
-        await self._rest()
+        await self._making.stop()
         with contextlib.suppress(StoreError):
             await self._lease.leave()
         await self._store.close()
@@ -107,13 +96,15 @@ class SharedTopics:
     async def _keep_looking(self) -> None:
         while True:
             await self._look()
+            if self.role is not Role.ARRIVING:
+                self._arrived.set()
             await asyncio.sleep(_SOON if self.role is Role.ARRIVING else _TICK)
 
     async def _look(self) -> None:
+        report = self._topics.processes.report()
         reached = False
         try:
-            report = self._topics.processes.report().encode()
-            standing = await self._lease.renew(report, wanted=self._may_lead)
+            standing = await self._lease.renew(report.encode(), wanted=self._may_lead)
             if await self._stand(standing):
                 self._heard = time.monotonic()
             reached = True
@@ -124,9 +115,9 @@ class SharedTopics:
         if self.role is not Role.ALONE and time.monotonic() - self._heard > patience:
             self._begin_alone()
         if self.role is Role.LEADING:
-            self._topics.merge(self._lease.reports)
+            self._topics.merge([report, *self._lease.reports])
         elif self.role is Role.ALONE:
-            self._topics.merge(())
+            self._topics.merge([report])
 
     @property
     def _may_lead(self) -> bool:
@@ -140,12 +131,12 @@ class SharedTopics:
         epoch = standing.epoch
         if epoch is not None and epoch != self._reader.epoch and not await self._join(epoch):
             epoch = None
-        if standing.holds and self._may_lead:
-            return await self._lead(standing, epoch)
         if standing.holds:
-            await self._lease.release()
+            return await self._lead(standing, epoch)
         if epoch is not None:
-            await self._follow()
+            self._writer.stop()
+            self._reader.listens = None
+            await self._making.end()
         return epoch is not None
 
     async def _join(self, epoch: str) -> bool:
@@ -153,10 +144,8 @@ class SharedTopics:
         self._writer.stop()
         joined = await self._reader.join(epoch)
         if joined:
-            self._topics.pass_on(_drop)
+            self._making.pause()
         return joined
-
-    # Roles
 
     async def _lead(self, standing: Standing, epoch: str | None) -> bool:
         if self.role is Role.LEADING and epoch is not None and not self._writer.stale:
@@ -167,15 +156,15 @@ class SharedTopics:
             epoch = await self._writer.open(standing.run, standing.before)
             if not await self._join(epoch):
                 return False
-        memory, webhooks = await self._store.run(
+        state, webhooks = await self._store.run(
             ("GET", self._store.state("topics", epoch)),
             ("XREVRANGE", self._store.webhooks, "+", "-", "COUNT", 1),
         )
+        memory = self._topics.memory() if self.role is Role.LEADING else memory_of(state)
         self._reader.listen(webhooks)
         self._writer.begin(epoch)
-        self._topics.pass_on(self._writer.put)
-        self._topics.take_over(_memory(memory))
-        self._become(Role.LEADING)
+        self._making.begin(Role.LEADING, self._writer.put)
+        self._topics.take_over(memory)
         return True
 
     async def _is_whole(self, epoch: str) -> bool:
@@ -185,55 +174,16 @@ class SharedTopics:
         tops = await self._store.run(*(("XREVRANGE", key, "+", "-", "COUNT", 1) for key in streams))
         return all(map(self._reader.reaches, streams, tops))
 
-    async def _follow(self) -> None:
-        self._writer.stop()
-        self._reader.listens = None
-        self._topics.pass_on(_drop)
-        self._become(Role.FOLLOWING)
-        await self._rest()
-
     def _begin_alone(self) -> None:
         self._reader.part()
         epoch = secrets.token_hex(8)
         for name, board in self._topics.boards.items():
             board.begin(epoch_of(name, epoch))
-        self._topics.pass_on(self._show)
-        self._topics.take_over(None)
-        self._become(Role.ALONE)
+        memory = self._topics.memory() if self.role is Role.LEADING else None
+        self._making.begin(Role.ALONE, self._show)
+        self._topics.take_over(memory)
 
     def _show(self, topic: str, changes: tuple[bytes, ...], urgent: bool) -> None:  # noqa: FBT001 (an outlet)
         self._topics.alerts.left_out = self._topics.desk.alerts.left_out
         board = next(each for each in self._topics.boards.values() if topic in each.names)
         board.show(topic, changes, urgent=urgent)
-
-    def _become(self, role: Role) -> None:
-        if role is not self.role:
-            logger.info("topics: %s", _WORDS[role])
-        self.role = role
-        self._arrived.set()
-        if role is not Role.FOLLOWING and self._works is None:
-            self._works = Background(self._failures)
-            self._works.start("topics", self._topics.run)
-            self._works.start("history", self._topics.desk.history.keep_sampling)
-
-    async def _rest(self) -> None:
-        if self._works is not None:
-            works, self._works = self._works, None
-            await works.stop()
-
-
-_WORDS: Final = {
-    Role.FOLLOWING: "another process polls the sources",
-    Role.LEADING: "this process polls the sources",
-    Role.ALONE: "the store cannot be reached, so this process polls the sources for itself",
-}
-
-
-def _memory(state: object) -> Json | None:
-    with contextlib.suppress(Unreadable):
-        return decode_state(state)[1] if isinstance(state, bytes) else None
-    return None
-
-
-def _drop(_topic: str, _changes: tuple[bytes, ...], _urgent: bool) -> None:  # noqa: FBT001 (an outlet)
-    """Take changes that nobody is to be shown: another process makes the topics."""

@@ -6,7 +6,9 @@ What comes is folded into the topics' state and passed on to the viewers as it i
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
 
 import attrs
 import orjson
@@ -15,6 +17,10 @@ from streaming_api.engine.channel import Channel
 from streaming_api.engine.stream import Retention
 from streaming_api.engine.viewer import Viewer
 from streaming_api.topics.topic import Json, Topic
+from streaming_api.wire.messages import parse_cursor
+
+AHEAD_SECONDS: Final = 1.0
+"""How long a message may take from one process to another."""
 
 Line = tuple[str, bytes]
 """The name of a topic, and a whole message on it."""
@@ -46,6 +52,7 @@ class Board:
         self.channel = channel
         self.retention = retention
         self._topics = {topic.name: topic for topic in topics}
+        self._ahead: set[Viewer] = set()
 
     def __repr__(self) -> str:
         return f"<Board {', '.join(self._topics)} on {self.channel!r}>"
@@ -81,6 +88,9 @@ class Board:
             return False
         for name, payload in lines[number - first :]:
             self._take(name, payload, fold=True)
+        for viewer in [each for each in self._ahead if each.cursor <= self.channel.flushed]:
+            self._ahead.discard(viewer)
+            viewer.catch_up()
         return True
 
     def _take(self, name: str, payload: bytes, *, fold: bool) -> None:
@@ -92,6 +102,23 @@ class Board:
         if fold:
             topic.fold(orjson.loads(payload)["data"])
         self.channel.replay(self.channel.streams[name], number, (payload,), final=False)
+
+    def show_ahead(self, viewer: Viewer, cursor: str) -> None:
+        """Show from strictly after a cursor that is still on its way here.
+
+        Another process may have shown that message already. If it does not come, it never was.
+        """
+        position = parse_cursor(cursor)
+        assert position is not None
+        viewer.attach(position[1])
+        self._ahead.add(viewer)
+        asyncio.get_running_loop().call_later(AHEAD_SECONDS, self._give_up, viewer)
+
+    def _give_up(self, viewer: Viewer) -> None:
+        if viewer in self._ahead:
+            self._ahead.discard(viewer)
+            if not viewer.gone:
+                viewer.begin_again("future")
 
     # Number lines
 
@@ -119,6 +146,7 @@ class Board:
         past: Past | None = None,
     ) -> None:
         channel = self.channel
+        self._ahead.clear()
         viewers = [each for each in channel.viewers() if isinstance(each, Viewer)]
         for viewer in viewers:
             viewer.fall_behind()

@@ -70,9 +70,10 @@ class Processes:
 
     Attributes:
         figures: called for this process' figures in the metrics.
-        history: called for this process' part of the history.
+        history: called each second for this process' part of the history.
         readings: called for what our own alerts are based on.
-        others: the newest reports of the others.
+        reports: the newest report of each of several, with this one's; the youngest comes last, as
+            it takes over the name of one that leaves.
     """
 
     def __init__(self, name: str, own: Status) -> None:
@@ -81,17 +82,13 @@ class Processes:
         self.figures: Callable[[], Values] = dict
         self.history: Callable[[], Figures] = dict
         self.readings: Callable[[], Readings] = Readings
-        self.others: tuple[Report, ...] = ()
+        self.reports: list[Report] = []
         self._began = time.monotonic()
 
     @property
     def age(self) -> float:
         """Seconds since this process began."""
         return time.monotonic() - self._began
-
-    def ages(self) -> list[tuple[str, float]]:
-        """Return the name and the age of each process."""
-        return [(self.name, self.age), *((each.worker, each.age) for each in self.others)]
 
     def report(self) -> Report:
         """Return what this process says about itself."""
@@ -104,47 +101,44 @@ class Processes:
             components=self.own.all(),
         )
 
+    def hear(self, reports: Iterable[Report]) -> None:
+        """Note the newest report of every process."""
+        self.reports = sorted(reports, key=lambda each: -each.age)
+
     def all_figures(self) -> Values:
         """Return the figures of every process, labelled if there may be several."""
         if not self.name:
             return self.figures()
-        parts = [
-            *((each.worker, each.figures) for each in self._others()),
-            (self.name, self.figures()),
-        ]
         return {
-            series(name, {"worker": worker}): value
-            for worker, figures in parts
-            for name, value in figures.items()
+            series(name, {"worker": each.worker}): value
+            for each in self.reports
+            for name, value in each.figures.items()
         }
 
     def all_history(self) -> Figures:
         """Return the service's figures: sums, but of what are seconds the largest."""
-        parts = [self.history(), *(each.history for each in self.others)]
-        if len(parts) == 1:
-            return parts[0]
-        names = dict.fromkeys(name for part in parts for name in part)
-        return {name: _together(name, [part.get(name) for part in parts]) for name in names}
-
-    def all_readings(self) -> list[Readings]:
-        """Return what our own alerts are based on, of every process."""
-        mine = attrs.evolve(self.readings(), worker=self.name)
-        return [mine, *(each.readings for each in self._others())]
-
-    def all_components(self) -> dict[str, Component]:
-        """Return what the processes say together of the components that each looks at."""
-        said = [(each.worker, each.components) for each in self.others]
-        said.append((self.name, self.own.all()))
-        said.sort(key=lambda each: each[0])
-        names = dict.fromkeys(name for _, components in said for name in components)
+        if not self.name:
+            return self.history()
+        names = dict.fromkeys(name for each in self.reports for name in each.history)
         return {
-            name: _agreed(name, [(who, each[name]) for who, each in said if name in each])
+            name: _together(name, [each.history.get(name) for each in self.reports])
             for name in names
         }
 
-    def _others(self) -> Iterable[Report]:
-        """Return the others, the youngest last: it takes over the name of one that leaves."""
-        return sorted(self.others, key=lambda each: -each.age)
+    def all_readings(self) -> list[Readings]:
+        """Return what our own alerts are based on, of every process."""
+        return [each.readings for each in self.reports] if self.name else [self.readings()]
+
+    def all_components(self) -> dict[str, Component]:
+        """Return what several processes say together of the components that each looks at."""
+        reports = sorted(self.reports, key=lambda each: each.worker)
+        names = dict.fromkeys(name for each in reports for name in each.components)
+        return {
+            name: _agreed(
+                name, [(each.worker, c) for each in reports if (c := each.components.get(name))]
+            )
+            for name in names
+        }
 
 
 def _given(figures: Callable[[], Values]) -> Values:

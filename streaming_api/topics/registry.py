@@ -156,11 +156,17 @@ class Topics:
         if number:  # a client that has seen nothing joins
             viewer.resume(number)
             return viewer
+        if fault == "future" and cursor is not None and (board := self._board_of(channel)):
+            board.show_ahead(viewer, cursor)
+            return viewer
         if fault is not None:
             for name in names:
                 viewer.report_gap(channel.streams[name], fault, None, None)
         viewer.join()
         return viewer
+
+    def _board_of(self, channel: Channel) -> Board | None:
+        return next((each for each in self.boards.values() if each.channel is channel), None)
 
     def state(self, name: str) -> bytes:
         """Return the message that a client is shown first when it joins a topic; empty if none."""
@@ -281,18 +287,18 @@ class Topics:
         return self.desk.alerts.memory()
 
     def merge(self, reports: Iterable[Report]) -> None:
-        """Take over what the other processes say about themselves."""
-        self.processes.others = tuple(reports)
+        """Take over what all processes say about themselves."""
+        self.processes.hear(reports)
         status, agreed = self.desk.status, self.processes.all_components()
         for name, component in agreed.items():
             status.set(name, component.state, component.reason, component.detail)
         if self.processes.age > _SETTLED:
             for name in status.states().keys() - agreed.keys() - self._feeds.components():
                 status.set(name, "absent", "It is no longer configured.")
-        for worker, age in self.processes.ages():
-            history, began = self.desk.history, time.time() - age
-            if age < _SETTLED and not history.has_mark("started", worker, began - _DATED):
-                history.mark("started", worker)
+        for each in self.processes.reports:
+            history, began = self.desk.history, time.time() - each.age
+            if each.age < _SETTLED and not history.has_mark("started", each.worker, began - _DATED):
+                history.mark("started", each.worker)
 
 
 def _retention(config: StreamingConfig) -> Retention:

@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from itertools import pairwise
 from typing import Any
 
@@ -79,11 +79,13 @@ async def start(store: RealStore, source: Exposition) -> AsyncIterator[Start]:
         yield begin
 
 
-def one_process(name: str, store: RealStore, source: Exposition) -> Any:  # noqa: ANN401 (a context manager)
+def one_process(
+    name: str, store: RealStore, source: Exposition, lease: float = LEASE
+) -> AbstractAsyncContextManager[Service]:
     return serving(
         STREAMING_CLUSTER=store.url,
         STREAMING_CLUSTER_NAME=name,
-        STREAMING_CLUSTER_LEASE=str(LEASE),
+        STREAMING_CLUSTER_LEASE=str(lease),
         STREAMING_POLL_INTERVAL="0.1",
         STREAMING_DRAIN_DELAY="0",
         CUSTOM_METRICS_ENDPOINT=source.url,
@@ -177,6 +179,23 @@ async def test_one_polls_and_another_takes_over_from_it_when_it_is_killed(
     assert len(set(source.clients)) == 2
     values = [m["data"]["values"]["exposition"]["value"] for m in seen if shows(1)(m)]
     assert values == sorted(set(values))
+
+
+async def test_one_that_is_told_to_stop_hands_over_at_once(
+    store: RealStore, source: Exposition
+) -> None:
+    async with (
+        one_process("one", store, source, lease=600) as one,
+        one_process("other", store, source, lease=600) as another,
+    ):
+        leader, other = await settled(one, another)
+        async with subscribed(other.url) as watcher:
+            seen = await watcher.until(shows(source.value + 3))
+            leader.signal(signal.SIGTERM)
+            assert await leader.ended() == 0
+            seen += await watcher.until(shows(source.value + 3))
+            assert in_order(seen)
+            assert not gaps(seen)
 
 
 async def test_one_that_hung_and_wakes_appends_nothing(start: Start, source: Exposition) -> None:
