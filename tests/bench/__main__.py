@@ -25,6 +25,7 @@ from tests.bench.peers.ours import Ours
 from tests.bench.targets import all_targets
 from tests.bench.works import (
     broadcast,
+    cluster,
     connections,
     first_token,
     kept_tls,
@@ -47,6 +48,7 @@ WORKS: dict[str, Work] = {
     "broadcast": broadcast.run,
     "connections": connections.run,
     "resume": resume.run,
+    "cluster": cluster.run,
     "promise": promise.run,
 }
 SAME_PEERS = {"relay", "first-token", "responses"}

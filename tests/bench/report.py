@@ -13,10 +13,12 @@ from tests.bench.peers.direct import Direct
 from tests.bench.peers.fastapi import FastApi
 from tests.bench.peers.litellm import LiteLlm
 from tests.bench.peers.nginx import Nchan, Nginx
-from tests.bench.peers.ours import OPENAI, Ours, Pure
+from tests.bench.peers.ours import OPENAI, Ours, OursInCluster, Pure
+from tests.bench.peers.per_token import PerToken
 from tests.bench.targets import KIB, NGINX, RELAY_FACES, Target
 from tests.bench.works import (
     broadcast,
+    cluster,
     connections,
     first_token,
     kept_tls,
@@ -31,7 +33,9 @@ from tests.bench.works import (
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
 BEGIN = "<!-- bench:begin (written by make bench; do not edit) -->"
 END = "<!-- bench:end -->"
-PEERS: tuple[type[Peer], ...] = (Ours, Pure, Nginx, Nchan, FastApi, LiteLlm, Direct)
+PEERS: tuple[type[Peer], ...] = (
+    Ours, OursInCluster, Pure, Nginx, Nchan, FastApi, LiteLlm, PerToken, Direct,
+)  # fmt: skip
 REFERENCES = {
     relay.WORK: (NGINX,),
     broadcast.WORK: ("Nchan WebSocket", "Nchan EventSource"),
@@ -93,6 +97,15 @@ def _sections(results: Results) -> Iterator[str]:
     if results.cases(resume.WORK):
         yield "### Resume: CPU of the server per replayed message"
         yield _works_table(results, resume.WORK, _ratio)
+    if results.cases(cluster.WORK):
+        yield "### Several processes: CPU per token of the owner, of the store, of another process"
+        yield _works_table(results, cluster.WORK, _cpu)
+        yield "### Several processes: from the upstream's write to a client elsewhere, p50 / p99"
+        yield _works_table(results, cluster.WORK, _latency)
+        yield "### Several processes: round trips to the store a second"
+        yield _works_table(results, cluster.TRIPS, _rate)
+        yield "### Several processes: from asking to the first token, p50 / p99"
+        yield _works_table(results, cluster.FIRST, _latency)
     if results.cases(wire_bytes.WORK):
         yield "### Wire: bytes that a client reads for each token, framing and end included"
         yield _works_table(results, wire_bytes.WORK, _wire)
@@ -124,10 +137,9 @@ def _works_table(results: Results, work: str, show: Show, but: str = "") -> str:
     first = (*REFERENCES.get(work, ()), NGINX, *RELAY_FACES)
     faces.sort(key=lambda face: first.index(face) if face in first else len(first))
     faces.sort(key=lambda face: face not in first and "streaming-api" not in face)
-    rows = [
-        (case, *(show(results, work, case, face) for face in faces))
-        for case in _cases(results, work)
-    ]
+    cases = _cases(results, work)
+    faces = [face for face in faces if any(show(results, work, case, face) for case in cases)]
+    rows = [(case, *(show(results, work, case, face) for face in faces)) for case in cases]
     return table(("", *faces), [row for row in rows if any(row[1:])])
 
 
@@ -191,6 +203,11 @@ def _latency(results: Results, work: str, case: str, face: str) -> str:
 def _gap(results: Results, work: str, case: str, face: str) -> str:
     gap = results.median(work, case, face, "gap_ms")
     return "" if gap is None else f"{figure(gap)} ms"
+
+
+def _cpu(results: Results, work: str, case: str, face: str) -> str:
+    cost = results.median(work, case, face)
+    return "" if cost is None else f"{figure(cost)} µs"
 
 
 def _held(results: Results, work: str, case: str, face: str) -> str:

@@ -10,6 +10,7 @@ from tests.bench.measure import MIB, Results
 from tests.bench.peers.ours import OPENAI, PURE, SSE, WEBSOCKET
 from tests.bench.works import (
     broadcast,
+    cluster,
     connections,
     first_token,
     kept_tls,
@@ -89,7 +90,8 @@ def microseconds(value: float) -> str:
 def all_targets(results: Results) -> list[Target]:
     """Every target, in the order of the works."""
     makers = (
-        _relay, _gaps, _first_token, _faces, _wire, _broadcast, _connections, _promise, _growth,
+        _relay, _gaps, _first_token, _faces, _wire, _broadcast, _connections, _cluster, _promise,
+        _growth,
     )  # fmt: skip
     return [target for make in makers for target in make(results)]
 
@@ -188,6 +190,36 @@ def _connections(results: Results) -> Iterator[Target]:
         most = max(150.0, 4 * other) if other else 150.0
         what = f"accepting a connection (150 µs or 4 x Nchan), {ours}"
         yield at_most(what, cost, most, microseconds)
+
+
+def _cluster(results: Results) -> Iterator[Target]:
+    for answers in cluster.SIZES:
+        paced = relay.case("paced", answers)
+        ratio = results.ratio(relay.WORK, paced, f"{WEBSOCKET}, with a store", WEBSOCKET)
+        what = f"relay with a store, entries deflated, {answers} answers"
+        yield at_most(what, ratio, 1.25, times("without"))
+        for how in (cluster.ALONE, cluster.WATCHED):
+            size = cluster.case(answers, how)
+            cost = results.median(cluster.WORK, size, cluster.STORE)
+            if how == cluster.ALONE:
+                yield at_most(f"the store, a token, {size}", cost, 2.5, microseconds)
+            trips = [s.units / s.wall_s for s in results.of(cluster.TRIPS, size, cluster.OWNER)]
+            most = max(trips, default=None)
+            yield at_most(f"round trips a second, {size}", most, 45, lambda n: f"{n:.0f}")
+    watched = [cluster.case(answers, cluster.WATCHED) for answers in cluster.SIZES]
+    p50 = results.median(cluster.WORK, watched[0], cluster.OTHER, "p50_ms")
+    yield at_most(f"to who watches elsewhere, p50, {watched[0]}", p50, 15.5, milliseconds)
+    ratio = results.ratio_of_cases(cluster.WORK, watched[1], watched[0], cluster.STORE)
+    yield at_most("the store, a token, 400 watched elsewhere", ratio, 1.3, times("100"))
+    own, servers = (
+        results.median(cluster.FIRST, first_token.IDLE, face, "p50_ms")
+        for face in (cluster.OWN_ID, cluster.SERVERS_ID)
+    )
+    added = None if own is None or servers is None else own - servers
+    yield at_most("first token, for an id of the client's, median", added, 0.5, milliseconds)
+    hundred = cluster.case(100)
+    ratio = results.ratio(cluster.WORK, hundred, cluster.STORE, cluster.THEIR_STORE)
+    yield at_most("the store, a token, 100 answers", ratio, 0.2, times("XADD and PUBLISH each"))
 
 
 def _promise(results: Results) -> Iterator[Target]:

@@ -176,10 +176,19 @@ class Trouble:
         """Kill -9; another is started."""
         server = self.chance.choice(self.servers)
         await server.kill()
-        starting = asyncio.create_task(server.start())
+        starting = asyncio.create_task(self._start(server))
         await self._until_found_out()
         await starting
         self._found_out()
+
+    async def _start(self, server: Server) -> None:
+        """Start a server; a machine that is busy gets a second chance."""
+        try:
+            await server.start()
+        except RuntimeError:
+            self.done["slow starts"] += 1
+            await server.kill()
+            await server.start()
 
     async def hang_server(self) -> None:
         """Stop a server for longer than its lease."""

@@ -129,6 +129,12 @@ class OursInCluster(Ours):
         super().__init__(folder, upstream)
         self._store: PrivateStore | None = None
 
+    @property
+    def store(self) -> PrivateStore:
+        """Its store, once it has been started."""
+        assert self._store is not None
+        return self._store
+
     def command(self) -> Sequence[str]:
         """Serve with a store."""
         program = find_server()
@@ -152,6 +158,23 @@ class OursInCluster(Ours):
         """WebSocket, as the others are compared by."""
         face = super().chat_faces()[0]
         return [attrs.evolve(face, name=f"{WEBSOCKET}, with a store")]
+
+
+class OursToo(Ours):
+    """Another process of the same service, over the same store."""
+
+    name = "streaming-api, another process"
+
+    def __init__(self, folder: Path, upstream: str, store: str) -> None:
+        super().__init__(folder, upstream)
+        self._url = store
+
+    def command(self) -> Sequence[str]:
+        """Serve with that store."""
+        command = super().command()
+        config = self.folder / "config.yaml"
+        config.write_text(f"{config.read_text()}cluster: {{url: {self._url}}}\n")
+        return command
 
 
 class Pure(Ours):
