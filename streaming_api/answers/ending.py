@@ -32,6 +32,10 @@ _NO_REASON: Final = UpstreamFault(
     code="upstream_incomplete",
     message="The upstream stopped without saying why: the answer may be cut short.",
 )
+_OUR_WORDS: Final = frozenset(
+    {"upstream_unreachable", "upstream_timeout", "upstream_disconnected", "server_stopping"}
+)
+"""Codes of faults whose words cannot quote a question or an answer."""
 
 
 def log_end(record: AnswerRecord, outcome: AnswerOutcome) -> None:
@@ -48,10 +52,10 @@ def log_end(record: AnswerRecord, outcome: AnswerOutcome) -> None:
     logger.log(
         logging.WARNING if record.failed else logging.INFO,
         "answer %s of %s by %s ended: %s after %.3f s, %s; %s, "
-        "%.3f s in the queue, upstream status %s, %s, trace %s",
+        "%.3f s in the queue, upstream status %s, %s, trace %s%s",
         record.request_id, record.key or "no key", model, reason_of(outcome), record.seconds,
         chunks, tokens, record.queued, record.status or "none",
-        record.face, record.trace.trace_id,
+        record.face, record.trace.trace_id, _sentence(outcome.error),
         extra={"trace": record.trace, "attributes": record.attributes()},
     )  # fmt: skip
 
@@ -90,6 +94,13 @@ def reason_of(outcome: AnswerOutcome) -> str:
         return reason
     status = "" if error.status is None else f", status {error.status}"
     return f"{reason} ({ascii_line(error.code or error.type)}{status})"
+
+
+def _sentence(error: UpstreamFault | None) -> str:
+    """Return what went wrong as the end of the line, where the words are ours alone."""
+    if error is None or error.code not in _OUR_WORDS:
+        return ""
+    return f": {ascii_line(error.message).partition('. ')[0].rstrip('.')}"
 
 
 def error_body(error: UpstreamFault) -> dict[str, object]:

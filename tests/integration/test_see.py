@@ -69,6 +69,14 @@ class TestTheLog:
         assert attributes["gen_ai.request.model"] == "rate-limited"
         assert "Hello" not in text + json.dumps(attributes)
 
+    async def test_a_gateway_that_cannot_be_reached_is_said_in_words(
+        self, start_server: StartServer, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        server = await start_server(api_gateway_endpoint="http://127.0.0.1:9")
+        assert (await ask(server.url)).status_code == 502
+        [line] = [r.getMessage() for r in caplog.records if r.getMessage().startswith("answer ")]
+        assert line.endswith(": Cannot reach the upstream at 127.0.0.1:9: Connection refused")
+
     async def test_json_lines_carry_the_fields_and_the_trace(self, upstream: FakeUpstream) -> None:
         async with serving(
             API_GATEWAY_ENDPOINT=upstream.url, STREAMING_LOG_FORMAT="auto",

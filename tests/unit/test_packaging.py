@@ -16,12 +16,26 @@ import pytest
 
 import streaming_api
 from streaming_api.build import build
+from tests.containers.book import TRIED
 
 ROOT: Final = Path(__file__).parents[2]
 CONF: Final = ROOT / "conf"
 UNIT: Final = ROOT / "systemd" / "citadel-llm@.service"
 NAMESPACE: Final = ROOT / "streaming_api" / "hxp_enterprise_llm"
 CONTRACT: Final = ROOT / "tests" / "data" / "streaming-api.yaml"
+
+
+COMMAND: Final = re.compile(
+    r"`((?:systemctl|kill|printf|streaming-api|pip|journalctl|curl|python3|docker|podman|openssl"
+    r"|chgrp|make|logrotate|promtool|amtool) [^`]*|streaming-api (?:check|selftest))`"
+)
+
+
+def test_each_command_in_the_operators_book_is_run_somewhere() -> None:
+    """Lists are run line by line; of what stands in the text, each has its place."""
+    book = (ROOT / "docs" / "operations.md").read_text()
+    text = re.sub(r"```.*?```", "", book, flags=re.DOTALL).replace("\n", " ")
+    assert set(COMMAND.findall(text)) == set(TRIED)
 
 
 def run(*command: str | Path, cwd: Path | None = None) -> str:
