@@ -75,6 +75,8 @@ def _message(item: Fields, where: str) -> dict[str, object]:
         raise invalid(f"{where}.content", "a text, or a list of parts")
     for place, part in enumerate(content):
         _check_part(part, f"{where}.content[{place}]")
+        if role == "assistant" and part["type"] not in _TEXTS:
+            raise unsupported(f"{where}.content[{place}].type", part["type"])
     return {"role": role, "content": content, "status": "completed"}
 
 

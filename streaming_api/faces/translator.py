@@ -85,9 +85,9 @@ class CallDelta:
     arguments: str
 
 
-@attrs.frozen
+@attrs.define
 class Delta:
-    """What a chunk adds to the first choice."""
+    """What a chunk adds to the first choice; there is one for every token, so not frozen."""
 
     reasoning: str = ""
     text: str = ""
@@ -102,17 +102,19 @@ def delta_of(chunk: Mapping[str, object]) -> Delta:
         fields = mapping(choice)
         if not fields.get("index"):  # some servers omit it, or send null
             said = mapping(fields.get("delta") or fields.get("message"))
+            calls, logprobs = said.get("tool_calls"), fields.get("logprobs")
             return Delta(
                 reasoning=_text(said.get("reasoning_content")) or _text(said.get("reasoning")),
                 text=_text(said.get("content")),
                 refusal=_text(said.get("refusal")),
-                calls=tuple(
-                    _call(mapping(call), place)
-                    for place, call in enumerate(_list(said.get("tool_calls")))
-                ),
-                logprobs=tuple(_list(mapping(fields.get("logprobs")).get("content"))),
+                calls=_calls(calls) if calls else (),
+                logprobs=tuple(_list(mapping(logprobs).get("content"))) if logprobs else (),
             )
     return Delta()
+
+
+def _calls(given: object) -> tuple[CallDelta, ...]:
+    return tuple(_call(mapping(call), place) for place, call in enumerate(_list(given)))
 
 
 def _call(fields: Mapping[str, object], place: int) -> CallDelta:
@@ -136,8 +138,8 @@ def is_json(text: str) -> bool:
 
 
 def mapping(value: object) -> Mapping[str, object]:
-    """Return the value if it is an object, otherwise an empty one."""
-    return value if isinstance(value, Mapping) else _NOTHING
+    """Return the value if it is an object of JSON, otherwise an empty one."""
+    return value if isinstance(value, dict) else _NOTHING
 
 
 def _list(value: object) -> list[object]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
@@ -179,9 +180,13 @@ def places(value: object, path: tuple[str | int, ...] = ()) -> Iterator[tuple[st
 
 
 def mutants(value: Json) -> Iterator[tuple[tuple[str | int, ...], object, Json]]:
-    """The value with junk in one place, for every place and every junk; and without the place."""
+    """The value with junk in one place, for every place and every junk; and without the place.
+
+    A word that is right in one place is junk in another.
+    """
+    words = sorted(set(re.findall(r'"(\w+)"', orjson.dumps(value).decode())))
     for path in places(value):
-        for junk in (*JUNK, ...):
+        for junk in (*JUNK, *words, ...):
             mutant = copy.deepcopy(value)
             inner: Any = mutant
             for name in path[:-1]:
