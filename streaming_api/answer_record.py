@@ -2,9 +2,46 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import attrs
 
 from streaming_api.trace_context import TraceContext
+
+
+class Used(Protocol):
+    """What somebody has used, for whoever counts it by key."""
+
+    @property
+    def key(self) -> str:
+        """The name of the key; "" without keys."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether it was of no use."""
+
+    @property
+    def ended(self) -> float:
+        """Wall-clock seconds since the epoch."""
+
+    @property
+    def input_tokens(self) -> int | None:
+        """As the upstream reports them; None where it does not."""
+
+    @property
+    def output_tokens(self) -> int:
+        """Reported, or estimated."""
+
+
+@attrs.frozen
+class PassedOnRecord:
+    """A request that was passed on as it is, and has ended: see `Used`."""
+
+    key: str
+    failed: bool
+    ended: float
+    input_tokens: int
+    output_tokens: int
 
 
 @attrs.frozen

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final, Protocol
 
 from streaming_api.access import audit
-from streaming_api.answer_record import AnswerRecord
+from streaming_api.answer_record import AnswerRecord, PassedOnRecord
 from streaming_api.answers.answer import Answer, request_bytes
 from streaming_api.answers.elsewhere import Elsewhere, Key, Remote
 from streaming_api.answers.ending import SERVER_STOPPED
@@ -274,6 +274,12 @@ class Answers:
         if self.remote is not None:
             self.remote.ended(answer)
         self.evict()
+
+    def passed(self, record: PassedOnRecord) -> None:
+        """Count what a request has used that was passed on."""
+        self.quotas.spend(record.key, record.input_tokens + record.output_tokens)
+        if self.remote is not None:
+            self.remote.used(record)
 
     def cancel(self, answer: WatchedAnswer, client: Client) -> None:
         """End an answer if it runs, as a client asks; its device need not be the one that began."""

@@ -93,6 +93,9 @@ class Remote(Protocol):
     def ended(self, answer: Answer) -> None:
         """Note that it has ended, but for its last message."""
 
+    def used(self, record: Used) -> None:
+        """Note what a key has used, for all processes."""
+
     def forget(self, answer: WatchedAnswer) -> None:
         """Stop keeping an answer."""
 

@@ -203,10 +203,14 @@ class Cluster:
     def ended(self, answer: Answer) -> None:
         """See `Remote`."""
         assert answer.record is not None
-        self.usage.add(answer.record)
-        if answer.record.key in self._has_tokens:
-            self._exchange.hurry()  # others may not ask for more
+        self.used(answer.record)
         self._claims.ended(answer)
+
+    def used(self, record: Used) -> None:
+        """See `Remote`."""
+        self.usage.add(record)
+        if record.key in self._has_tokens:
+            self._exchange.hurry()  # others may not ask for more
 
     def forget(self, answer: WatchedAnswer) -> None:
         """See `Remote`."""

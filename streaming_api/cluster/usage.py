@@ -18,7 +18,7 @@ import orjson
 from streaming_api.cluster.usage_script import SCRIPT
 
 if TYPE_CHECKING:
-    from streaming_api.answer_record import AnswerRecord
+    from streaming_api.answer_record import Used
     from streaming_api.answers.quotas import Quotas
     from streaming_api.cluster.store import Command, Store
 
@@ -51,8 +51,8 @@ class Usage:
         self._since = 0
         self._lost = False
 
-    def add(self, record: AnswerRecord) -> None:
-        """Count an answer that has ended."""
+    def add(self, record: Used) -> None:
+        """Count an answer that has ended, or a request that was passed on."""
         row = self._added.setdefault(record.key, dict.fromkeys(FIELDS, 0))
         row["answers"] += 1
         row["failed"] += record.failed

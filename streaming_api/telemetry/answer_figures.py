@@ -10,7 +10,7 @@ from typing import Final
 
 import attrs
 
-from streaming_api.answer_record import AnswerRecord
+from streaming_api.answer_record import AnswerRecord, Used
 
 FIRST_TOKEN_BOUNDS: Final = (
     0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
@@ -65,8 +65,8 @@ class KeyUsage:
     day: int = 0
     today: Counter[str] = attrs.field(factory=Counter)
 
-    def add(self, record: AnswerRecord) -> None:
-        """Count an answer."""
+    def add(self, record: Used) -> None:
+        """Count an answer, or a request that was passed on."""
         if (day := int(record.ended) // _DAY) != self.day:
             self.day, self.today = day, Counter()
         self.answers += 1
