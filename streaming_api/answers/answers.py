@@ -279,7 +279,7 @@ class Answers:
         """Count what a request has used that was passed on."""
         self.quotas.spend(record.key, record.input_tokens + record.output_tokens)
         if self.remote is not None:
-            self.remote.used(record)
+            self.remote.spent(record)
 
     def cancel(self, answer: WatchedAnswer, client: Client) -> None:
         """End an answer if it runs, as a client asks; its device need not be the one that began."""

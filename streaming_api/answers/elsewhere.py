@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from streaming_api.access.client import Client
+    from streaming_api.answer_record import Used
     from streaming_api.answers.answer import Answer
     from streaming_api.answers.watched_answer import WatchedAnswer
     from streaming_api.engine.budget import Share
@@ -93,7 +94,7 @@ class Remote(Protocol):
     def ended(self, answer: Answer) -> None:
         """Note that it has ended, but for its last message."""
 
-    def used(self, record: Used) -> None:
+    def spent(self, record: Used) -> None:
         """Note what a key has used, for all processes."""
 
     def forget(self, answer: WatchedAnswer) -> None:

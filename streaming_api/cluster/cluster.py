@@ -35,6 +35,7 @@ from streaming_api.cluster.writer import Recording, Writer
 if TYPE_CHECKING:
     from streaming_api.access.client import Client
     from streaming_api.access.policy import Policy
+    from streaming_api.answer_record import Used
     from streaming_api.answers.answer import Answer
     from streaming_api.answers.watched_answer import WatchedAnswer
     from streaming_api.background import Background
@@ -203,10 +204,10 @@ class Cluster:
     def ended(self, answer: Answer) -> None:
         """See `Remote`."""
         assert answer.record is not None
-        self.used(answer.record)
+        self.spent(answer.record)
         self._claims.ended(answer)
 
-    def used(self, record: Used) -> None:
+    def spent(self, record: Used) -> None:
         """See `Remote`."""
         self.usage.add(record)
         if record.key in self._has_tokens:

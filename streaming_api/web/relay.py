@@ -16,9 +16,11 @@ from urllib.parse import unquote
 
 from aiohttp import hdrs, web
 
+from streaming_api.answer_record import PassedOnRecord
 from streaming_api.config.schema import RELAY_PATHS
 from streaming_api.errors import BadRequest, NotFound
 from streaming_api.ops.context import CONTEXT, client_of, route_of
+from streaming_api.upstreams.passed_usage import PassedUsage
 from streaming_api.upstreams.reply_errors import UpstreamError
 from streaming_api.web.body import raw_body
 from streaming_api.web.completion import error_of
@@ -81,22 +83,32 @@ async def relay(request: web.Request) -> web.StreamResponse:
     if any(unquote(part) in {".", ".."} for part in path.split("/")):
         raise NotFound("There is nothing at this path.", "not_found")
     began = time.monotonic()
+    usage = PassedUsage()
     with take_slot(request, "sse"):
         body = await _body(request, client)
         context.answers.check(client, _model(body) if _may_ask_some(client) else None)
         response: web.StreamResponse | None = None
         try:
             with _ended_with_client(request), context.answers.passed_on.running(client.name):
-                response = await _queued(context, request, body)
+                response = await _queued(context, request, body, usage)
         except UpstreamError as failed:
             raise error_of(failed.error, "error") from None
         finally:
             status = 0 if response is None else response.status
             context.telemetry.relayed[f"{status // 100}xx" if status else "failed"] += 1
             seconds = time.monotonic() - began
+            record = PassedOnRecord(
+                "" if client.key is None else client.key.name,
+                not 200 <= status < 300,
+                time.time(),
+                *usage.tokens,
+            )
+            context.telemetry.answers.by_key[record.key].add(record)
+            context.answers.passed(record)
             logger.info(
-                "relayed %s %s of %s: %s in %.3f s",
+                "relayed %s %s of %s: %s in %.3f s; tokens %d in, %d out",
                 request.method, route_of(request), client.address, status or "failed", seconds,
+                record.input_tokens, record.output_tokens,
             )  # fmt: skip
     return response
 
@@ -145,17 +157,19 @@ def _model(body: bytes | None) -> str | None:
     return named if isinstance(named, str) else None
 
 
-async def _queued(context: Context, request: web.Request, body: bytes | None) -> web.StreamResponse:
+async def _queued(
+    context: Context, request: web.Request, body: bytes | None, usage: PassedUsage
+) -> web.StreamResponse:
     queue = context.answers.queue
     await queue.acquire(lambda _: None)
     try:
-        return await _relayed(context, request, body)
+        return await _relayed(context, request, body, usage)
     finally:
         queue.release()
 
 
 async def _relayed(
-    context: Context, request: web.Request, body: bytes | None
+    context: Context, request: web.Request, body: bytes | None, usage: PassedUsage
 ) -> web.StreamResponse:
     gateway = await context.upstream.ready()
     headers = _headers_for_upstream(context, request)
@@ -180,7 +194,7 @@ async def _relayed(
         await exchange.open()
         if body is None:
             sending = asyncio.ensure_future(_send(exchange, request, chunked=chunked))
-        return await _reply(exchange, request)
+        return await _reply(exchange, request, usage)
     finally:
         if sending is not None:
             sending.cancel()
@@ -198,7 +212,7 @@ async def _send(exchange: Relay, request: web.Request, *, chunked: bool) -> None
         await exchange.write(b"0\r\n\r\n")
 
 
-async def _reply(exchange: Relay, request: web.Request) -> web.StreamResponse:
+async def _reply(exchange: Relay, request: web.Request, usage: PassedUsage) -> web.StreamResponse:
     head = await exchange.head()
     response = web.StreamResponse(status=head.status)
     for name, value in _headers_for_client(head):
@@ -210,6 +224,7 @@ async def _reply(exchange: Relay, request: web.Request) -> web.StreamResponse:
     await response.prepare(request)
     try:
         while data := await exchange.read():
+            usage.feed(data)
             await response.write(data)
     except UpstreamError:
         if request.transport is not None:
@@ -223,12 +238,15 @@ def _headers_for_upstream(context: Context, request: web.Request) -> list[tuple[
     named = _named_in_connection(request.headers.get(hdrs.CONNECTION, ""))
     if _is_inflated(request):
         named |= {hdrs.CONTENT_ENCODING.lower()}
+    client = client_of(request)
+    if client.key is not None and client.key.has_tokens:  # its usage is read as it passes
+        named |= {hdrs.ACCEPT_ENCODING.lower()}
     headers = [
         (name, value)
         for name, value in request.headers.items()
         if name.lower() not in _NOT_TO_UPSTREAM and name.lower() not in named
     ]
-    own = client_of(request).authorization
+    own = client.authorization
     key = request.headers.get(_KEY)
     if own is None and key is not None and context.access.open:
         own = f"Bearer {key}"

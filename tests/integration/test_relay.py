@@ -98,7 +98,7 @@ def held(
 
 def api_key(**limits: Any) -> ApiKey:  # noqa: ANN401 (of any type)
     digest = hashlib.sha256(b"sk-client").hexdigest()
-    return ApiKey(name="a", sha256=digest, scopes=frozenset({"chat"}), **limits)
+    return ApiKey(**{"name": "a", "sha256": digest, "scopes": frozenset({"chat"})} | limits)
 
 
 class TestBytes:
@@ -339,6 +339,42 @@ class TestDoors:
             release.set()
             assert (await running).status_code == 200
             assert (await caller.post(PATH, json={}, headers=headers)).status_code == 200
+
+    @pytest.mark.parametrize(
+        ("said", "tokens"),
+        [
+            (b'{"usage": {"prompt_tokens": 3, "total_tokens": 3}, "data": []}', (3, 0)),
+            (b'{"data": "%b", "usage":{"prompt_tokens":5,"completion_tokens":7}}', (5, 7)),
+            (
+                (
+                    b'data: {"message":{"usage":{"input_tokens":9,"output_tokens":1}}}\n\n'
+                    b'data: {"text":"\\"output_tokens\\": 99"}\n\n%b'
+                    b'data: {"usage":{"output_tokens":20}}\n\n'
+                ),
+                (9, 20),
+            ),
+            (b"nothing of the kind", (0, 0)),
+        ],
+    )
+    async def test_its_tokens_count_for_its_key(
+        self, start_server: StartServer, gateway: Gateway, said: bytes, tokens: tuple[int, int]
+    ) -> None:
+        said = said.replace(b"%b", b": a comment\n\n" * 10_000)
+
+        async def say(request: web.Request, body: bytes) -> web.StreamResponse:  # noqa: ARG001
+            assert "gzip" not in request.headers.get("Accept-Encoding", "")
+            return web.Response(body=said)
+
+        gateway.answer = say
+        keys = (api_key(tokens_per_day=1, scopes=frozenset({"chat", "admin"})),)
+        async with serving(start_server, api_gateway_endpoint=gateway.url, api_keys=keys) as caller:
+            headers = {"Authorization": "Bearer sk-client"}
+            assert (await caller.post(PATH, json={}, headers=headers)).content == said
+            usage = (await caller.get("/streaming/usage", headers=headers)).json()["keys"][0]
+            assert (usage["input_tokens"], usage["output_tokens"]) == tokens
+            assert (usage["answers"], usage["failed"]) == (1, 0)
+            again = await caller.post(PATH, json={}, headers=headers)
+            assert again.status_code == (429 if any(tokens) else 200)
 
     async def test_a_stop_lets_it_end_and_takes_no_other(
         self, start_server: StartServer, gateway: Gateway
