@@ -34,15 +34,16 @@ const rows = new WeakMap();
 
 /** Starts of the server are marks of the history; the rest are events. */
 function entries() {
-  const started = state.history.marks.filter(({ event }) => event === "started").map((mark) => starts.get(mark.time) ?? startOf(mark));
+  const started = state.history.marks.filter(({ event }) => event === "started").map((mark) => starts.get(keyOf(mark)) ?? startOf(mark));
   return [...state.events, ...started].sort((left, right) => right.time - left.time).slice(0, MOST_SHOWN);
 }
 
 const starts = new Map();
+const keyOf = ({ time, name }) => `${time} ${name}`;
 
 function startOf(mark) {
   const made = { time: mark.time * 1000, kind: "started", name: mark.name, detail: "" };
-  starts.set(mark.time, made);
+  starts.set(keyOf(mark), made);
   return made;
 }
 
