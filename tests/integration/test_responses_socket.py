@@ -14,7 +14,7 @@ import websockets
 from websockets.asyncio.client import ClientConnection
 
 from streaming_api.service import StreamingService
-from tests.clients import UNIT
+from tests.clients import UNIT, eventually
 from tests.fakes.upstream import FakeUpstream, Gate, Script
 from tests.responses import types, valid_event
 
@@ -199,6 +199,16 @@ class TestPrepared:
                 events = await rest(socket)
                 assert text_of(events) == text
                 assert {event["stream_id"] for event in events} == {"a"}
+
+    async def test_takes_memory_that_is_counted_and_bounded(self, server: StreamingService) -> None:
+        size = 50_000
+        budget = server.context.manager.budget
+        async with connected(server) as socket:
+            for _ in range(12):
+                await create(socket, generate=False, input="x" * size)
+                await rest(socket)
+            assert 8 * size <= budget.input.bytes <= 9 * size
+        await eventually(lambda: budget.input.bytes == 0)
 
     async def test_is_known_on_its_connection_alone(self, server: StreamingService) -> None:
         async with connected(server) as socket, connected(server) as other:

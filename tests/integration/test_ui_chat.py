@@ -150,6 +150,40 @@ async def test_what_is_wrong_is_refused_by_name(caller: httpx.AsyncClient) -> No
     assert (reply.status_code, reply.json()["error"]["param"]) == (400, "messages")
 
 
+async def test_an_answer_is_asked_for_again_as_a_message_of_its_own(
+    caller: httpx.AsyncClient, upstream: FakeUpstream
+) -> None:
+    first = events_of(await caller.post("/api/chat", json=body()))
+    again = body(trigger="regenerate-message", messageId=first[0]["messageId"])
+    second = events_of(await caller.post("/api/chat", json=again))
+    assert text_of(second) == text_of(first)
+    assert second[0]["messageId"] != first[0]["messageId"]
+    sent = upstream.generations[1].request.json()
+    assert not {"trigger", "messageId", "id"} & set(sent)
+
+
+async def test_images_go_along_and_other_files_are_refused_by_name(
+    caller: httpx.AsyncClient, upstream: FakeUpstream
+) -> None:
+    def asked(media_type: str) -> Json:
+        url = f"data:{media_type};base64,AA=="
+        parts = [
+            {"type": "text", "text": "What is it?"},
+            {"type": "file", "mediaType": media_type, "url": url, "filename": "a"},
+        ]
+        return body(messages=[{"id": "1", "role": "user", "parts": parts}])
+
+    assert text_of(events_of(await caller.post("/api/chat", json=asked("image/png"))))
+    sent: Json = upstream.generations[0].request.json()
+    assert sent["messages"][0]["content"][1] == {
+        "type": "image_url",
+        "image_url": {"url": "data:image/png;base64,AA=="},
+    }
+    refused = await caller.post("/api/chat", json=asked("application/pdf"))
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"] == "messages[0].parts[1].mediaType"
+
+
 async def test_with_chat_switched_off_it_is_not_there(start_server: StartServer) -> None:
     server = await start_server(streaming_chat_enabled=False)
     async with http(server.url) as caller:
