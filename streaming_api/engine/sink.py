@@ -61,12 +61,14 @@ class Watcher(Protocol):
         gone: whether it has left.
         since: monotonic time in seconds; an older message counts as due only when it came.
         watched: the names of the streams that it watches.
+        kind: that of its connection.
     """
 
     connection: Sink
     framing: Framing
     since: float
     gone: bool
+    kind: str
     watched: frozenset[str]
 
     @property
@@ -76,6 +78,10 @@ class Watcher(Protocol):
     @property
     def write(self) -> Callable[[bytes], None]:
         """Return its transport's ``write``."""
+
+    @property
+    def unsent(self) -> Callable[[], int]:
+        """Return its transport's ``get_write_buffer_size``."""
 
     @property
     def cursor(self) -> int:

@@ -46,7 +46,9 @@ class Viewer:
         "connection",
         "framing",
         "gone",
+        "kind",
         "since",
+        "unsent",
         "watched",
         "write",
     )  # fmt: skip
@@ -54,7 +56,9 @@ class Viewer:
     def __init__(self, connection: Sink, channel: Channel, watched: frozenset[str]) -> None:
         self.connection = connection
         self.framing = connection.framing
+        self.kind = connection.kind
         self.write = connection.transport.write
+        self.unsent = connection.transport.get_write_buffer_size
         self.channel = channel
         self.watched = watched
         self.gone = False

@@ -30,6 +30,8 @@ BOUNDS: Final = (
     10.0, 60.0,
 )  # fmt: skip
 """Upper bounds of the delivery latency histogram, seconds."""
+_FIRST_BOUND: Final = 0.0001
+"""The bound that most deliveries are within."""
 _KINDS: Final = ("websocket", "sse")
 _SLICE: Final = 5.0
 _MOST_FIRST_TOKENS: Final = 2_000
@@ -55,7 +57,7 @@ class Histogram:
 
     def observe(self, seconds: float, times: int, now: float | None = None) -> None:
         """Count ``times`` deliveries of ``seconds``; ``now`` is the monotonic time, if known."""
-        index = bisect_left(BOUNDS, seconds)
+        index = 0 if seconds <= _FIRST_BOUND else bisect_left(BOUNDS, seconds)
         self.counts[index] += times
         self.sum += seconds * times
         if now is None:
@@ -150,12 +152,12 @@ class Telemetry:
         first = batch[0].appended
         count = len(writes)
         for viewer, _ in writes:
-            if viewer.connection.transport.get_write_buffer_size():
+            if viewer.unsent():
                 count -= 1
                 self._wait(viewer.connection, first, len(batch))
         if not count:
             return
-        kind = writes[0][0].connection.kind
+        kind = writes[0][0].kind
         if kind not in _KINDS:
             return  # to nobody: a derived stream has read it
         now = time.monotonic()

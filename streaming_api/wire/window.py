@@ -52,7 +52,7 @@ class Window:
 
     def deflate(self, plain: bytes) -> bytes:
         """Compress to blocks for every client, ended on a byte boundary by an empty stored one."""
-        if self._settings is _SMALL and len(plain) > 4096:
+        if len(plain) > 4096 and self._settings != _LARGE:  # compiled, a tuple has no identity
             self._settings = _LARGE
             self.spoiled = True
         compressor = self._compressor
