@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 from mypy_extensions import mypyc_attr
 
-from streaming_api.engine.channel import Audience, Channel
+from streaming_api.engine.audience import Audience
+from streaming_api.engine.channel import Channel
 from streaming_api.engine.stream import Policy, Stream
 from streaming_api.wire.checksum import NO_SUM
 from streaming_api.wire.messages import Message, notice

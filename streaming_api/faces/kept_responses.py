@@ -17,7 +17,8 @@ from streaming_api.faces.fields import invalid, optional_text
 from streaming_api.faces.response_request import Asked, asked_for, response_fields
 from streaming_api.faces.responses import ResponseTranslator
 from streaming_api.faces.translator import End
-from streaming_api.wire.commands import OnDisconnect, chat_request, parsed_bytes
+from streaming_api.wire.commands import OnDisconnect, chat_request
+from streaming_api.wire.objects import parsed_bytes
 
 if TYPE_CHECKING:
     from streaming_api.access.client import Client

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Final, Generic
 
 import attrs
 import orjson
@@ -20,6 +20,7 @@ from streaming_api.upstreams.connections import Connections
 from streaming_api.upstreams.http1 import Head, ResponseEnd, ResponseProtocol
 from streaming_api.upstreams.http_faults import broken, redirected, wrong_type
 from streaming_api.upstreams.inflate import ENCODINGS, Inflater, coding_of
+from streaming_api.upstreams.question import Question, R
 from streaming_api.upstreams.reply_errors import (
     UpstreamFault,
     at_address,
@@ -35,57 +36,6 @@ MAX_ERROR_BODY: Final = 65_536  # bytes of a refusal's body that are read
 FIRST_REDIRECT: Final = 300
 FIRST_REFUSAL: Final = 400
 _CLOSED: Final = frozenset({ResponseEnd.CUT, ResponseEnd.RESET})
-
-
-class Reader(Protocol):
-    """Makes sense of a reply's body.
-
-    Attributes:
-        over: nothing that still comes matters.
-        error: the fault that ended it, if one did.
-        repaired: how often something that UTF-8 JSON cannot say was replaced.
-    """
-
-    over: bool
-    error: UpstreamFault | None
-    repaired: int
-
-    def read(self, data: bytes) -> list[bytes]:
-        """Take bytes of an event stream; return what is to be passed on."""
-
-    def read_end(self, *, delimited: bool) -> list[bytes]:
-        """Take the end of an event stream that was not cut; return what is to be passed on.
-
-        ``delimited``: the body said itself where it ends.
-        """
-
-    def read_whole(self, body: bytes) -> list[bytes]:
-        """Take a complete JSON body; return what is to be passed on."""
-
-    def fail(self, error: UpstreamFault) -> None:
-        """End the reply with this fault."""
-
-
-R = TypeVar("R", bound=Reader)
-
-
-@attrs.frozen
-class Question(Generic[R]):
-    """What is asked, but for the request's body.
-
-    Attributes:
-        address: where it goes, for people.
-        request: makes the request of a body.
-        reader: makes the reader of a reply.
-        max_body: bytes of a reply that is read whole.
-        streamed: whether an event stream is asked for.
-    """
-
-    address: str
-    request: Callable[[bytes], bytes]
-    reader: Callable[[], R]
-    max_body: int
-    streamed: bool = False
 
 
 class Exchange(Generic[R]):

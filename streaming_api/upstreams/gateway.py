@@ -15,8 +15,9 @@ import attrs
 from streaming_api.upstreams.answer import AnswerReader, ExchangeResult
 from streaming_api.upstreams.connections import Connections
 from streaming_api.upstreams.endpoint import Endpoint, relayed_head
-from streaming_api.upstreams.exchange import Exchange, Question
+from streaming_api.upstreams.exchange import Exchange
 from streaming_api.upstreams.model_list import ModelsReader
+from streaming_api.upstreams.question import Question
 from streaming_api.upstreams.relay import Relay
 from streaming_api.upstreams.reply_errors import (
     UpstreamError,

@@ -12,7 +12,7 @@ from streaming_api.connections.turns import TURN_BYTES
 from streaming_api.errors import BadRequest, TooLarge
 from streaming_api.ops.context import CONTEXT, client_of
 from streaming_api.wire import json_text
-from streaming_api.wire.commands import parse_object, parsed_bytes
+from streaming_api.wire.objects import parse_object, parsed_bytes
 
 if TYPE_CHECKING:
     from streaming_api.web.one_request import OneRequest

@@ -27,7 +27,7 @@ from streaming_api.web.completion import error_of
 from streaming_api.web.guard import scope
 from streaming_api.web.one_request import OneRequest
 from streaming_api.web.takeover import take_slot
-from streaming_api.wire.commands import parse_object
+from streaming_api.wire.objects import parse_object
 
 if TYPE_CHECKING:
     from streaming_api.access.client import Client

@@ -25,13 +25,7 @@ from streaming_api.web.guard import ANY, scope
 from streaming_api.web.handshake import open_socket
 from streaming_api.web.takeover import TAKEN
 from streaming_api.wire import framing
-from streaming_api.wire.commands import (
-    ChatRequest,
-    message_type_of,
-    parse_command,
-    parse_object,
-    parsed_bytes,
-)
+from streaming_api.wire.commands import ChatRequest, message_type_of, parse_command
 from streaming_api.wire.deflate import Deflate
 from streaming_api.wire.frame_parser import (
     INVALID_TEXT,
@@ -43,6 +37,7 @@ from streaming_api.wire.frame_parser import (
     Violation,
 )
 from streaming_api.wire.messages import notice
+from streaming_api.wire.objects import parse_object, parsed_bytes
 
 if TYPE_CHECKING:
     from streaming_api.access.client import Client

@@ -25,11 +25,12 @@ from streaming_api.sources.alertmanager import WebhookError, parse_webhook
 from streaming_api.upstreams.answer import AnswerReader
 from streaming_api.upstreams.reply_errors import fault
 from streaming_api.upstreams.sse_parser import Event, EventParser, EventTooLargeError
-from streaming_api.wire.commands import ChatRequest, message_type_of, parse_command, parse_object
+from streaming_api.wire.commands import ChatRequest, message_type_of, parse_command
 from streaming_api.wire.deflate import negotiate
 from streaming_api.wire.frame_parser import FrameParser, Received, Violation
 from streaming_api.wire.framing import deflate
 from streaming_api.wire.messages import Encoder, notice, parse_cursor
+from streaming_api.wire.objects import parse_object
 from tests.fakes import odd_answers
 
 LIMIT: Final = 4_096

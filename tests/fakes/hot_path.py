@@ -13,8 +13,9 @@ from streaming_api.ops.context import Context
 from streaming_api.upstreams.answer import AnswerReader
 from streaming_api.upstreams.connections import Connections
 from streaming_api.upstreams.endpoint import Endpoint
-from streaming_api.upstreams.exchange import Exchange, Question
+from streaming_api.upstreams.exchange import Exchange
 from streaming_api.upstreams.http1 import ResponseProtocol
+from streaming_api.upstreams.question import Question
 from streaming_api.wire.commands import ChatRequest
 from streaming_api.wire.framing import Framing
 

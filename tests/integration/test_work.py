@@ -22,8 +22,9 @@ from streaming_api.answers.answers import Answers
 from streaming_api.answers.watched_answer import WatchedAnswer
 from streaming_api.connections.turns import TURN_BYTES, Turns
 from streaming_api.web.websocket import CHOKED_BYTES, TURN_FRAMES, TURN_STARTS, WebSocket
-from streaming_api.wire.commands import MOST_VALUES, ChatRequest, parse_object
+from streaming_api.wire.commands import ChatRequest
 from streaming_api.wire.frame_parser import POLICY, Received
+from streaming_api.wire.objects import MOST_VALUES, parse_object
 from tests.clients import UNIT, eventually, http, question, valid, websocket
 from tests.conftest import StartServer
 from tests.fakes.upstream import FakeUpstream, Script

@@ -22,8 +22,8 @@ from streaming_api.wire.commands import (
     check_request_id,
     message_type_of,
     parse_command,
-    parse_object,
 )
+from streaming_api.wire.objects import parse_object
 
 HELLO = [{"role": "user", "content": "Hello"}]
 COMMANDS = (ChatRequest, Cancel, Resume, Subscribe, Unsubscribe)
