@@ -22,6 +22,7 @@ from streaming_api.answers.answers import Answers
 from streaming_api.answers.idempotency import LocalBindings, Retries
 from streaming_api.background import Background
 from streaming_api.config import StreamingConfig
+from streaming_api.connections.endings import CloseReason
 from streaming_api.connections.manager import ConnectionManager
 from streaming_api.engine.budget import Budget
 from streaming_api.engine.channel import Channel
@@ -285,11 +286,17 @@ async def leave(app: web.Application) -> None:
     """Begin to stop: report it to health checks while everything is still served."""
     context = app[CONTEXT]
     context.manager.leaving = True
+    if context.cluster is not None:
+        context.cluster.leave()
     await asyncio.sleep(context.config.drain_delay)
 
 
 async def _drain(app: web.Application) -> None:
-    """Drain: refuse new answers, give running ones their time, then notify all clients."""
+    """Drain: refuse new answers, give running ones their time, then notify all clients.
+
+    In a cluster, clients who come back by themselves are sent to another process at once, if one
+    stays; their answers go on here, and the others are shown theirs to the end.
+    """
     context = app[CONTEXT]
     context.manager.leaving = context.manager.draining = True
     context.topics.report_draining()
@@ -298,6 +305,17 @@ async def _drain(app: web.Application) -> None:
         await context.answers.drain(seconds)
     else:
         context.cluster.topics.leave()
-        await asyncio.gather(context.answers.drain(seconds), context.cluster.drain(seconds))
+        answers = asyncio.ensure_future(context.answers.drain(seconds))
+        if await context.cluster.others_stay():
+            _send_elsewhere(context, context.cluster)
+        await asyncio.gather(answers, context.cluster.drain(seconds))
         await context.cluster.flush(CLUSTER_DRAIN_SECONDS)
     await context.manager.drain(CONNECTIONS_DRAIN_SECONDS)
+
+
+def _send_elsewhere(context: Context, cluster: Cluster) -> None:
+    """Send clients who come back by themselves to another process, while their answers go on."""
+    sent = [connection for connection in context.manager.present() if connection.comes_back]
+    cluster.move({viewer.channel for connection in sent for viewer in connection.viewers})
+    for connection in sent:
+        connection.close(CloseReason.DRAINED)

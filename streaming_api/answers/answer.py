@@ -377,7 +377,7 @@ class Answer(WatchedAnswer):
         """Note that somebody watches again: the answer is not abandoned."""
         if self._coming_back and self.outcome is None and len(self._resumed) < _RESUMES_KEPT:
             self._resumed.append(time.monotonic() - self.started)
-        self._coming_back = False
+        self._coming_back = self._moving = False
         if self._grace is not None:
             self._grace.cancel()
             self._grace = None
@@ -387,21 +387,29 @@ class Answer(WatchedAnswer):
         if not self.channel.watched:
             self._unwatched()
 
+    def move(self) -> None:
+        """Expect that viewers who leave now come back on another process: it was not their wish."""
+        self._moving = True
+
     def _unwatched(self) -> None:
         if self.outcome is not None or self._stopped is not None:
             return
         self._coming_back = True
-        if self.request.on_disconnect is OnDisconnect.CANCEL:
+        if self.request.on_disconnect is OnDisconnect.CANCEL and not self._moving:
             self.cancel()
-        elif self.request.on_disconnect is OnDisconnect.GRACE and self._grace is None:
-            loop = asyncio.get_running_loop()
-            self._grace = loop.call_later(self._resume_grace, self._abandon)
+        elif self.request.on_disconnect is not OnDisconnect.FINISH and self._grace is None:
+            seconds = self._resume_grace
+            if self._moving:
+                seconds = max(seconds, MOVE_SECONDS)
+            self._grace = asyncio.get_running_loop().call_later(seconds, self._abandon)
 
     def _abandon(self) -> None:
         """End it: nobody has come back in time."""
         self.cancel(AnswerOutcome("abandoned"))
 
 
+MOVE_SECONDS: Final = 10.0
+"""Seconds at least that viewers whom this server has sent away get to come back on another."""
 _RESUMES_KEPT: Final = 16
 """Number of resumes of one answer whose times are kept."""
 

@@ -6,6 +6,7 @@ An answer is known by its owner and its ``request_id``: to other clients it does
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
@@ -399,8 +400,11 @@ class Answers:
 
     async def _drain_answers(self, seconds: float) -> None:
         tasks = [answer.task for answer in self.running]
-        if tasks:
-            await asyncio.wait(tasks, timeout=seconds)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                if tasks:
+                    await asyncio.wait(tasks)
+                await self.queue.emptied()  # of requests that are passed on
         for answer in self.running:
             answer.cancel(AnswerOutcome("incomplete", SERVER_STOPPED))
         if tasks:

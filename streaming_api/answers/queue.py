@@ -20,6 +20,7 @@ class AnswerQueue:
         self.size = size
         self.max_queued = max_queued
         self.busy = 0
+        self._emptied: asyncio.Event | None = None
         self._queue: deque[tuple[asyncio.Future[None], Callable[[int], None]]] = deque()
 
     def __repr__(self) -> str:
@@ -84,6 +85,14 @@ class AnswerQueue:
                 self._notify()
                 return
         self.busy -= 1
+        if self._emptied is not None and not self.busy:
+            self._emptied.set()
+
+    async def emptied(self) -> None:
+        """Wait until no slot is taken."""
+        while self.busy:
+            self._emptied = asyncio.Event()
+            await self._emptied.wait()
 
     def _notify(self) -> None:
         for position, (_, on_position) in enumerate(self._queue, 1):

@@ -170,6 +170,9 @@ class WatchedAnswer:
     def returned(self) -> None:
         """Note that somebody watches again: the answer is not abandoned."""
 
+    def move(self) -> None:
+        """Expect that viewers who leave now come back on another process: it was not their wish."""
+
     def check_watched(self) -> None:
         """Do what ``on_disconnect`` says if nobody watches."""
 

@@ -9,7 +9,10 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Final, Protocol
+
+import attrs
 
 from streaming_api.answers.answers import Answers, not_found
 from streaming_api.answers.elsewhere import Key
@@ -122,6 +125,7 @@ class Cluster:
         )
         self.usage = Usage(self.store, self.instance, answers.quotas)
         self._admission = admission
+        self._leaving = False
         self._presence = Presence(
             self.store, self.instance, self._lease, self._counts, self._note_full
         )
@@ -253,7 +257,7 @@ class Cluster:
         self._has_tokens = {key.name for key in config.api_keys if key.has_tokens}
         self._claims.per_key = config.answers_per_key
         self._presence.most = config.max_connections_per_ip
-        self._presence.about = about(config)
+        self._presence.about = attrs.evolve(about(config), leaving=self._leaving)
 
     def _counts(self) -> Counts:
         connections = self._admission.per_address if self._presence.most else {}
@@ -420,6 +424,24 @@ class Cluster:
     def _verify(self) -> None:
         self.figures.lost_at = self.figures.stable_since = time.monotonic()
         self._writer.verify()
+
+    def leave(self) -> None:
+        """Let the other processes know that this one stops."""
+        self._leaving = True
+        self._presence.about = attrs.evolve(self._presence.about, leaving=True)
+        self._exchange.hurry()
+
+    async def others_stay(self) -> bool:
+        """Return whether another process stays, as far as the store knows."""
+        if not await self._exchange.complete():  # they may be stopping just as this one is
+            return False
+        return any(not other.leaving for other in self._presence.others.values())
+
+    def move(self, channels: AbstractSet[object]) -> None:
+        """Expect that the viewers of these channels come back on another process."""
+        for answer in (*self._answers.running, *self.mirrors.values()):
+            if answer.channel in channels:
+                answer.move()
 
     async def drain(self, seconds: float) -> None:
         """Wait at most this long for the ends of other processes' answers that are watched here."""

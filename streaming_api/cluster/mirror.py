@@ -52,6 +52,7 @@ class Mirror(WatchedAnswer):
         owner_lost: whether its owner is dead, so that nobody repairs holes.
         orphaned: whether its owner no longer has it: what the store has is all that there is.
         sealed: whether it was ended on its owner's behalf.
+        moving: whether its viewers are being sent to another process.
         idle_since: monotonic time in seconds since which nobody has watched.
         on_cancel: called when its owner is to be asked to end it.
         on_watched: called when the first viewer comes or the last one leaves.
@@ -75,6 +76,7 @@ class Mirror(WatchedAnswer):
         self.owner_lost = False
         self.orphaned = False
         self.sealed = False
+        self.moving = False
         self.idle_since = time.monotonic()
         self.on_cancel: Callable[[Mirror], None] | None = None
         self.on_watched: Callable[[Mirror], None] | None = None
@@ -233,6 +235,10 @@ class Mirror(WatchedAnswer):
         self.idle_since = time.monotonic()
         if self.on_watched is not None:
             self.on_watched(self)
+
+    def move(self) -> None:
+        """Expect that viewers who leave now come back on another process: it was not their wish."""
+        self.moving = True
 
     def check_watched(self) -> None:
         """Do nothing: its owner decides."""

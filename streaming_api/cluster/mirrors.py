@@ -118,7 +118,8 @@ class Mirrors:
             known = f"{_ref(mirror)} {mirror.channel.fastest()}"
             self._outbox.notify(mirror.instance, "watch", k=known)
         else:
-            self._outbox.notify(mirror.instance, "unwatch", k=_ref(mirror))
+            kind = "move" if mirror.moving else "unwatch"
+            self._outbox.notify(mirror.instance, kind, k=_ref(mirror))
 
     def _cancel(self, mirror: Mirror) -> None:
         self._outbox.notify(mirror.instance, "cancel", k=_ref(mirror))

@@ -34,8 +34,10 @@ class Owner:
                 self._watch(recording, by, int(cursor))
             else:
                 self._outbox.notify(by, "news", k=recording.ref)
-        elif kind == "unwatch" and (viewer := recording.watchers.pop(by, None)) is not None:
-            viewer.leave()
+        elif kind in {"unwatch", "move"} and by in recording.watchers:
+            if kind == "move":
+                answer.move()
+            recording.watchers.pop(by).leave()
         elif kind == "cancel":
             answer.cancel()
         elif kind == "forget":

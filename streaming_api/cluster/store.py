@@ -269,6 +269,9 @@ async def run_on(client: Redis, commands: Sequence[Command]) -> list[Any]:
         replies: list[Any] = await pipeline.execute(raise_on_error=False)
     except _FAULTS as error:
         raise StoreError(reason_of(error)) from None
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError  # which `wait_for` in redis loses if a reply comes just then
     return replies
 
 

@@ -67,6 +67,7 @@ class Connection:
 
     Attributes:
         kind: ``websocket`` or ``sse``.
+        comes_back: whether its client connects again by itself, and goes on where it was.
         share: the share that its memory counts towards.
         counted_input, counted_unsent: how much of each `count_memory` has counted.
         paused: whether the transport holds more than ``buffer_size`` unsent bytes.
@@ -75,6 +76,7 @@ class Connection:
     """
 
     kind: ClassVar[str]
+    comes_back: ClassVar[bool] = False
 
     __slots__ = (
         "_bytes",

@@ -48,6 +48,7 @@ class Completion(EventStream):
     error can still become an HTTP error, while a client that leaves is noticed at once.
     """
 
+    comes_back: ClassVar[bool] = False
     FRAMINGS: ClassVar = (framing.OPENAI, framing.CHUNKED_OPENAI)
     """Framings for a body that ends with the connection, and for one in chunks."""
     HEAD: ClassVar = ""

@@ -11,7 +11,7 @@ import asyncio
 import uuid
 from collections import deque
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 import orjson
 from aiohttp import web
@@ -53,6 +53,8 @@ Lane = str | None
 
 class ResponsesSocket(WebSocket):
     """One client of the WebSocket mode."""
+
+    comes_back: ClassVar[bool] = False
 
     __slots__ = ("_answers", "_lanes", "_responses", "_running", "_turns")
 

@@ -46,6 +46,7 @@ class EventStream(Connection):
     """One client on an event stream."""
 
     kind: ClassVar[str] = "sse"
+    comes_back: ClassVar[bool] = True
 
     __slots__ = ("_behind", "_checksum", "_chunked", "_complete", "_keep_alive")
 

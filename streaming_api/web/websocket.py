@@ -79,6 +79,7 @@ class WebSocket(Connection):
     """One client on a WebSocket."""
 
     kind: ClassVar[str] = "websocket"
+    comes_back: ClassVar[bool] = True
 
     __slots__ = (
         "_choked", "_closing_since", "_commands", "_deaf", "_frames", "_parser", "_pinged",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.fakes.script import Script, as_json
+from tests.fakes.script import Gate, Script, as_json
 from tests.fakes.wire import LAST_CHUNK, Connection, Request, chunked, head
 
 
@@ -40,13 +40,20 @@ def messages(connection: Connection, request: Request, script: Script) -> None:
         {"type": "message_delta", "delta": ended, "usage": {"output_tokens": 10}},
         {"type": "message_stop"},
     ]
-    sse_events = b"".join(
-        chunked(b"event: %b\ndata: %b\n\n" % (str(event["type"]).encode(), as_json(event)))
-        for event in events
-    )
-    connection.transport.write(
-        head(200, "text/event-stream", chunks=True) + sse_events + LAST_CHUNK
-    )
+    connection.perform(_play(connection, events, script.gate))
+
+
+async def _play(connection: Connection, events: list[dict[str, object]], gate: Gate | None) -> None:
+    """Write the events, each delta as the gate allows."""
+    connection.transport.write(head(200, "text/event-stream", chunks=True))
+    for event in events:
+        kind = str(event["type"])
+        if gate is not None and kind == "content_block_delta":
+            await gate.passed()
+        connection.transport.write(
+            chunked(b"event: %b\ndata: %b\n\n" % (kind.encode(), as_json(event)))
+        )
+    connection.transport.write(LAST_CHUNK)
     connection.finish()
 
 
