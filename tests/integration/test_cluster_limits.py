@@ -217,9 +217,8 @@ async def knock(server: StreamingService, source: str = "127.0.0.1") -> int:
 
 class TestRates:
     async def test_of_new_connections_hold_for_all_together(self, pair: Pair) -> None:
-        one, other = await pair(connections_per_minute=60)
-        burst = 10
-        assert [await knock(one) for _ in range(burst + 1)] == [200] * burst + [429]
+        one, other = await pair(connections_per_minute=6)
+        assert [await knock(one) for _ in range(2)] == [200, 429]
         await known_to_all(one, other)
         assert await knock(other) == 200  # it had not asked about this address yet
         await known_to_all(one, other)
@@ -229,10 +228,10 @@ class TestRates:
     async def test_are_those_of_this_process_while_the_store_is_down(
         self, pair: Pair, store: RealStore
     ) -> None:
-        one, other = await pair(connections_per_minute=60)
+        one, other = await pair(connections_per_minute=6)
         await store.kill()
         for server in (one, other):
-            assert [await knock(server) for _ in range(11)] == [200] * 10 + [429]
+            assert [await knock(server) for _ in range(2)] == [200, 429]
         await store.start()
 
     async def test_of_commands_hold_for_all_together(self, pair: Pair) -> None:
