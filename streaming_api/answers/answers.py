@@ -290,6 +290,9 @@ class Answers:
 
     def delete(self, answer: WatchedAnswer) -> None:
         """End an answer if it runs, and stop keeping it."""
+        if answer.elsewhere:  # whoever fills it ends it
+            self.forget(answer)
+            return
         answer.cancel()
         if answer.outcome is None:
             answer.on_ended.append(lambda: self.forget(answer))

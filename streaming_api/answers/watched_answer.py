@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, ClassVar, Final, Protocol
 
 import attrs
 
@@ -68,7 +68,10 @@ class WatchedAnswer:
         gateway_headers: headers of the gateway that its client is shown.
         faces: its streams in the words of other wires (`streaming_api.faces`), by name.
         notes: what another process needs to make a face again, by the name of the face.
+        elsewhere: whether another process fills it; clients may have seen more of it than is here.
     """
+
+    elsewhere: ClassVar[bool] = False
 
     def __init__(
         self,

@@ -30,7 +30,14 @@ from streaming_api.cluster.presence import Counts, Presence
 from streaming_api.cluster.rates import Rates
 from streaming_api.cluster.reader import Reader
 from streaming_api.cluster.shared import SharedBindings, Tickets, unavailable
-from streaming_api.cluster.store import RUNNING_SECONDS, Command, Message, Store, StoreError
+from streaming_api.cluster.store import (
+    FORGET_SECONDS,
+    RUNNING_SECONDS,
+    Command,
+    Message,
+    Store,
+    StoreError,
+)
 from streaming_api.cluster.topics import SharedTopics
 from streaming_api.cluster.usage import Usage
 from streaming_api.cluster.writer import Recording, Writer
@@ -162,7 +169,8 @@ class Cluster:
 
     def get(self, key: Key) -> WatchedAnswer | None:
         """See `Remote`."""
-        return self._mirrors.present.get(key)
+        mirror = self._mirrors.present.get(key)
+        return None if mirror is None or mirror.deleted else mirror
 
     def absent(self, key: Key) -> ApiError | None:
         """See `Remote`."""
@@ -222,9 +230,10 @@ class Cluster:
         key = (answer.owner, answer.request_id)
         ref = ref_of(key)
         self._writer.recordings.pop(key, None)
-        self._mirrors.present.pop(key, None)
-        self._outbox.send(("DEL", self.store.key("a", ref), self.store.key("m", ref)))
+        self._outbox.send(("DEL", self.store.key("m", ref)))
+        self._outbox.send(("EXPIRE", self.store.key("a", ref), FORGET_SECONDS))
         if isinstance(answer, Mirror):
+            answer.deleted = True
             self._outbox.notify(answer.instance, "forget", k=ref)
         self._claims.miss(key, not_found(key[1]))
 

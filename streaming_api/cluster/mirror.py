@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import orjson
 
@@ -53,11 +53,14 @@ class Mirror(WatchedAnswer):
         orphaned: whether its owner no longer has it: what the store has is all that there is.
         sealed: whether it was ended on its owner's behalf.
         moving: whether its viewers are being sent to another process.
+        deleted: whether it is kept no longer, and only shown to those who watch it.
         idle_since: monotonic time in seconds since which nobody has watched.
         on_cancel: called when its owner is to be asked to end it.
         on_watched: called when the first viewer comes or the last one leaves.
         confirm: waits until its owner has ended it.
     """
+
+    elsewhere: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -77,6 +80,7 @@ class Mirror(WatchedAnswer):
         self.orphaned = False
         self.sealed = False
         self.moving = False
+        self.deleted = False
         self.idle_since = time.monotonic()
         self.on_cancel: Callable[[Mirror], None] | None = None
         self.on_watched: Callable[[Mirror], None] | None = None

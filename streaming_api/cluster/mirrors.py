@@ -75,7 +75,7 @@ class Mirrors:
         if about.format > FORMAT:
             self._outdated()
         mirror = self.present.get(key)
-        if mirror is None:
+        if mirror is None or mirror.deleted:
             mirror = Mirror(
                 about.request,
                 key[0],

@@ -24,6 +24,8 @@ REPLY_SECONDS: Final = 0.5
 BLOCK_SECONDS: Final = 1.0
 RUNNING_SECONDS: Final = 3600
 """How long the store keeps an answer whose owner has fallen silent."""
+FORGET_SECONDS: Final = 10
+"""How long a deleted answer stays for those who watch it elsewhere, who see its end."""
 GONE_SECONDS: Final = 3600
 """How long it is remembered that an answer is no longer kept: 410 and not 404."""
 WEBHOOKS: Final = 1_000

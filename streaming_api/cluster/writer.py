@@ -22,6 +22,7 @@ from streaming_api.cluster.meta import Meta, ref_of
 from streaming_api.cluster.recorder import Append, Ask, Recorder, Rewrite, Step
 from streaming_api.cluster.remote_viewer import RemoteViewer
 from streaming_api.cluster.store import (
+    FORGET_SECONDS,
     GONE_SECONDS,
     RUNNING_SECONDS,
     Command,
@@ -211,8 +212,10 @@ class Writer:
         elif isinstance(step, Append):
             if step.create:
                 commands += self.describe(recording)
-            if step.entry.final:
+            if step.entry.final and self.recordings.get(recording.key) is recording:
                 commands += self._expire(ref)
+            elif step.entry.final:  # deleted: nobody is to be told that it was there
+                commands.append(("EXPIRE", store.key("a", ref), FORGET_SECONDS))
         return commands
 
     def describe(self, recording: Recording) -> list[Command]:

@@ -68,6 +68,7 @@ class Derived:
         self.on_ended: list[Callable[[], None]] = []
         self._answer: WatchedAnswer = weakref.proxy(answer)
         self._most = answer.stream.retention.bytes
+        self._ahead: list[Viewer] = []
         self._tap = _Tap(self)
         self._reader: _Reader | None = None
         self._cursor = 0
@@ -122,7 +123,7 @@ class Derived:
         if self.lost or self.stream.evicted > after:
             message = "What follows that event is no longer kept; ask again."
             raise Gone(message, "stream_evicted")
-        if after > self.channel.number:
+        if after > self.channel.number and not self._answer.elsewhere:
             message = f"There is no event {after - 1} yet; the newest is {self.channel.number - 1}."
             raise BadRequest(message, "invalid_value", param="starting_after")
 
@@ -139,6 +140,11 @@ class Derived:
             viewer.framing = framing
         viewer.attach(after)
         self._read_on()
+        if after > self.channel.number:
+            if self.ended:  # what came before its end was lost with another process
+                viewer.attach(self.channel.number - 1)
+            else:
+                self._ahead.append(viewer)
         return viewer
 
     def wait(self, connection: Sink) -> Viewer:
@@ -182,6 +188,7 @@ class Derived:
         self.count(self.translator.size - before)
         if events:
             self.channel.append(self.stream, events)
+            self._let_go_on()
         if self.channel.full:
             self._tap.pause_writing()
         if self.translator.size > self._most:
@@ -192,10 +199,24 @@ class Derived:
         *others, last = events
         self.channel.append(self.stream, others)
         self.channel.end(self.stream, last)
+        self._let_go_on()
         self.channel.on_unwatched = self.channel.on_room = None
         once, self.on_ended = self.on_ended, []
         for notify in once:
             notify()
+
+    def _let_go_on(self) -> None:
+        """Show what follows to viewers who had seen more on another process than was here."""
+        waiting, self._ahead = self._ahead, []
+        for viewer in waiting:
+            if viewer.gone:
+                continue
+            if viewer.cursor <= self.channel.number:
+                viewer.resume(viewer.cursor)
+            elif self.ended:  # what came before its end was lost with that process
+                viewer.resume(self.channel.number - 1)
+            else:
+                self._ahead.append(viewer)
 
     def lose(self) -> None:
         """Tell the viewers that they were too slow: the answer has moved on without this stream."""

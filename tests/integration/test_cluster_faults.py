@@ -158,8 +158,8 @@ async def test_a_rolling_restart_with_two_hundred_answers_loses_none(
     service: Service, upstream: FakeUpstream
 ) -> None:
     """A quarter is watched over OpenAI's wire, which stays; the others come back when sent away."""
-    upstream.scripts["paced"] = Script(tokens=120, rate=10)
-    expected = "".join(f"t{number} " for number in range(120))
+    upstream.scripts["paced"] = Script(tokens=60, rate=5)
+    expected = "".join(f"t{number} " for number in range(60))
     begun = sent_away = 0
 
     async def stays(number: int) -> None:
