@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import Final
 
 import aiohttp
 
 from streaming_api.config import StreamingConfig
+from streaming_api.serving.workers import HELP
 
 _PATIENCE: Final = aiohttp.ClientTimeout(total=5)
+_STORE_SECONDS: Final = 5.0
 _ENDPOINTS: Final = (
     "api_gateway_endpoint",
     "metrics_server_endpoint",
@@ -27,6 +30,8 @@ async def _ask_all(config: StreamingConfig) -> list[str]:
     named = {name: getattr(config, name) for name in _ENDPOINTS}
     async with aiohttp.ClientSession(timeout=_PATIENCE) as session:
         asked = [_ask(session, name, url) for name, url in named.items() if url is not None]
+        if config.cluster_url is not None:
+            asked.append(_ask_store(config.cluster_url))
         return [answer for answer in await asyncio.gather(*asked) if answer is not None]
 
 
@@ -37,5 +42,28 @@ async def _ask(session: aiohttp.ClientSession, name: str, url: str) -> str | Non
             return None
     except TimeoutError:
         return f"monitoring.{name} does not answer within {_PATIENCE.total:g} s."
+    except aiohttp.ClientConnectorError as error:
+        number = error.errno or 0
+        why = os.strerror(number) if number > 0 else error.strerror or str(error)
+        return f"monitoring.{name} does not answer: {error.host}:{error.port}: {why}"
     except (aiohttp.ClientError, OSError) as error:
         return f"monitoring.{name} does not answer: {error}"
+
+
+async def _ask_store(url: str) -> str | None:
+    """Ask the store of the cluster, whose address may contain a password: it is not shown."""
+    try:
+        from streaming_api.cluster.store import (  # noqa: PLC0415
+            StoreError,
+            connect,
+            reason_of,
+            run_on,
+        )
+    except ImportError:
+        return f"cluster.url needs the store's client: {HELP}"
+    try:
+        async with connect(url, seconds=_STORE_SECONDS) as store:
+            (reply,) = await run_on(store, [("PING",)])
+    except StoreError as error:
+        return f"cluster.url does not answer: {error}"
+    return f"cluster.url: {reason_of(reply)}" if isinstance(reply, Exception) else None

@@ -58,7 +58,12 @@ def test_endpoints_are_asked_when_that_is_asked_for(
     with socket.create_server(("127.0.0.1", 0)) as free:
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
     (sentence,) = unreachable(StreamingConfig(metrics_server_endpoint=url))
-    assert sentence.startswith("monitoring.metrics_server_endpoint does not answer")
+    where = url.removeprefix("http://")
+    said = "monitoring.metrics_server_endpoint does not answer"
+    assert sentence == f"{said}: {where}: Connection refused"
+    (sentence,) = unreachable(StreamingConfig(cluster_url=f"redis://user:secret@{where}"))
+    assert sentence.startswith("cluster.url does not answer: The store cannot be reached")
+    assert "secret" not in sentence
     assert unreachable(StreamingConfig()) == []
     monkeypatch.setenv("METRICS_SERVER_ENDPOINT", url)
     monkeypatch.setenv("STREAMING_API_PORT", "0")
