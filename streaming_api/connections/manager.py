@@ -11,6 +11,7 @@ import heapq
 import logging
 import time
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from streaming_api.connections.admission import Admission, Slot
@@ -199,15 +200,22 @@ class ConnectionManager:
                 connection.abort(CloseReason.TOO_SLOW if slow else CloseReason.MEMORY)
 
     async def keep_sweeping_idle(self) -> None:
-        """Close connections with nothing delivered and nothing received for the idle time-out."""
+        """Close connections that are idle for too long, or whose key has expired meanwhile."""
         while True:
             await asyncio.sleep(self.config.cleanup_interval)
             self._sweep_idle(time.monotonic() - self.config.max_idle_time)
+            self._sweep_expired(datetime.now(UTC))
 
     def _sweep_idle(self, before: float) -> None:
         for connection in self.present():
             if connection.ending is None and connection.last_activity < before:
                 connection.close(CloseReason.IDLE)
+
+    def _sweep_expired(self, now: datetime) -> None:
+        for connection in self.present():
+            key = connection.client.key
+            if connection.ending is None and key is not None and key.has_expired(now):
+                connection.close(CloseReason.POLICY)
 
     async def drain(self, seconds: float) -> None:
         """Tell all clients at once that this server is stopping, and wait until they are gone."""

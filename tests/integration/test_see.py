@@ -9,6 +9,7 @@ import logging
 import re
 import sys
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 
 import httpx
 import pytest
@@ -292,6 +293,20 @@ class TestKeys:
         over = await ask(server.url, headers=bearer("over"))
         assert (over.status_code, over.json()["error"]["code"]) == (401, "expired_api_key")
         assert (await ask(server.url, headers=bearer("lasting"))).is_success
+
+    async def test_connections_end_when_their_key_expires(self, start_server: StartServer) -> None:
+        keys = [key("brief", "watch", expires="2999-01-31"), key("lasting", "watch")]
+        server = await start_server(api_keys=keys, cleanup_interval=1)
+        manager = server.context.manager
+        async with (
+            websocket(server.url, additional_headers=bearer("brief")) as socket,
+            websocket(server.url, additional_headers=bearer("lasting")),
+        ):
+            manager._sweep_expired(datetime(2999, 1, 30, tzinfo=UTC))
+            assert len(list(manager.present())) == 2
+            manager._sweep_expired(datetime(2999, 2, 1, tzinfo=UTC))
+            assert await socket.closed() == 1008
+            assert [c.client.owner for c in manager.present()] == ["lasting"]
 
     def test_limits_that_mean_nothing_are_refused(self) -> None:
         for limits in ({"answers": -1}, {"tokens_per_day": "1"}, {"expires": "soon"}):
