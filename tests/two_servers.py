@@ -48,7 +48,7 @@ async def resume(socket: Socket, request_id: str, after: int = 0) -> None:
 
 async def rest(socket: Socket) -> list[Message]:
     """All to the end of the answer, however long it takes until the test gives up."""
-    async with asyncio.timeout(3 * UNIT):
+    async with asyncio.timeout(6 * UNIT):
         messages: list[Message] = []
         while not messages or not is_end(messages[-1]):
             messages.append(valid(await socket.connection.recv()))

@@ -10,12 +10,12 @@ import pytest
 from streaming_api.cluster.cluster import Cluster
 from streaming_api.cluster.meta import FORMAT
 from streaming_api.service import StreamingService
-from tests.clients import UNIT, content, events, eventually, http, question
+from tests.clients import UNIT, content, events, eventually, http, question, websocket
 from tests.conftest import StartServer
 from tests.fakes.fault_proxy import FaultProxy
 from tests.fakes.upstream import FakeUpstream, Gate, Script
 from tests.stores import RealStore, real_store
-from tests.two_servers import Pair, numbers, watched_elsewhere
+from tests.two_servers import Pair, numbers, rest, resume, watched_elsewhere
 
 ALL = 43
 """Messages of an answer of 40 tokens: its role, the tokens, why it ended, its end."""
@@ -121,15 +121,15 @@ async def test_answers_go_on_while_a_store_evicts(
 
     async def one_answer(number: int) -> None:
         name = f"e-{number}"
-        async with (
-            events(one.url, "/streaming/sse/chat", body=question("paced", request_id=name)) as here,
-            events(other.url, f"/streaming/sse/chat/{name}") as away,
-        ):
-            reading = asyncio.create_task(here.rest())
+        async with websocket(one.url) as here, websocket(other.url) as away:
+            await here.start(name, model="paced")
+            first = await here.receive()
+            await resume(away, name)
+            reading = asyncio.create_task(rest(here))
             seen = [await away.receive()]
             begun.append(name)
-            seen += await away.rest()
-            assert seen == await reading
+            seen += await rest(away)
+            assert seen == [first, *await reading]
         assert content(seen) == expected
         assert numbers(seen) == list(range(1, len(seen) + 1))
 
@@ -141,14 +141,14 @@ async def test_answers_go_on_while_a_store_evicts(
             await asyncio.sleep(0.1)
 
     async with asyncio.TaskGroup() as group:
-        answers = [group.create_task(one_answer(number)) for number in range(20)]
-        await eventually(lambda: len(begun) == 20)
+        answers = [group.create_task(one_answer(number)) for number in range(10)]
+        await eventually(lambda: len(begun) == 10, 3 * UNIT)
         evicting = group.create_task(evict())
         await asyncio.sleep(1.5)
         over.set()
         await evicting
         await asyncio.wait(answers)
-    assert (await store.client.info("stats"))["evicted_keys"] > 20
+    assert (await store.client.info("stats"))["evicted_keys"] > 10
 
 
 async def test_a_restart_from_what_was_saved_long_ago(
