@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 import signal
 import socket
@@ -16,6 +17,16 @@ from redis.asyncio import Redis
 
 from streaming_api.serving.workers import find_server
 from tests.clients import UNIT
+
+PASSWORD = "hunter2"
+
+
+def documented_user() -> list[str]:
+    """The user of the store that docs/operations.md gives, as options of the server."""
+    text = Path(__file__).parents[1].joinpath("docs/operations.md").read_text()
+    found = re.search(r"^ACL SETUSER (streaming on .+)$", text, re.MULTILINE)
+    assert found is not None
+    return ["--user", *found[1].replace(">PASSWORD", f">{PASSWORD}").split()]
 
 
 class RealStore:
@@ -35,7 +46,8 @@ class RealStore:
 
     @property
     def url(self) -> str:
-        return f"unix://{self.path}"
+        who = f"streaming:{PASSWORD}@" if "--user" in self.options else ""
+        return f"unix://{who}{self.path}"
 
     async def start(self) -> None:
         """Start it and wait until it answers."""

@@ -86,15 +86,16 @@ class Membership:
             socket_connect_timeout=REPLY_SECONDS,
             retry=Retry(NoBackoff(), 0),
         )
-        while not self._stop.wait(0 if self._run_id is None else BEAT_SECONDS):
+        pause = 0.0
+        while not self._stop.wait(pause):
+            pause = BEAT_SECONDS
             if time.monotonic() - self._turned < HANG_SECONDS:
                 try:
                     self._beat(client)
                     self.failed = None
                 except (redis.RedisError, OSError) as error:
                     self.failed = reason_of(error)
-            if self._run_id is None:
-                self._stop.wait(BEAT_SECONDS / 4)
+                    pause = BEAT_SECONDS / 4  # the lease goes on meanwhile
         with contextlib.suppress(redis.RedisError, OSError):
             client.delete(self._store.key("i", self._instance))
         client.close()

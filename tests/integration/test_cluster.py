@@ -30,14 +30,14 @@ from tests.clients import (
 )
 from tests.conftest import StartServer
 from tests.fakes.upstream import FakeUpstream, Gate, Script
-from tests.stores import RealStore, real_store
+from tests.stores import RealStore, documented_user, real_store
 
 Pair = Callable[..., Awaitable[tuple[StreamingService, StreamingService]]]
 
 
 @pytest.fixture
 async def store() -> AsyncIterator[RealStore]:
-    async with real_store() as store:
+    async with real_store(*documented_user()) as store:
         yield store
 
 

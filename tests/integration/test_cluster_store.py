@@ -15,13 +15,6 @@ from tests.fakes.upstream import FakeUpstream, Gate, Script
 from tests.stores import RealStore, real_store
 from tests.two_servers import Pair, watched_elsewhere
 
-COMMANDS = (
-    "set get getdel del exists expire hset hsetnx hget hmget hgetall hexists hincrby hdel hkeys"
-    " xadd xread xrevrange watch unwatch multi exec eval zadd zrem zrangebyscore zremrangebyscore"
-    " zcard zscore time info ping hello"
-)
-"""What docs/operations.md gives the user of the store."""
-
 
 @pytest.fixture
 async def store() -> AsyncIterator[RealStore]:
@@ -179,20 +172,6 @@ async def test_clients_that_leave_during_their_claim_cost_no_connections(
         await asyncio.gather(*(leave(number) for number in range(10)))
     after = (await store.client.info("stats"))["total_connections_received"]
     assert after - before < 20
-
-
-async def test_the_documented_user_of_the_store_may_do_all_that_is_needed(
-    pair: Pair, upstream: FakeUpstream, store: RealStore
-) -> None:
-    rules = ["on", ">secret", "~streaming:*", "resetchannels", "-@all"]
-    rules += [f"+{command}" for command in COMMANDS.split()]
-    await store.client.execute_command("ACL", "SETUSER", "streaming", *rules)  # type: ignore[no-untyped-call]
-    upstream.scripts["paced"] = Script(tokens=10, rate=40)
-    one, other = await pair(f"redis://streaming:secret@127.0.0.1:{store.port}", answers_per_key=5)
-    await watched_elsewhere(one, other, "paced", nothing)
-    await eventually(lambda: one.context.topics.states().get("cluster") == "up")
-    assert one.context.cluster is not None
-    assert await one.context.cluster.used(), "what all count together needs no further command"
 
 
 async def test_a_wrong_password_is_said_and_shown_to_nobody(

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from tests.clients import UNIT, Message, Socket, eventually, fire, http, name_of, websocket
 from tests.lifecycle import Lifecycle
-from tests.stores import RealStore, real_store
+from tests.stores import RealStore, documented_user, real_store
 from tests.workers import Service, serving
 
 LEASE = 2
@@ -58,7 +58,7 @@ class Exposition(Lifecycle):
 
 @pytest.fixture
 async def store() -> AsyncIterator[RealStore]:
-    async with real_store() as store:
+    async with real_store(*documented_user()) as store:
         yield store
 
 

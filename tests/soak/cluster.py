@@ -133,6 +133,7 @@ def _environment(proxy: FaultProxy) -> dict[str, str]:
     return {
         "STREAMING_CLUSTER": proxy.url.replace("http", "redis"),
         "STREAMING_CLUSTER_LEASE": str(LEASE),
+        "STREAMING_CHAT_RETENTION_SECONDS": "60",  # longer than the store is ever out of reach
         "STREAMING_MAX_CONNECTIONS_PER_IP": "2000",
     }
 

@@ -19,7 +19,8 @@ from tests.fakes.fault_proxy import FaultProxy, Faults
 from tests.soak.processes import Server
 from tests.stores import RealStore
 
-LEASE: Final = 2
+LEASE: Final = 3
+"""Seconds: longer than short faults add up to, and shorter than the default, to kill more often."""
 PAUSE: Final = 0.4
 """Seconds between two faults, on average."""
 KILLING: Final = 0.03
