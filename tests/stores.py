@@ -32,8 +32,9 @@ def documented_user() -> list[str]:
 class RealStore:
     """One server on a loopback port or a unix socket; it may be stopped, killed and frozen."""
 
-    def __init__(self, program: str, *options: str) -> None:
+    def __init__(self, program: str, *options: str, environment: dict[str, str]) -> None:
         self.program = program
+        self.environment = environment
         self.options = options
         self.directory = Path(tempfile.mkdtemp(prefix="store-"))
         self.process: asyncio.subprocess.Process | None = None
@@ -57,6 +58,7 @@ class RealStore:
             "--unixsocket", str(self.path), "--save", "", "--appendonly", "no",
             "--dir", str(self.directory), *self.options,
             stdout=asyncio.subprocess.DEVNULL,
+            env=os.environ | self.environment,
         )  # fmt: skip
         async with asyncio.timeout(2 * UNIT):
             while True:
@@ -86,12 +88,15 @@ class RealStore:
 
 @asynccontextmanager
 async def real_store(
-    *options: str, program: str | None = None, port: bool = False
+    *options: str,
+    program: str | None = None,
+    port: bool = False,
+    environment: dict[str, str] | None = None,
 ) -> AsyncIterator[RealStore]:
     """A running store, on a unix socket and, if asked for, on a loopback port."""
     found = program or find_server()
     assert found is not None, "apt-get install redis-server"
-    store = RealStore(found, *options)
+    store = RealStore(found, *options, environment=environment or {})
     if port:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
