@@ -69,6 +69,11 @@ class SharedTopics:
         """What this process does for the topics."""
         return self._making.role
 
+    @property
+    def leads(self) -> bool:
+        """Whether this process polls the sources for all."""
+        return self.role is Role.LEADING
+
     # Life
 
     async def arrive(self, background: Background) -> None:

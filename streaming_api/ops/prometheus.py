@@ -217,6 +217,7 @@ def _cluster(cluster: Cluster) -> Iterator[Metric]:
     figures = cluster.figures
     for name, text, value in (
         ("up", "Whether the store that the processes share answers: 1 or 0.", figures.up),
+        ("leads", "Whether this process polls the sources for all: 1 or 0.", cluster.topics.leads),
         ("recorded_lag_messages", "Messages shown here and not yet in the store.", cluster.lag),
         ("round_trip_seconds", "The last round trip to the store.", figures.round_trip),
         ("mirrors", "Answers of other processes that are shown here.", len(cluster.mirrors)),

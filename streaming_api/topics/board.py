@@ -7,7 +7,9 @@ What comes is folded into the topics' state and passed on to the viewers as it i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import Final
 
 import attrs
@@ -68,12 +70,12 @@ class Board:
 
     # What is made here, while nobody else can be asked
 
-    def show(self, name: str, changes: Iterable[bytes], *, urgent: bool) -> None:
+    def show(self, name: str, changes: Sequence[bytes], *, urgent: bool) -> None:
         """Show changes that are numbered here."""
         topic = self._topics[name]
         for change in changes:
             topic.fold(orjson.loads(change))
-            self.channel.append(self.channel.streams[name], (change,), urgent=urgent)
+        self.channel.append(self.channel.streams[name], changes, urgent=urgent)
 
     # What is numbered elsewhere
 
@@ -86,22 +88,23 @@ class Board:
         number = self.channel.number + 1
         if first > number:
             return False
-        for name, payload in lines[number - first :]:
-            self._take(name, payload, fold=True)
+        self._take(lines[number - first :], fold=True)
         for viewer in [each for each in self._ahead if each.cursor <= self.channel.flushed]:
             self._ahead.discard(viewer)
             viewer.catch_up()
         return True
 
-    def _take(self, name: str, payload: bytes, *, fold: bool) -> None:
-        number = self.channel.number + 1
-        topic = self._topics.get(name)
-        if topic is None:  # it is switched off here, or of a later version
-            self.channel.pass_over(number)
-            return
-        if fold:
-            topic.fold(orjson.loads(payload)["data"])
-        self.channel.replay(self.channel.streams[name], number, (payload,), final=False)
+    def _take(self, lines: Sequence[Line], *, fold: bool) -> None:
+        """Show messages, those of one topic that follow each other in one write."""
+        for name, part in itertools.groupby(lines, itemgetter(0)):
+            payloads = [payload for _, payload in part]
+            topic, number = self._topics.get(name), self.channel.number
+            if topic is None:  # it is switched off here, or of a later version
+                self.channel.pass_over(number + len(payloads))
+                continue
+            for payload in payloads if fold else ():
+                topic.fold(orjson.loads(payload)["data"])
+            self.channel.replay(self.channel.streams[name], number + 1, payloads, final=False)
 
     def show_ahead(self, viewer: Viewer, cursor: str) -> None:
         """Show from strictly after a cursor that is still on its way here.
@@ -159,8 +162,7 @@ class Board:
             if past is not None and first > past.number:
                 self._restore(past)
                 past = None
-            for name, payload in lines[channel.number + 1 - first :]:
-                self._take(name, payload, fold=past is None)
+            self._take(lines[channel.number + 1 - first :], fold=past is None)
         if past is not None:
             self._restore(past)
         for name, total in totals.items():
