@@ -20,12 +20,21 @@ import attrs
 import orjson
 
 from streaming_api.config import SETTINGS, ConfigError, effective, load, read_env_file
-from streaming_api.errors import ApiError
+from streaming_api.errors import ApiError, NotFound
+from streaming_api.faces.response_request import asked_for, response_fields
+from streaming_api.faces.responses import ResponseTranslator
+from streaming_api.faces.ui_request import chat_fields, chat_id, message_id
 from streaming_api.sources.alertmanager import WebhookError, parse_webhook
 from streaming_api.upstreams.answer import AnswerReader
 from streaming_api.upstreams.reply_errors import fault
 from streaming_api.upstreams.sse_parser import Event, EventParser, EventTooLargeError
-from streaming_api.wire.commands import ChatRequest, message_type_of, parse_command
+from streaming_api.wire import json_text
+from streaming_api.wire.commands import (
+    ChatRequest,
+    chat_request,
+    message_type_of,
+    parse_command,
+)
 from streaming_api.wire.deflate import negotiate
 from streaming_api.wire.frame_parser import FrameParser, Received, Violation
 from streaming_api.wire.framing import deflate
@@ -145,6 +154,40 @@ def commands(data: bytes) -> None:
         return
     if isinstance(command, ChatRequest):
         orjson.loads(command.body(command.model))
+
+
+def response_requests(data: bytes) -> None:
+    """A request of the Responses API that is taken can be passed on; its response is JSON."""
+    try:
+        parse_object(data)
+        body = json_text.exact(data)
+        asked = asked_for(body, "r1", find_item=_no_item)
+        request = chat_request({**asked.chat, "stream": True}, orjson.dumps(asked.chat))
+    except ApiError as error:
+        orjson.dumps(error.body())
+        return
+    orjson.loads(request.body(request.model))
+    for event in ResponseTranslator(response_fields(asked, "r1", 0), "r1").opening():
+        orjson.loads(event)
+
+
+def _no_item(item_id: str) -> dict[str, object]:
+    raise NotFound(f"Item with id '{item_id}' not found.", "item_not_found", param="input")
+
+
+def ui_requests(data: bytes) -> None:
+    """What `useChat` sends is passed on, or refused in JSON."""
+    try:
+        parse_object(data)
+        body = json_text.exact(data)
+        chat_id(body)
+        message_id(body)
+        fields = chat_fields(body)
+        request = chat_request(fields, orjson.dumps(fields))
+    except ApiError as error:
+        orjson.dumps(error.body())
+        return
+    orjson.loads(request.body(request.model))
 
 
 def cursors(data: bytes) -> None:
@@ -320,6 +363,31 @@ TARGETS: Final = (
          b'{"message_type":"alert","cursor":"a:1"}',
          b'{"message_type":"chat_completion","messages":[' + b'{"a":' * 300 + b"1" + b"}" * 300
          + b"]}"),
+    ),
+    Target(
+        "response_requests",
+        response_requests,
+        (*_JSON, b'"input":', b'"type":', b'"role":', b'"content":', b'"function_call"',
+         b'"function_call_output"', b'"call_id":', b'"output":', b'"message"', b'"input_text"',
+         b'"input_image"', b'"text":', b'"tools":', b'"tool_choice":', b'"name":', b'"reasoning":',
+         b'"include":', b'"previous_response_id":', b'"user"', b'"assistant"', b'"id":'),
+        (b'{"model":"m","input":"Hello","instructions":"Be brief."}',
+         (b'{"input":[{"role":"user","content":[{"type":"input_text","text":"a"}]},'
+          b'{"type":"function_call","call_id":"c","name":"f","arguments":"{}"},'
+          b'{"type":"function_call_output","call_id":"c","output":"1"}],'
+          b'"tools":[{"type":"function","name":"f"}],"tool_choice":"auto"}'),
+         (b'{"input":"x","text":{"format":{"type":"json_schema","schema":{}}},'
+          b'"reasoning":{"effort":"low"},"top_logprobs":1,"max_output_tokens":5}')),
+    ),
+    Target(
+        "ui_requests",
+        ui_requests,
+        (*_JSON, b'"id":', b'"messages":', b'"parts":', b'"type":', b'"role":', b'"text"',
+         b'"tool-f"', b'"dynamic-tool"', b'"toolCallId":', b'"state":', b'"output-available"',
+         b'"file"', b'"mediaType":', b'"url":', b'"step-start"', b'"user"', b'"assistant"'),
+        ((b'{"id":"c","messages":[{"id":"1","role":"user","parts":[{"type":"text","text":"a"}]},'
+          b'{"id":"2","role":"assistant","parts":[{"type":"step-start"},{"type":"tool-f",'
+          b'"toolCallId":"t","state":"output-available","input":{},"output":1}]}]}'),),
     ),
     Target(
         "cursors",
