@@ -352,11 +352,13 @@ class StreamingConfig(APIConfigSchema):
             "X-Request-Id",
         ),
         "headers of a client that go to the gateway with its question; * at the end: any rest",
+        check=checks.header_names,
     )
     return_headers: tuple[str, ...] = setting(
         "monitoring.return_headers",
         ("x-ratelimit-*", "retry-after-ms", "openai-processing-ms", "x-litellm-*"),
         "headers of the gateway that come back with its answer; * at the end: any rest",
+        check=checks.header_names,
     )
     stream_usage: str = setting(
         "monitoring.stream_usage",

@@ -106,6 +106,14 @@ def paths(entries: tuple[str, ...]) -> tuple[str, ...]:
     return entries
 
 
+def header_names(entries: tuple[str, ...]) -> tuple[str, ...]:
+    """Accept names of headers (RFC 9110, section 5.1); ``*`` at the end stands for any rest."""
+    for entry in entries:
+        if not re.fullmatch(r"(?=.)[A-Za-z0-9!#$%&'+.^_`|~-]*\*?", entry):
+            raise Unfit(entry, "the name of a header like X-Title or x-ratelimit-*")
+    return entries
+
+
 def model(choice: str) -> str:
     """Accept ``auto``, ``none`` or the path of a .gguf file that exists."""
     if choice in {"auto", "none"}:

@@ -250,6 +250,13 @@ class TestSettingsOfTheirOwnKind:
     def test_what_is_no_origin_is_refused(self, origin: str) -> None:
         assert wrong(allowed_origins=[origin])
 
+    @pytest.mark.parametrize("name", ["", "a b", "a:", "a\nb", "*a", "a**", "ä"])
+    def test_a_header_is_named_as_http_has_it(self, name: str) -> None:
+        assert wrong(forward_headers=[name])
+        assert wrong(return_headers=[name])
+        named = ("X-Title", "x-ratelimit-*")
+        assert StreamingConfig(forward_headers=named).forward_headers == named
+
     @pytest.mark.parametrize("host", ["*", "a.example:80", "http://a", "", "a b"])
     def test_what_is_no_host_name_is_refused(self, host: str) -> None:
         assert wrong(allowed_hosts=[host])
