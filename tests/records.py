@@ -1,4 +1,4 @@
-"""Answers that have ended, as figures, logs and traces are told of them."""
+"""Answers that have ended, as figures, logs and traces get them."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def structure(raw: object, kind: type) -> Any:  # noqa: ANN401 - the type is the
 
 
 def sentences(error: Exception, *, secret: bool) -> list[tuple[str, str]]:
-    """List what `structure` objected to: pairs of the place inside the value and a sentence."""
+    """List what `structure` objected to: pairs of where inside the value it is and a sentence."""
 
     def sentence_of(cause: BaseException, _: type | None) -> str:
         match cause:
@@ -71,7 +71,7 @@ def sentences(error: Exception, *, secret: bool) -> list[tuple[str, str]]:
                 return f"does not fit ({type(cause).__name__})"
 
     found = (line.rpartition(" @ $") for line in cattrs.transform_error(error, "$", sentence_of))
-    return [(re.sub(r"\['([^']*)'\]", r".\1", place), sentence) for sentence, _, place in found]
+    return [(re.sub(r"\['([^']*)'\]", r".\1", where), sentence) for sentence, _, where in found]
 
 
 def _boolean(raw: object, _: object) -> bool:

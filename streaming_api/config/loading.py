@@ -40,33 +40,33 @@ class Loaded:
 
 @attrs.frozen(kw_only=True)
 class _Given:
-    """A raw value for one setting, and the place to name if it does not fit."""
+    """A raw value for one setting, and where it stands, to be named if it does not fit."""
 
     row: Setting
     raw: object
     source: str
     file: Document | None = None
-    place: str = ""
+    where: str = ""
 
     @property
     def origin(self) -> str:
         if self.file is None:
             return self.source
-        return f"{Path(self.source).name}:{self.file.line_of(self.place)}"
+        return f"{Path(self.source).name}:{self.file.line_of(self.where)}"
 
     def problem(self, inside: str, message: str, fields: tuple[str, ...] = ()) -> Problem:
         return Problem(
             path=self.row.path + inside,
             message=message,
             source=self.source,
-            line=self.file.line_of(self.place + inside) if self.file else None,
+            line=self.file.line_of(self.where + inside) if self.file else None,
             fields=fields or (self.row.name,),
         )
 
     def problems(self, error: Exception) -> Iterator[Problem]:
         refused = self.file.refused if self.file else ()
         for inside, sentence in self.row.refusals(error):
-            if self.place + inside not in refused:
+            if self.where + inside not in refused:
                 yield self.problem(inside, sentence)
 
 
@@ -165,13 +165,13 @@ def _given_in_section(
 ) -> Iterator[_Given]:
     keys = [path.partition(".")[2] for path in _PATHS if path.startswith(f"{section}.")]
     for key, raw in settings.items():
-        place = f"{section}.{key}"
-        if place in _PATHS:
-            row = SETTINGS[_PATHS[place]]
-            yield _Given(row=row, raw=raw, source=file.source, file=file, place=place)
+        where = f"{section}.{key}"
+        if where in _PATHS:
+            row = SETTINGS[_PATHS[where]]
+            yield _Given(row=row, raw=raw, source=file.source, file=file, where=where)
         else:
             file.complain(
-                f'unknown key "{shorten(key)}"{_nearest(key, keys)}', place, file.line_of(place)
+                f'unknown key "{shorten(key)}"{_nearest(key, keys)}', where, file.line_of(where)
             )
 
 

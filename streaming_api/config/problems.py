@@ -37,8 +37,8 @@ class Problem:
 
     def __str__(self) -> str:
         """Return ``FILE:LINE: PATH: MESSAGE``, without the parts that are missing."""
-        place = f"{self.source}:{self.line}" if self.line is not None else self.source
-        return printable(": ".join(part for part in (place, self.path, self.message) if part))
+        where = f"{self.source}:{self.line}" if self.line is not None else self.source
+        return printable(": ".join(part for part in (where, self.path, self.message) if part))
 
 
 class ConfigError(ValueError):

@@ -32,7 +32,7 @@ class Document:
     Attributes:
         source: The file as it was named.
         value: Plain dicts, lists and scalars; None for an empty file.
-        lines: Line of each value by its place: ``service.port``, ``security.api_keys[0].name``.
+        lines: Line of each value, by ``service.port``, ``security.api_keys[0].name`` and so on.
         problems: What could not be read.
         refused: Places of values that were refused; they read as None.
     """
@@ -47,11 +47,11 @@ class Document:
         """Note a problem with the file."""
         self.problems.append(Problem(path=path, message=message, source=self.source, line=line))
 
-    def line_of(self, place: str) -> int | None:
-        """Return the line of the value at `place`, or of the nearest value around it."""
-        while place not in self.lines and place:
-            place = place[: max(place.rfind("."), place.rfind("["), 0)]
-        return self.lines.get(place)
+    def line_of(self, where: str) -> int | None:
+        """Return the line of the value at `where`, or of the nearest value around it."""
+        while where not in self.lines and where:
+            where = where[: max(where.rfind("."), where.rfind("["), 0)]
+        return self.lines.get(where)
 
 
 def read_yaml(path: Path) -> Document:
@@ -149,30 +149,30 @@ def _merge_sections(root: yaml.MappingNode) -> None:
     root.value = kept
 
 
-def _value(node: yaml.Node, place: str, document: Document) -> object:
-    document.lines.setdefault(place, _line(node))
+def _value(node: yaml.Node, where: str, document: Document) -> object:
+    document.lines.setdefault(where, _line(node))
     if isinstance(node, yaml.MappingNode):
-        return _mapping(node, place, document)
+        return _mapping(node, where, document)
     if isinstance(node, yaml.SequenceNode):
-        return [_value(item, f"{place}[{i}]", document) for i, item in enumerate(node.value)]
+        return [_value(item, f"{where}[{i}]", document) for i, item in enumerate(node.value)]
     if node.tag.startswith(_REFUSED):
         what = node.tag.removeprefix(_REFUSED)
-        document.complain(f"found {what}, needs the plain value", place, _line(node))
-        document.refused.add(place)
+        document.complain(f"found {what}, needs the plain value", where, _line(node))
+        document.refused.add(where)
         return None
     assert isinstance(node, yaml.ScalarNode)
     return _scalar(node)
 
 
-def _mapping(node: yaml.MappingNode, place: str, document: Document) -> dict[str, object]:
+def _mapping(node: yaml.MappingNode, where: str, document: Document) -> dict[str, object]:
     read: dict[str, object] = {}
     for key_node, value_node in node.value:
         line = _line(key_node)
         if not isinstance(key_node, yaml.ScalarNode) or key_node.tag.startswith(_REFUSED):
-            document.complain("found a name that is not plain text", place, line)
+            document.complain("found a name that is not plain text", where, line)
             continue
         key = key_node.value
-        inner = f"{place}.{key}" if place else key
+        inner = f"{where}.{key}" if where else key
         if key in read:
             _repeated(inner, line, document)
         else:
@@ -181,10 +181,10 @@ def _mapping(node: yaml.MappingNode, place: str, document: Document) -> dict[str
     return read
 
 
-def _repeated(place: str, line: int, document: Document) -> None:
-    first = document.lines[place]
+def _repeated(where: str, line: int, document: Document) -> None:
+    first = document.lines[where]
     message = f"found twice, in line {first} and in line {line}; keep one of them"
-    document.complain(message, place, line)
+    document.complain(message, where, line)
 
 
 def _scalar(node: yaml.ScalarNode) -> object:

@@ -92,21 +92,21 @@ class Encoder:
     Args:
         message_type: one of ``MESSAGE_TYPES``.
         stream: the stream's name, its ``stream_id``.
-        line: what stands before the colon in a cursor: an epoch, or a chat's request_id.
+        epoch: what stands before the colon in a cursor; of an answer, its request_id.
         request_id: that of a chat.
     """
 
     __slots__ = ("_event_head", "_head", "stream")
 
     def __init__(
-        self, message_type: str, stream: str, line: str, request_id: str | None = None
+        self, message_type: str, stream: str, epoch: str, request_id: str | None = None
     ) -> None:
         self.stream = stream
         fields = {"message_type": message_type, "stream_id": stream}
         if request_id is not None:
             fields["request_id"] = request_id
-        self._head = orjson.dumps(fields)[:-1] + b',"cursor":"%b:' % line.encode()
-        self._event_head = b"event: %b\nid: %b:" % (message_type.encode(), line.encode())
+        self._head = orjson.dumps(fields)[:-1] + b',"cursor":"%b:' % epoch.encode()
+        self._event_head = b"event: %b\nid: %b:" % (message_type.encode(), epoch.encode())
 
     def encode(
         self, number: int, data: bytes, appended: float, cursor: int | None = None

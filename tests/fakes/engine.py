@@ -30,7 +30,7 @@ Json = dict[str, Any]
 
 
 class Clock:
-    """Monotonic time that moves when told, and the timers that wait for it."""
+    """Monotonic time that moves on request, and the timers that wait for it."""
 
     def __init__(self) -> None:
         self.now = 1000.0

@@ -107,7 +107,7 @@ class FaultProxy(Lifecycle):
         return len(chosen)
 
     def silence_all(self, share: float = 1.0) -> int:
-        """Let nothing more pass on what is open, and tell nobody. Returns how many."""
+        """Let nothing more pass on what is open, and notify nobody. Returns how many."""
         chosen = [link for link in tuple(self._links) if self.chance.random() < share]
         for link in chosen:
             link.silence()
@@ -215,7 +215,7 @@ class _Link:
         self.back.reset()
 
     def ended(self, side: _Side) -> None:
-        """One side is gone; the other is told when what is on its way has arrived."""
+        """One side is gone; the other is notified when what is on its way has arrived."""
         if self.front.ended and self.back.ended:
             self.proxy.gone(self)
         elif side is self.front and self.back.transport is None:

@@ -114,7 +114,7 @@ class RealPrometheus(_Server):
         folder: Its own; configuration, data and log are in it.
         targets: `host:port` of further expositions, scraped as job `target` at `/metrics`.
         rules: A rule file.
-        alertmanagers: `host:port` of those that are told of alerts.
+        alertmanagers: `host:port` of those that are sent alerts.
         credential: The bearer token that the targets want.
         external: The labels that it adds to alerts, of which `replica` is taken away again.
     """
@@ -167,11 +167,11 @@ alerting:
 
 
 class RealAlertmanager(_Server):
-    """Debian's prometheus-alertmanager, which tells one webhook at once, and no other machine.
+    """Debian's prometheus-alertmanager, which notifies one webhook at once, and no other machine.
 
     Args:
         folder: Its own; configuration, data and log are in it.
-        webhook: URL that is told of every alert; None for nobody.
+        webhook: URL that is sent every alert; None for nobody.
     """
 
     program = package = "prometheus-alertmanager"

@@ -73,7 +73,7 @@ class Generation:
 
 
 class Server(Protocol):
-    """What a connection tells its server.
+    """What a connection reports to its server.
 
     Attributes:
         tokens_sent: tokens of text handed to sockets, of all answers.

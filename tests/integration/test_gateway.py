@@ -305,7 +305,7 @@ class TestAnAnswer:
 
 
 class TestAnHonestEnding:
-    """How a bad end is told."""
+    """How a bad end is reported."""
 
     @pytest.mark.parametrize(
         ("model", "finish_reason", "code", "tokens"),
@@ -1101,7 +1101,7 @@ class TestConnecting:
                 await generation.wait_closed(AT_ONCE)
 
     async def test_plain_http_behind_an_https_address_says_so(self, upstream: FakeUpstream) -> None:
-        """TLS that fails is told as TLS that failed."""
+        """TLS that fails is reported as TLS that failed."""
         answer = await ask(OpenAIClient(upstream.url.replace("http:", "https:")))
         assert answer.code == "upstream_unreachable"
         assert "TLS" in answer.message

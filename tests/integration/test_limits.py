@@ -1,4 +1,4 @@
-"""Limits as promises: who comes too late is told before the upgrade; the others do not notice.
+"""Limits as promises: who comes too late is refused before the upgrade; the others do not notice.
 
 Each limit has its metric and its line in the log, which does not grow with those who knock.
 """

@@ -1,4 +1,4 @@
-"""The real process: it starts, says where it serves, and ends as it should when it is told to."""
+"""The real process: it starts, says where it serves, and ends as it should when it is asked to."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ SPARE: Final = 1
 """Connections that Chromium may open ahead and not use; each takes its turn at being cut."""
 CHROMIUM: Final = shutil.which("chromium")
 RETRY: Final = 20
-"""Milliseconds after which an EventSource comes again: the server tells it."""
+"""Milliseconds after which an EventSource comes again: the server says so."""
 
 needs_chromium = pytest.mark.skipif(
     CHROMIUM is None, reason="needs Chromium: apt-get install chromium"
@@ -59,7 +59,7 @@ def assert_whole(seen: list[Message], upstream: FakeUpstream) -> None:
 
 @pytest.fixture
 async def server(start_server: StartServer, upstream: FakeUpstream) -> StreamingService:
-    """With an answer long enough to be cut, and clients told to come again at once."""
+    """With an answer long enough to be cut, and clients that come again at once."""
     upstream.default = Script(tokens=tuple(noise(200, n) for n in range(TOKENS)))
     return await start_server(
         api_gateway_endpoint=upstream.url, sse_retry_timeout=RETRY, poll_interval=3_600

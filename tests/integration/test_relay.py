@@ -23,7 +23,7 @@ MEGABYTE: Final = bytes(range(256)) * 4096
 
 
 class Gateway:
-    """An upstream that says what it got, and what it is told to say."""
+    """An upstream that says what it got, and what it is to say."""
 
     def __init__(self) -> None:
         self.requests: list[tuple[web.Request, bytes]] = []

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(NGINX is None, reason="nginx is missing: apt-get
 
 
 class Backend:
-    """Stands in for the server: two events, the second when told; an echo; what it was asked."""
+    """Stands in for the server: two events, the second on request; an echo; what it was asked."""
 
     def __init__(self) -> None:
         self.second = asyncio.Event()

@@ -139,7 +139,7 @@ async def test_ready_once_answers_can_be_had(upstream: FakeUpstream) -> None:
 
 @asynccontextmanager
 async def manager() -> AsyncIterator[tuple[str, list[str]]]:
-    """A socket as systemd's, and what it has been told."""
+    """A socket as systemd's, and what it has been sent."""
     states: list[str] = []
     with (
         tempfile.TemporaryDirectory() as folder,

@@ -1,4 +1,4 @@
-"""Whatever the upstream does, the client is told: on every face, never a false `stop`."""
+"""Whatever the upstream does, the client learns it: on every face, never a false `stop`."""
 
 from __future__ import annotations
 

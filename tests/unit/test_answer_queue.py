@@ -1,4 +1,4 @@
-"""The queue: so many at once, first come first served, and no place lost whoever gives up when."""
+"""The queue: so many at once, first come first served, and no slot lost whoever gives up when."""
 
 from __future__ import annotations
 

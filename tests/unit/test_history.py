@@ -1,4 +1,4 @@
-"""The history: rows by the second, gaps that stay gaps, marks, and what is told of it."""
+"""The history: rows by the second, gaps that stay gaps, marks, and what viewers get of it."""
 
 from __future__ import annotations
 
@@ -141,20 +141,20 @@ def test_the_start_is_among_the_marks_however_long_it_took(history: History, clo
 
 
 async def test_who_watches_is_sent_what_changed(history: History, clock: Clock) -> None:
-    line = Channel(
+    channel = Channel(
         "0" * 16,
         call_later=asyncio.get_running_loop().call_later,
         flush_interval=0.0,
         batch_size=1,
         observer=Deliveries(),
     )
-    history.open(line, Retention(bytes=2**20, messages=100, seconds=100))
+    history.open(channel, Retention(bytes=2**20, messages=100, seconds=100))
     history.sample({"a": 1, "b": None})
     clock.advance(3)
     history.sample({"a": 1, "b": 2})
     clock.advance()
     history.sample({"a": 1})
-    reply = [orjson.loads(m.data) for m in line.read(frozenset({"history"}), 0)]
+    reply = [orjson.loads(m.data) for m in channel.read(frozenset({"history"}), 0)]
     assert reply == [
         {"event": "sampled", "time": NOON, "gap": 0, "values": {"a": 1, "b": None}},
         {"event": "sampled", "time": NOON + 3, "gap": 2, "values": {"b": 2}},

@@ -1,4 +1,4 @@
-"""Streams and their channel: log, retention, merge, flush window. No socket, no real time."""
+"""Streams and their channel: backlog, retention, merge, flush window. No socket, no real time."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.fakes.engine import (
 )
 
 WINDOW = 1.0
-"""Seconds of a flush window, on a clock that stands still until told."""
+"""Seconds of a flush window, on a clock that stands still until moved."""
 
 
 @pytest.fixture

@@ -404,14 +404,14 @@ class TestAlerts:
         assert alerts.webhook(huge[:1]) == 0, "their room is free again"
 
     async def test_a_transition_does_not_wait_for_the_flush_window(self) -> None:
-        line = Channel(
+        on = Channel(
             EPOCH,
             call_later=lambda _delay, _work: None,
             flush_interval=3600,
             batch_size=1,
             observer=Deliveries(),
         )
-        topics = Topics(StreamingConfig(), line)
+        topics = Topics(StreamingConfig(), on)
         shown = watch(topics, "alerts", "metrics")
         topics.metrics.update("process", {"a": 1.0})
         topics.metrics.update("process", {"a": 2.0})
