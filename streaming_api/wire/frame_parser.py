@@ -113,46 +113,42 @@ class FrameParser:
         """
         buffer = self._buffer
         buffer += data
-        start = 0
         self.frames = self.inflated = 0
         self.unfinished = False
-        try:
-            while (header := self._header(buffer, start)) is not None:
-                first, size, body = header
-                end = body + 4 + size
-                if len(buffer) < end:
-                    break
-                if self.frames >= most_frames or self.inflated >= most_bytes:
-                    self.unfinished = True
-                    break
-                self.frames += 1
-                payload = _unmask(buffer[body + 4 : end], bytes(buffer[body : body + 4]))
-                start = end
-                received = self._frame(first, payload)
-                if received is not None:
-                    yield received
-        finally:
-            if start:
-                del buffer[:start]  # which moves nothing
+        while (header := self._header(buffer)) is not None:
+            first, size, body = header
+            end = body + 4 + size
+            if len(buffer) < end:
+                break
+            if self.frames >= most_frames or self.inflated >= most_bytes:
+                self.unfinished = True
+                break
+            self.frames += 1
+            payload = _unmask(buffer[body + 4 : end], bytes(buffer[body : body + 4]))
+            # Before the yield: compiled, nothing happens at the end of a generator that is left.
+            del buffer[:end]  # which moves nothing
+            received = self._frame(first, payload)
+            if received is not None:
+                yield received
 
-    def _header(self, buffer: bytearray, at: int) -> tuple[int, int, int] | None:
+    def _header(self, buffer: bytearray) -> tuple[int, int, int] | None:
         """Return first byte, payload length and start of the mask; None until all is here."""
-        have = len(buffer) - at
+        have = len(buffer)
         if have < 2:
             return None
-        first, second = buffer[at], buffer[at + 1]
+        first, second = buffer[0], buffer[1]
         size = second & 0x7F
         self._check(first, second, size)
         if size < 126:
-            return first, size, at + 2
+            return first, size, 2
         width = 2 if size == 126 else 8
         if have < 2 + width:
             return None
-        size = int.from_bytes(buffer[at + 2 : at + 2 + width], "big")
+        size = int.from_bytes(buffer[2 : 2 + width], "big")
         if size >> 63:
             raise Violation(PROTOCOL_ERROR, "the length has its highest bit set")
         self._check_size(first, size)
-        return first, size, at + 2 + width
+        return first, size, 2 + width
 
     def _check(self, first: int, second: int, size: int) -> None:
         opcode = first & 0x0F
