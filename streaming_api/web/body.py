@@ -72,6 +72,7 @@ async def raw_body(
         raise BadRequest(message, "slow_body") from None
     finally:
         share.charge(-len(received), budget.input)
+        del deadline  # it knows this task, whose error would keep it, and this frame and the body
     return bytes(received)
 
 

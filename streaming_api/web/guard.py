@@ -81,13 +81,15 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         if error.status < 400:  # a redirect is an answer, not an error
             raise
         response = _http_error(request, error)
-    except web.RequestPayloadError:
+    except web.RequestPayloadError as error:
+        error.__traceback__ = None
         broken = BadRequest("The body is not what its headers say.", "invalid_http")
         request.app[CONTEXT].manager.refused(broken)
         response = error_response(broken)
-    except (ConnectionError, TimeoutError):
+    except (ConnectionError, TimeoutError) as error:
         if request.transport is not None and not request.transport.is_closing():
             raise
+        error.__traceback__ = None  # the body keeps it, and it would keep the body
         return web.Response()  # never sent: the client has left, so there is nothing to log
     except Exception:
         logger.exception("%s %s failed", request.method, route_of(request))

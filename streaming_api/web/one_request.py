@@ -99,6 +99,11 @@ class OneRequest(RequestTask):
         self._behind += data
         self._read()
 
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Note that the connection is gone; whoever reads the body is told."""
+        super().connection_lost(exc)
+        self._body = EMPTY_PAYLOAD  # as in `_feed`
+
     def eof_received(self) -> bool:  # type: ignore[override]  # asyncio's says bool | None
         """Note that the client sends nothing more; answer what it asked (``nc -N``), then close.
 
@@ -167,7 +172,7 @@ class OneRequest(RequestTask):
             if self._stage is _Stage.LENGTH:
                 self._missing -= len(piece)
             if parsed:  # an error in the body: not a request, so it gets no reply of its own
-                self._messages.pop()
+                _forget_frames(self._messages.pop()[0])
                 self._break_body()
             if self._stage is _Stage.OVER or self._body.exception() is not None:
                 self._stage = _Stage.OVER
@@ -193,6 +198,7 @@ class OneRequest(RequestTask):
             message = _ErrInfo(400, BadHttpMessage("another version"), "another version")
             self._messages[-1] = (message, body)
         if not isinstance(message, RawRequestMessage):  # an error: nothing is read after it
+            _forget_frames(message)
             self._stage = _Stage.OVER
             return
         message, self.expected = _expectation(_plain(message))
@@ -232,6 +238,12 @@ class OneRequest(RequestTask):
         """Decide what follows a request that has been read to its end and answered."""
         if self._stage is _Stage.WHOLE and self._answered:
             self._stage = _Stage.OVER if self._last else _Stage.HEAD
+
+
+def _forget_frames(message: RawRequestMessage | _ErrInfo) -> None:
+    """Let go of the frames that an error came through: they keep it, and the connection."""
+    if isinstance(message, _ErrInfo):
+        message.exc.__traceback__ = None
 
 
 def _plain(message: RawRequestMessage) -> RawRequestMessage:

@@ -109,6 +109,7 @@ class RequestTask(web.RequestHandler):
             return False
         finally:
             request._task = None  # type: ignore[assignment] # noqa: SLF001 (no cycle is left)
+            del task  # its error would keep this frame, and this frame the task
         return self._keepalive and not is_over and not self._close
 
     async def _read_the_rest(self, body: StreamReader) -> None:

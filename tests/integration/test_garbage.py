@@ -18,6 +18,7 @@ from streaming_api.service import StreamingService
 from tests.clients import events, eventually, http, question, websocket
 from tests.conftest import StartServer
 from tests.fakes.upstream import FakeUpstream
+from tests.raw import raw
 
 TIMES = 20
 
@@ -81,9 +82,49 @@ async def subscribed(server: StreamingService) -> None:
         await socket.receive()
 
 
-@pytest.mark.parametrize(
-    "visit", [over_websocket, cancelled, over_sse, over_openai, refused, watching, subscribed]
-)
+async def left_in_a_body(server: StreamingService) -> None:
+    async with raw(server.url) as tcp:
+        await tcp.send(HEAD % (b"Content-Length: %d" % 2**20) + b"x" * 2**17)
+        await eventually(lambda: server.connection_manager.budget.input.bytes)
+    await eventually(lambda: not server.connection_manager.budget.input.bytes)
+
+
+async def broke_a_body(server: StreamingService) -> None:
+    async with raw(server.url) as tcp:
+        await tcp.send(HEAD % b"Transfer-Encoding: chunked" + b"3\r\nxxx\r\nnonsense\r\n")
+        assert b" 400 " in await tcp.rest()
+
+
+async def spoke_no_http(server: StreamingService) -> None:
+    async with raw(server.url) as tcp:
+        await tcp.send(b"nonsense\r\n\r\n")
+        assert b" 400 " in await tcp.rest()
+
+
+async def sent_nonsense(server: StreamingService) -> None:
+    async with http(server.url) as client:
+        await client.post("/v1/chat/completions", content=b"nonsense")
+
+
+async def a_large_body(server: StreamingService) -> None:
+    async with http(server.url) as client:
+        body = question("ten-tokens", user="x" * 100_000)
+        await client.post("/v1/chat/completions", json=body, headers={"Idempotency-Key": "k"})
+
+
+async def a_whole_response(server: StreamingService) -> None:
+    async with http(server.url) as client:
+        await client.post("/v1/responses", json={"model": "ten-tokens", "input": "x"})
+
+
+HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n%b\r\n\r\n"
+VISITS = [
+    over_websocket, cancelled, over_sse, over_openai, refused, watching, subscribed, left_in_a_body,
+    broke_a_body, spoke_no_http, sent_nonsense, a_large_body, a_whole_response,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("visit", VISITS)
 async def test_a_visit_leaves_nothing_for_the_collector(
     visit: Callable[[StreamingService], Awaitable[None]],
     start_server: StartServer,

@@ -198,3 +198,22 @@ def test_a_trim_is_worth_it_only_now_and_then() -> None:
     assert not trimmer.look(150 * MIB, 50 * MIB), "what is held for clients is no reason"
     assert trimmer.look(150 * MIB, 0)
     assert not trimmer.look(300 * MIB, 0), "not so soon again"
+
+
+def test_what_could_not_be_given_back_at_once_is_tried_again_ever_more_seldom() -> None:
+    """What was in use during a trim is free soon after, and nothing says so."""
+    trimmer = Trimmer()
+    trimmer.look(100 * MIB, 0)
+    trimmer._when -= 5
+    assert trimmer.look(300 * MIB, 0)
+    waits = []
+    for _ in range(8):
+        assert not trimmer.look(250 * MIB, 0)
+        waits.append(trimmer._wait)
+        trimmer._when -= trimmer._wait
+        assert trimmer.look(250 * MIB, 0)
+    assert waits == [10, 20, 40, 80, 160, 320, 320, 320]
+    assert not trimmer.look(101 * MIB, 0)
+    trimmer._when -= 320
+    assert not trimmer.look(102 * MIB, 0), "as good as ever"
+    assert trimmer.look(110 * MIB, 0), "grown since the last one: soon again"
