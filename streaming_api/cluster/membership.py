@@ -112,11 +112,15 @@ class Membership:
         policy = memory.get("maxmemory_policy", "noeviction")
         self.evicts = policy if policy != "noeviction" else None
         forgotten = before is None and time.monotonic() - self._sent < self._lease
-        if self._run_id not in {None, server["run_id"]}:
+        if self._run_id not in {None, server.get("run_id")}:
             self._on_restarted()
-        elif self._run_id is not None and (forgotten or stats["evicted_keys"] != self._evicted):
+        elif self._run_id is not None and (forgotten or stats.get("evicted_keys") != self._evicted):
             self._on_lost()
-        self._run_id, self._evicted, self._sent = server["run_id"], stats["evicted_keys"], sent
+        self._run_id, self._evicted, self._sent = (
+            server.get("run_id"),
+            stats.get("evicted_keys"),
+            sent,
+        )
 
 
 class Missing:
