@@ -227,8 +227,6 @@ class Answer(WatchedAnswer):
 
     def take(self, chunks: list[bytes]) -> None:
         """Append chunks as they are; they are written at the end of this turn."""
-        if self.outcome is not None:  # cancelled in the same turn
-            return
         try:
             self.chunks = self.chunks + len(chunks)
             channel, share = self.channel, self.share
@@ -269,6 +267,7 @@ class Answer(WatchedAnswer):
         return [first, *chunks[1:]]
 
     def _end(self, ending: ExchangeResult) -> None:
+        self._turn.end()  # a reply may be complete before its chunks have had their turn
         self.outcome = outcome = self._stopped or outcome_of(ending)
         status = None
         if self._exchange is not None:

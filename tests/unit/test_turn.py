@@ -48,15 +48,16 @@ async def test_all_is_appended_before_any_of_it_is_written() -> None:
     assert [len(taken.shown.pipe.written) for taken in both] == [2, 1]
 
 
-async def test_chunks_of_an_answer_that_has_ended_meanwhile_are_dropped() -> None:
+async def test_chunks_stand_before_the_end_of_an_answer_that_was_complete_at_once() -> None:
     context = hot_path.context()
     stream, transport = hot_path.relay(context, framing.WEBSOCKET)
     stream.data_received(hot_path.READ)
     answer = context.answers.local(("", "r"))
     assert answer is not None
-    answer._end(ExchangeResult(finish_reason="stop", usage=None, error=None, content_chunks=1))
     number, writes = answer.channel.number, transport.writes
+    answer._end(ExchangeResult(finish_reason="stop", usage=None, error=None, content_chunks=1))
+    assert answer.channel.number == number + 2, "the chunk, then the end"
+    assert transport.writes == writes + 2
     context.answers.turn.end()
-    assert answer.channel.number == number
-    assert transport.writes == writes
+    assert answer.channel.number == number + 2
     answer.task.cancel()
