@@ -44,8 +44,8 @@ from streaming_api.web import (
     contract,
     figures,
     headers,
+    keys,
     openai,
-    operations,
     page,
     relay,
     responses,
@@ -202,9 +202,9 @@ def add_routes(app: web.Application) -> None:
     router.add_get("/api/chat/{id}/stream", ui_chat.resume)
     router.add_delete("/api/chat/{id}", ui_chat.stop)
     router.add_post("/streaming/alerts", webhook.alertmanager_webhook)
-    router.add_post("/streaming/tickets", operations.ticket)
+    router.add_post("/streaming/tickets", keys.ticket)
     router.add_get("/streaming/connections", figures.connections)
-    router.add_get("/streaming/usage", operations.usage)
+    router.add_get("/streaming/usage", keys.usage)
     router.add_get("/streaming/status", status.status)
     router.add_get("/streaming/metrics", figures.figures)
     router.add_get("/streaming/history", status.history)

@@ -7,7 +7,7 @@ import json
 import socket
 import struct
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -62,6 +62,22 @@ class Raw:
                 parts.append(self.received)
                 self.received = b""
         return b"".join(parts)
+
+    async def flood(self, data: bytes) -> None:
+        """Send the same again and again, and drop what comes, until the server closes."""
+        reading = asyncio.ensure_future(self._drop())
+        try:
+            while not reading.done():
+                await self.send(data)
+        finally:
+            reading.cancel()
+            with suppress(asyncio.CancelledError, OSError):
+                await reading
+
+    async def _drop(self) -> None:
+        with suppress(TimeoutError):
+            while await self.more():
+                self.received = b""
 
     def half_close(self) -> None:
         """Say that nothing more will be sent, and go on listening."""

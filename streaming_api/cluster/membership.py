@@ -19,7 +19,7 @@ from redis.retry import Retry
 from streaming_api.cluster.figures import Figures
 from streaming_api.cluster.store import INBOX_SECONDS, REPLY_SECONDS, Store, reason_of
 
-BEAT_SECONDS: Final = 1.0
+HEARTBEAT_SECONDS: Final = 1.0
 HANG_SECONDS: Final = 3.0
 LOOK_SECONDS: Final = 2.0
 """How long a process must be seen to be missing before its answers are ended."""
@@ -88,14 +88,14 @@ class Membership:
         )
         pause = 0.0
         while not self._stop.wait(pause):
-            pause = BEAT_SECONDS
+            pause = HEARTBEAT_SECONDS
             if time.monotonic() - self._turned < HANG_SECONDS:
                 try:
                     self._beat(client)
                     self.failed = None
                 except (redis.RedisError, OSError) as error:
                     self.failed = reason_of(error)
-                    pause = BEAT_SECONDS / 4  # the lease goes on meanwhile
+                    pause = HEARTBEAT_SECONDS / 4  # the lease goes on meanwhile
         with contextlib.suppress(redis.RedisError, OSError):
             client.delete(self._store.key("i", self._instance))
         client.close()

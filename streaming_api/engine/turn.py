@@ -1,8 +1,8 @@
 """Turn: chunks that one turn of the event loop has read, shown when all are read, written together.
 
 A write wakes the process that reads, and what is done between two writes is time in which that
-process falls asleep again: writes that follow each other at once wake it once. Until the end of the
-turn nobody else can write: clients' commands and timers have turns of their own.
+process falls asleep again: writes that follow each other at once wake it once. A reply may be
+complete before its turn has ended, so whoever ends an answer ends the turn first.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Turn:
         self.flushed: list[Flushed] = []
 
     def add(self, taker: Taker, chunks: list[bytes]) -> None:
-        """Let ``taker`` take these chunks before anything else has a turn."""
+        """Let ``taker`` take these chunks at the end of this turn."""
         if not self._due:
             self._due = True
             asyncio.get_running_loop().call_soon(self._end_due)

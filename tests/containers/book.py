@@ -23,7 +23,7 @@ from tests.containers.engine import BASE, MINUTE, Podman, pip_options
 ROOT: Final = Path(__file__).parents[2]
 BOOK: Final = (ROOT / "docs" / "operations.md").read_text()
 NAME: Final = "streaming-api-by-the-book"
-SOURCE: Final = "/root/streaming-api"
+SOURCE: Final = "/srv/streaming-api"
 UNIT: Final = "citadel-llm@streaming-api"
 DROP_INS: Final = f"/etc/systemd/system/{UNIT}.service.d"
 CONFIG: Final = "/opt/citadel/config/services/streaming-api.yaml"

@@ -92,7 +92,7 @@ async def test_one_that_hangs_is_sealed_and_does_not_write_when_it_wakes(
     service: Service, upstream: FakeUpstream
 ) -> None:
     upstream.scripts["slow"] = Script(tokens=2000, rate=20)
-    await asyncio.sleep(6.5)
+    await asyncio.sleep(6.5)  # as above
     async with AsyncExitStack() as stack:
         first, second, owner, _ = await on_both(service, stack)
         await first.start("z-1", model="slow")

@@ -159,13 +159,13 @@ class TestUsage:
         assert (await ask(one, "page")).status_code == 200
         assert one.context.cluster is not None
         await eventually(lambda: not one.context.cluster.figures.up)  # type: ignore[union-attr]
-        await asyncio.sleep(1.2)
+        await asyncio.sleep(1.2)  # longer than a reply is waited for, and it is asked again
         store.thaw()
         for server in (one, other):
             async with asyncio.timeout(2 * UNIT):
                 while (await usage(server))["page"]["answers"] != 1:
                     await asyncio.sleep(0.05)
-        await asyncio.sleep(0.6)
+        await asyncio.sleep(0.6)  # a count that came twice would have come by now
         assert [(await usage(server))["page"]["answers"] for server in (one, other)] == [1, 1]
 
     async def test_forgets_what_ran_in_a_process_that_is_gone(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 
 from streaming_api.cluster.cluster import Cluster
 from streaming_api.cluster.meta import FORMAT
 from streaming_api.service import StreamingService
-from tests.clients import UNIT, content, events, eventually, http, question, websocket
+from tests.clients import UNIT, Events, content, events, eventually, http, question, websocket
 from tests.conftest import StartServer
 from tests.fakes.fault_proxy import FaultProxy
 from tests.fakes.upstream import FakeUpstream, Gate, Script
@@ -68,6 +69,17 @@ async def recorded(server: StreamingService, number: int) -> None:
     await eventually(lambda: not cluster_of(server).lag)
 
 
+@asynccontextmanager
+async def three_tokens(server: StreamingService, gate: Gate) -> AsyncIterator[Events]:
+    """An answer of which three messages are there, watched and in the store."""
+    body = question("gated", request_id="x-1")
+    async with events(server.url, "/streaming/sse/chat", body=body) as here:
+        gate.release(3)
+        await here.until(lambda message: message["sequence_id"] == 3)
+        await recorded(server, 3)
+        yield here
+
+
 async def test_a_flush_loses_no_answer_that_has_ended(pair: Pair, store: RealStore) -> None:
     one, other = await pair()
     body = question("ten-tokens", request_id="x-1")
@@ -90,12 +102,7 @@ async def test_what_a_store_evicts_is_written_again_though_nothing_is_said(
 ) -> None:
     """Streams and descriptions alike, while no token comes."""
     one, other = await pair()
-    async with events(
-        one.url, "/streaming/sse/chat", body=question("gated", request_id="x-1")
-    ) as here:
-        gate.release(3)
-        await here.until(lambda message: message["sequence_id"] == 3)
-        await recorded(one, 3)
+    async with three_tokens(one, gate):
         await eventually(lambda: cluster_of(one).figures.round_trip)
         await asyncio.sleep(1.2)  # a heartbeat has seen the store before it loses anything
         await store.client.config_set("maxmemory-policy", "allkeys-lru")
@@ -144,7 +151,7 @@ async def test_answers_go_on_while_a_store_evicts(
         answers = [group.create_task(one_answer(number)) for number in range(10)]
         await eventually(lambda: len(begun) == 10, 3 * UNIT)
         evicting = group.create_task(evict())
-        await asyncio.sleep(1.5)
+        await asyncio.sleep(1.5)  # the time in which the store evicts, over and over
         over.set()
         await evicting
         await asyncio.wait(answers)
@@ -235,12 +242,7 @@ async def test_damage_is_repaired_and_hints_that_say_nothing_are_skipped(
     pair: Pair, store: RealStore, gate: Gate, caplog: pytest.LogCaptureFixture
 ) -> None:
     one, other = await pair()
-    async with events(
-        one.url, "/streaming/sse/chat", body=question("gated", request_id="x-1")
-    ) as here:
-        gate.release(3)
-        await here.until(lambda message: message["sequence_id"] == 3)
-        await recorded(one, 3)
+    async with three_tokens(one, gate):
         (stream,) = await keys(store, "a:*")
         await store.client.delete(stream)
         await store.client.xadd(stream, {"f": "1", "z": "no deflate"}, id="3-0")
@@ -258,12 +260,7 @@ async def test_an_answer_of_a_newer_version_is_left_alone(
     pair: Pair, store: RealStore, gate: Gate
 ) -> None:
     one, other = await pair()
-    async with events(
-        one.url, "/streaming/sse/chat", body=question("gated", request_id="x-1")
-    ) as here:
-        gate.release(3)
-        await here.until(lambda message: message["sequence_id"] == 3)
-        await recorded(one, 3)
+    async with three_tokens(one, gate) as here:
         (about,) = await keys(store, "m:*")
         await store.client.hset(about, mapping={"v": FORMAT + 1, "request": "of another kind"})
         before = await store.client.xrange((await keys(store, "a:*"))[0])
@@ -288,12 +285,7 @@ async def test_a_seal_holds_even_when_the_store_no_longer_has_it(
 ) -> None:
     """An owner that was cut off for longer than the store keeps what others have ended."""
     one, _ = await pair()
-    async with events(
-        one.url, "/streaming/sse/chat", body=question("gated", request_id="x-1")
-    ) as here:
-        gate.release(3)
-        await here.until(lambda message: message["sequence_id"] == 3)
-        await recorded(one, 3)
+    async with three_tokens(one, gate) as here:
         (stream,) = await keys(store, "a:*")
         await store.client.set(stream.replace(":a:", ":g:"), "sealed")
         await store.client.delete(stream)

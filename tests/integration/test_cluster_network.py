@@ -87,7 +87,7 @@ async def test_replies_that_come_after_their_command_was_given_up(
             proxy.faults = Faults(latency=0.4)  # each way
             proxy.reset_all()
         await eventually(lambda: not any(cluster_of(server).figures.up for server in apart))
-        await asyncio.sleep(1)
+        await asyncio.sleep(1)  # the time in which replies come too late
         for proxy in proxies:
             proxy.faults = Faults()  # and the late ones stay open
 
@@ -146,7 +146,7 @@ async def test_a_reader_that_cannot_reach_the_store(
     async def cut_off() -> None:
         pull(proxies[1])
         gate.release(10)
-        await asyncio.sleep(2 * LEASE + 0.5)
+        await asyncio.sleep(2 * LEASE + 0.5)  # longer than it takes to be missed
         plug(proxies[1])
 
     gate.release(1)

@@ -30,7 +30,7 @@ from tests.conftest import StartServer
 from tests.fakes.upstream import FakeUpstream, Script
 from tests.integration.test_hostile import DEFLATE, UPGRADE, deflated, frame, others
 from tests.integration.test_process import GRACE, serving
-from tests.raw import TEXT, Raw, raw
+from tests.raw import TEXT, raw
 
 SOCKETS: Final = 10
 """Hostile ones at once."""
@@ -69,21 +69,8 @@ async def attack(url: str, data: bytes) -> None:
             async with raw(url) as tcp:
                 await tcp.send(head.encode())
                 await tcp.until(b"\r\n\r\n")
-                reading = asyncio.ensure_future(_read(tcp))
-                try:
-                    while not reading.done():
-                        await tcp.send(data)
-                finally:
-                    reading.cancel()
-                    with suppress(asyncio.CancelledError, OSError):
-                        await reading
+                await tcp.flood(data)
         await asyncio.sleep(0)
-
-
-async def _read(tcp: Raw) -> None:
-    with suppress(TimeoutError):
-        while await tcp.more():
-            tcp.received = b""
 
 
 async def pipeline(url: str) -> None:
@@ -92,14 +79,7 @@ async def pipeline(url: str) -> None:
     while True:
         with suppress(OSError, TimeoutError):
             async with raw(url) as tcp:
-                reading = asyncio.ensure_future(_read(tcp))
-                try:
-                    while not reading.done():
-                        await tcp.send(data)
-                finally:
-                    reading.cancel()
-                    with suppress(asyncio.CancelledError, OSError):
-                        await reading
+                await tcp.flood(data)
 
 
 @asynccontextmanager

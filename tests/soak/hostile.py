@@ -19,7 +19,7 @@ import uvloop
 from tests.clients import question
 from tests.integration.test_hostile import DEFLATE, UPGRADE, frame
 from tests.integration.test_work import ATTACKS
-from tests.raw import Raw, raw
+from tests.raw import raw
 from tests.soak.attacks import LARGE, SMALL
 
 SOCKETS: Final = 10
@@ -71,20 +71,7 @@ async def _visit(url: str, kind: str, address: str, data: bytes) -> None:
             await tcp.send(data)
             await asyncio.sleep(3)
             return
-        reading = asyncio.ensure_future(_read(tcp))
-        try:
-            while not reading.done():
-                await tcp.send(data)
-        finally:
-            reading.cancel()
-            with suppress(asyncio.CancelledError, OSError):
-                await reading
-
-
-async def _read(tcp: Raw) -> None:
-    with suppress(TimeoutError):
-        while await tcp.more():
-            tcp.received = b""
+        await tcp.flood(data)
 
 
 async def _again_and_again(url: str, kind: str, address: str) -> None:

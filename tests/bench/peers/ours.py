@@ -8,11 +8,10 @@ from pathlib import Path
 import attrs
 import orjson
 
-from streaming_api.serving.private_store import PrivateStore
-from streaming_api.serving.workers import find_server
 from tests.bench import clients
 from tests.bench.peers.base import ROOT, ChatFace, Peer, ViewFace, this_python
 from tests.bench.peers.direct import END_OF_COMPLETION, ask_openai
+from tests.bench.peers.with_store import WithStore
 
 CONFIG = """\
 service: {host: 127.0.0.1, port: PORT, embedded_model: none}
@@ -118,41 +117,19 @@ class Ours(Peer):
         return clients.post_request(f"{self.base}/bench/publish", b"\n".join(payloads)), 1
 
 
-class OursInCluster(Ours):
+class OursInCluster(WithStore, Ours):
     """The same as one of several processes: what the store costs the owner of the answers."""
 
     name = "streaming-api with a store"
     settings = "As above, with `cluster.url`: a private store on a unix socket, on another core."
     most_answers = 100
 
-    def __init__(self, folder: Path, upstream: str) -> None:
-        super().__init__(folder, upstream)
-        self._store: PrivateStore | None = None
-
-    @property
-    def store(self) -> PrivateStore:
-        """Its store, once it has been started."""
-        assert self._store is not None
-        return self._store
-
     def command(self) -> Sequence[str]:
         """Serve with a store."""
-        program = find_server()
-        if program is None:
-            message = "there is no redis-server and no valkey-server"
-            raise RuntimeError(message)
-        self._store = PrivateStore(program, 8)
-        self._store.start()
         command = super().command()
         config = self.folder / "config.yaml"
-        config.write_text(f"{config.read_text()}cluster: {{url: {self._store.url}}}\n")
+        config.write_text(f"{config.read_text()}cluster: {{url: {self.store.url}}}\n")
         return command
-
-    async def stop(self) -> None:
-        """End both."""
-        await super().stop()
-        if self._store is not None:
-            self._store.close()
 
     def chat_faces(self) -> list[ChatFace]:
         """WebSocket, as the others are compared by."""
