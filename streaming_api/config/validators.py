@@ -68,8 +68,8 @@ def store_url(url: str) -> str:
         _ = parts.port
     except ValueError:
         raise Unfit(url, needs, secret=True) from None
-    place = parts.path if parts.scheme == "unix" else parts.hostname
-    if parts.scheme not in {"redis", "rediss", "unix"} or not place:
+    address = parts.path if parts.scheme == "unix" else parts.hostname
+    if parts.scheme not in {"redis", "rediss", "unix"} or not address:
         raise Unfit(url, needs, secret=True)
     return url
 

@@ -218,7 +218,7 @@ class ConnectionManager:
                 connection.close(CloseReason.POLICY)
 
     async def drain(self, seconds: float) -> None:
-        """Tell all clients at once that this server is stopping, and wait until they are gone."""
+        """Notify all clients at once that this server is stopping, and wait until they are gone."""
         self.leaving = self.draining = True
         self._emptied = asyncio.Event()
         for connection in self.present():

@@ -292,7 +292,7 @@ class Channel:
         self.progressed()
 
     def cut_lagging(self) -> None:
-        """Tell the viewers who lag that they are too slow."""
+        """Notify the viewers who lag that they are too slow."""
         for viewer in tuple(self.lagging):
             if viewer.lag > 0:
                 viewer.leave()

@@ -60,8 +60,8 @@ class Stream:
     """
 
     __slots__ = (
+        "_backlog",
         "_encoder",
-        "_log",
         "_snapshot",
         "_state",
         "account",
@@ -101,15 +101,15 @@ class Stream:
         self.last = 0
         self.end_cursor: int | None = None
         self._encoder = Encoder(message_type, name, epoch, request_id)
-        self._log = Backlog(self._encoder, account)
+        self._backlog = Backlog(self._encoder, account)
 
     def __len__(self) -> int:
-        return len(self._log)
+        return len(self._backlog)
 
     @property
     def size(self) -> int:
         """Bytes of payload in the backlog."""
-        return self._log.bytes
+        return self._backlog.bytes
 
     def __repr__(self) -> str:
         return f"<Stream {self.name} {len(self)} messages, {self.size} bytes>"
@@ -132,7 +132,7 @@ class Stream:
 
     def longest_gap(self) -> float:
         """Return the seconds of the longest silence between two messages that are kept."""
-        return self._log.longest_gap()
+        return self._backlog.longest_gap()
 
     def encode(self, number: int, data: bytes) -> bytes:
         """Return a message as JSON, for the store to keep before it is shown."""
@@ -141,7 +141,7 @@ class Stream:
     def extend(self, number: int, data: Iterable[bytes], now: float) -> list[Message]:
         """Append messages to the backlog, numbered from ``number`` on."""
         messages = self._encoder.encode_all(number, data, now)
-        self._log.add(messages)
+        self._backlog.add(messages)
         self.total += len(messages)
         return messages
 
@@ -149,21 +149,25 @@ class Stream:
         """Append messages that another process has encoded, numbered from ``number`` on."""
         again = self._encoder.again
         messages = [again(at, payload, now) for at, payload in enumerate(payloads, number)]
-        self._log.add(messages)
+        self._backlog.add(messages)
         self.total += len(messages)
         return messages
 
     def payloads(self, cursor: int, until: int, limit: int) -> tuple[int, list[bytes]]:
         """Return what `after` does, encoded: the first number, and the payloads from there on."""
-        return self._log.payloads(cursor, until, limit)
+        return self._backlog.payloads(cursor, until, limit)
 
     def overfull(self, now: float) -> bool:
         """Return whether the backlog exceeds its retention; a last message may always stay."""
-        kept, log = self.retention, self._log
+        kept, backlog = self.retention, self._backlog
         return (
-            (log.bytes > kept.bytes and not (self.last and len(log) == 1))
-            or len(log) > kept.messages
-            or (self.policy is not Policy.LOSSLESS and bool(log) and now - log.since > kept.seconds)
+            (backlog.bytes > kept.bytes and not (self.last and len(backlog) == 1))
+            or len(backlog) > kept.messages
+            or (
+                self.policy is not Policy.LOSSLESS
+                and bool(backlog)
+                and now - backlog.since > kept.seconds
+            )
         )
 
     def evict(self, now: float, needed_from: int) -> bool:
@@ -173,21 +177,21 @@ class Stream:
             Whether the backlog still exceeds its retention because a viewer needs it.
         """
         while self.overfull(now):
-            if self._log.oldest >= needed_from:
+            if self._backlog.oldest >= needed_from:
                 return True
-            self.evicted = self._log.oldest
-            self._log.drop()
+            self.evicted = self._backlog.oldest
+            self._backlog.drop()
         return False
 
     def drop_before(self, number: int) -> None:
         """Drop the messages below a number."""
-        while self._log and self._log.oldest < number:
-            self.evicted = self._log.oldest
-            self._log.drop()
+        while self._backlog and self._backlog.oldest < number:
+            self.evicted = self._backlog.oldest
+            self._backlog.drop()
 
     def after(self, cursor: int, until: int, limit: int) -> list[Message]:
         """Return messages above ``cursor`` up to ``until``: at least one, about ``limit`` bytes."""
-        messages = self._log.after(cursor, until, limit)
+        messages = self._backlog.after(cursor, until, limit)
         if self.last and messages and messages[-1].number == self.last:
             messages[-1].final = True
             messages[-1].cursor = self.end_cursor or self.last

@@ -219,7 +219,7 @@ class Derived:
                 self._ahead.append(viewer)
 
     def lose(self) -> None:
-        """Tell the viewers that they were too slow: the answer has moved on without this stream."""
+        """Notify the viewers that they were too slow: the answer moved on without this stream."""
         self.lost = True
         self._reader = None
         for viewer in self.channel.viewers():

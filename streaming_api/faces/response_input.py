@@ -36,8 +36,8 @@ def input_items(given: object, request_id: str, find_item: Callable[[str], Field
     if not isinstance(given, list):
         raise invalid("input", "a text, or a list of input items")
     items = []
-    for place, item in enumerate(given):
-        where = f"input[{place}]"
+    for index, item in enumerate(given):
+        where = f"input[{index}]"
         if not isinstance(item, Mapping):
             raise invalid(where, "an object")
         kind = item.get("type") or ("message" if "role" in item else "item_reference")
@@ -51,7 +51,7 @@ def input_items(given: object, request_id: str, find_item: Callable[[str], Field
             if checked is None:
                 raise unsupported(f"{where}.type", kind)
             given_id = optional_text(item, "id", f"{where}.id")
-            item_id = given_id or f"{_PREFIXES[kind]}_{request_id}_in{place}"
+            item_id = given_id or f"{_PREFIXES[kind]}_{request_id}_in{index}"
             items.append({**checked(item, where), "type": kind, "id": item_id})
     return items
 
@@ -73,10 +73,10 @@ def _message(item: Fields, where: str) -> dict[str, object]:
         content = [text]
     if not isinstance(content, list):
         raise invalid(f"{where}.content", "a text, or a list of parts")
-    for place, part in enumerate(content):
-        _check_part(part, f"{where}.content[{place}]")
+    for index, part in enumerate(content):
+        _check_part(part, f"{where}.content[{index}]")
         if role == "assistant" and part["type"] not in _TEXTS:
-            raise unsupported(f"{where}.content[{place}].type", part["type"])
+            raise unsupported(f"{where}.content[{index}].type", part["type"])
     return {"role": role, "content": content, "status": "completed"}
 
 
@@ -109,11 +109,11 @@ def _function_call(item: Fields, where: str) -> dict[str, object]:
 def _function_call_output(item: Fields, where: str) -> dict[str, object]:
     output = item.get("output")
     if isinstance(output, list):
-        for place, part in enumerate(output):
+        for index, part in enumerate(output):
             if not isinstance(part, Mapping) or part.get("type") != "input_text":
                 kind = part.get("type") if isinstance(part, Mapping) else None
-                raise unsupported(f"{where}.output[{place}].type", kind)
-            _check_part(part, f"{where}.output[{place}]")
+                raise unsupported(f"{where}.output[{index}].type", kind)
+            _check_part(part, f"{where}.output[{index}]")
     elif not isinstance(output, str):
         raise invalid(f"{where}.output", "a text, or a list of parts")
     return {

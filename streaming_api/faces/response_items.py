@@ -35,7 +35,7 @@ class Reasoning:
         self._id = item_id
         self._index = index
         self._texts: list[str] = []
-        self._place = b'"item_id":%b,"output_index":%d,"summary_index":0' % (
+        self._position = b'"item_id":%b,"output_index":%d,"summary_index":0' % (
             orjson.dumps(item_id), index,
         )  # fmt: skip
 
@@ -46,7 +46,7 @@ class Reasoning:
 
     def opened(self) -> Events:
         """Return the events with which it begins."""
-        part = b'{%b,"part":%b}' % (self._place, orjson.dumps(_summary("")))
+        part = b'{%b,"part":%b}' % (self._position, orjson.dumps(_summary("")))
         return [
             _item_event("response.output_item.added", self._index, self.item()),
             ("response.reasoning_summary_part.added", part),
@@ -55,15 +55,15 @@ class Reasoning:
     def add(self, text: str) -> Events:
         """Return the event for a piece of the reasoning."""
         self._texts.append(text)
-        fields = b'{%b,"delta":%b}' % (self._place, orjson.dumps(text))
+        fields = b'{%b,"delta":%b}' % (self._position, orjson.dumps(text))
         return [("response.reasoning_summary_text.delta", fields)]
 
     def closed(self, *, whole: bool) -> Events:  # noqa: ARG002 (an item without a status)
         """Return the events with which it ends."""
         text = "".join(self._texts)
         self._texts = [text]
-        done = b'{%b,"text":%b}' % (self._place, orjson.dumps(text))
-        part = b'{%b,"part":%b}' % (self._place, orjson.dumps(_summary(text)))
+        done = b'{%b,"text":%b}' % (self._position, orjson.dumps(text))
+        part = b'{%b,"part":%b}' % (self._position, orjson.dumps(_summary(text)))
         return [
             ("response.reasoning_summary_text.done", done),
             ("response.reasoning_summary_part.done", part),
@@ -79,7 +79,7 @@ class Message:
         self._index = index
         self._status = "in_progress"
         self._parts: list[_Part] = []
-        self._item_place = b'"item_id":%b,"output_index":%d' % (orjson.dumps(item_id), index)
+        self._item_position = b'"item_id":%b,"output_index":%d' % (orjson.dumps(item_id), index)
 
     def item(self) -> dict[str, object]:
         """Return the item as it is now."""
@@ -101,14 +101,14 @@ class Message:
         part.texts.append(text)
         part.logprobs += logprobs
         text_json = orjson.dumps(logprobs) if logprobs else b"[]"
-        fields = b'{%b,"delta":%b,"logprobs":%b}' % (part.place, orjson.dumps(text), text_json)
+        fields = b'{%b,"delta":%b,"logprobs":%b}' % (part.position, orjson.dumps(text), text_json)
         return [*events, ("response.output_text.delta", fields)]
 
     def refuse(self, text: str) -> Events:
         """Return the events for a piece of a refusal."""
         events, part = self._part("refusal")
         part.texts.append(text)
-        fields = b'{%b,"delta":%b}' % (part.place, orjson.dumps(text))
+        fields = b'{%b,"delta":%b}' % (part.position, orjson.dumps(text))
         return [*events, ("response.refusal.delta", fields)]
 
     def closed(self, *, whole: bool) -> Events:
@@ -122,18 +122,18 @@ class Message:
         if self._parts and self._parts[-1].kind == kind:
             return [], self._parts[-1]
         events = self._parts[-1].closed() if self._parts else []
-        part = _Part(kind, b'%b,"content_index":%d' % (self._item_place, len(self._parts)))
+        part = _Part(kind, b'%b,"content_index":%d' % (self._item_position, len(self._parts)))
         self._parts.append(part)
-        fields = b'{%b,"part":%b}' % (part.place, orjson.dumps(part.part()))
+        fields = b'{%b,"part":%b}' % (part.position, orjson.dumps(part.part()))
         return [*events, ("response.content_part.added", fields)], part
 
 
 class _Part:
     """One part of a message."""
 
-    def __init__(self, kind: str, place: bytes) -> None:
+    def __init__(self, kind: str, position: bytes) -> None:
         self.kind = kind
-        self.place = place
+        self.position = position
         self.texts: list[str] = []
         self.logprobs: list[object] = []
 
@@ -150,12 +150,12 @@ class _Part:
         self.texts = [text]
         text_json = orjson.dumps(text)
         if self.kind == "refusal":
-            done = ("response.refusal.done", b'{%b,"refusal":%b}' % (self.place, text_json))
+            done = ("response.refusal.done", b'{%b,"refusal":%b}' % (self.position, text_json))
         else:
             logprobs = orjson.dumps(self.logprobs)
-            fields = b'{%b,"text":%b,"logprobs":%b}' % (self.place, text_json, logprobs)
+            fields = b'{%b,"text":%b,"logprobs":%b}' % (self.position, text_json, logprobs)
             done = ("response.output_text.done", fields)
-        part = b'{%b,"part":%b}' % (self.place, orjson.dumps(self.part()))
+        part = b'{%b,"part":%b}' % (self.position, orjson.dumps(self.part()))
         return [done, ("response.content_part.done", part)]
 
 
@@ -169,7 +169,7 @@ class Call:
         self._name = name
         self._status = "in_progress"
         self._arguments: list[str] = []
-        self._place = b'"item_id":%b,"output_index":%d' % (orjson.dumps(item_id), index)
+        self._position = b'"item_id":%b,"output_index":%d' % (orjson.dumps(item_id), index)
 
     @property
     def complete(self) -> bool:
@@ -194,7 +194,7 @@ class Call:
     def add(self, arguments: str) -> Events:
         """Return the event for a piece of its arguments."""
         self._arguments.append(arguments)
-        fields = b'{%b,"delta":%b}' % (self._place, orjson.dumps(arguments))
+        fields = b'{%b,"delta":%b}' % (self._position, orjson.dumps(arguments))
         return [("response.function_call_arguments.delta", fields)]
 
     def closed(self, *, whole: bool) -> Events:
@@ -209,7 +209,7 @@ class Call:
         if not whole:
             return []
         fields = b'{%b,"arguments":%b,"name":%b}' % (
-            self._place, orjson.dumps(arguments), orjson.dumps(self._name),
+            self._position, orjson.dumps(arguments), orjson.dumps(self._name),
         )  # fmt: skip
         return [
             ("response.function_call_arguments.done", fields),

@@ -185,9 +185,9 @@ def _format(form: Fields) -> dict[str, object]:
 
 def _logprobs(body: Fields) -> dict[str, object]:
     included = texts(body, "include")
-    for place, name in enumerate(included):
+    for index, name in enumerate(included):
         if name not in _NO_EFFECT and name != _LOGPROBS:
-            raise unsupported(f"include[{place}]", name)
+            raise unsupported(f"include[{index}]", name)
     top = body.get("top_logprobs")
     if top is not None and (not isinstance(top, int) or isinstance(top, bool) or top < 0):
         raise invalid("top_logprobs", "a number from 0 to 20")

@@ -13,7 +13,7 @@ def chat_tools(body: Fields) -> dict[str, object]:
     Raises:
         BadRequest: a tool or the choice is wrong, or cannot be expressed; ``param`` names it.
     """
-    tools = [_tool(tool, f"tools[{place}]") for place, tool in enumerate(tool_list(body))]
+    tools = [_tool(tool, f"tools[{index}]") for index, tool in enumerate(tool_list(body))]
     choice = body.get("tool_choice")
     if not tools:
         if isinstance(choice, Mapping) or choice == "required":

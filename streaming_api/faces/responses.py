@@ -150,8 +150,8 @@ class ResponseTranslator:
 
     def _add(self, events: list[tuple[str, bytes]], size: int) -> None:
         for name, fields in events:
-            place = (name.encode(), self._sequence, fields[1:])
-            self._events.append(b'{"type":"%b","sequence_number":%d,%b' % place)
+            numbered = (name.encode(), self._sequence, fields[1:])
+            self._events.append(b'{"type":"%b","sequence_number":%d,%b' % numbered)
             self._sequence += 1
         self.size += size
 

@@ -114,14 +114,14 @@ def delta_of(chunk: Mapping[str, object]) -> Delta:
 
 
 def _calls(given: object) -> tuple[CallDelta, ...]:
-    return tuple(_call(mapping(call), place) for place, call in enumerate(_list(given)))
+    return tuple(_call(mapping(call), position) for position, call in enumerate(_list(given)))
 
 
-def _call(fields: Mapping[str, object], place: int) -> CallDelta:
+def _call(fields: Mapping[str, object], position: int) -> CallDelta:
     index = fields.get("index")
     function = mapping(fields.get("function"))
     return CallDelta(
-        index=index if isinstance(index, int) else place,
+        index=index if isinstance(index, int) else position,
         call_id=_text(fields.get("id")),
         name=_text(function.get("name")),
         arguments=_text(function.get("arguments")),

@@ -59,8 +59,8 @@ def chat_fields(fields: Fields) -> dict[str, object]:
     if not isinstance(given, list) or not given:
         raise invalid("messages", "a list of UI messages")
     messages: list[dict[str, object]] = []
-    for place, message in enumerate(given):
-        where = f"messages[{place}]"
+    for index, message in enumerate(given):
+        where = f"messages[{index}]"
         if not isinstance(message, Mapping):
             raise invalid(where, "an object")
         messages += _messages(message, where)
@@ -80,10 +80,10 @@ def _messages(message: Fields, where: str) -> list[dict[str, object]]:
     if not isinstance(parts, list):
         raise invalid(f"{where}.parts", "a list of parts")
     checked: list[Fields] = []
-    for place, part in enumerate(parts):
+    for index, part in enumerate(parts):
         if not isinstance(part, Mapping) or not isinstance(part.get("type"), str):
-            raise invalid(f"{where}.parts[{place}]", "an object with a type")
-        checked.append({**part, "where": f"{where}.parts[{place}]"})
+            raise invalid(f"{where}.parts[{index}]", "an object with a type")
+        checked.append({**part, "where": f"{where}.parts[{index}]"})
     if role == "assistant":
         return _assistant(checked)
     content = [_part(part) for part in checked if not _left_out(part)]

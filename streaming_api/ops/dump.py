@@ -25,7 +25,7 @@ def _lines(context: Context) -> Iterator[str]:
     yield f"  {context.manager!r}, {answers!r}, {answers.queue!r}, {context.upstream.name}"
     yield f"  topics: {context.topics.channel!r}"
     for answer in answers.running[:_MOST]:
-        state = f"place {answer.position}" if answer.position else "runs"
+        state = f"waits, {answer.position} in the queue" if answer.position else "runs"
         viewers, age = len(answer.channel.viewers()), time.monotonic() - answer.started
         yield f"  answer: {state}, {age:.1f} s, {answer.chunks} chunks, {viewers} viewers"
     for connection in tuple(context.manager.present())[:_MOST]:

@@ -77,16 +77,16 @@ class Tracing:
         begun = end - record.seconds
         name = f"chat {record.answered}".rstrip()
         attributes = record.attributes()
-        for place, kind, start in (
+        for given, kind, start in (
             (record.trace, SpanKind.SERVER, begun),
             (record.call, SpanKind.CLIENT, begun + record.queued),
         ):
             if kind is SpanKind.CLIENT and record.queued >= record.seconds:
                 return  # the upstream was never asked
-            self._ids.next = place
+            self._ids.next = given
             span = self._tracer.start_span(
                 name,
-                context=_parent(place),
+                context=_parent(given),
                 kind=kind,
                 attributes=attributes,  # type: ignore[arg-type]  # plain values all
                 start_time=_nanoseconds(start),
@@ -116,7 +116,7 @@ class _Ids:
     """Ids that were sent to the upstream before the span existed.
 
     Attributes:
-        next: the place in its trace of the span that is made next.
+        next: where in its trace the span that is made next.
         generator: gives out the ids when the SDK asks for them.
     """
 
@@ -140,17 +140,17 @@ def _ids() -> _Ids:
     return ids
 
 
-def _parent(place: TraceContext) -> Context:
+def _parent(given: TraceContext) -> Context:
     """Return the SDK's context of the span that this one is in."""
     from opentelemetry import trace  # noqa: PLC0415
     from opentelemetry.context import Context  # noqa: PLC0415
 
     nothing = Context()
-    if not place.parent_id:
+    if not given.parent_id:
         return nothing
-    flags = trace.TraceFlags(trace.TraceFlags.SAMPLED if place.sampled else 0)
+    flags = trace.TraceFlags(trace.TraceFlags.SAMPLED if given.sampled else 0)
     parent = trace.SpanContext(
-        int(place.trace_id, 16), int(place.parent_id, 16), is_remote=True, trace_flags=flags
+        int(given.trace_id, 16), int(given.parent_id, 16), is_remote=True, trace_flags=flags
     )
     return trace.set_span_in_context(trace.NonRecordingSpan(parent), nothing)
 

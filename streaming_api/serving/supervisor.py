@@ -238,7 +238,7 @@ class Supervisor:
         )
 
     def _stop(self, number: signal.Signals) -> None:
-        """Tell the workers to stop; once their sockets are closed, nobody listens."""
+        """Ask the workers to stop; once their sockets are closed, nobody listens."""
         self._stopping = True
         logger.info("stopping the workers")
         systemd.notify(*systemd.stopping(self._config.drain_delay + self._config.drain_seconds))

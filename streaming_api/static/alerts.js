@@ -105,16 +105,16 @@ function fold(id, alerts, words, text) {
 
 const rows = new Map();
 
-function fill(list, groups, place) {
-  const nodes = groups.slice(0, MOST_GROUPS).map((group) => groupNode(group, place));
+function fill(list, groups, section) {
+  const nodes = groups.slice(0, MOST_GROUPS).map((group) => groupNode(group, section));
   if (groups.length > MOST_GROUPS) nodes.push(element("li", "hint", `and ${plural(groups.length - MOST_GROUPS, "more name")}; filter to see them`));
   arrange(list, nodes);
 }
 
-function groupNode(group, place) {
+function groupNode(group, section) {
   const shown = group.alerts.slice(0, MOST_OF_GROUP).map((alert) => alertRow(alert, group.alerts.length > 1));
   if (group.alerts.length === 1) return shown[0];
-  const key = `${place}/${group.name}`;
+  const key = `${section}/${group.name}`;
   if (!rows.has(key)) {
     const mark = pill("", "idle");
     const list = element("ul", "alert-list");

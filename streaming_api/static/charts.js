@@ -233,8 +233,8 @@ function drawAll() {
   const [from, to] = shownWindow();
   const marks = marksOf(state.history.marks);
   const { times, series } = state.history;
-  const beat = series.get(HEARTBEAT);
-  const known = beat ? (row) => beat[row] !== null && beat[row] !== undefined : () => false;
+  const heartbeat = series.get(HEARTBEAT);
+  const known = heartbeat ? (row) => heartbeat[row] !== null && heartbeat[row] !== undefined : () => false;
   for (const entry of drawn) {
     const own = entry.chart.points?.();
     const columns = own ? own.columns : entry.chart.lines.map(({ of }) => columnOf(of, times.length));

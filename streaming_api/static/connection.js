@@ -51,7 +51,7 @@ export class Connection {
   #steadyTimer = 0;
   #attempt = 0;
   #quietTicks = 0;
-  #beats = false;
+  #sampled = false;
   #opened = false;
 
   constructor(give) {
@@ -158,7 +158,7 @@ export class Connection {
       return;
     }
     const topic = message.stream_id;
-    if (topic === "history" && message.data?.event === "sampled") this.#beats = true;
+    if (topic === "history" && message.data?.event === "sampled") this.#sampled = true;
     if (message.data?.event === "gap" && this.#wanted.has(topic)) this.#bridge(topic, message.data);
     else if (message.cursor && this.#wanted.has(topic)) this.#cursors.set(topic, message.cursor);
     this.#give.message(message);
@@ -252,7 +252,7 @@ export class Connection {
   // Ticks are counted instead of time, because a page that slept has waiting messages to read first.
   #listenForSilence() {
     if (!this.open || this.#wanted.size === 0) return;
-    const patience = this.#beats ? 1 : SLOW_FACTOR;
+    const patience = this.#sampled ? 1 : SLOW_FACTOR;
     this.#quietTicks += 1;
     if (this.#quietTicks === SILENT_TICKS * patience && this.#socket) this.#subscribe([...this.#wanted].at(-1));
     if (this.#quietTicks >= DEAD_TICKS * patience) this.#lost("The server has gone silent.");

@@ -19,8 +19,8 @@ export function scaleOf(values, { log = false, least = 0, whole = false, above =
   if (log) {
     const high = DECADES.find((each) => each >= Math.max(top, above)) ?? top;
     const low = 0.00003;
-    const place = (value) => (Math.log10(Math.max(value, low)) - Math.log10(low)) / (Math.log10(high) - Math.log10(low));
-    return { high, at: place, ticks: DECADES.filter((each) => each <= high && each > low) };
+    const at = (value) => (Math.log10(Math.max(value, low)) - Math.log10(low)) / (Math.log10(high) - Math.log10(low));
+    return { high, at, ticks: DECADES.filter((each) => each <= high && each > low) };
   }
   const marks = ticks(top > 0 ? top : 1, 3, whole);
   const high = marks.at(-1);

@@ -41,7 +41,7 @@ class Connections:
         self.silence_timeout = silence_timeout
         self.used: set[ResponseProtocol] = set()
         self.idle: list[_Idle] = []
-        self._tls = ssl.create_default_context() if endpoint.is_tls else None
+        self._tls = ssl.create_default_context() if endpoint.tls else None
         self._connect_timeout = connect_timeout
         self._keep_alive = keep_alive
 

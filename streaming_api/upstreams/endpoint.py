@@ -31,7 +31,7 @@ class Endpoint:
         query: what comes after "?" in every request, "" for nothing.
     """
 
-    is_tls: bool
+    tls: bool
     host: str
     port: int
     base: str
@@ -50,7 +50,7 @@ class Endpoint:
         if url.username is not None:
             raise ValueError("An address must not hold a password; set the API key instead.")
         return cls(
-            is_tls=url.scheme == "https",
+            tls=url.scheme == "https",
             host=url.hostname,
             port=url.port or _DEFAULT_PORTS[url.scheme],
             base=quote(_base(url.path), safe="/%:@!$&'()*+,;=~"),
@@ -65,7 +65,7 @@ class Endpoint:
 
     def address(self, path: str) -> str:
         """Return the address of `path`, for people; without the query, which may be secret."""
-        return f"http{'s' if self.is_tls else ''}://{self.authority}{self.base}{path}"
+        return f"http{'s' if self.tls else ''}://{self.authority}{self.base}{path}"
 
     def request(
         self,

@@ -183,7 +183,7 @@ class OneRequest(RequestTask):
                 self._body = EMPTY_PAYLOAD  # a body refers to its protocol: one cycle less
 
     def _break_body(self) -> None:
-        """Tell whoever reads the body that the rest of it cannot be read."""
+        """Report to whoever reads the body that the rest of it cannot be read."""
         self._stage = _Stage.OVER
         if self._answered:  # it was only being discarded
             self._body.feed_eof()

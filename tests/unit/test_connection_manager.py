@@ -30,12 +30,12 @@ class Beating(Shown):
 
     def __init__(self, manager: ConnectionManager, pipe: Pipe | None = None) -> None:
         super().__init__(pipe, manager=manager)
-        self.beats: list[float] = []
+        self.heartbeats: list[float] = []
         self.stubborn = False
 
     def heartbeat(self, now: float) -> float:
         """Note it; the next is due in ten seconds."""
-        self.beats.append(now)
+        self.heartbeats.append(now)
         return now + 10
 
     def close(self, ending: CloseReason) -> None:
@@ -248,17 +248,17 @@ class TestHeartbeats:
     async def test_each_has_one_when_it_is_due_and_not_before(self, clock: Clock) -> None:
         manager = house()
         connection = come(manager)
-        connection.beats.clear()
+        connection.heartbeats.clear()
         await turns(manager.keep_heartbeats, clock, *[1.0] * 25)
-        assert [beat - 1000 for beat in connection.beats] == [10, 20]
+        assert [sent - 1000 for sent in connection.heartbeats] == [10, 20]
 
     async def test_one_can_be_asked_for_earlier(self, clock: Clock) -> None:
         manager = house()
         connection = come(manager)
-        connection.beats.clear()
+        connection.heartbeats.clear()
         manager.heartbeat_at(connection, clock.now + 3)
         await turns(manager.keep_heartbeats, clock, *[1.0] * 5)
-        assert [beat - 1000 for beat in connection.beats] == [3]
+        assert [sent - 1000 for sent in connection.heartbeats] == [3]
 
     async def test_who_is_gone_has_none_and_leaves_nothing_behind(self, clock: Clock) -> None:
         manager = house()

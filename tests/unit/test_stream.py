@@ -257,7 +257,7 @@ class TestRetention:
         alerts = State(on, "alerts", Policy.HISTORY, keep(messages=10)).stream
         for _ in range(5_000):
             on.append(alerts, [b"{}"])
-        assert len(alerts._log._numbers) < 1_000
+        assert len(alerts._backlog._numbers) < 1_000
 
     @settings(max_examples=200)
     @given(
