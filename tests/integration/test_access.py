@@ -103,7 +103,7 @@ class TestAKey:
             ({"Authorization": f"Bearer {KEYS[0].sha256}"}, "invalid_api_key"),
         ],
     )
-    async def test_is_needed_and_a_wrong_one_is_401(
+    async def test_a_key_is_needed_and_a_wrong_one_is_401(
         self, guarded: StreamingService, headers: dict[str, str], code: str
     ) -> None:
         raw_headers = [(n.encode(), v.encode("latin-1")) for n, v in headers.items()]
@@ -120,18 +120,18 @@ class TestAKey:
         ["/streaming/status", "/streaming/connections?rows=0", "/streaming/metrics", "/metrics",
          "/streaming/sse/metrics", "/streaming/sse", "/v1/models", "/streaming/sse/chat/r-1"],
     )  # fmt: skip
-    async def test_is_needed_for_everything_that_shows_something(
+    async def test_a_key_is_needed_for_everything_that_shows_something(
         self, guarded: StreamingService, path: str
     ) -> None:
         assert (await get(guarded.url + path)).status_code == 401
 
     @pytest.mark.parametrize("path", ["/", "/health", "/static/main.js", "/streaming/schema"])
-    async def test_is_not_needed_for_what_shows_nothing(
+    async def test_a_key_is_not_needed_for_what_shows_nothing(
         self, guarded: StreamingService, path: str
     ) -> None:
         assert (await get(guarded.url + path)).status_code == 200
 
-    async def test_opens_what_its_scopes_name_and_nothing_else(
+    async def test_a_key_opens_what_its_scopes_name_and_nothing_else(
         self, guarded: StreamingService
     ) -> None:
         url = guarded.url
@@ -145,7 +145,7 @@ class TestAKey:
                 reply = await client.post(f"{url}/streaming/alerts", json={}, headers=bearer(name))
                 assert reply.status_code == status
 
-    async def test_limits_the_commands_on_a_socket_to_its_scopes(
+    async def test_a_key_limits_the_commands_on_a_socket_to_its_scopes(
         self, guarded: StreamingService
     ) -> None:
         async with websocket(guarded.url, additional_headers=bearer("watcher")) as socket:
@@ -157,14 +157,14 @@ class TestAKey:
             await socket.send(message_type="status_update")
             assert (await socket.receive())["data"]["error"]["code"] == "missing_scope"
 
-    async def test_is_needed_before_the_upgrade(self, guarded: StreamingService) -> None:
+    async def test_a_key_is_needed_before_the_upgrade(self, guarded: StreamingService) -> None:
         for path in ("/streaming/websocket", "/streaming/websocket/chat"):
             assert await refused(guarded, path) == 401
             wrong = {"Authorization": "Bearer wrong"}
             assert await refused(guarded, path, additional_headers=wrong) == 401
         assert guarded.connection_manager.open["websocket"] == 0
 
-    async def test_comes_as_a_subprotocol_from_a_browser_and_is_not_echoed(
+    async def test_a_key_comes_as_a_subprotocol_from_a_browser_and_is_not_echoed(
         self, guarded: StreamingService
     ) -> None:
         offered = ["streaming-api.v1", subprotocol("chatter")]
@@ -175,7 +175,7 @@ class TestAKey:
             assert (await socket.answer())[-1]["data"]["finish_reason"] == "stop"
 
     @pytest.mark.parametrize("key", ["", "%%%", "d3Jvbmc", "_w", "A" * 4000])
-    async def test_that_is_wrong_is_401_as_a_subprotocol_too(
+    async def test_a_key_that_is_wrong_is_401_as_a_subprotocol_too(
         self, guarded: StreamingService, key: str
     ) -> None:
         handshake = (
@@ -188,7 +188,7 @@ class TestAKey:
             await tcp.send(handshake.encode())
             assert (await tcp.rest()).startswith(b"HTTP/1.1 401 ")
 
-    async def test_is_not_sent_to_the_gateway(
+    async def test_a_key_is_not_sent_to_the_gateway(
         self, guarded: StreamingService, upstream: FakeUpstream
     ) -> None:
         async with websocket(guarded.url, additional_headers=bearer("chatter")) as socket:
@@ -196,7 +196,7 @@ class TestAKey:
             await socket.answer()
         assert all("authorization" not in request.headers for request in upstream.requests)
 
-    async def test_of_a_client_is_forwarded_where_there_are_none_of_ours(
+    async def test_a_clients_key_is_forwarded_where_there_are_none_of_ours(
         self, server: StreamingService, upstream: FakeUpstream
     ) -> None:
         theirs = {"Authorization": "Bearer sk-of-the-gateway"}
@@ -206,7 +206,7 @@ class TestAKey:
         asked = [r for r in upstream.requests if r.path == "/v1/chat/completions"]
         assert [r.headers["authorization"] for r in asked] == [theirs["Authorization"]]
 
-    async def test_can_come_from_a_systemd_credential(
+    async def test_a_key_can_come_from_a_systemd_credential(
         self, start_server: StartServer, tmp_path: Path
     ) -> None:
         digest = hashlib.sha256(b"sk-from-a-file").hexdigest()
@@ -218,7 +218,9 @@ class TestAKey:
         good = await get(url, Authorization="Bearer sk-from-a-file")
         assert (good.status_code, good.json()["access"]) == (200, "keys")
 
-    async def test_with_admin_alone_shows_the_connections(self, start_server: StartServer) -> None:
+    async def test_a_key_with_admin_alone_shows_the_connections(
+        self, start_server: StartServer
+    ) -> None:
         scopes: tuple[tuple[Scope, ...], ...] = (("admin",), ("watch",), ("chat",))
         keys = [
             ApiKey(name=one[0], sha256=hashlib.sha256(one[0].encode()).hexdigest(),
@@ -239,10 +241,12 @@ class TestAKey:
 
 
 class TestNoKeys:
-    async def test_are_said_to_be_none(self, server: StreamingService) -> None:
+    async def test_a_server_without_keys_says_so(self, server: StreamingService) -> None:
         assert (await get(f"{server.url}/streaming/status")).json()["access"] == "open"
 
-    def test_stop_a_server_that_requires_them(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_a_server_that_requires_keys_does_not_start_without_them(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("STREAMING_REQUIRE_KEYS", "true")
             assert main(["serve", "--port", "0"]) == 2
@@ -255,7 +259,7 @@ class TestAnAnswer:
         upstream.scripts["gated"] = Script(gate=(gate := Gate()))
         return gate
 
-    async def test_of_another_key_is_as_unknown_as_one_that_never_was(
+    async def test_an_answer_of_another_key_is_as_unknown_as_one_that_never_was(
         self, guarded: StreamingService, gate: Gate
     ) -> None:
         """Resuming, watching and cancelling: the replies differ in the name alone."""
@@ -283,7 +287,7 @@ class TestAnAnswer:
             gate.open()
             assert (await mine.answer())[-1]["data"]["finish_reason"] == "stop"
 
-    async def test_of_the_same_name_is_another_with_another_key(
+    async def test_a_name_means_another_answer_with_another_key(
         self, guarded: StreamingService, upstream: FakeUpstream, gate: Gate
     ) -> None:
         async with (
@@ -297,7 +301,7 @@ class TestAnAnswer:
             for socket in (one, two):
                 assert (await socket.answer())[-1]["data"]["finish_reason"] == "stop"
 
-    async def test_is_watched_by_another_client_with_the_same_key(
+    async def test_an_answer_is_watched_by_another_client_with_the_same_key(
         self, guarded: StreamingService
     ) -> None:
         async with websocket(guarded.url, additional_headers=bearer("chatter")) as socket:
@@ -308,7 +312,7 @@ class TestAnAnswer:
         ) as stream:
             assert await stream.rest() == seen
 
-    async def test_too_many_of_one_key_at_once_is_429_and_others_go_on(
+    async def test_too_many_answers_of_one_key_are_429_and_others_go_on(
         self, start_server: StartServer, upstream: FakeUpstream, gate: Gate
     ) -> None:
         server = await start_server(
@@ -339,7 +343,7 @@ async def reply_to(socket: Socket, action: str, request_id: str) -> dict[str, ob
 
 
 class TestATicket:
-    async def test_opens_once_what_its_key_opens(self, guarded: StreamingService) -> None:
+    async def test_a_ticket_opens_once_what_its_key_opens(self, guarded: StreamingService) -> None:
         ticket = await new_ticket(guarded, "watcher")
         async with websocket(guarded.url, f"/streaming/websocket?ticket={ticket}") as socket:
             await socket.send(message_type="status_update")
@@ -348,14 +352,14 @@ class TestATicket:
             assert (await socket.until(lambda m: "error" in m["data"]))[-1]
         assert await refused(guarded, f"/streaming/websocket?ticket={ticket}") == 401
 
-    async def test_opens_an_event_stream_too(self, guarded: StreamingService) -> None:
+    async def test_a_ticket_opens_an_event_stream_too(self, guarded: StreamingService) -> None:
         ticket = await new_ticket(guarded, "watcher")
         async with events(guarded.url, f"/streaming/sse/status?ticket={ticket}") as stream:
             await stream.receive()
         reply = await get(f"{guarded.url}/streaming/sse/status?ticket={ticket}")
         assert (reply.status_code, code_of(reply)) == (401, "invalid_ticket")
 
-    async def test_is_good_for_thirty_seconds(
+    async def test_a_ticket_is_good_for_thirty_seconds(
         self, guarded: StreamingService, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         assert doors_module.TICKET_SECONDS == 30
@@ -363,22 +367,22 @@ class TestATicket:
         ticket = await new_ticket(guarded, "watcher")
         assert await refused(guarded, f"/streaming/websocket?ticket={ticket}") == 401
 
-    async def test_is_not_given_to_nobody(self, guarded: StreamingService) -> None:
+    async def test_a_ticket_is_not_given_to_nobody(self, guarded: StreamingService) -> None:
         async with http() as client:
             reply = await client.post(f"{guarded.url}/streaming/tickets")
         assert reply.status_code == 401
 
-    async def test_does_not_buy_another(self, guarded: StreamingService) -> None:
+    async def test_a_ticket_does_not_buy_another(self, guarded: StreamingService) -> None:
         ticket = await new_ticket(guarded, "watcher")
         async with http() as client:
             reply = await client.post(f"{guarded.url}/streaming/tickets?ticket={ticket}")
         assert (reply.status_code, code_of(reply)) == (403, "ticket_by_ticket")
 
-    async def test_that_was_made_up_is_401(self, guarded: StreamingService) -> None:
+    async def test_a_ticket_that_was_made_up_is_401(self, guarded: StreamingService) -> None:
         for made_up in ("", "x", "A" * 32, "%00"):
             assert await refused(guarded, f"/streaming/websocket?ticket={made_up}") == 401
 
-    async def test_cannot_be_had_without_end(self, start_server: StartServer) -> None:
+    async def test_tickets_cannot_be_had_without_end(self, start_server: StartServer) -> None:
         server = await start_server(api_keys=KEYS, commands_per_second=1)
         async with http(**bearer("watcher")) as client:
             replies = [await client.post(f"{server.url}/streaming/tickets") for _ in range(4)]
@@ -394,7 +398,7 @@ async def new_ticket(server: StreamingService, name: str) -> str:
 
 
 class TestTheLog:
-    async def test_never_holds_a_key_a_ticket_or_what_was_said(
+    async def test_the_log_never_holds_a_key_a_ticket_or_what_was_said(
         self, guarded: StreamingService, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level(logging.DEBUG)
@@ -425,7 +429,7 @@ class TestTheLog:
         for secret in (*secrets, "t0 t1"):
             assert secret not in text
 
-    async def test_names_an_answer_once_at_its_end(
+    async def test_the_log_names_an_answer_once_at_its_end(
         self, guarded: StreamingService, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level(logging.INFO, "streaming_api")
@@ -445,7 +449,7 @@ class TestTheLog:
         paths = [line for line in caplog.messages if "/streaming/sse/chat" in line]
         assert sum("/streaming/sse/chat/{request_id} of" in line for line in paths) == 2
 
-    async def test_has_one_line_for_each_end_with_its_reason(
+    async def test_the_log_has_one_line_for_each_end_of_an_answer_with_its_reason(
         self, server: StreamingService, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level(logging.INFO)
@@ -459,13 +463,15 @@ class TestTheLog:
 
 
 class TestPagesAndNames:
-    async def test_of_the_server_itself_come_in(self, server: StreamingService) -> None:
+    async def test_pages_of_the_server_itself_come_in(self, server: StreamingService) -> None:
         for origin in (server.url, server.url.replace("127.0.0.1", "localhost")):
             host = origin.removeprefix("http://")
             headers = {"Origin": origin, "Host": host}
             assert (await get(f"{server.url}/streaming/status", **headers)).status_code == 200
 
-    async def test_that_are_allowed_come_in(self, start_server: StartServer) -> None:
+    async def test_pages_and_names_that_are_allowed_come_in(
+        self, start_server: StartServer
+    ) -> None:
         server = await start_server(
             allowed_origins=["https://chat.example.org"], allowed_hosts=["api.example.org"]
         )
@@ -482,7 +488,9 @@ class TestPagesAndNames:
         ):
             assert (await get(url, **headers)).status_code == 403, headers
 
-    async def test_behind_tls_of_a_proxy_are_the_same_page(self, start_server: StartServer) -> None:
+    async def test_a_page_behind_the_tls_of_a_proxy_is_the_same_page(
+        self, start_server: StartServer
+    ) -> None:
         server = await start_server(allowed_hosts=["chat.example.org"])
         headers = {"Origin": "https://chat.example.org", "Host": "chat.example.org"}
         assert (await get(f"{server.url}/streaming/status", **headers)).status_code == 200
@@ -490,7 +498,7 @@ class TestPagesAndNames:
     @pytest.mark.parametrize(
         "path", ["/", "/health", "/metrics", "/streaming/schema", "/streaming/sse/metrics"]
     )
-    async def test_that_are_foreign_get_nothing_at_all(
+    async def test_foreign_pages_and_names_get_nothing_at_all(
         self, server: StreamingService, path: str
     ) -> None:
         reply = await get(server.url + path, Host="evil.example")
@@ -500,7 +508,7 @@ class TestPagesAndNames:
         assert server.context.telemetry.refusals["host"] == 1
         assert server.context.telemetry.refusals["origin"] == 1
 
-    async def test_cannot_hide_behind_a_target_that_is_a_url(
+    async def test_foreign_names_cannot_hide_behind_a_target_that_is_a_url(
         self, server: StreamingService
     ) -> None:
         async with raw(server.url) as tcp:
@@ -509,7 +517,7 @@ class TestPagesAndNames:
 
 
 class TestRates:
-    async def test_of_new_connections_are_refused_with_retry_after(
+    async def test_new_connections_above_their_rate_are_refused_with_retry_after(
         self, start_server: StartServer
     ) -> None:
         server = await start_server(connections_per_minute=6)
@@ -521,7 +529,7 @@ class TestRates:
             assert await refused(server, "/streaming/websocket") == 429
         assert server.context.telemetry.refusals["rate"] == 2
 
-    async def test_of_new_connections_hold_for_a_key_from_several_addresses(
+    async def test_the_rate_of_new_connections_holds_for_a_key_from_several_addresses(
         self, start_server: StartServer
     ) -> None:
         server = await start_server(
@@ -540,7 +548,7 @@ class TestRates:
             ):
                 assert reply.status_code == status
 
-    async def test_of_commands_are_refused_with_retry_after(
+    async def test_commands_above_their_rate_are_refused_with_retry_after(
         self, start_server: StartServer, upstream: FakeUpstream
     ) -> None:
         server = await start_server(api_gateway_endpoint=upstream.url, commands_per_second=1)
@@ -567,7 +575,7 @@ class TestAProxy:
             ("2001:db8::1", "2001:db8::1"),
         ],
     )
-    async def test_that_is_trusted_says_who_the_client_is(
+    async def test_a_proxy_that_is_trusted_says_who_the_client_is(
         self, start_server: StartServer, forwarded: str, address: str
     ) -> None:
         server = await start_server(trusted_proxies=["127.0.0.0/8"])
@@ -576,13 +584,13 @@ class TestAProxy:
             (connection,) = server.connection_manager.present()
             assert connection.client.address == address
 
-    async def test_that_is_not_is_just_a_client(self, server: StreamingService) -> None:
+    async def test_a_proxy_that_is_not_is_just_a_client(self, server: StreamingService) -> None:
         async with websocket(server.url, additional_headers={"X-Forwarded-For": "10.1.1.1"}):
             await eventually(lambda: server.connection_manager.connections)
             (connection,) = server.connection_manager.present()
             assert connection.client.address == "127.0.0.1"
 
-    async def test_with_ipv6_clients_has_one_limit_for_each_customer(
+    async def test_a_proxy_with_ipv6_clients_has_one_limit_for_each_customer(
         self, start_server: StartServer
     ) -> None:
         """A customer has 2^64 addresses: what is limited is their network."""
@@ -598,7 +606,7 @@ class TestAProxy:
 
 
 class TestAnUnauthenticatedSocket:
-    async def test_that_says_nothing_is_closed(
+    async def test_an_unauthenticated_socket_that_says_nothing_is_closed(
         self,
         start_server: StartServer,
         monkeypatch: pytest.MonkeyPatch,
@@ -613,7 +621,7 @@ class TestAnUnauthenticatedSocket:
 
 
 class TestTLS:
-    async def test_serves_everything_and_loads_a_certificate_that_changes(
+    async def test_tls_serves_everything_and_loads_a_certificate_that_changes(
         self, start_server: StartServer, upstream: FakeUpstream, tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:  # fmt: skip
@@ -642,7 +650,7 @@ class TestTLS:
             await socket.start("r-2")  # connections from before go on
             assert (await socket.answer())[-1]["data"]["finish_reason"] == "stop"
 
-    async def test_does_not_wait_for_a_handshake_that_does_not_come(
+    async def test_tls_does_not_wait_for_a_handshake_that_does_not_come(
         self, start_server: StartServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         assert service_module.HANDSHAKE_SECONDS == 10
@@ -654,7 +662,9 @@ class TestTLS:
             assert await silent.rest() == b""
             assert await dribbling.rest() == b""
 
-    async def test_speaks_no_plain_http(self, start_server: StartServer, tmp_path: Path) -> None:
+    async def test_tls_speaks_no_plain_http(
+        self, start_server: StartServer, tmp_path: Path
+    ) -> None:
         certificate, key = make_certificate(tmp_path, "one")
         server = await start_server(tls_certificate=certificate, tls_key=key)
         async with raw(server.url) as plain:

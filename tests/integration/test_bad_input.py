@@ -148,7 +148,9 @@ WRONG = {
 
 class TestAWebSocket:
     @pytest.mark.parametrize("name", NOT_JSON)
-    async def test_gets_an_error_for_what_is_not_json(self, socket: Socket, name: str) -> None:
+    async def test_a_socket_gets_an_error_for_what_is_not_json(
+        self, socket: Socket, name: str
+    ) -> None:
         await socket.connection.send(NOT_JSON[name])
         answered = await socket.receive()
         assert answered["message_type"] == "status_update"
@@ -157,13 +159,15 @@ class TestAWebSocket:
         await lives_on(socket)
 
     @pytest.mark.parametrize("name", NO_OBJECT)
-    async def test_gets_an_error_for_what_is_no_object(self, socket: Socket, name: str) -> None:
+    async def test_a_socket_gets_an_error_for_what_is_no_object(
+        self, socket: Socket, name: str
+    ) -> None:
         await socket.connection.send(NO_OBJECT[name])
         assert (await socket.receive())["data"]["error"]["code"] == "not_an_object"
         await lives_on(socket)
 
     @pytest.mark.parametrize("name", WRONG)
-    async def test_gets_an_error_that_names_the_wrong_field(
+    async def test_a_socket_gets_an_error_that_names_the_wrong_field(
         self, socket: Socket, name: str
     ) -> None:
         text, code, param = WRONG[name]
@@ -179,19 +183,19 @@ class TestAWebSocket:
             assert answered["message_type"] in {"chat_completion", "status_update"}
         await lives_on(socket)
 
-    async def test_gets_its_request_id_back_with_the_error(self, socket: Socket) -> None:
+    async def test_a_socket_gets_its_request_id_back_with_the_error(self, socket: Socket) -> None:
         await socket.send(message_type="chat_completion", request_id="r-1", messages=7)
         answered = await socket.receive()
         assert (answered["message_type"], answered["request_id"]) == ("chat_completion", "r-1")
         assert "sequence_id" not in answered
 
-    async def test_gets_an_error_for_a_binary_frame(self, socket: Socket) -> None:
+    async def test_a_socket_gets_an_error_for_a_binary_frame(self, socket: Socket) -> None:
         await socket.connection.send(b"{}")
         assert (await socket.receive())["data"]["error"]["code"] == "binary_frame"
         await lives_on(socket)
 
     @pytest.mark.parametrize("compression", [None, "deflate"])
-    async def test_may_send_exactly_a_mebibyte(
+    async def test_a_socket_may_send_exactly_a_mebibyte(
         self, server: StreamingService, upstream: FakeUpstream, compression: str | None
     ) -> None:
         async with websocket(server.url, compression=compression) as socket:
@@ -201,7 +205,7 @@ class TestAWebSocket:
         assert len(upstream.generations[0].request.body) > MIB - 200
 
     @pytest.mark.parametrize("compression", [None, "deflate"])
-    async def test_is_closed_with_1009_for_one_byte_more(
+    async def test_a_socket_is_closed_with_1009_for_one_byte_more(
         self, server: StreamingService, upstream: FakeUpstream, compression: str | None
     ) -> None:
         async with websocket(server.url, compression=compression) as socket:
@@ -209,7 +213,7 @@ class TestAWebSocket:
             assert await socket.closed() == 1009
         assert upstream.generations == []
 
-    async def test_is_closed_with_1009_for_the_sum_of_its_fragments(
+    async def test_a_socket_is_closed_with_1009_for_the_sum_of_its_fragments(
         self, server: StreamingService
     ) -> None:
         async with websocket(server.url, compression=None) as socket:
@@ -217,14 +221,16 @@ class TestAWebSocket:
             await socket.connection.send([text[: MIB // 2], text[MIB // 2 :]])
             assert await socket.closed() == 1009
 
-    async def test_is_closed_with_1007_for_what_is_not_utf8(self, server: StreamingService) -> None:
+    async def test_a_socket_is_closed_with_1007_for_what_is_not_utf8(
+        self, server: StreamingService
+    ) -> None:
         for text in (b'{"a":"\xff"}', b'{"a":"\xed\xa0\x80"}', b'{"a":"\xc3'):
             async with raw(server.url) as tcp:
                 await tcp.upgrade()
                 await tcp.send_frame(text)
                 assert await tcp.messages_and_close() == ([], 1007)
 
-    async def test_is_closed_with_1002_for_an_unmasked_frame(
+    async def test_a_socket_is_closed_with_1002_for_an_unmasked_frame(
         self, server: StreamingService
     ) -> None:
         async with raw(server.url) as tcp:
@@ -232,7 +238,9 @@ class TestAWebSocket:
             await tcp.send(b"\x81\x02{}")
             assert await tcp.messages_and_close() == ([], 1002)
 
-    async def test_that_goes_wrong_is_nothing_to_the_others(self, server: StreamingService) -> None:
+    async def test_a_socket_that_goes_wrong_is_nothing_to_the_others(
+        self, server: StreamingService
+    ) -> None:
         async with websocket(server.url) as other, raw(server.url) as tcp:
             await tcp.upgrade()
             await tcp.send(b"\xff" * 1000)
@@ -240,7 +248,9 @@ class TestAWebSocket:
             assert opcode == CLOSE
             await lives_on(other)
 
-    async def test_may_send_many_commands_in_one_segment(self, server: StreamingService) -> None:
+    async def test_a_socket_may_send_many_commands_in_one_segment(
+        self, server: StreamingService
+    ) -> None:
         async with raw(server.url) as tcp:
             await tcp.upgrade()
             for number in range(20):
@@ -250,7 +260,7 @@ class TestAWebSocket:
                 assert opcode == TEXT
                 assert valid(payload)["request_id"] == f"r-{number}"
 
-    async def test_that_sends_its_first_command_with_the_handshake_is_heard(
+    async def test_a_socket_that_sends_its_first_command_with_the_handshake_is_heard(
         self, server: StreamingService
     ) -> None:
         async with raw(server.url) as tcp:
@@ -264,7 +274,9 @@ class TestAWebSocket:
             _, payload = await tcp.frame()
             assert valid(payload)["data"]["error"]["code"] == "missing_field"
 
-    async def test_on_the_chat_path_learns_where_topics_are(self, server: StreamingService) -> None:
+    async def test_a_socket_on_the_chat_path_learns_where_topics_are(
+        self, server: StreamingService
+    ) -> None:
         async with websocket(server.url, "/streaming/websocket/chat") as socket:
             await socket.send(message_type="alert")
             answered = await socket.receive()
@@ -272,7 +284,7 @@ class TestAWebSocket:
             assert answered["data"]["error"]["code"] == "chat_only"
             await lives_on(socket)
 
-    async def test_over_the_rate_gets_an_error_and_stays_open(
+    async def test_a_socket_over_the_rate_gets_an_error_and_stays_open(
         self, start_server: StartServer, upstream: FakeUpstream
     ) -> None:
         server = await start_server(api_gateway_endpoint=upstream.url, commands_per_second=1)
@@ -295,7 +307,7 @@ class TestABody:
 
     @pytest.mark.parametrize("path", POSTS)
     @pytest.mark.parametrize("name", NOT_JSON)
-    async def test_that_is_not_json_is_400(
+    async def test_a_body_that_is_not_json_is_400(
         self, client: httpx.AsyncClient, path: str, name: str
     ) -> None:
         reply = await client.post(path, content=NOT_JSON[name].encode())
@@ -303,7 +315,7 @@ class TestABody:
         assert reply.json()["error"]["code"] == "invalid_json"
 
     @pytest.mark.parametrize("path", POSTS)
-    async def test_that_is_wrong_is_400_and_names_the_field(
+    async def test_a_body_that_is_wrong_is_400_and_names_the_field(
         self, client: httpx.AsyncClient, path: str
     ) -> None:
         for text, code, param in WRONG.values():
@@ -316,7 +328,7 @@ class TestABody:
 
     @pytest.mark.parametrize("encoding", ["identity", "gzip"])
     @pytest.mark.parametrize("path", POSTS)
-    async def test_may_have_exactly_its_limit_whatever_a_websocket_message_may_have(
+    async def test_a_body_may_have_exactly_its_limit_whatever_a_websocket_message_may_have(
         self, start_server: StartServer, path: str, upstream: FakeUpstream, encoding: str
     ) -> None:
         server = await start_server(
@@ -336,7 +348,7 @@ class TestABody:
         assert f"{2 * MIB} bytes (service.body_size_limit)" in error["message"]
 
     @pytest.mark.parametrize("path", POSTS)
-    async def test_with_an_image_of_ten_megabytes_is_asked(
+    async def test_a_body_with_an_image_of_ten_megabytes_is_taken(
         self, client: httpx.AsyncClient, path: str, upstream: FakeUpstream
     ) -> None:
         url = "data:image/png;base64," + "A" * 10_000_000
@@ -345,7 +357,7 @@ class TestABody:
         assert (await client.post(path, json=body)).status_code == 200
         assert upstream.generations[0].request.json()["messages"] == body["messages"]
 
-    async def test_that_is_one_of_too_many_large_ones_is_refused_with_retry_after(
+    async def test_one_of_too_many_large_bodies_is_refused_with_retry_after(
         self, start_server: StartServer, upstream: FakeUpstream
     ) -> None:
         server = await start_server(api_gateway_endpoint=upstream.url, memory_budget_mb=32)
@@ -368,7 +380,7 @@ class TestABody:
             second.reset()
             await eventually(lambda: received.bytes == 0)
 
-    async def test_that_is_larger_than_one_may_hold_is_refused_with_the_name_of_the_setting(
+    async def test_a_body_larger_than_one_may_hold_is_refused_with_the_name_of_the_setting(
         self, start_server: StartServer
     ) -> None:
         server = await start_server(memory_budget_mb=16)
@@ -377,7 +389,7 @@ class TestABody:
         assert reply.status_code == 413
         assert "performance.memory_budget_mb" in reply.json()["error"]["message"]
 
-    async def test_with_a_bad_request_id_in_the_path_is_refused(
+    async def test_a_body_with_a_bad_request_id_in_the_path_is_refused(
         self, client: httpx.AsyncClient
     ) -> None:
         reply = await client.delete("/streaming/chat/a%20b")

@@ -42,7 +42,7 @@ async def closed_at_once(generation: Generation, since: float) -> None:
 
 
 class TestAnAnswer:
-    async def test_is_the_upstreams_chunks_unchanged_and_one_end(
+    async def test_an_answer_is_the_upstreams_chunks_unchanged_and_one_end(
         self, server: StreamingService, upstream: FakeUpstream
     ) -> None:
         async with websocket(server.url, CHAT) as socket:
@@ -64,7 +64,7 @@ class TestAnAnswer:
         assert (sent["temperature"], sent["seed"], sent["model"]) == (0.5, 7, "fake")
         assert not {"message_type", "request_id", "model_id", "action"} & sent.keys()
 
-    async def test_of_a_command_without_a_request_id_gets_one(
+    async def test_an_answer_of_a_command_without_a_request_id_gets_one(
         self, server: StreamingService
     ) -> None:
         async with websocket(server.url, CHAT) as socket:
@@ -74,7 +74,7 @@ class TestAnAnswer:
         assert first["request_id"] == second["request_id"]
         assert first["stream_id"] == f"chat/{first['request_id']}"
 
-    async def test_comes_first_on_the_chat_path_whatever_model_is_asked_for(
+    async def test_an_answer_comes_first_on_the_chat_path_whatever_model_is_asked_for(
         self, server: StreamingService
     ) -> None:
         async with websocket(server.url, CHAT) as socket:
@@ -89,7 +89,7 @@ class TestAnAnswer:
         assert first["sequence_id"] == 1
         assert first["data"]["model"] == "mixtral-8x7b"
 
-    async def test_that_is_not_streamed_is_one_whole_completion_and_the_end(
+    async def test_an_answer_that_is_not_streamed_is_one_whole_completion_and_the_end(
         self, server: StreamingService, upstream: FakeUpstream
     ) -> None:
         async with websocket(server.url, CHAT) as socket:
@@ -101,7 +101,7 @@ class TestAnAnswer:
         assert end["data"]["usage_source"] == "reported"
         assert upstream.generations[0].request.json()["stream"] is False
 
-    async def test_shares_its_socket_with_others(
+    async def test_an_answer_shares_its_socket_with_others(
         self, server: StreamingService, upstream: FakeUpstream
     ) -> None:
         upstream.default = Script(tokens=20, rate=100)
@@ -121,7 +121,7 @@ class TestAnAnswer:
         changes = sum(a != b for a, b in itertools.pairwise(order))
         assert changes > 2 * len(names)  # they were interleaved
 
-    async def test_goes_with_topics_on_one_socket(self, server: StreamingService) -> None:
+    async def test_an_answer_goes_with_topics_on_one_socket(self, server: StreamingService) -> None:
         async with websocket(server.url) as socket:
             await socket.send(message_type="status_update")
             await socket.until(lambda message: message["data"].get("event") == "snapshot")
@@ -130,14 +130,14 @@ class TestAnAnswer:
         answer = [message for message in seen if message["message_type"] == "chat_completion"]
         assert [m["sequence_id"] for m in answer] == list(range(1, len(answer) + 1))
 
-    async def test_of_a_model_that_stops_in_its_own_way_says_so(
+    async def test_an_answer_of_a_model_that_stops_in_its_own_way_says_so(
         self, server: StreamingService
     ) -> None:
         async with websocket(server.url, CHAT) as socket:
             await socket.start("r-1", model="tool-calls")
             assert (await socket.answer())[-1]["data"]["finish_reason"] == "tool_calls"
 
-    async def test_takes_the_clients_authorization_to_the_gateway(
+    async def test_an_answer_takes_the_clients_authorization_to_the_gateway(
         self, server: StreamingService, upstream: FakeUpstream
     ) -> None:
         headers = {"Authorization": "Bearer sk-client"}
@@ -151,7 +151,7 @@ class TestAnAnswer:
         sent = [generation.request.headers for generation in upstream.generations]
         assert [found["authorization"] for found in sent] == ["Bearer sk-client"] * 2
 
-    async def test_of_a_client_without_one_takes_the_configured_key(
+    async def test_an_answer_of_a_client_without_one_takes_the_configured_key(
         self, start_server: StartServer, upstream: FakeUpstream
     ) -> None:
         upstream.api_key = "sk-gateway"
@@ -162,7 +162,7 @@ class TestAnAnswer:
 
 
 class TestARequestId:
-    async def test_that_is_known_attaches_to_its_answer(
+    async def test_a_request_id_that_is_known_attaches_to_its_answer(
         self, server: StreamingService, upstream: FakeUpstream
     ) -> None:
         """Two sockets and an event stream, one generation, everybody gets all of it."""
@@ -187,7 +187,7 @@ class TestARequestId:
         assert content(seen) == upstream.default.text()
         assert len(upstream.generations) == 1
 
-    async def test_that_is_sent_twice_at_once_starts_one_generation(
+    async def test_a_request_id_that_is_sent_twice_at_once_starts_one_generation(
         self, server: StreamingService, upstream: FakeUpstream
     ) -> None:
         async with AsyncExitStack() as stack:
@@ -199,7 +199,7 @@ class TestARequestId:
         assert all(answer == answers[0] for answer in answers)
         assert len(upstream.generations) == 1
 
-    async def test_that_is_repeated_on_the_socket_that_watches_doubles_nothing(
+    async def test_a_request_id_that_is_repeated_on_the_socket_that_watches_doubles_nothing(
         self, server: StreamingService, upstream: FakeUpstream
     ) -> None:
         gate = Gate()
@@ -214,7 +214,7 @@ class TestARequestId:
         assert [m["sequence_id"] for m in seen] == list(range(1, len(seen) + 1))
         assert len(upstream.generations) == 1
 
-    async def test_of_a_finished_answer_shows_it_again(
+    async def test_a_request_id_of_a_finished_answer_shows_it_again(
         self, server: StreamingService, upstream: FakeUpstream
     ) -> None:
         async with websocket(server.url, CHAT) as socket:
@@ -308,7 +308,7 @@ WAYS = [
 class TestAClientThatLeavesOrCancels:
     @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
     @pytest.mark.parametrize("when", ["before the head", "before the first token", "midway"])
-    async def test_frees_the_upstream_within_a_second(
+    async def test_a_client_that_leaves_or_cancels_frees_the_upstream_within_a_second(
         self, way: Way, when: str, server: StreamingService, upstream: FakeUpstream
     ) -> None:
         gate = Gate()
@@ -328,7 +328,7 @@ class TestAClientThatLeavesOrCancels:
         await closed_at_once(begun[0], left)
         await eventually(lambda: not server.context.answers.running)
 
-    async def test_while_it_is_still_connecting_leaves_nothing_behind(
+    async def test_leaving_while_the_upstream_is_still_connecting_leaves_nothing_behind(
         self, server: StreamingService, upstream: FakeUpstream
     ) -> None:
         """Start and cancel in one segment: the answer's task has not even run."""
@@ -340,7 +340,7 @@ class TestAClientThatLeavesOrCancels:
         await eventually(lambda: upstream.running == 0)
         assert server.context.answers.queue.busy == 0
 
-    async def test_may_cancel_as_often_as_it_likes(self, server: StreamingService) -> None:
+    async def test_a_client_may_cancel_as_often_as_it_likes(self, server: StreamingService) -> None:
         async with websocket(server.url) as socket, http(server.url) as client:
             await socket.start("r-1", model="hang-midway")
             await socket.receive()
@@ -355,7 +355,7 @@ class TestAClientThatLeavesOrCancels:
             await socket.start("r-2")
             assert {m["request_id"] for m in await socket.answer()} == {"r-2"}
 
-    async def test_finds_no_answer_of_a_name_that_nobody_started(
+    async def test_a_client_finds_no_answer_of_a_name_that_nobody_started(
         self, server: StreamingService
     ) -> None:
         async with websocket(server.url) as socket:
@@ -365,7 +365,7 @@ class TestAClientThatLeavesOrCancels:
 
 class TestOnDisconnect:
     @pytest.mark.parametrize("when", ["before the first token", "midway"])
-    async def test_cancel_ends_the_answer_when_its_last_viewer_leaves_and_not_before(
+    async def test_on_disconnect_cancel_ends_the_answer_when_its_last_viewer_leaves(
         self, when: str, server: StreamingService, upstream: FakeUpstream
     ) -> None:
         upstream.default = Script(hang_after=0 if when.startswith("before") else 3, role=False)
@@ -383,7 +383,7 @@ class TestOnDisconnect:
             assert (await third.answer())[-1]["data"]["finish_reason"] == "cancelled"
 
     @pytest.mark.parametrize("given", [{}, {"on_disconnect": "grace"}])
-    async def test_grace_waits_for_somebody_to_return_and_then_cancels(
+    async def test_the_grace_waits_for_somebody_to_return_and_then_cancels(
         self, given: dict[str, str], start_server: StartServer, upstream: FakeUpstream
     ) -> None:
         server = await start_server(api_gateway_endpoint=upstream.url, resume_grace=0.3)
@@ -398,7 +398,7 @@ class TestOnDisconnect:
             await socket.start("r-1")
             assert (await socket.answer())[-1]["data"]["finish_reason"] == "abandoned"
 
-    async def test_grace_ends_when_somebody_returns_in_time(
+    async def test_the_grace_ends_when_somebody_returns_in_time(
         self, start_server: StartServer, upstream: FakeUpstream
     ) -> None:
         server = await start_server(api_gateway_endpoint=upstream.url, resume_grace=0.3)
@@ -416,7 +416,7 @@ class TestOnDisconnect:
             gate.open()
             assert content(await socket.answer()) == upstream.default.text()
 
-    async def test_finish_goes_on_without_anybody_and_is_kept(
+    async def test_on_disconnect_finish_goes_on_without_anybody_and_is_kept(
         self, start_server: StartServer, upstream: FakeUpstream
     ) -> None:
         server = await start_server(api_gateway_endpoint=upstream.url, resume_grace=0)
@@ -434,7 +434,7 @@ class TestOnDisconnect:
         assert seen[-1]["data"]["finish_reason"] == "stop"
 
     @pytest.mark.parametrize("body", [{"on_disconnect": "finish"}, {"on_disconnect": "cancel"}])
-    async def test_holds_over_sse_too(
+    async def test_on_disconnect_holds_over_sse_too(
         self, body: dict[str, str], start_server: StartServer, upstream: FakeUpstream
     ) -> None:
         server = await start_server(api_gateway_endpoint=upstream.url)
@@ -454,7 +454,7 @@ def _watchers(server: StreamingService) -> int:
 
 
 class TestTheQueue:
-    async def test_reports_positions_and_serves_first_come_first_served(
+    async def test_the_queue_reports_positions_and_serves_first_come_first_served(
         self, start_server: StartServer, upstream: FakeUpstream
     ) -> None:
         server = await start_server(api_gateway_endpoint=upstream.url, pool_size=1, max_queued=3)
@@ -486,7 +486,7 @@ class TestTheQueue:
         assert places == [("r-2", 1), ("r-3", 2), ("r-3", 1)]
         assert upstream.generations[-1].number == 3
 
-    async def test_refuses_what_does_not_fit_also_when_all_come_in_one_segment(
+    async def test_the_queue_refuses_what_does_not_fit_also_when_all_come_in_one_segment(
         self, start_server: StartServer, upstream: FakeUpstream
     ) -> None:
         server = await start_server(api_gateway_endpoint=upstream.url, pool_size=1, max_queued=2)
@@ -502,7 +502,7 @@ class TestTheQueue:
             assert refused == {f"r-{number}" for number in range(3, 10)}
             assert server.context.answers.queued == 2
 
-    async def test_is_left_by_whoever_cancels_or_goes_and_the_others_move_up(
+    async def test_the_queue_is_left_by_whoever_cancels_or_goes_and_the_others_move_up(
         self, start_server: StartServer, upstream: FakeUpstream
     ) -> None:
         server = await start_server(api_gateway_endpoint=upstream.url, pool_size=1)
@@ -530,7 +530,7 @@ class TestTheQueue:
             assert (await socket.answer())[-1]["request_id"] == "r-3"
         assert [generation.number for generation in upstream.generations] == [0, 1]
 
-    async def test_has_nothing_to_say_of_an_answer_that_ended_in_it(
+    async def test_the_queue_has_nothing_to_say_of_an_answer_that_ended_in_it(
         self, start_server: StartServer, upstream: FakeUpstream
     ) -> None:
         server = await start_server(api_gateway_endpoint=upstream.url, pool_size=1)
@@ -546,7 +546,7 @@ class TestTheQueue:
             again = await socket.until(lambda m: "error" in m["data"])
         assert [is_end(message) for message in again] == [True, False]
 
-    async def test_reports_positions_over_sse_too(
+    async def test_the_queue_reports_positions_over_sse_too(
         self, start_server: StartServer, upstream: FakeUpstream
     ) -> None:
         server = await start_server(api_gateway_endpoint=upstream.url, pool_size=1, max_queued=1)
@@ -567,7 +567,7 @@ class TestTheQueue:
 
 
 class TestManySockets:
-    async def test_each_get_their_own_answer(
+    async def test_many_sockets_each_get_their_own_answer(
         self, server: StreamingService, upstream: FakeUpstream
     ) -> None:
         async def one(number: int) -> None:

@@ -41,7 +41,7 @@ async def run(file: Path, url: str, folder: Path) -> str:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
-async def test_works_as_against_openai_itself(
+async def test_a_feature_works_as_against_openai_itself(
     file: Path, server: StreamingService, upstream: FakeUpstream, tmp_path: Path
 ) -> None:
     said = await run(file, server.url, tmp_path)

@@ -66,7 +66,7 @@ async def run(program: Program, url: str, folder: Path) -> str:
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=str)
-async def test_works_as_it_stands(
+async def test_each_program_of_the_documents_works_as_it_stands(
     program: Program, server: StreamingService, tmp_path: Path
 ) -> None:
     said = await run(program, server.url, tmp_path)

@@ -73,7 +73,7 @@ def test_without_a_cluster_redis_is_not_imported() -> None:
 
 
 class TestOnTheOther:
-    async def test_a_running_answer_is_watched_and_resumed_over_a_websocket(
+    async def test_a_running_answer_is_watched_and_resumed_on_the_other(
         self, pair: Pair, upstream: FakeUpstream
     ) -> None:
         gate = gated(upstream)
@@ -88,7 +88,7 @@ class TestOnTheOther:
             gate.open()
             assert await first.answer() == await second.answer()
 
-    async def test_a_finished_answer_is_there_on_every_face(
+    async def test_a_finished_answer_is_on_every_face_of_the_other(
         self, pair: Pair, upstream: FakeUpstream
     ) -> None:
         one, other = await pair()
@@ -127,7 +127,7 @@ class TestOnTheOther:
         assert set(texts) == {"t0 t1 t2 t3 t4 t5 t6 t7 t8 t9 "}
         assert upstream.started == len(names)
 
-    async def test_a_cancel_is_heard_and_confirmed(
+    async def test_a_cancel_on_the_other_is_heard_and_confirmed(
         self, pair: Pair, upstream: FakeUpstream
     ) -> None:
         gate = gated(upstream)
@@ -210,7 +210,7 @@ class TestOnTheOther:
 
 
 class TestTheStore:
-    async def test_one_that_loses_everything_is_written_again(
+    async def test_a_store_that_loses_everything_is_written_again(
         self, pair: Pair, upstream: FakeUpstream, store: RealStore
     ) -> None:
         gate = gated(upstream)
@@ -227,7 +227,7 @@ class TestTheStore:
             after = await second.answer()
             assert numbers(before + after) == list(range(1, len(before + after) + 1))
 
-    async def test_a_restart_without_data_loses_no_token(
+    async def test_a_store_that_restarts_without_data_loses_no_token(
         self, pair: Pair, upstream: FakeUpstream, store: RealStore
     ) -> None:
         gate = gated(upstream)
@@ -247,7 +247,9 @@ class TestTheStore:
             after = await second.answer()
             assert numbers(before + after) == list(range(1, len(before + after) + 1))
 
-    async def test_one_that_hangs_holds_up_nobody_here(self, pair: Pair, store: RealStore) -> None:
+    async def test_a_store_that_hangs_holds_up_nobody_here(
+        self, pair: Pair, store: RealStore
+    ) -> None:
         one, _ = await pair()
         store.freeze()
         async with http(one.url) as client:
@@ -262,7 +264,9 @@ class TestTheStore:
             assert (await client.get("/streaming/sse/chat/nobody")).status_code == 503
         store.thaw()
 
-    async def test_trouble_is_a_component_of_the_status(self, pair: Pair, store: RealStore) -> None:
+    async def test_trouble_with_the_store_is_a_component_of_the_status(
+        self, pair: Pair, store: RealStore
+    ) -> None:
         one, _ = await pair()
 
         def state() -> str | None:
@@ -286,7 +290,7 @@ class TestLimitsAndTickets:
     ]
     BEARER: ClassVar = {"Authorization": "Bearer the-key"}
 
-    async def test_a_ticket_of_one_is_good_once_on_the_other(self, pair: Pair) -> None:
+    async def test_a_ticket_of_one_process_is_good_once_on_the_other(self, pair: Pair) -> None:
         one, other = await pair(api_keys=self.KEYS)
         async with http() as client:
             reply = await client.post(f"{one.url}/streaming/tickets", headers=self.BEARER)
@@ -364,7 +368,7 @@ class TestLimitsAndTickets:
                 assert reply.json()["status"] == "completed"
         assert upstream.started == (1 if key else 2)
 
-    async def test_so_does_one_that_waits_for_its_lane(
+    async def test_a_response_that_waits_for_its_lane_waits_for_the_store_too(
         self, pair: Pair, upstream: FakeUpstream
     ) -> None:
         """The one that is continued was made by another process."""
@@ -400,7 +404,7 @@ class TestAlerts:
             over = await socket.until(lambda message: message["data"].get("event") == "resolved")
             assert name_of(over[-1]) == "DiskFull"
 
-    async def test_a_process_that_starts_later_knows_them(
+    async def test_a_process_that_starts_later_knows_the_alerts(
         self, pair: Pair, start_server: StartServer, store: RealStore
     ) -> None:
         one, _ = await pair()

@@ -31,7 +31,9 @@ async def servers(
 
 
 @pytest.mark.parametrize("face", faces.CONTINUED)
-async def test_is_continued_on_the_other(face: str, servers: tuple[str, str]) -> None:
+async def test_an_answer_is_continued_on_the_other_process(
+    face: str, servers: tuple[str, str]
+) -> None:
     async with asyncio.TaskGroup() as group:
         for number in range(AT_ONCE):
             one, other = servers if number % 2 else reversed(servers)
@@ -39,7 +41,7 @@ async def test_is_continued_on_the_other(face: str, servers: tuple[str, str]) ->
 
 
 @pytest.mark.parametrize("face", faces.ENDED)
-async def test_is_ended_on_the_other(
+async def test_an_answer_is_ended_on_the_other_process(
     face: str, servers: tuple[str, str], upstream: FakeUpstream
 ) -> None:
     async with asyncio.TaskGroup() as group:

@@ -88,7 +88,7 @@ async def test_the_death_of_an_owner_is_reported_in_time_and_nothing_is_doubled(
         assert told[-1]["sequence_id"] == 10
 
 
-async def test_one_that_hangs_is_sealed_and_does_not_write_when_it_wakes(
+async def test_an_owner_that_hangs_is_sealed_and_does_not_write_when_it_wakes(
     service: Service, upstream: FakeUpstream
 ) -> None:
     upstream.scripts["slow"] = Script(tokens=2000, rate=20)
@@ -110,7 +110,7 @@ async def test_one_that_hangs_is_sealed_and_does_not_write_when_it_wakes(
         assert end["error"]["code"] == "server_lost"
 
 
-async def test_two_hundred_answers_are_right_on_whichever_worker(
+async def test_two_hundred_answers_are_right_on_whichever_worker_is_asked(
     service: Service, upstream: FakeUpstream
 ) -> None:
     upstream.scripts["paced"] = Script(tokens=20, rate=40)

@@ -71,7 +71,9 @@ async def usage(server: StreamingService) -> dict[str, Message]:
 
 
 class TestTokens:
-    async def test_of_a_minute_are_refused_by_all_once_they_are_used_up(self, pair: Pair) -> None:
+    async def test_tokens_of_a_minute_are_refused_by_all_once_they_are_used_up(
+        self, pair: Pair
+    ) -> None:
         servers = await pair(api_keys=[key("page", tokens_per_minute=3 * TOKENS)])
         for number in range(3):
             reply = await ask(servers[number % 2], "page")
@@ -86,7 +88,7 @@ class TestTokens:
             assert refused.headers["x-ratelimit-remaining-tokens"] == "0"
         assert len({reply.json()["error"]["message"] for reply in replies}) == 1
 
-    async def test_of_a_day_survive_every_process_that_has_counted_them(
+    async def test_tokens_of_a_day_survive_every_process_that_has_counted_them(
         self, start: StartServer
     ) -> None:
         keys = [key("page", tokens_per_day=TOKENS), key("ops", "admin")]
@@ -99,7 +101,7 @@ class TestTokens:
         assert refused.status_code == 429
         assert refused.headers["x-ratelimit-reset-tokens"].removesuffix("s").isdigit()
 
-    async def test_are_counted_here_while_the_store_is_down(
+    async def test_tokens_are_counted_here_while_the_store_is_down(
         self, pair: Pair, store: RealStore
     ) -> None:
         keys = [key("page", tokens_per_minute=2 * TOKENS), key("ops", "admin")]
@@ -111,7 +113,9 @@ class TestTokens:
         assert (await ask(other, "page")).status_code == 429
         await store.start()
 
-    async def test_that_the_store_loses_are_put_back(self, pair: Pair, store: RealStore) -> None:
+    async def test_tokens_that_the_store_loses_are_put_back(
+        self, pair: Pair, store: RealStore
+    ) -> None:
         keys = [key("page", tokens_per_minute=TOKENS), key("ops", "admin")]
         one, other = await pair(api_keys=keys)
         assert (await ask(one, "page")).status_code == 200
@@ -126,7 +130,7 @@ class TestTokens:
 
 
 class TestUsage:
-    async def test_is_that_of_the_service_on_every_process(
+    async def test_usage_is_that_of_the_service_on_every_process(
         self, pair: Pair, upstream: FakeUpstream
     ) -> None:
         upstream.scripts["gated"] = Script(tokens=3, gate=(gate := Gate()))
@@ -150,7 +154,7 @@ class TestUsage:
         await running
         assert [(await usage(server))["page"]["running"] for server in servers] == [0, 0]
 
-    async def test_counts_each_answer_once_although_replies_are_lost(
+    async def test_usage_counts_each_answer_once_although_replies_are_lost(
         self, pair: Pair, store: RealStore
     ) -> None:
         one, other = await pair(api_keys=[key("page"), key("ops", "admin")])
@@ -168,7 +172,7 @@ class TestUsage:
         await asyncio.sleep(0.6)  # a count that came twice would have come by now
         assert [(await usage(server))["page"]["answers"] for server in (one, other)] == [1, 1]
 
-    async def test_forgets_what_ran_in_a_process_that_is_gone(
+    async def test_usage_forgets_what_ran_in_a_process_that_is_gone(
         self, pair: Pair, upstream: FakeUpstream
     ) -> None:
         upstream.scripts["gated"] = Script(tokens=3, gate=Gate())
@@ -216,7 +220,7 @@ async def knock(server: StreamingService, source: str = "127.0.0.1") -> int:
 
 
 class TestRates:
-    async def test_of_new_connections_hold_for_all_together(self, pair: Pair) -> None:
+    async def test_the_rate_of_new_connections_holds_for_all_together(self, pair: Pair) -> None:
         one, other = await pair(connections_per_minute=6)
         assert [await knock(one) for _ in range(2)] == [200, 429]
         await known_to_all(one, other)
@@ -225,7 +229,7 @@ class TestRates:
         assert await knock(other) == 429
         assert await knock(other, "127.0.0.2") == 200
 
-    async def test_are_those_of_this_process_while_the_store_is_down(
+    async def test_rates_are_those_of_this_process_while_the_store_is_down(
         self, pair: Pair, store: RealStore
     ) -> None:
         one, other = await pair(connections_per_minute=6)
@@ -234,7 +238,7 @@ class TestRates:
             assert [await knock(server) for _ in range(2)] == [200, 429]
         await store.start()
 
-    async def test_of_commands_hold_for_all_together(self, pair: Pair) -> None:
+    async def test_the_rate_of_commands_holds_for_all_together(self, pair: Pair) -> None:
         servers = await pair(commands_per_second=5)
         taken, begun = 0, time.monotonic()
         async with websocket(servers[0].url) as one, websocket(servers[1].url) as other:
@@ -258,7 +262,7 @@ async def known_to_all(*servers: StreamingService) -> None:
 
 
 class TestConnections:
-    async def test_of_one_address_are_limited_together(self, pair: Pair) -> None:
+    async def test_connections_of_one_address_are_limited_together(self, pair: Pair) -> None:
         one, other = await pair(max_connections_per_ip=2)
         async with websocket(one.url), websocket(one.url):
             await known_to_all(one, other)
@@ -268,7 +272,7 @@ class TestConnections:
             while await knock(other) != 200:
                 await asyncio.sleep(0.05)
 
-    async def test_of_a_process_that_is_gone_do_not_count(
+    async def test_connections_of_a_process_that_is_gone_do_not_count(
         self, pair: Pair, store: RealStore
     ) -> None:
         one, other = await pair(max_connections_per_ip=1, cluster_lease=2)
@@ -282,7 +286,7 @@ class TestConnections:
         await known_to_all(other)
         assert await knock(other) == 200
 
-    async def test_are_limited_here_while_the_store_is_down(
+    async def test_connections_are_limited_here_while_the_store_is_down(
         self, pair: Pair, store: RealStore
     ) -> None:
         one, other = await pair(max_connections_per_ip=1)

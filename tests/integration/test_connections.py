@@ -44,7 +44,7 @@ async def ask(tcp: Raw, **fields: object) -> None:
 
 
 class TestLimits:
-    async def test_refuse_one_websocket_too_many_before_the_upgrade(
+    async def test_limits_refuse_one_websocket_too_many_before_the_upgrade(
         self, start_server: StartServer
     ) -> None:
         server = await start_server(max_connections=3)
@@ -62,7 +62,7 @@ class TestLimits:
             await stack.enter_async_context(websocket(server.url))
             assert server.context.telemetry.refusals["connections"] == 1
 
-    async def test_refuse_one_event_stream_too_many_of_every_sort(
+    async def test_limits_refuse_one_event_stream_too_many_of_every_sort(
         self, start_server: StartServer, upstream: FakeUpstream
     ) -> None:
         server = await start_server(api_gateway_endpoint=upstream.url, sse_max_connections=1)
@@ -84,7 +84,7 @@ class TestLimits:
             assert (await client.get("/health")).status_code == 200
         assert upstream.generations == []
 
-    async def test_hold_for_one_address(self, start_server: StartServer) -> None:
+    async def test_limits_hold_for_one_address(self, start_server: StartServer) -> None:
         server = await start_server(max_connections_per_ip=2)
         async with (
             websocket(server.url),
@@ -98,7 +98,7 @@ class TestLimits:
         async with websocket(server.url):
             pass
 
-    async def test_hold_for_memory(self, start_server: StartServer) -> None:
+    async def test_limits_hold_for_memory(self, start_server: StartServer) -> None:
         server = await start_server(memory_gb=0.001)
         async with raw(server.url) as tcp:
             head = await tcp.upgrade()
@@ -106,14 +106,16 @@ class TestLimits:
             assert "\r\nRetry-After: 30\r\n" in head
             assert b'"code":"memory"' in await tcp.until(b"}}")
 
-    async def test_hold_for_new_connections_a_minute(self, start_server: StartServer) -> None:
+    async def test_limits_hold_for_new_connections_a_minute(
+        self, start_server: StartServer
+    ) -> None:
         server = await start_server(connections_per_minute=6)
         async with websocket(server.url), raw(server.url) as tcp:
             head = await tcp.upgrade()
             assert head.startswith("HTTP/1.1 429 ")
             assert "\r\nRetry-After: " in head
 
-    async def test_give_the_slot_back_when_a_client_leaves_while_it_is_let_in(
+    async def test_a_slot_is_given_back_when_a_client_leaves_while_it_is_let_in(
         self, start_server: StartServer
     ) -> None:
         server = await start_server(max_connections=5, sse_max_connections=5)
@@ -128,7 +130,7 @@ class TestLimits:
 
 
 class TestHeartbeats:
-    async def test_keep_a_client_that_answers(self, start_server: StartServer) -> None:
+    async def test_heartbeats_keep_a_client_that_answers(self, start_server: StartServer) -> None:
         server = await start_server(heartbeat_interval=0.2)
         async with raw(server.url) as tcp:
             await tcp.upgrade()
@@ -140,7 +142,7 @@ class TestHeartbeats:
                 await tcp.send_frame(b"", 0xA)
             assert server.connection_manager.open["websocket"] == 1
 
-    async def test_drop_a_client_that_does_not(self, start_server: StartServer) -> None:
+    async def test_heartbeats_drop_a_client_that_does_not(self, start_server: StartServer) -> None:
         server = await start_server(heartbeat_interval=0.2)
         async with raw(server.url) as tcp:
             await tcp.upgrade()
@@ -149,14 +151,16 @@ class TestHeartbeats:
             await eventually(closed(server, "websocket"))
         assert server.context.telemetry.endings["websocket", "ping_timeout"] == 1
 
-    async def test_come_as_comments_on_an_event_stream(self, start_server: StartServer) -> None:
+    async def test_heartbeats_come_as_comments_on_an_event_stream(
+        self, start_server: StartServer
+    ) -> None:
         server = await start_server(sse_keep_alive_interval=0.1)
         async with raw(server.url) as tcp:
             await tcp.request("GET", "/streaming/sse/alerts")
             for _ in range(3):
                 await tcp.until(b": keep-alive\n")
 
-    async def test_are_asked_of_a_client_that_never_says_anything(
+    async def test_heartbeats_are_asked_of_a_client_that_never_says_anything(
         self, start_server: StartServer
     ) -> None:
         server = await start_server(timeout=0.3)
@@ -167,7 +171,9 @@ class TestHeartbeats:
 
 
 class TestTheIdleSweep:
-    async def test_closes_what_has_nothing_to_do_with_1000(self, start_server: StartServer) -> None:
+    async def test_the_idle_sweep_closes_what_has_nothing_to_do_with_1000(
+        self, start_server: StartServer
+    ) -> None:
         server = await start_server(cleanup_interval=0.1, max_idle_time=0.3)
         async with websocket(server.url) as socket:
             await socket.send(message_type="alert")
@@ -176,13 +182,13 @@ class TestTheIdleSweep:
             assert await socket.closed() == 1000
             assert time.monotonic() - begun > 0.2
 
-    async def test_is_not_held_off_by_pings(self, start_server: StartServer) -> None:
+    async def test_the_idle_sweep_is_not_held_off_by_pings(self, start_server: StartServer) -> None:
         server = await start_server(cleanup_interval=0.1, max_idle_time=1, heartbeat_interval=0.2)
         async with websocket(server.url, ping_interval=0.2) as socket:
             await socket.send(message_type="alert")
             assert await socket.closed() == 1000
 
-    async def test_ends_event_streams_too_whatever_comments_they_got(
+    async def test_the_idle_sweep_ends_event_streams_too_whatever_comments_they_got(
         self, start_server: StartServer
     ) -> None:
         server = await start_server(
@@ -195,7 +201,7 @@ class TestTheIdleSweep:
         assert b": keep-alive" in body
         assert server.context.telemetry.endings["sse", "idle"] == 1
 
-    async def test_spares_what_is_in_use(
+    async def test_the_idle_sweep_spares_what_is_in_use(
         self, start_server: StartServer, upstream: FakeUpstream
     ) -> None:
         server = await start_server(
@@ -209,7 +215,7 @@ class TestTheIdleSweep:
 
 class TestASlowClient:
     @pytest.mark.parametrize("face", ["websocket", "sse"])
-    async def test_makes_the_upstream_wait_and_loses_nothing(
+    async def test_a_slow_client_makes_the_upstream_wait_and_loses_nothing(
         self, face: str, start_server: StartServer, upstream: FakeUpstream
     ) -> None:
         server = await start_server(
@@ -241,7 +247,7 @@ class TestASlowClient:
         assert content(seen) == "".join(MANY)
         assert seen[-1]["data"]["finish_reason"] == "stop"
 
-    async def test_falls_off_with_a_gap_and_1013_while_the_fast_one_gets_everything(
+    async def test_a_slow_client_falls_off_with_a_gap_and_1013_while_the_fast_one_gets_everything(
         self, start_server: StartServer, upstream: FakeUpstream
     ) -> None:
         server = await start_server(
@@ -268,7 +274,7 @@ class TestASlowClient:
         assert gap["data"]["to"] < len(seen)
         assert server.context.telemetry.endings["websocket", "too_slow"] == 1
 
-    async def test_falls_off_an_event_stream_with_a_gap_too(
+    async def test_a_slow_client_falls_off_an_event_stream_with_a_gap_too(
         self, start_server: StartServer, upstream: FakeUpstream
     ) -> None:
         server = await start_server(
@@ -292,7 +298,7 @@ class TestASlowClient:
         assert gap["data"]["event"] == "gap"
         assert gap["data"]["from"] == len(got) + 1
 
-    async def test_of_openais_wire_gets_an_error_when_something_is_missing(
+    async def test_a_slow_client_of_openais_wire_gets_an_error_when_something_is_missing(
         self, start_server: StartServer, upstream: FakeUpstream
     ) -> None:
         server = await start_server(
@@ -320,7 +326,7 @@ class TestASlowClient:
 
 class TestAStalledClient:
     @pytest.mark.parametrize("kind", ["websocket", "sse"])
-    async def test_is_dropped_and_its_answer_with_it(
+    async def test_a_stalled_client_is_dropped_and_its_answer_with_it(
         self, kind: str, start_server: StartServer, upstream: FakeUpstream
     ) -> None:
         server = await start_server(api_gateway_endpoint=upstream.url, stall_timeout=0.5)
@@ -340,7 +346,7 @@ class TestAStalledClient:
             assert server.context.telemetry.endings[kind, "stalled"] == 1
             assert not server.connection_manager.connections
 
-    async def test_is_dropped_also_when_all_has_been_said(
+    async def test_a_stalled_client_is_dropped_also_when_all_has_been_said(
         self, start_server: StartServer, upstream: FakeUpstream
     ) -> None:
         server = await start_server(api_gateway_endpoint=upstream.url, stall_timeout=0.5)
@@ -350,7 +356,7 @@ class TestAStalledClient:
             await eventually(lambda: server.connection_manager.open["sse"] == 1)
             await eventually(closed(server, "sse"))
 
-    async def test_is_nothing_to_the_others(
+    async def test_a_stalled_client_is_nothing_to_the_others(
         self, start_server: StartServer, upstream: FakeUpstream
     ) -> None:
         server = await start_server(api_gateway_endpoint=upstream.url)
@@ -365,7 +371,7 @@ class TestAStalledClient:
 
 
 class TestTheDrain:
-    async def test_notifies_everybody(
+    async def test_the_drain_notifies_everybody(
         self, start_server: StartServer, upstream: FakeUpstream
     ) -> None:
         upstream.default = Script(tokens=10, hang_after=2)
@@ -408,7 +414,7 @@ class TestTheDrain:
             async with asyncio.timeout(10):
                 await stopping
 
-    async def test_lets_answers_end_that_can(
+    async def test_the_drain_lets_answers_end_that_can(
         self, start_server: StartServer, upstream: FakeUpstream
     ) -> None:
         upstream.default = Script(tokens=20, rate=40)
@@ -427,7 +433,7 @@ class TestTheDrain:
             assert await socket.closed() == 1012
             await stopping
 
-    async def test_does_not_wait_for_a_client_that_never_closes(
+    async def test_the_drain_does_not_wait_for_a_client_that_never_closes(
         self, start_server: StartServer
     ) -> None:
         server = await start_server()

@@ -43,7 +43,7 @@ async def test_options_of_the_whole_server_are_answered(server: StreamingService
 
 
 class TestHealth:
-    async def test_is_exactly_this(self, client: httpx.AsyncClient) -> None:
+    async def test_health_is_exactly_this(self, client: httpx.AsyncClient) -> None:
         found = await get(client, "/health")
         when = datetime.fromisoformat(found.pop("timestamp"))
         assert when.tzinfo is not None
@@ -54,28 +54,28 @@ class TestHealth:
             "sse_enabled": True,
         }
 
-    async def test_says_what_is_switched_off(self, start_server: StartServer) -> None:
+    async def test_health_says_what_is_switched_off(self, start_server: StartServer) -> None:
         server = await start_server(name="mine", websocket_enabled=False, sse_enabled=False)
         async with http(server.url) as client:
             found = await get(client, "/health")
         assert found["service"] == "mine"
         assert (found["websocket_enabled"], found["sse_enabled"]) == (False, False)
 
-    async def test_is_503_while_draining(
+    async def test_health_is_503_while_draining(
         self, server: StreamingService, client: httpx.AsyncClient
     ) -> None:
         server.connection_manager.leaving = True
         reply = await client.get("/health")
         assert (reply.status_code, reply.json()["status"]) == (503, "draining")
 
-    async def test_needs_no_upstream(self, start_server: StartServer) -> None:
+    async def test_health_needs_no_upstream(self, start_server: StartServer) -> None:
         server = await start_server()
         async with http(server.url) as client:
             assert (await get(client, "/health"))["status"] == "healthy"
 
 
 class TestStatus:
-    async def test_says_what_there_is_and_how_it_is(
+    async def test_the_status_says_what_there_is_and_how_it_is(
         self, server: StreamingService, client: httpx.AsyncClient
     ) -> None:
         await eventually(lambda: server.context.topics.states().get("gateway") == "up")
@@ -97,14 +97,14 @@ class TestStatus:
         assert set(found["components"]["gateway"]) == {"state", "since", "reason", "detail"}
         assert found["answers"] == {"running": 0, "queued": 0}
 
-    async def test_says_that_there_is_no_model(self, start_server: StartServer) -> None:
+    async def test_the_status_says_that_there_is_no_model(self, start_server: StartServer) -> None:
         server = await start_server()
         async with http(server.url) as client:
             found = await get(client, "/streaming/status")
         assert found["model"]["state"] == "absent"
         assert found["model"]["reason"]
 
-    async def test_counts_answers_that_run_and_wait(
+    async def test_the_status_counts_answers_that_run_and_wait(
         self, start_server: StartServer, upstream: FakeUpstream
     ) -> None:
         server = await start_server(api_gateway_endpoint=upstream.url, pool_size=2)
@@ -125,7 +125,7 @@ class TestStatus:
 
 
 class TestConnections:
-    async def test_are_counted_and_listed_without_secrets(
+    async def test_connections_are_counted_and_listed_without_secrets(
         self, server: StreamingService, client: httpx.AsyncClient
     ) -> None:
         assert await get(client, "/streaming/connections") == {
@@ -160,7 +160,7 @@ class TestConnections:
             assert row["lag_messages"] == 0
             assert row["sent_bytes"] > 100
 
-    async def test_that_are_gone_are_not_listed(
+    async def test_connections_that_are_gone_are_not_listed(
         self, server: StreamingService, client: httpx.AsyncClient
     ) -> None:
         for _ in range(10):
@@ -172,7 +172,7 @@ class TestConnections:
 
 
 class TestFigures:
-    async def test_without_traffic_are_null_and_never_a_hundred(
+    async def test_figures_without_traffic_are_null_and_never_a_hundred(
         self, client: httpx.AsyncClient
     ) -> None:
         found = await get(client, "/streaming/metrics")
@@ -186,7 +186,7 @@ class TestFigures:
             assert found[name]["reason"]
         assert found["delivery_latency_seconds"]["websocket"]["p99"] is None
 
-    async def test_with_traffic_are_measured(
+    async def test_figures_with_traffic_are_measured(
         self, server: StreamingService, client: httpx.AsyncClient
     ) -> None:
         async with websocket(server.url) as socket:
@@ -204,7 +204,7 @@ class TestFigures:
         assert found["lagging_viewers"] == 0
         assert found["process"]["open_fds"] > 0
 
-    async def test_are_what_prometheus_scrapes(self, client: httpx.AsyncClient) -> None:
+    async def test_figures_are_what_prometheus_scrapes(self, client: httpx.AsyncClient) -> None:
         reply = await client.get("/metrics")
         assert reply.status_code == 200
         assert reply.headers["content-type"].startswith("text/plain")
@@ -222,7 +222,7 @@ async def alerts_shown(client: httpx.AsyncClient) -> dict[str, Any]:
 
 
 class TestTheWebhook:
-    async def test_takes_what_alertmanager_posts(
+    async def test_the_webhook_takes_what_alertmanager_posts(
         self, server: StreamingService, client: httpx.AsyncClient
     ) -> None:
         async with events(server.url, "/streaming/sse/alerts") as stream:
@@ -232,7 +232,7 @@ class TestTheWebhook:
             seen = [await stream.receive() for _ in range(2)]
         assert {message["data"]["alert"]["source"] for message in seen} == {"webhook"}
 
-    async def test_takes_what_there_is_of_a_storm_and_says_what_is_missing(
+    async def test_the_webhook_takes_what_there_is_of_a_storm_and_says_what_is_missing(
         self, start_server: StartServer
     ) -> None:
         """Above the limit of a command, and more than are kept; the rest is told."""
@@ -252,7 +252,7 @@ class TestTheWebhook:
             status = (await client.get("/streaming/status")).json()["components"]["webhook"]
             assert status["reason"] is None
 
-    async def test_has_a_limit_of_its_own(self, start_server: StartServer) -> None:
+    async def test_the_webhook_has_a_limit_of_its_own(self, start_server: StartServer) -> None:
         server = await start_server(webhook_size_limit=1_000)
         async with http(server.url) as client:
             reply = await client.post("/streaming/alerts", json=webhook("a" * 1_000))
@@ -262,7 +262,9 @@ class TestTheWebhook:
     @pytest.mark.parametrize(
         "body", [b"", b"[]", b"{}", b'{"version":"3","alerts":[]}', b'{"version":"4"}', b"\xff"]
     )
-    async def test_refuses_what_is_no_webhook(self, client: httpx.AsyncClient, body: bytes) -> None:
+    async def test_the_webhook_refuses_what_is_no_webhook(
+        self, client: httpx.AsyncClient, body: bytes
+    ) -> None:
         reply = await client.post("/streaming/alerts", content=body)
         assert reply.status_code == 400
         assert reply.json()["error"]["code"] == "invalid_webhook"
@@ -270,7 +272,7 @@ class TestTheWebhook:
 
 
 class TestTheContract:
-    async def test_can_be_read_by_machines(self, client: httpx.AsyncClient) -> None:
+    async def test_the_contract_can_be_read_by_machines(self, client: httpx.AsyncClient) -> None:
         schema = await get(client, "/streaming/schema")
         assert schema["properties"]["message_type"]["enum"] == [
             "chat_completion", "metrics_update", "alert", "status_update",
@@ -278,7 +280,9 @@ class TestTheContract:
         assert (await get(client, "/streaming/openapi.json"))["openapi"].startswith("3.")
         assert (await get(client, "/streaming/asyncapi.json"))["asyncapi"].startswith("3.")
 
-    async def test_lists_every_route_that_there_is(self, client: httpx.AsyncClient) -> None:
+    async def test_the_contract_lists_every_route_that_there_is(
+        self, client: httpx.AsyncClient
+    ) -> None:
         paths = (await get(client, "/streaming/openapi.json"))["paths"]
         for path in (
             "/", "/streaming/websocket", "/streaming/websocket/chat", "/streaming/sse",
@@ -290,7 +294,7 @@ class TestTheContract:
         ):  # fmt: skip
             assert path in paths, path
 
-    async def test_has_a_page_that_runs_nothing_but_its_own(
+    async def test_the_contract_has_a_page_that_runs_nothing_but_its_own(
         self, client: httpx.AsyncClient
     ) -> None:
         reply = await client.get("/")
@@ -322,7 +326,7 @@ class TestErrors:
             ("POST", "/streaming/alerts", 400),
         ],
     )
-    async def test_have_one_shape(
+    async def test_errors_have_one_shape(
         self, client: httpx.AsyncClient, method: str, path: str, status: int
     ) -> None:
         reply = await client.request(method, path)
@@ -336,7 +340,7 @@ class TestErrors:
             assert reply.headers["allow"]
 
     @pytest.mark.parametrize("path", WEBSOCKETS)
-    async def test_of_a_plain_get_say_what_is_spoken_there(
+    async def test_errors_of_a_plain_get_say_what_is_spoken_there(
         self, client: httpx.AsyncClient, path: str
     ) -> None:
         reply = await client.get(path)
@@ -344,7 +348,7 @@ class TestErrors:
         assert reply.headers["upgrade"] == "websocket"
         assert "upgrade" in reply.headers.get("connection", "").lower()
 
-    async def test_on_a_socket_are_messages_too(self, server: StreamingService) -> None:
+    async def test_errors_on_a_socket_are_messages_too(self, server: StreamingService) -> None:
         async with websocket(server.url) as socket:
             await socket.connection.send("Hello")
             message = valid(await socket.connection.recv())

@@ -121,7 +121,7 @@ async def running(exchange: Exchange[AnswerReader]) -> AsyncIterator[asyncio.Tas
 class TestAnAnswer:
     """What arrives of a good answer."""
 
-    async def test_arrives_whole_once_and_in_order(
+    async def test_an_answer_arrives_whole_once_and_in_order(
         self, upstream: FakeUpstream, gateway: OpenAIClient
     ) -> None:
         """Every token, the upstream's finish reason and usage, from one generation."""
@@ -136,7 +136,7 @@ class TestAnAnswer:
         assert answer.ending == ExchangeResult("stop", usage, None, 500, done=True)
         assert len(upstream.generations) == 1
 
-    async def test_is_the_upstreams_bytes_unchanged(
+    async def test_an_answer_is_the_upstreams_bytes_unchanged(
         self, upstream: FakeUpstream, gateway: OpenAIClient
     ) -> None:
         """No field is added, dropped or written anew."""
@@ -165,7 +165,7 @@ class TestAnAnswer:
         ],
         ids=repr,
     )
-    async def test_is_the_same_however_it_is_written_and_cut(
+    async def test_an_answer_is_the_same_however_it_is_written_and_cut(
         self, upstream: FakeUpstream, gateway: OpenAIClient, script: Script
     ) -> None:
         """Channel ends, comments, several data lines, and reads that end anywhere."""
@@ -177,14 +177,16 @@ class TestAnAnswer:
         assert answer.ending.finish_reason == "stop"
         assert not any(b"\n" in chunk or b"\r" in chunk for chunk in answer.chunks)
 
-    async def test_of_ten_megabytes_in_one_line_arrives(self, gateway: OpenAIClient) -> None:
+    async def test_an_answer_of_ten_megabytes_in_one_line_arrives(
+        self, gateway: OpenAIClient
+    ) -> None:
         """It is below the bound, so it is only a long token."""
         answer = await ask(gateway, "huge-line")
         assert answer.text == "x" * 10_000_000
         assert answer.ending is not None
         assert answer.ending.finish_reason == "stop"
 
-    async def test_is_pushed_once_a_read(
+    async def test_an_answer_is_pushed_once_a_read(
         self, upstream: FakeUpstream, gateway: OpenAIClient
     ) -> None:
         """What the kernel hands over together goes on together."""
@@ -203,7 +205,7 @@ class TestAnAnswer:
             await asyncio.wait_for(arrived.wait(), PATIENCE)
             assert [len(read) for read in answer.reads] == [20]
 
-    async def test_arrives_token_by_token(
+    async def test_an_answer_arrives_token_by_token(
         self, upstream: FakeUpstream, gateway: OpenAIClient
     ) -> None:
         """Each is there before the next one is made."""
@@ -217,7 +219,7 @@ class TestAnAnswer:
                 assert Answer([chunks[:1]]).text == f"t{number} "
             assert (await task).finish_reason == "stop"
 
-    async def test_may_hold_reasoning_tool_calls_and_several_choices(
+    async def test_an_answer_may_hold_reasoning_tool_calls_and_several_choices(
         self, upstream: FakeUpstream, gateway: OpenAIClient
     ) -> None:
         """Each counts as content; the finish reason is the upstream's own."""
@@ -232,7 +234,7 @@ class TestAnAnswer:
         assert (choices.ending.finish_reason, choices.ending.content_chunks) == ("stop", 20)
         assert len(upstream.generations) == 3
 
-    async def test_holds_no_chunk_of_usage_that_was_not_asked_for(
+    async def test_an_answer_holds_no_chunk_of_usage_that_was_not_asked_for(
         self, gateway: OpenAIClient
     ) -> None:
         """It is noted for the ending, and withheld."""
@@ -242,7 +244,7 @@ class TestAnAnswer:
         assert not any(b'"usage"' in chunk for chunk in not_asked.chunks)
         assert not_asked.ending == asked.ending
 
-    async def test_ends_at_done_whatever_comes_after(
+    async def test_an_answer_ends_at_done_whatever_comes_after(
         self, upstream: FakeUpstream, gateway: OpenAIClient
     ) -> None:
         """Neither text nor nonsense after the end is part of the answer."""
@@ -252,7 +254,7 @@ class TestAnAnswer:
         assert answer.ending.error is None
         assert answer.text == Script().text()
 
-    async def test_goes_on_after_a_finish_reason_where_content_does(
+    async def test_an_answer_goes_on_after_a_finish_reason_where_content_does(
         self, upstream: FakeUpstream, gateway: OpenAIClient
     ) -> None:
         """The reason was no end, so what cannot be read after that is a fault of the answer's."""
@@ -265,7 +267,7 @@ class TestAnAnswer:
         assert answer.ending.finish_reason is None
         assert answer.ending.usage is not None
 
-    async def test_does_not_wait_for_an_upstream_that_never_closes(
+    async def test_an_answer_does_not_wait_for_an_upstream_that_never_closes(
         self, upstream: FakeUpstream, gateway: OpenAIClient
     ) -> None:
         """The ending comes with `[DONE]`; the connection is closed soon after."""
@@ -275,7 +277,9 @@ class TestAnAnswer:
         generation = await upstream.generation()
         await generation.wait_closed(AT_ONCE)
 
-    async def test_is_not_cut_short_for_the_upstream(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_an_answer_is_not_cut_short_for_the_upstream(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """An upstream that ends its body a little after `[DONE]` sees no early close."""
         monkeypatch.setattr(http1, "LINGER", 60.0)
         has_ended = asyncio.Event()
@@ -559,7 +563,7 @@ INVALID = ["upstream_invalid_response", "upstream_headers_too_large"]
 class TestAnAnswerThatIsNotStreamed:
     """`stream=False`."""
 
-    async def test_arrives_as_one_line(self, gateway: OpenAIClient) -> None:
+    async def test_a_whole_answer_arrives_as_one_line(self, gateway: OpenAIClient) -> None:
         """The whole `chat.completion`, once; line ends of pretty-printing are spaces."""
         answer = await ask(gateway, stream=False)
         assert [len(read) for read in answer.reads] == [1]
@@ -567,7 +571,7 @@ class TestAnAnswerThatIsNotStreamed:
         assert answer.text == Script().text()
         assert answer.ending == ExchangeResult("stop", USAGE, None, 1, done=True)
 
-    async def test_ends_where_its_length_says(
+    async def test_a_whole_answer_ends_where_its_length_says(
         self, upstream: FakeUpstream, gateway: OpenAIClient
     ) -> None:
         """A second response on the connection, which nobody asked for, is not part of it."""
@@ -576,7 +580,7 @@ class TestAnAnswerThatIsNotStreamed:
         upstream.scripts["plain"] = Script(wire=(head % len(body) + body) * 2)
         assert (await ask(gateway, stream=False)).chunks == [body]
 
-    async def test_that_is_cut_is_an_error(
+    async def test_a_whole_answer_that_is_cut_is_an_error(
         self, upstream: FakeUpstream, gateway: OpenAIClient
     ) -> None:
         """Half an object is nothing."""
@@ -585,7 +589,7 @@ class TestAnAnswerThatIsNotStreamed:
         assert (answer.chunks, answer.code) == ([], "upstream_disconnected")
 
     @pytest.mark.parametrize("body", [b"nonsense", b"[]", b"{}", b'{"choices":1}', b"", b"\xff"])
-    async def test_that_is_no_completion_is_an_error(
+    async def test_a_whole_answer_that_is_no_completion_is_an_error(
         self, upstream: FakeUpstream, gateway: OpenAIClient, body: bytes
     ) -> None:
         """JSON of another shape, too."""
@@ -746,7 +750,7 @@ class TestLeaving:
         ids=["before headers", "before the first token", "midway", "streaming", "flat out"],
     )
     @pytest.mark.parametrize("paused", [False, True])
-    async def test_closes_the_upstreams_connection_within_a_second(
+    async def test_leaving_closes_the_upstreams_connection_within_a_second(
         self, upstream: FakeUpstream, gateway: OpenAIClient, script: Script, *, paused: bool
     ) -> None:
         """Wherever the answer stands, also while reading is paused."""
@@ -765,7 +769,7 @@ class TestLeaving:
         assert generation.was_abandoned
         assert upstream.running == 0
 
-    async def test_also_while_connecting(self) -> None:
+    async def test_leaving_while_connecting_leaves_no_socket(self) -> None:
         """A connection that the peer never accepts leaves no socket behind."""
         before = open_sockets()
         with full_port() as port:
@@ -855,7 +859,7 @@ class TestACompressedReply:
     @pytest.mark.parametrize(
         ("encoding", "wbits"), [("gzip", 31), ("X-GZIP", 31), ("deflate", 15), ("deflate", -15)]
     )
-    async def test_is_read_whatever_it_is(
+    async def test_a_compressed_reply_is_read_whatever_it_is(
         self, upstream: FakeUpstream, gateway: OpenAIClient, encoding: str, wbits: int
     ) -> None:
         """An error's words, a whole answer, a stream."""
@@ -874,7 +878,9 @@ class TestACompressedReply:
         assert answer.ending.error is None
 
     @pytest.mark.parametrize("kind", ["text/event-stream", "application/json"])
-    async def test_that_is_a_bomb_is_not_inflated(self, upstream: FakeUpstream, kind: str) -> None:
+    async def test_a_compressed_reply_that_is_a_bomb_is_not_inflated(
+        self, upstream: FakeUpstream, kind: str
+    ) -> None:
         """One MB of zeros is a kB on the wire."""
         bomb = reply(packed(bytes(2**20), 31), kind=kind, Content_Encoding="gzip")
         upstream.scripts["plain"] = Script(wire=bomb)
@@ -882,7 +888,7 @@ class TestACompressedReply:
         answer = await ask(gateway, stream=kind != "application/json")
         assert answer.code == "upstream_event_too_large"
 
-    async def test_that_is_none_is_an_honest_error(
+    async def test_a_reply_that_is_not_compressed_as_it_says_is_an_honest_error(
         self, upstream: FakeUpstream, gateway: OpenAIClient
     ) -> None:
         """The refusal's status is more than its words."""
@@ -895,7 +901,7 @@ class TestACompressedReply:
         assert (await ask(gateway, "w", stream=False)).code == "upstream_invalid_response"
 
     @pytest.mark.parametrize("coding", ["br", "zstd", "gzip, br"])
-    async def test_in_a_way_that_is_not_known_is_named(
+    async def test_a_compression_that_is_not_known_is_named(
         self, upstream: FakeUpstream, gateway: OpenAIClient, coding: str
     ) -> None:
         """Its bytes are nothing that anybody can read."""
@@ -908,7 +914,7 @@ class TestACompressedReply:
         assert answer.ending.error.retry_after == 7
         assert f"compressed as {coding}" in answer.ending.error.message
 
-    async def test_among_codings_that_are_none_is_inflated(
+    async def test_a_reply_is_inflated_among_codings_that_are_none(
         self, upstream: FakeUpstream, gateway: OpenAIClient
     ) -> None:
         """RFC 9110 allows a list, and empty members in it."""
@@ -935,7 +941,7 @@ class TestARefusal:
             ("9" * 400, None),
         ],
     )
-    async def test_has_seconds_or_a_date_to_try_again(
+    async def test_a_refusal_has_seconds_or_a_date_to_try_again(
         self, upstream: FakeUpstream, gateway: OpenAIClient, said: str, seconds: int | None
     ) -> None:
         """A date counts from the upstream's own clock."""
@@ -950,7 +956,7 @@ class TestARefusal:
         ("said", "seconds"),
         [("1500", 2), ("20.5", 1), ("0", 0), ("soon", None), ("-1", None), ("9" * 400, None)],
     )
-    async def test_has_milliseconds_too(
+    async def test_a_refusal_has_milliseconds_too(
         self, upstream: FakeUpstream, gateway: OpenAIClient, said: str, seconds: int | None
     ) -> None:
         """OpenAI's own header, where there is no other."""
@@ -1055,7 +1061,7 @@ class TestConnecting:
         with pytest.raises(ValueError, match=r"address|password"):
             OpenAIClient(address)
 
-    async def test_nobody_there(self) -> None:
+    async def test_an_upstream_that_is_not_there_is_named_with_what_to_check(self) -> None:
         """The message names the address and what to check."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -1074,7 +1080,7 @@ class TestConnecting:
         assert error.code == "upstream_unreachable"
         assert "gateway.example:8000: its name could not be resolved" in error.message
 
-    async def test_nobody_accepts(self) -> None:
+    async def test_an_upstream_that_accepts_nobody_is_given_up_in_time(self) -> None:
         """A full port times out."""
         with full_port() as port:
             answer = await ask(OpenAIClient(f"http://127.0.0.1:{port}", connect_timeout=0.1))
@@ -1110,7 +1116,7 @@ class TestConnecting:
 class TestModels:
     """`GET /v1/models`."""
 
-    async def test_are_the_upstreams_objects_as_they_are(
+    async def test_models_are_the_upstreams_objects_as_they_are(
         self, upstream: FakeUpstream, gateway: OpenAIClient
     ) -> None:
         """Nothing is added to them."""
@@ -1124,7 +1130,7 @@ class TestModels:
         assert upstream.requests[0].path == "/v1/models"
         assert upstream.requests[0].headers["authorization"] == "Bearer mine"
 
-    async def test_an_error_is_raised_with_the_upstreams_own_words(self) -> None:
+    async def test_an_error_about_models_is_raised_with_the_upstreams_own_words(self) -> None:
         """Its status is kept."""
         async with FakeUpstream(api_key="secret") as upstream:
             with pytest.raises(UpstreamError, match="Incorrect API key") as raised:
@@ -1143,7 +1149,7 @@ class TestModels:
         ],
         ids=range(5),
     )
-    async def test_nonsense_is_an_error(
+    async def test_nonsense_instead_of_models_is_an_error(
         self, upstream: FakeUpstream, gateway: OpenAIClient, reply: bytes, code: str,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:  # fmt: skip
@@ -1153,7 +1159,7 @@ class TestModels:
             await gateway.models()
         assert raised.value.error.code == code
 
-    async def test_an_upstream_that_does_not_answer_times_out(
+    async def test_an_upstream_that_does_not_list_its_models_times_out(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A list of models is needed soon or not at all."""

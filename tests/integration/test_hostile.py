@@ -173,14 +173,14 @@ class TestFrames:
             (frame((1000).to_bytes(2, "big") + b"\xff", 8), INVALID_TEXT),
         ],
     )
-    async def test_that_break_the_protocol_end_the_connection_with_its_code(
+    async def test_frames_that_break_the_protocol_end_the_connection_with_its_code(
         self, server: StreamingService, data: bytes, code: int
     ) -> None:
         async with others(server):
             _, found_code = await attacked(server, data)
             assert found_code == code
 
-    async def test_of_exactly_a_mebibyte_are_taken_and_one_byte_more_is_1009(
+    async def test_frames_of_exactly_a_mebibyte_are_taken_and_one_byte_more_is_1009(
         self, server: StreamingService
     ) -> None:
         async with others(server):
@@ -195,7 +195,7 @@ class TestFrames:
                 assert code == TOO_BIG
 
     @pytest.mark.parametrize("size", [100, 60_000])
-    async def test_without_end_are_1009(self, server: StreamingService, size: int) -> None:
+    async def test_frames_without_end_are_1009(self, server: StreamingService, size: int) -> None:
         async with others(server) as present:
             fragments = frame(b"[" * size, fin=False) + frame(b"[" * size, 0, fin=False) * (
                 MIB // size + 1
@@ -204,13 +204,17 @@ class TestFrames:
             assert code == TOO_BIG
             await present.are_served()
 
-    async def test_that_are_empty_are_1008_after_a_thousand(self, server: StreamingService) -> None:
+    async def test_frames_that_are_empty_are_1008_after_a_thousand(
+        self, server: StreamingService
+    ) -> None:
         async with others(server):
             data = frame(b"", fin=False) + frame(b"", 0, fin=False) * 50_000
             _, code = await attacked(server, data)
             assert code == POLICY
 
-    async def test_that_are_pings_are_1008_above_the_rate(self, server: StreamingService) -> None:
+    async def test_frames_that_are_pings_are_1008_above_the_rate(
+        self, server: StreamingService
+    ) -> None:
         async with others(server):
             got, code = await attacked(server, frame(b"x", PING) * 100_000)
             assert code in {POLICY, None}  # a reset, for what it still sends, may overtake it
@@ -221,7 +225,7 @@ class TestFrames:
                 assert await tcp.take(90) == b"\x8a\x01x" * 30
         assert server.context.telemetry.endings["websocket", "policy"] == 1
 
-    async def test_that_are_bombs_are_1009(self, server: StreamingService) -> None:
+    async def test_frames_that_are_bombs_are_1009(self, server: StreamingService) -> None:
         """A gigabyte of blanks in a megabyte; and a bomb in a message that a bomb came before."""
         async with others(server):
             bomb = deflated(b" " * (64 * MIB)) * 16
@@ -234,7 +238,7 @@ class TestFrames:
                 assert code == TOO_BIG
                 assert memory(server) - before < 32 * MIB
 
-    async def test_of_garbage_end_that_connection_and_nothing_else(
+    async def test_frames_of_garbage_end_that_connection_and_nothing_else(
         self, server: StreamingService
     ) -> None:
         async with others(server):
@@ -242,7 +246,7 @@ class TestFrames:
             for start in range(0, 50_000, 5_000):
                 await attacked(server, noise[start:] + b"\xff" * 20)
 
-    async def test_that_are_commands_above_the_rate_get_errors(
+    async def test_frames_that_are_commands_above_the_rate_get_errors(
         self, start_server: StartServer
     ) -> None:
         server = await start_server(commands_per_second=5)
@@ -298,7 +302,7 @@ class TestRequests:
             "GET /streaming/sse/status HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}",
         ],
     )  # fmt: skip
-    async def test_that_are_ambiguous_are_400_and_what_follows_is_none(
+    async def test_requests_that_are_ambiguous_are_400_and_what_follows_is_none(
         self, server: StreamingService, lines: str
     ) -> None:
         follows = "GET /streaming/schema HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -310,7 +314,7 @@ class TestRequests:
         assert len(replies) == 1, "the connection ends with its reply"
         assert b'{"error":{"type":"invalid_request_error"' in reply
 
-    async def test_for_another_protocol_leave_no_request_behind(
+    async def test_requests_for_another_protocol_leave_no_request_behind(
         self, server: StreamingService
     ) -> None:
         """Refused or passed over, what follows an upgrade was not meant for us."""
@@ -336,7 +340,7 @@ class TestRequests:
         ],
         ids=["line", "headers", "one header"],
     )
-    async def test_that_dribble_in_are_cut(
+    async def test_requests_that_dribble_in_are_cut(
         self,
         start_server: StartServer,
         monkeypatch: pytest.MonkeyPatch,
@@ -352,7 +356,7 @@ class TestRequests:
             assert time.monotonic() - begun >= 0.3
             await present.are_served()
 
-    async def test_that_dribble_in_behind_a_good_one_are_cut(
+    async def test_requests_that_dribble_in_behind_a_good_one_are_cut(
         self, start_server: StartServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.4)
@@ -368,7 +372,7 @@ class TestRequests:
     @pytest.mark.parametrize(
         "path", ["/v1/chat/completions", "/streaming/sse/chat", "/streaming/alerts"]
     )
-    async def test_whose_body_dribbles_in_are_cut(
+    async def test_requests_whose_body_dribbles_in_are_cut(
         self,
         start_server: StartServer,
         monkeypatch: pytest.MonkeyPatch,
@@ -387,7 +391,7 @@ class TestRequests:
         assert b'"code":"slow_body"' in reply
         assert reply.count(b"HTTP/1.1 ") == 1
 
-    async def test_whose_body_nobody_wants_are_not_waited_for(
+    async def test_requests_whose_body_nobody_wants_are_not_waited_for(
         self, start_server: StartServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(http_protocol, "LINGER_SECONDS", 0.1)
@@ -398,7 +402,7 @@ class TestRequests:
             )
             assert (await dribbled(tcp, b" ")).startswith(b"HTTP/1.1 200 ")
 
-    async def test_that_are_gzip_bombs_are_413(self, start_server: StartServer) -> None:
+    async def test_requests_that_are_gzip_bombs_are_413(self, start_server: StartServer) -> None:
         server = await start_server(body_size_limit=MIB)
         bomb = gzip.compress(b" " * (64 * MIB), 9)
         async with others(server), httpx.AsyncClient(trust_env=False, timeout=10) as client:
@@ -410,7 +414,9 @@ class TestRequests:
                 assert reply.status_code == 413
             assert memory(server) - before < 32 * MIB
 
-    async def test_whose_replies_nobody_reads_do_not_stay(self, start_server: StartServer) -> None:
+    async def test_requests_whose_replies_nobody_reads_do_not_stay(
+        self, start_server: StartServer
+    ) -> None:
         """Thousands of requests on one connection, pipelined, and not one reply read."""
         server = await start_server(stall_timeout=1)
         async with others(server) as present, raw(server.url, receive_buffer=4096) as tcp:
@@ -422,7 +428,7 @@ class TestRequests:
             await present.are_served()
             await eventually(lambda: is_gone(server, tcp), 4 * UNIT)
 
-    async def test_from_a_page_elsewhere_are_403_whatever_the_path(
+    async def test_requests_from_a_page_elsewhere_are_403_whatever_the_path(
         self, server: StreamingService
     ) -> None:
         """Cross-site WebSocket hijacking and DNS rebinding."""
@@ -458,7 +464,7 @@ def is_gone(server: StreamingService, tcp: Raw) -> bool:
 
 class TestReaders:
     @pytest.mark.parametrize("how", ["websocket", "sse"])
-    async def test_that_are_stuck_are_gone_in_time_and_hold_nobody_back(
+    async def test_readers_that_are_stuck_are_gone_in_time_and_hold_nobody_back(
         self, start_server: StartServer, upstream: FakeUpstream, how: str
     ) -> None:
         """While one reads nothing, an alert of 8 kB after the other reaches everybody else."""
@@ -484,7 +490,7 @@ class TestReaders:
             assert server.context.telemetry.endings[how, "stalled"] == 1
 
     @pytest.mark.parametrize("how", ["websocket", "sse"])
-    async def test_that_are_gone_are_found_out_by_the_kernel_as_well(
+    async def test_readers_that_are_gone_are_found_out_by_the_kernel_as_well(
         self, start_server: StartServer, how: str
     ) -> None:
         server = await start_server(stall_timeout=7)
@@ -501,7 +507,7 @@ class TestReaders:
             assert kept.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 7_000
 
     @pytest.mark.parametrize("how", ["websocket", "sse"])
-    async def test_whose_machine_is_gone_without_a_word_are_noticed(
+    async def test_readers_whose_machine_is_gone_without_a_word_are_noticed(
         self, start_server: StartServer, how: str
     ) -> None:
         """Half-open: not a single packet comes back, neither data nor FIN nor RST."""
@@ -521,7 +527,7 @@ class TestReaders:
             endings = server.context.telemetry.endings
             assert endings[how, "ping_timeout"] + endings[how, "broken"] == 1
 
-    async def test_from_one_address_leave_places_for_others(
+    async def test_connections_from_one_address_leave_slots_for_others(
         self, start_server: StartServer
     ) -> None:
         server = await start_server(max_connections=6, max_connections_per_ip=4)
@@ -558,7 +564,7 @@ CURSORS: Final = [
 
 class TestCursors:
     @pytest.mark.parametrize("where", ["header", "query", "command"])
-    async def test_of_every_bad_shape_are_reported_and_then_the_snapshot_comes(
+    async def test_cursors_of_every_bad_shape_are_reported_and_then_the_snapshot_comes(
         self, server: StreamingService, where: str
     ) -> None:
         async with others(server):
@@ -574,7 +580,7 @@ class TestCursors:
     @pytest.mark.parametrize(
         "after", ["-1", "1.5", "x", "", "9" * 30, "٣", "1e3", "0x1", "NaN", " 1"]
     )
-    async def test_of_an_answer_that_are_no_numbers_are_400(
+    async def test_cursors_of_an_answer_that_are_no_numbers_are_400(
         self, server: StreamingService, after: str
     ) -> None:
         async with others(server), websocket(server.url) as socket:
@@ -588,7 +594,7 @@ class TestCursors:
             await socket.resume("r-1", after)
             assert (await socket.receive())["data"]["error"]["param"] == "after"
 
-    async def test_of_an_answer_in_every_bad_shape_show_it_from_its_start(
+    async def test_cursors_of_an_answer_in_every_bad_shape_show_it_from_its_start(
         self, server: StreamingService
     ) -> None:
         async with others(server):
@@ -627,7 +633,7 @@ EVIL: Final = "a\r\n\r\nevent: evil\rdata: {}\n\nid: 9\u2028\u0085\x0b\0<script>
 
 
 class TestText:
-    async def test_that_looks_like_events_stays_text(
+    async def test_text_that_looks_like_events_stays_text(
         self, server: StreamingService, upstream: FakeUpstream
     ) -> None:
         """In a label, an annotation, a token, a model's name: one event, and the text unharmed."""
@@ -654,7 +660,7 @@ class TestText:
             assert messages_of(got)[-1]["data"]["finish_reason"] == "stop"
 
     @pytest.mark.parametrize("request_id", ["a\nid: 1", "a\r\nevent: x", "a\0", "ä", "a b", ""])
-    async def test_of_a_request_id_is_checked_before_it_becomes_an_event_id(
+    async def test_text_of_a_request_id_is_checked_before_it_becomes_an_event_id(
         self, server: StreamingService, request_id: str
     ) -> None:
         async with others(server), httpx.AsyncClient(trust_env=False) as client:
@@ -664,7 +670,7 @@ class TestText:
             )
         assert (reply.status_code, reply.json()["error"]["param"]) == (400, "request_id")
 
-    async def test_of_a_client_is_never_a_page(self, server: StreamingService) -> None:
+    async def test_text_of_a_client_is_never_a_page(self, server: StreamingService) -> None:
         async with others(server), httpx.AsyncClient(trust_env=False) as client:
             for path in ("/<script>alert(1)</script>", "/streaming/sse/chat/<script>",
                          "/streaming/sse?topics=<script>", "/static/<script>"):  # fmt: skip
@@ -674,7 +680,7 @@ class TestText:
                 assert kind.startswith("application/json"), (path, reply.text)
                 assert reply.headers["X-Content-Type-Options"] == "nosniff"
 
-    async def test_in_the_log_is_one_line_and_no_escape(
+    async def test_text_in_the_log_is_one_line_and_no_escape(
         self, server: StreamingService, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level(logging.DEBUG)
@@ -702,7 +708,7 @@ class TestText:
             assert "\x1b" not in line
             assert "FORGED" not in line or "%0a%1b" in line
 
-    async def test_that_is_no_http_is_counted_in_one_line(
+    async def test_text_that_is_no_http_is_counted_in_one_line(
         self, server: StreamingService, caplog: pytest.LogCaptureFixture
     ) -> None:
         async with others(server):
@@ -728,7 +734,7 @@ class TestUpstreams:
             ("too-long", "upstream_event_too_large"),
         ],
     )
-    async def test_that_send_nonsense_are_reported_and_hold_nobody_up(
+    async def test_upstreams_that_send_nonsense_are_reported_and_hold_nobody_up(
         self, server: StreamingService, upstream: FakeUpstream, model: str, code: str | None
     ) -> None:
         upstream.scripts["too-long"] = Script(tokens=("x" * 40_000_000,))
@@ -742,7 +748,7 @@ class TestUpstreams:
             await socket.start("r-2", model="ten-tokens")
             assert (await socket.answer())[-1]["data"]["finish_reason"] == "stop"
 
-    async def test_that_stream_without_end_fill_no_memory(
+    async def test_upstreams_that_stream_without_end_fill_no_memory(
         self, server: StreamingService, upstream: FakeUpstream
     ) -> None:
         """Read, they are bounded by the retention; left, they are closed."""
@@ -759,7 +765,7 @@ class TestUpstreams:
 
 class TestTheWallClock:
     @pytest.mark.parametrize("jump", [3_600, -3_600], ids=["forward", "back"])
-    async def test_may_jump_an_hour_and_nothing_expires_or_stays(
+    async def test_the_wall_clock_may_jump_an_hour_and_nothing_expires_or_stays(
         self,
         start_server: StartServer,
         upstream: FakeUpstream,

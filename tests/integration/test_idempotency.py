@@ -43,7 +43,7 @@ def results(server: StreamingService) -> Counter[str]:
 
 class TestARetry:
     @pytest.mark.parametrize(("path", "stream"), FACES)
-    async def test_of_a_finished_answer_gets_it_again(
+    async def test_a_retry_of_a_finished_answer_gets_it_again(
         self, server: StreamingService, upstream: FakeUpstream, path: str, *, stream: bool
     ) -> None:
         first = await ask(server, path, stream=stream)
@@ -54,7 +54,7 @@ class TestARetry:
         assert results(server) == {"new": 1, "replayed": 1}
 
     @pytest.mark.parametrize(("path", "stream"), FACES)
-    async def test_of_a_running_answer_joins_it(
+    async def test_a_retry_of_a_running_answer_joins_it(
         self, server: StreamingService, upstream: FakeUpstream, path: str, *, stream: bool
     ) -> None:
         upstream.default = Script(gate=(gate := Gate()))
@@ -67,7 +67,7 @@ class TestARetry:
         assert results(server) == {"new": 1, "joined": 1}
 
     @pytest.mark.parametrize(("path", "stream"), FACES)
-    async def test_of_one_that_failed_asks_again(
+    async def test_a_retry_of_one_that_failed_asks_again(
         self, server: StreamingService, upstream: FakeUpstream, path: str, *, stream: bool
     ) -> None:
         upstream.scripts["moody"] = upstream.scripts["error-500"]
@@ -79,7 +79,7 @@ class TestARetry:
         assert "error" not in second.text
         assert len(upstream.generations) == 2
 
-    async def test_written_in_another_way_gets_it_again(
+    async def test_a_retry_written_in_another_way_gets_it_again(
         self, server: StreamingService, upstream: FakeUpstream
     ) -> None:
         """Order and white space are the serialiser's; ``1.0`` for ``1`` may be the client's."""
@@ -96,7 +96,7 @@ class TestARetry:
         assert statuses == [200, 200, 422]
         assert len(upstream.generations) == 1
 
-    async def test_of_one_that_failed_asks_again_under_a_request_id_of_its_own_too(
+    async def test_a_retry_of_one_that_failed_asks_again_under_a_request_id_of_its_own_too(
         self, server: StreamingService, upstream: FakeUpstream
     ) -> None:
         upstream.scripts["moody"] = upstream.scripts["error-500"]
@@ -106,7 +106,7 @@ class TestARetry:
         assert (await ask(server, model="moody", request_id="r-1")).status_code == 200
         assert len(upstream.generations) == 2
 
-    async def test_by_the_sdk_itself_reaches_the_upstream(
+    async def test_a_retry_by_the_sdk_itself_reaches_the_upstream(
         self, server: StreamingService, upstream: FakeUpstream
     ) -> None:
         """Its retries carry the key of the first attempt."""
@@ -129,7 +129,7 @@ class TestARetry:
         assert answer.choices[0].message.content == upstream.default.text()
 
     @pytest.mark.parametrize("stream", [True, False])
-    async def test_after_a_time_out_of_the_client_joins_what_goes_on_for_it(
+    async def test_a_retry_after_a_time_out_of_the_client_joins_what_goes_on_for_it(
         self, server: StreamingService, upstream: FakeUpstream, *, stream: bool
     ) -> None:
         """With a key, ``grace`` is the default on OpenAI's wire, too."""
@@ -143,7 +143,7 @@ class TestARetry:
         assert len(upstream.generations) == 1
 
     @pytest.mark.parametrize("stream", [True, False])
-    async def test_of_one_that_nobody_waited_for_asks_again(
+    async def test_a_retry_of_one_that_nobody_waited_for_asks_again(
         self, start_server: StartServer, upstream: FakeUpstream, *, stream: bool
     ) -> None:
         server = await start_server(api_gateway_endpoint=upstream.url, resume_grace=0)
@@ -156,7 +156,7 @@ class TestARetry:
         assert (await ask(server, model="slow", stream=stream)).status_code == 200
         assert len(upstream.generations) == 2
 
-    async def test_after_a_refusal_is_the_first(
+    async def test_a_retry_after_a_refusal_is_the_first(
         self, start_server: StartServer, upstream: FakeUpstream
     ) -> None:
         server = await start_server(api_gateway_endpoint=upstream.url, pool_size=1, max_queued=0)
@@ -175,7 +175,7 @@ class TestAnotherRequest:
         "fields", [{"temperature": 1}, {"model": "ten-tokens"}, {"stream": True}]
     )
     @pytest.mark.parametrize("running", [True, False])
-    async def test_under_the_same_key_is_422(
+    async def test_another_request_under_the_same_key_is_422(
         self, server: StreamingService, upstream: FakeUpstream, fields: dict[str, Any],
         *, running: bool,
     ) -> None:  # fmt: skip
@@ -195,13 +195,13 @@ class TestAnotherRequest:
         assert (await first).status_code == 200
         assert results(server)["mismatched"] == 1
 
-    async def test_under_the_key_of_one_that_failed_is_a_new_one(
+    async def test_another_request_under_the_key_of_one_that_failed_is_a_new_one(
         self, server: StreamingService
     ) -> None:
         assert (await ask(server, model="error-500")).status_code == 500
         assert (await ask(server)).status_code == 200
 
-    async def test_of_another_owner_is_another(
+    async def test_another_request_of_another_owner_is_another(
         self, start_server: StartServer, upstream: FakeUpstream
     ) -> None:
         keys = [
@@ -218,7 +218,7 @@ class TestAnotherRequest:
             assert reply.status_code == 200
         assert len(upstream.generations) == 2
 
-    async def test_with_another_credential_for_the_gateway_is_another(
+    async def test_another_request_with_another_credential_for_the_gateway_is_another(
         self, server: StreamingService, upstream: FakeUpstream
     ) -> None:
         for name in ("a", "b"):
@@ -229,7 +229,7 @@ class TestAnotherRequest:
 class TestAnAnswerThatIsNotKeptWhole:
     @pytest.mark.parametrize("stream", [True, False])
     @pytest.mark.parametrize("by", ["request_id", "key"])
-    async def test_is_410_when_it_is_asked_for_again(
+    async def test_an_answer_not_kept_whole_is_410_when_it_is_asked_for_again(
         self, start_server: StartServer, upstream: FakeUpstream, by: str, *, stream: bool
     ) -> None:
         server = await start_server(api_gateway_endpoint=upstream.url, chat_retention_bytes=100)
@@ -242,7 +242,7 @@ class TestAnAnswerThatIsNotKeptWhole:
         assert (second.status_code, second.json()["error"]["code"]) == (410, "stream_evicted")
 
     @pytest.mark.parametrize("kept", [1, 100, 1_000])
-    async def test_is_a_gap_and_its_end_on_our_own_wire(
+    async def test_an_answer_not_kept_whole_is_a_gap_and_its_end_on_our_own_wire(
         self, start_server: StartServer, upstream: FakeUpstream, kept: int
     ) -> None:
         server = await start_server(api_gateway_endpoint=upstream.url, chat_retention_bytes=kept)
@@ -276,32 +276,32 @@ class TestAKey:
             ("é", "é"),
         ],
     )
-    def test_is_what_is_printable(self, written: str, key: str) -> None:
+    def test_a_key_is_what_is_printable(self, written: str, key: str) -> None:
         assert idempotency.parse_key([written]) == key
 
     @pytest.mark.parametrize("written", ["", " ", '""', "x" * 256, "a\tb", "a\x00", "\udcff"])
-    def test_is_nothing_else(self, written: str) -> None:
+    def test_what_is_not_printable_is_no_key(self, written: str) -> None:
         with pytest.raises(BadRequest) as refused:
             idempotency.parse_key([written])
         assert refused.value.param == "Idempotency-Key"
 
-    def test_is_one(self) -> None:
+    def test_more_than_one_key_is_refused(self) -> None:
         assert idempotency.parse_key([]) is None
         assert idempotency.parse_key(["k", "k"]) == "k"
         with pytest.raises(BadRequest):
             idempotency.parse_key(["k", "l"])
 
-    async def test_is_the_same_quoted_or_not(
+    async def test_a_key_is_the_same_quoted_or_not(
         self, server: StreamingService, upstream: FakeUpstream
     ) -> None:
         for key in ("a:b/c", '"a:b/c"'):
             assert (await ask(server, key=key)).status_code == 200
         assert len(upstream.generations) == 1
 
-    async def test_that_is_none_is_400(self, server: StreamingService) -> None:
+    async def test_a_header_that_is_no_key_is_400(self, server: StreamingService) -> None:
         assert (await ask(server, key="x" * 256)).status_code == 400
 
-    async def test_is_counted(self, server: StreamingService) -> None:
+    async def test_keys_are_counted(self, server: StreamingService) -> None:
         await ask(server)
         async with http(server.url) as client:
             text = (await client.get("/metrics")).text

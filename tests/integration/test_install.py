@@ -121,7 +121,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
     return Machine(tmp_path_factory.mktemp("machine"))
 
 
-def test_the_first_hour_as_it_stands(machine: Machine) -> None:
+def test_the_first_hour_of_the_book_works_as_it_stands(machine: Machine) -> None:
     folder = machine.folder
     unit = None
     for command in listed("The first hour"):
@@ -182,7 +182,7 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def test_the_steps_of_the_image(machine: Machine) -> None:
+def test_the_steps_of_the_image_can_be_taken(machine: Machine) -> None:
     """Those that build and install, but for Debian's packages; then what the image runs."""
     text = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
     build = text.partition("AS build\n")[2].partition("FROM build AS build-model")[0]

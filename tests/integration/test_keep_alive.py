@@ -82,7 +82,7 @@ async def test_one_connection_serves_one_answer_after_the_other(upstream: FakeUp
     await upstream.until(lambda: not upstream.connections)
 
 
-async def test_answers_side_by_side_have_their_own(upstream: FakeUpstream) -> None:
+async def test_answers_side_by_side_have_connections_of_their_own(upstream: FakeUpstream) -> None:
     gateway = client(upstream.url)
     await asyncio.gather(*(ask(gateway) for _ in range(5)))
     await asyncio.gather(*(ask(gateway) for _ in range(5)))
@@ -108,14 +108,14 @@ async def test_a_connection_whose_answer_was_not_complete_is_not_used_again(
     await gateway.close()
 
 
-async def test_one_that_waits_too_long_is_closed(upstream: FakeUpstream) -> None:
+async def test_a_connection_that_waits_too_long_is_closed(upstream: FakeUpstream) -> None:
     gateway = client(upstream.url, keep_alive=0.05)
     await ask(gateway)
     await upstream.until(lambda: not upstream.connections)
     assert (await ask(gateway)).finish_reason == "stop"
 
 
-async def test_none_is_kept_where_none_is_to_be(upstream: FakeUpstream) -> None:
+async def test_no_connection_is_kept_where_none_is_to_be(upstream: FakeUpstream) -> None:
     gateway = client(upstream.url, keep_alive=0)
     await ask(gateway)
     await upstream.until(lambda: not upstream.connections)
@@ -139,7 +139,7 @@ async def test_a_request_that_meets_a_closed_connection_is_sent_again_once() -> 
         await gateway.close()
 
 
-async def test_on_a_new_connection_it_is_not_sent_again() -> None:
+async def test_a_request_on_a_new_connection_is_not_sent_again() -> None:
     async with upstream_that(lambda *_: None) as (url, seen):
         gateway = client(url)
         result = await ask(gateway)
@@ -148,7 +148,7 @@ async def test_on_a_new_connection_it_is_not_sent_again() -> None:
         await gateway.close()
 
 
-async def test_not_if_a_byte_of_the_answer_has_come() -> None:
+async def test_a_request_is_not_sent_again_if_a_byte_of_its_answer_has_come() -> None:
     async with upstream_that(lambda _, number: ANSWER[:20] if number else ANSWER) as (url, seen):
         gateway = OpenAIClient(url, keep_alive=30, silence_timeout=0.2)
         await ask(gateway)

@@ -86,7 +86,7 @@ async def logged(caplog: pytest.LogCaptureFixture, reason: str) -> list[str]:
 
 class TestConnections:
     @pytest.mark.usefixtures("many_descriptors")
-    async def test_1001_and_501_are_refused_and_all_the_others_go_on(
+    async def test_connections_1001_and_501_are_refused_and_all_the_others_go_on(
         self,
         start_server: StartServer,
         caplog: pytest.LogCaptureFixture,
@@ -110,7 +110,7 @@ class TestConnections:
                 pass  # a place that is free again is given again
         assert sum(server.context.telemetry.endings.values()) == 2
 
-    async def test_of_one_address_are_limited_and_the_next_address_is_not(
+    async def test_connections_of_one_address_are_limited_and_the_next_address_is_not(
         self, start_server: StartServer, caplog: pytest.LogCaptureFixture
     ) -> None:
         server = await start_server(max_connections_per_ip=2)
@@ -126,7 +126,7 @@ class TestConnections:
             assert (await metrics(server))[refusals("per_address")] == 2
             assert len(await logged(caplog, "per_address")) <= 2
 
-    async def test_are_refused_when_memory_runs_out_and_those_there_go_on(
+    async def test_connections_are_refused_when_memory_runs_out_and_those_there_go_on(
         self,
         start_server: StartServer,
         caplog: pytest.LogCaptureFixture,
@@ -188,7 +188,7 @@ async def served(members: list[Member], mark: bytes) -> None:
 
 
 class TestTheQueue:
-    async def test_refuses_what_could_not_even_wait_and_the_others_are_answered(
+    async def test_the_queue_refuses_what_could_not_even_wait_and_the_others_are_answered(
         self,
         start_server: StartServer,
         upstream: FakeUpstream,
@@ -214,7 +214,9 @@ class TestTheQueue:
 
 
 class TestDescriptors:
-    async def test_are_refused_early_while_the_log_stays_small(self, tmp_path: Path) -> None:
+    async def test_clients_are_refused_before_descriptors_run_out_and_the_log_stays_small(
+        self, tmp_path: Path
+    ) -> None:
         """A real process with 128 descriptors, and 300 clients who want one each.
 
         Below the last 64 no upgrade, below the last 32 nobody is listened to; who was there goes
@@ -312,7 +314,7 @@ async def process(log: Path, *, descriptors: int) -> AsyncIterator[tuple[str, in
 
 
 class TestTheLog:
-    async def test_has_one_line_for_each_reason_however_many_come(
+    async def test_the_log_has_one_line_for_each_reason_however_many_come(
         self,
         start_server: StartServer,
         caplog: pytest.LogCaptureFixture,
@@ -329,7 +331,7 @@ class TestTheLog:
         assert 1 <= len(lines) <= 3
         assert sum(int(re.findall(r"\d+", line)[0]) for line in lines) == 300
 
-    def test_has_its_line_every_five_seconds_while_they_keep_coming(
+    def test_the_log_has_its_line_every_five_seconds_while_they_keep_coming(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
         manager = ConnectionManager(StreamingConfig())
@@ -343,7 +345,7 @@ class TestTheLog:
             counts = [int(re.findall(r"\d+", line)[0]) for line in lines]
             assert counts == [1, 50, 49]
 
-    async def test_and_the_metrics_know_every_reason_in_advance(
+    async def test_the_metrics_know_every_reason_in_advance(
         self, start_server: StartServer
     ) -> None:
         figures = await metrics(await start_server())

@@ -100,7 +100,7 @@ async def is_alive(caller: httpx.AsyncClient) -> bool:
         return False
 
 
-async def test_a_litellm_proxy_as_gateway(
+async def test_a_litellm_proxy_serves_as_gateway(
     start_server: StartServer, upstream: FakeUpstream, tmp_path: Path
 ) -> None:
     async with litellm_proxy(upstream.url, tmp_path) as proxy:

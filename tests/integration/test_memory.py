@@ -31,7 +31,7 @@ def large(size: int, request_id: str) -> bytes:
 
 
 class TestRequests:
-    async def test_that_wait_are_counted_refused_at_a_quarter_and_given_back(
+    async def test_requests_that_wait_are_counted_refused_at_a_quarter_and_given_back(
         self, start_server: StartServer, upstream: FakeUpstream
     ) -> None:
         upstream.default = Script(endless=True, rate=20)
@@ -58,7 +58,7 @@ class TestRequests:
         await eventually(lambda: not server.context.answers.running)
         assert held(server)["requests"] == 0
 
-    async def test_of_ended_answers_are_not_kept(
+    async def test_requests_of_ended_answers_are_not_kept(
         self, start_server: StartServer, upstream: FakeUpstream
     ) -> None:
         upstream.default = Script(tokens=1)
@@ -73,7 +73,7 @@ class TestRequests:
 
 
 class TestAnswers:
-    async def test_that_are_kept_go_first(
+    async def test_answers_that_are_kept_go_first(
         self, start_server: StartServer, upstream: FakeUpstream
     ) -> None:
         upstream.default = Script(tokens=2_000)
@@ -87,7 +87,7 @@ class TestAnswers:
         async with http(server.url) as client:
             assert (await client.get("/streaming/sse/chat/a-0")).status_code == 410
 
-    async def test_that_are_kept_have_a_setting(
+    async def test_the_memory_for_kept_answers_has_a_setting(
         self, start_server: StartServer, upstream: FakeUpstream
     ) -> None:
         upstream.default = Script(tokens=10)
@@ -98,7 +98,7 @@ class TestAnswers:
                 await socket.answer()
         assert 0 < held(server)["kept"] <= 50_000
 
-    async def test_that_run_wait_for_memory_and_all_end_whole(
+    async def test_answers_that_run_wait_for_memory_and_all_end_whole(
         self, start_server: StartServer, upstream: FakeUpstream
     ) -> None:
         upstream.default = Script(tokens=3_000)
@@ -133,7 +133,7 @@ FACES: Final = {
 
 class TestFaces:
     @pytest.mark.parametrize("path", FACES)
-    async def test_count_with_their_answer_and_are_free_when_it_is_forgotten(
+    async def test_faces_count_with_their_answer_and_are_free_when_it_is_forgotten(
         self, path: str, start_server: StartServer, upstream: FakeUpstream
     ) -> None:
         """At once: nothing waits for the garbage collector, and no task keeps a connection."""
@@ -157,7 +157,7 @@ class TestFaces:
         finally:
             gc.enable()
 
-    async def test_count_what_a_response_was_asked(
+    async def test_faces_count_what_a_response_was_asked(
         self, start_server: StartServer, upstream: FakeUpstream
     ) -> None:
         server = await start_server(api_gateway_endpoint=upstream.url)
@@ -174,7 +174,7 @@ def _forgotten(server: StreamingService) -> bool:
 
 
 class TestInput:
-    async def test_that_is_half_sent_counts_and_ends_where_memory_is_short(
+    async def test_input_that_is_half_sent_counts_and_ends_where_memory_is_short(
         self, start_server: StartServer
     ) -> None:
         server = await start_server(memory_budget_mb=4)

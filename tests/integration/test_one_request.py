@@ -33,14 +33,18 @@ async def patient(start_server: StartServer, upstream: FakeUpstream) -> Streamin
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-async def test_any_mixture_of_requests(patient: StreamingService, seed: int) -> None:
+async def test_any_mixture_of_requests_gets_each_its_own_reply(
+    patient: StreamingService, seed: int
+) -> None:
     mixture = Mixture(seed)
     for _ in range(SEQUENCES):
         await speak(patient.url, mixture)
 
 
 @pytest.mark.skipif(NGINX is None, reason="nginx is missing: apt-get install nginx")
-async def test_any_mixture_through_nginx(patient: StreamingService, tmp_path: Path) -> None:
+async def test_any_mixture_through_nginx_gets_each_its_own_reply(
+    patient: StreamingService, tmp_path: Path
+) -> None:
     async with nginx(tmp_path, int(patient.url.rpartition(":")[2])) as url:
 
         async def client(seed: int) -> None:

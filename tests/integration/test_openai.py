@@ -41,7 +41,9 @@ async def caller(server: StreamingService) -> AsyncIterator[httpx.AsyncClient]:
 
 
 class TestTheSdk:
-    async def test_streams(self, client: openai.AsyncOpenAI, upstream: FakeUpstream) -> None:
+    async def test_the_sdk_streams_an_answer(
+        self, client: openai.AsyncOpenAI, upstream: FakeUpstream
+    ) -> None:
         stream = await client.chat.completions.create(model="fake", messages=HELLO, stream=True)
         parts = [choice.delta.content async for chunk in stream for choice in chunk.choices]
         assert "".join(part or "" for part in parts) == upstream.default.text()
@@ -49,7 +51,7 @@ class TestTheSdk:
         assert sent.headers["authorization"] == "Bearer sk-client"
         assert sent.json()["messages"] == HELLO
 
-    async def test_gets_a_whole_answer(
+    async def test_the_sdk_gets_a_whole_answer(
         self, client: openai.AsyncOpenAI, upstream: FakeUpstream
     ) -> None:
         answer = await client.chat.completions.create(model="fake", messages=HELLO)
@@ -60,7 +62,7 @@ class TestTheSdk:
         assert upstream.generations[0].request.json()["stream"] is False
 
     @pytest.mark.parametrize("asked", [True, False])
-    async def test_gets_the_usage_chunk_if_and_only_if_it_asked(
+    async def test_the_sdk_gets_the_usage_chunk_if_and_only_if_it_asked(
         self, client: openai.AsyncOpenAI, *, asked: bool
     ) -> None:
         stream = await client.chat.completions.create(
@@ -73,7 +75,7 @@ class TestTheSdk:
         assert (chunks[-1].usage is not None) == asked
         assert any(not chunk.choices for chunk in chunks) == asked
 
-    async def test_streams_what_a_model_thinks_calls_and_chooses(
+    async def test_the_sdk_streams_what_a_model_thinks_calls_and_chooses(
         self, client: openai.AsyncOpenAI
     ) -> None:
         async with client.chat.completions.stream(model="tool-calls", messages=HELLO) as stream:
@@ -83,11 +85,11 @@ class TestTheSdk:
         call = final.choices[0].message.tool_calls[0]
         assert (call.function.name, call.function.arguments) == ("add", '{"a":1}')
 
-    async def test_lists_the_models(self, client: openai.AsyncOpenAI) -> None:
+    async def test_the_sdk_lists_the_models(self, client: openai.AsyncOpenAI) -> None:
         models = [model.id async for model in client.models.list()]
         assert "ten-tokens" in models
 
-    async def test_tries_again_by_itself_what_failed_for_a_moment(
+    async def test_the_sdk_tries_again_by_itself_what_failed_for_a_moment(
         self, client: openai.AsyncOpenAI, upstream: FakeUpstream
     ) -> None:
         upstream.scripts["moody"] = upstream.scripts["error-500"]
@@ -101,7 +103,7 @@ class TestTheSdk:
         await mending
         assert answer.choices[0].message.content == upstream.default.text()
 
-    async def test_that_closes_its_stream_frees_the_upstream(
+    async def test_the_sdk_that_closes_its_stream_frees_the_upstream(
         self, client: openai.AsyncOpenAI, upstream: FakeUpstream
     ) -> None:
         stream = await client.chat.completions.create(model="endless", messages=HELLO, stream=True)
@@ -113,7 +115,7 @@ class TestTheSdk:
 
 
 class TestTheWire:
-    async def test_is_the_upstreams_chunks_and_done(
+    async def test_the_wire_is_the_upstreams_chunks_and_done(
         self, caller: httpx.AsyncClient, upstream: FakeUpstream
     ) -> None:
         reply = await caller.post(PATH, json=question(stream=True))
@@ -128,7 +130,7 @@ class TestTheWire:
         assert len(events) == len(list(upstream.default.texts())) + 4  # role, finish, done, ""
 
     @pytest.mark.parametrize("path", ["/v1/responses", "/api/chat", "ws /v1/responses"])
-    async def test_so_do_the_numbers_of_what_is_put_into_other_words(
+    async def test_numbers_of_what_is_put_into_other_words_are_unchanged(
         self, server: StreamingService, upstream: FakeUpstream, path: str
     ) -> None:
         """Those of a field that is passed on, and those deep in a tool's schema."""
@@ -155,7 +157,7 @@ class TestTheWire:
         assert b'"temperature":1.0' in sent
 
     @pytest.mark.parametrize("options", ["", ', "stream_options": {"x": 1e2}'])
-    async def test_sends_the_upstream_what_the_client_wrote(
+    async def test_the_wire_sends_the_upstream_what_the_client_wrote(
         self, caller: httpx.AsyncClient, upstream: FakeUpstream, options: str
     ) -> None:
         """Digit by digit: numbers of any size and form, keys given twice, in their order."""
@@ -175,13 +177,13 @@ class TestTheWire:
         assert sent["stream_options"] == expected
         assert sent.keys().isdisjoint({"model_id", "request_id"})
 
-    async def test_defaults_to_a_whole_answer(self, caller: httpx.AsyncClient) -> None:
+    async def test_the_wire_defaults_to_a_whole_answer(self, caller: httpx.AsyncClient) -> None:
         reply = await caller.post(PATH, json=question())
         assert reply.headers["content-type"].startswith("application/json")
         assert reply.json()["object"] == "chat.completion"
 
     @pytest.mark.parametrize("stream", [True, False])
-    async def test_has_one_answer_for_one_idempotency_key(
+    async def test_the_wire_has_one_answer_for_one_idempotency_key(
         self, caller: httpx.AsyncClient, upstream: FakeUpstream, *, stream: bool
     ) -> None:
         headers = {"Idempotency-Key": "k-1"}
@@ -193,7 +195,7 @@ class TestTheWire:
         assert len({reply.headers["x-request-id"] for reply in replies}) == 1
         assert len(upstream.generations) == 1
 
-    async def test_shows_a_resumable_answer_to_a_websocket_too(
+    async def test_the_wire_shows_a_resumable_answer_to_a_websocket_too(
         self, server: StreamingService, caller: httpx.AsyncClient, upstream: FakeUpstream
     ) -> None:
         gate = Gate()
@@ -207,7 +209,7 @@ class TestTheWire:
         assert seen[-1]["data"]["finish_reason"] == "stop"
         assert (await asked).text.endswith("data: [DONE]\n\n")
 
-    async def test_says_that_it_was_cancelled_and_not_that_it_is_done(
+    async def test_the_wire_says_that_it_was_cancelled_and_not_that_it_is_done(
         self, server: StreamingService, caller: httpx.AsyncClient, upstream: FakeUpstream
     ) -> None:
         asked = asyncio.create_task(
@@ -224,7 +226,7 @@ class TestTheWire:
         assert "[DONE]" not in reply.text
         assert '"code":"cancelled"' in reply.text.split("\n\n")[-2]
 
-    async def test_gives_an_answer_that_had_to_queue_whole_and_in_good_order(
+    async def test_the_wire_gives_an_answer_that_had_to_queue_whole_and_in_good_order(
         self, start_server: StartServer, upstream: FakeUpstream
     ) -> None:
         server = await start_server(api_gateway_endpoint=upstream.url, pool_size=1)
@@ -242,7 +244,7 @@ class TestTheWire:
             assert last.result().status_code == 200
             assert last.result().text.endswith("data: [DONE]\n\n")
 
-    async def test_sends_a_heartbeat_before_the_first_token(
+    async def test_the_wire_sends_a_heartbeat_before_the_first_token(
         self, start_server: StartServer, upstream: FakeUpstream
     ) -> None:
         server = await start_server(api_gateway_endpoint=upstream.url, sse_keep_alive_interval=0.05)
@@ -257,7 +259,7 @@ class TestTheWire:
             rest = await tcp.rest()
         assert rest.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
 
-    async def test_gives_a_whole_answer_to_a_client_that_reads_it_late(
+    async def test_the_wire_gives_a_whole_answer_to_a_client_that_reads_it_late(
         self, start_server: StartServer, upstream: FakeUpstream
     ) -> None:
         """Heartbeats fall due while the body is still on its way."""
@@ -278,7 +280,7 @@ class TestTheWire:
         assert f"Content-Length: {len(body)}".encode() in head
         assert text.encode() in body
 
-    async def test_serves_http_1_0_without_chunks(self, server: StreamingService) -> None:
+    async def test_the_wire_serves_http_1_0_without_chunks(self, server: StreamingService) -> None:
         async with raw(server.url) as tcp:
             await tcp.request("POST", f"{PATH}", question(stream=True))
             chunked = await tcp.rest()
@@ -301,7 +303,7 @@ class TestTheWire:
             (b'{"messages": [{}], "model": 7}', "model"),
         ],
     )
-    async def test_says_what_is_wrong_with_a_request(
+    async def test_the_wire_says_what_is_wrong_with_a_request(
         self, body: bytes, param: str | None, caller: httpx.AsyncClient
     ) -> None:
         reply = await caller.post(PATH, content=body)
@@ -321,7 +323,9 @@ def _http_1_0(path: str, body: object) -> bytes:
 
 
 class TestTheNextRequest:
-    async def test_comes_on_the_same_connection(self, server: StreamingService) -> None:
+    async def test_the_next_request_comes_on_the_same_connection(
+        self, server: StreamingService
+    ) -> None:
         """A client, or a proxy before us, keeps its connection from answer to answer."""
         keep = "Connection: keep-alive"
         async with raw(server.url) as tcp:
@@ -335,7 +339,7 @@ class TestTheNextRequest:
             assert (await tcp.rest()).endswith(b"}")
         assert server.connection_manager.open["sse"] == 0
 
-    async def test_may_come_before_the_answer_has_ended(
+    async def test_the_next_request_may_come_before_the_answer_has_ended(
         self, server: StreamingService, upstream: FakeUpstream
     ) -> None:
         gate = Gate()

@@ -68,7 +68,7 @@ async def left(asking: asyncio.Task[Any], upstream: FakeUpstream) -> None:
 
 
 class TestChat:
-    async def test_the_helper_for_streams(self, client: Client) -> None:
+    async def test_the_helper_for_chat_streams_works(self, client: Client) -> None:
         async with client.chat.completions.stream(model="fake", messages=ASKED) as stream:
             kinds = [event.type async for event in stream]
             completion = await stream.get_final_completion()
@@ -76,7 +76,7 @@ class TestChat:
         assert completion.choices[0].message.content == TEN
 
     @pytest.mark.parametrize("streamed", [True, False])
-    async def test_a_loop_of_parallel_tools(
+    async def test_a_chat_loops_over_parallel_tools(
         self, client: Client, upstream: FakeUpstream, *, streamed: bool
     ) -> None:
         messages: list[Any] = [*ASKED]
@@ -99,14 +99,16 @@ class TestChat:
         results = [m["content"] for m in asked(upstream)["messages"] if m["role"] == "tool"]
         assert results == ["3", "2"]
 
-    async def test_structured_output(self, client: Client, upstream: FakeUpstream) -> None:
+    async def test_a_chat_has_structured_output(
+        self, client: Client, upstream: FakeUpstream
+    ) -> None:
         parsed = await client.chat.completions.parse(
             model="structured", messages=ASKED, response_format=City
         )
         assert parsed.choices[0].message.parsed == City(city="Paris", size=2)
         assert asked(upstream)["response_format"]["json_schema"]["name"] == "City"
 
-    async def test_a_refusal(self, client: Client) -> None:
+    async def test_a_chat_says_that_it_was_refused(self, client: Client) -> None:
         async with client.chat.completions.stream(
             model="refusal", messages=ASKED, response_format=City
         ) as stream:
@@ -116,7 +118,7 @@ class TestChat:
         assert message.refusal == "I cannot."
 
     @pytest.mark.parametrize("streamed", [True, False])
-    async def test_two_choices(self, client: Client, *, streamed: bool) -> None:
+    async def test_a_chat_has_two_choices(self, client: Client, *, streamed: bool) -> None:
         texts = {0: "", 1: ""}
         if streamed:
             stream = await client.chat.completions.create(
@@ -131,7 +133,7 @@ class TestChat:
         assert texts == {0: TEN, 1: TEN}
 
     @pytest.mark.parametrize("streamed", [True, False])
-    async def test_logprobs(self, client: Client, *, streamed: bool) -> None:
+    async def test_a_chat_has_logprobs(self, client: Client, *, streamed: bool) -> None:
         listed: list[Any] = []
         if streamed:
             stream = await client.chat.completions.create(
@@ -149,7 +151,7 @@ class TestChat:
             listed += logprobs.content or ()
         assert "".join(each.token for each in listed) == TEN
 
-    async def test_what_the_model_thinks(self, client: Client) -> None:
+    async def test_a_chat_shows_what_the_model_thinks(self, client: Client) -> None:
         stream = await client.chat.completions.create(
             model="reasoning", messages=ASKED, stream=True, reasoning_effort="low"
         )
@@ -157,7 +159,7 @@ class TestChat:
         assert "".join(getattr(d, "reasoning_content", None) or "" for d in deltas) == "r0 r1 r2 "
         assert "".join(d.content or "" for d in deltas) == TEN
 
-    async def test_raw_responses(self, client: Client) -> None:
+    async def test_a_chat_has_raw_responses(self, client: Client) -> None:
         raw = await client.chat.completions.with_raw_response.create(model="fake", messages=ASKED)
         assert raw.headers["x-request-id"]
         assert raw.parse().choices[0].message.content == TEN
@@ -167,7 +169,7 @@ class TestChat:
             lines = [line async for line in response.iter_lines()]
         assert "data: [DONE]" in lines
 
-    async def test_every_parameter_goes_to_the_gateway_as_it_is(
+    async def test_every_parameter_of_a_chat_goes_to_the_gateway_as_it_is(
         self, client: Client, upstream: FakeUpstream
     ) -> None:
         parts = [
@@ -214,7 +216,7 @@ class TestChat:
         sent = asked(upstream)
         assert {name: sent[name] for name in body} == body
 
-    async def test_who_has_no_patience_frees_the_upstream(
+    async def test_who_has_no_patience_for_a_chat_frees_the_upstream(
         self, client: Client, upstream: FakeUpstream
     ) -> None:
         asking = asyncio.create_task(
@@ -239,7 +241,7 @@ class TestChat:
             lambda c: c.containers.list(),
         ],
     )
-    async def test_what_is_not_here_is_refused(
+    async def test_what_is_not_there_of_chats_is_refused(
         self, client: Client, ask: Callable[[Client], Awaitable[object]]
     ) -> None:
         with pytest.raises(openai.APIStatusError) as refused:
@@ -283,7 +285,7 @@ async def test_errors_of_the_gateway_are_the_clients_own_exceptions(
 
 class TestResponses:
     @pytest.mark.parametrize("streamed", [True, False])
-    async def test_a_loop_of_parallel_tools(
+    async def test_responses_loop_over_parallel_tools(
         self, client: Client, upstream: FakeUpstream, *, streamed: bool
     ) -> None:
         items: list[Any] = [*ASKED]
@@ -309,7 +311,7 @@ class TestResponses:
         results = [m["content"] for m in asked(upstream)["messages"] if m["role"] == "tool"]
         assert results == ["3", "2"]
 
-    async def test_structured_and_refused(self, client: Client) -> None:
+    async def test_a_response_is_structured_or_refused(self, client: Client) -> None:
         async with client.responses.stream(
             model="structured", input="?", text_format=City
         ) as stream:
@@ -319,7 +321,7 @@ class TestResponses:
             kinds = {event.type async for event in stream}
         assert {"response.refusal.delta", "response.refusal.done"} <= kinds
 
-    async def test_what_the_model_thinks(self, client: Client) -> None:
+    async def test_a_response_shows_what_the_model_thinks(self, client: Client) -> None:
         response = await client.responses.create(
             model="reasoning", input="?", reasoning={"effort": "low", "summary": "auto"}
         )
@@ -327,7 +329,7 @@ class TestResponses:
         thought: Any = response.output[0]
         assert thought.summary[0].text == "r0 r1 r2 "
 
-    async def test_raw_responses(self, client: Client) -> None:
+    async def test_the_responses_api_has_raw_responses(self, client: Client) -> None:
         raw = await client.responses.with_raw_response.create(model="fake", input="x")
         assert raw.parse().output_text == TEN
         assert raw.headers["x-request-id"] == raw.parse().id.removeprefix("resp_")
@@ -428,7 +430,7 @@ class TestResponses:
         assert refused.value.param == param
         assert not upstream.generations
 
-    async def test_who_has_no_patience_frees_the_upstream(
+    async def test_who_has_no_patience_for_a_response_frees_the_upstream(
         self, client: Client, upstream: FakeUpstream
     ) -> None:
         asking = asyncio.create_task(
@@ -440,7 +442,7 @@ class TestResponses:
 class TestTheSocketThatReconnects:
     """`responses.connect(on_reconnecting=...)`: the SDK dials again, with a query of its own."""
 
-    async def test_goes_on_after_every_cut(
+    async def test_the_socket_that_reconnects_goes_on_after_every_cut(
         self, client: Client, server: StreamingService, upstream: FakeUpstream
     ) -> None:
         upstream.scripts["long"] = Script(tokens=60, rate=300)

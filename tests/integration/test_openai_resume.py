@@ -42,7 +42,7 @@ async def rest(
 
 class TestResume:
     @pytest.mark.parametrize("by_header", [True, False])
-    async def test_after_a_cut(
+    async def test_an_answer_is_resumed_after_a_cut(
         self, caller: httpx.AsyncClient, upstream: FakeUpstream, *, by_header: bool
     ) -> None:
         gate = Gate()
@@ -67,12 +67,16 @@ class TestResume:
         assert events[-1].data == "[DONE]"
         assert [e.id for e in events[:-1]] == [f"{request_id}:{n}" for n in range(1, len(events))]
 
-    async def test_again_from_the_start_and_whole(self, caller: httpx.AsyncClient) -> None:
+    async def test_an_answer_is_shown_again_from_the_start_and_whole(
+        self, caller: httpx.AsyncClient
+    ) -> None:
         first = await caller.post(PATH, json=question())
         again = await caller.get(f"{PATH}/{first.headers['x-request-id']}")
         assert again.json() == first.json()
 
-    async def test_of_another_answers_id_is_refused(self, caller: httpx.AsyncClient) -> None:
+    async def test_an_event_id_of_another_answer_is_refused(
+        self, caller: httpx.AsyncClient
+    ) -> None:
         first = await caller.post(PATH, json=question(stream=True))
         path = f"{PATH}/{first.headers['x-request-id']}"
         for headers in ({"Last-Event-ID": "other:1"}, {"Last-Event-ID": "x"}):
@@ -81,7 +85,9 @@ class TestResume:
         assert (await caller.get(f"{path}?after=5000")).status_code == 400
         assert (await caller.get(f"{PATH}/nothing")).status_code == 404
 
-    async def test_one_that_was_seen_is_no_content(self, caller: httpx.AsyncClient) -> None:
+    async def test_an_answer_that_was_seen_to_its_end_is_no_content(
+        self, caller: httpx.AsyncClient
+    ) -> None:
         first = await caller.post(PATH, json=question(stream=True))
         request_id = first.headers["x-request-id"]
         events = await rest(caller, f"{PATH}/{request_id}")
@@ -89,7 +95,9 @@ class TestResume:
         reply = await caller.get(f"{PATH}/{request_id}?after={number}")
         assert reply.status_code == 204
 
-    async def test_delete_cancels(self, caller: httpx.AsyncClient, upstream: FakeUpstream) -> None:
+    async def test_delete_cancels_an_answer(
+        self, caller: httpx.AsyncClient, upstream: FakeUpstream
+    ) -> None:
         asking = question("endless", stream=True, request_id="r1")
         reading = asyncio.create_task(caller.post(PATH, json=asking))
         generation = await upstream.generation()
@@ -101,13 +109,13 @@ class TestResume:
 
 
 class TestBeside:
-    async def test_one_model(self, caller: httpx.AsyncClient) -> None:
+    async def test_one_model_can_be_asked_for(self, caller: httpx.AsyncClient) -> None:
         reply = await caller.get("/v1/models/ten-tokens")
         assert reply.json()["id"] == "ten-tokens"
         reply = await caller.get("/v1/models/vendor/unknown")
         assert (reply.status_code, reply.json()["error"]["code"]) == (404, "model_not_found")
 
-    async def test_without_v1(self, caller: httpx.AsyncClient) -> None:
+    async def test_paths_without_v1_are_understood(self, caller: httpx.AsyncClient) -> None:
         assert (await caller.post("/chat/completions", json=question())).status_code == 200
         assert (await caller.get("/models")).json()["object"] == "list"
 
@@ -120,7 +128,7 @@ class TestBeside:
 class TestHeaders:
     @pytest.mark.parametrize("path", [PATH, "/v1/responses", "/api/chat"])
     @pytest.mark.parametrize("model", ["fake", "rate-limited"])
-    async def test_go_both_ways_by_their_names(
+    async def test_headers_go_both_ways_by_their_names(
         self, caller: httpx.AsyncClient, upstream: FakeUpstream, path: str, model: str
     ) -> None:
         shown = (

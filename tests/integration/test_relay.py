@@ -103,7 +103,7 @@ def api_key(**limits: Any) -> ApiKey:  # noqa: ANN401 (of any type)
 
 class TestBytes:
     @pytest.mark.parametrize("size", [0, 1, 1000, len(MEGABYTE), 9 * len(MEGABYTE)])
-    async def test_both_ways_as_they_are(
+    async def test_bytes_go_both_ways_as_they_are(
         self, caller: httpx.AsyncClient, gateway: Gateway, size: int
     ) -> None:
         body = (MEGABYTE * 9)[:size]
@@ -111,7 +111,9 @@ class TestBytes:
         assert (reply.status_code, reply.content) == (200, body)
         assert gateway.seen.content_length in {size, None}
 
-    async def test_in_chunks_too(self, caller: httpx.AsyncClient, gateway: Gateway) -> None:
+    async def test_bytes_in_chunks_go_both_ways_too(
+        self, caller: httpx.AsyncClient, gateway: Gateway
+    ) -> None:
         async def pieces() -> AsyncIterator[bytes]:
             for _ in range(20):
                 yield MEGABYTE[:70_000]
@@ -121,7 +123,7 @@ class TestBytes:
         assert gateway.seen.headers["Transfer-Encoding"] == "chunked"
 
     @pytest.mark.parametrize("size", [100, 1_000_000])
-    async def test_that_come_compressed_are_what_they_were_before(
+    async def test_bytes_that_come_compressed_are_what_they_were_before(
         self, caller: httpx.AsyncClient, gateway: Gateway, size: int
     ) -> None:
         text = bytes(range(256)) * (size // 256 + 1)
@@ -132,7 +134,7 @@ class TestBytes:
         assert "Content-Encoding" not in gateway.seen.headers
 
     @pytest.mark.parametrize("size", [1_000, 1_000_000])
-    async def test_are_asked_for_where_the_client_waits_to_be_asked(
+    async def test_a_body_is_asked_for_where_the_client_waits_to_be_asked(
         self, server: StreamingService, gateway: Gateway, size: int
     ) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
@@ -148,7 +150,7 @@ class TestBytes:
         writer.close()
         assert gateway.requests[-1][1] == b"x" * size
 
-    async def test_of_a_stream_come_as_they_are_said(
+    async def test_bytes_of_a_stream_come_as_they_are_said(
         self, caller: httpx.AsyncClient, gateway: Gateway
     ) -> None:
         heard = asyncio.Event()
@@ -168,7 +170,7 @@ class TestBytes:
             heard.set()
             assert [line async for line in lines if line] == ["data: 2"]
 
-    async def test_of_a_compressed_reply_stay_compressed(
+    async def test_bytes_of_a_compressed_reply_stay_compressed(
         self, caller: httpx.AsyncClient, gateway: Gateway
     ) -> None:
         async def zipped(request: web.Request, body: bytes) -> web.StreamResponse:  # noqa: ARG001
@@ -181,7 +183,7 @@ class TestBytes:
         assert reply.headers["content-encoding"] == "gzip"
         assert reply.content == MEGABYTE
 
-    async def test_are_not_hoarded_for_a_client_that_does_not_read(
+    async def test_bytes_are_not_hoarded_for_a_client_that_does_not_read(
         self, caller: httpx.AsyncClient, gateway: Gateway
     ) -> None:
         written = 0
@@ -206,7 +208,7 @@ class TestBytes:
 
 
 class TestHeads:
-    async def test_pass_what_is_for_the_other_end(
+    async def test_heads_pass_what_is_for_the_other_end(
         self, caller: httpx.AsyncClient, gateway: Gateway
     ) -> None:
         reply = await caller.post(
@@ -231,13 +233,13 @@ class TestHeads:
         assert reply.headers["X-Upstream-Request-Id"] == "theirs"
 
     @pytest.mark.parametrize("path", ["/v1/messages/count_tokens", "/v1/audio/speech", "/tokenize"])
-    async def test_go_to_the_same_path(
+    async def test_requests_go_to_the_same_path(
         self, caller: httpx.AsyncClient, gateway: Gateway, path: str
     ) -> None:
         assert (await caller.post(path, json={})).status_code == 200
         assert gateway.seen.path == path
 
-    async def test_go_below_the_base_of_the_gateway(
+    async def test_requests_go_below_the_base_of_the_gateway(
         self, start_server: StartServer, gateway: Gateway
     ) -> None:
         url = f"{gateway.url}/openai/v1"
@@ -248,7 +250,7 @@ class TestHeads:
             assert gateway.seen.path == "/openai/tokenize"
 
     @pytest.mark.parametrize("path", ["/v1/audio/..%2f..%2fadmin", "/v1/audio/%2e%2e/admin"])
-    async def test_lead_nowhere_else(
+    async def test_requests_lead_nowhere_else(
         self, caller: httpx.AsyncClient, gateway: Gateway, path: str
     ) -> None:
         reply = await caller.post(httpx.URL(path), json={})
@@ -257,7 +259,9 @@ class TestHeads:
 
 
 class TestCredentials:
-    async def test_the_gateways_own(self, start_server: StartServer, gateway: Gateway) -> None:
+    async def test_the_gateways_own_key_is_sent(
+        self, start_server: StartServer, gateway: Gateway
+    ) -> None:
         settings: dict[str, Any] = {
             "api_gateway_endpoint": gateway.url,
             "gateway_api_key": "sk-gateway",
@@ -279,7 +283,7 @@ class TestCredentials:
             assert refused.status_code == 401
         assert len(gateway.requests) == 2
 
-    async def test_the_clients_own_where_no_other_is_configured(
+    async def test_the_clients_own_key_is_sent_where_no_other_is_configured(
         self, caller: httpx.AsyncClient, gateway: Gateway
     ) -> None:
         await caller.post("/v1/messages", json={}, headers={"x-api-key": "sk-own"})
@@ -318,7 +322,7 @@ class TestDoors:
                 assert refused.json()["error"]["code"] == "model_not_allowed"
         assert len(gateway.requests) == 1
 
-    async def test_it_counts_among_the_answers_of_its_key(
+    async def test_a_request_counts_among_the_answers_of_its_key(
         self, start_server: StartServer, gateway: Gateway
     ) -> None:
         release = asyncio.Event()
@@ -356,7 +360,7 @@ class TestDoors:
             (b"nothing of the kind", (0, 0)),
         ],
     )
-    async def test_its_tokens_count_for_its_key(
+    async def test_the_tokens_of_a_request_count_for_its_key(
         self, start_server: StartServer, gateway: Gateway, said: bytes, tokens: tuple[int, int]
     ) -> None:
         said = said.replace(b"%b", b": a comment\n\n" * 10_000)
@@ -376,7 +380,7 @@ class TestDoors:
             again = await caller.post(PATH, json={}, headers=headers)
             assert again.status_code == (429 if any(tokens) else 200)
 
-    async def test_a_stop_lets_it_end_and_takes_no_other(
+    async def test_a_stop_lets_a_request_end_and_takes_no_other(
         self, start_server: StartServer, gateway: Gateway
     ) -> None:
         release = asyncio.Event()
@@ -394,7 +398,7 @@ class TestDoors:
             assert (await running).status_code == 200
             await asyncio.wait_for(draining, UNIT)
 
-    async def test_a_stop_waits_no_longer_than_it_shall(
+    async def test_a_stop_waits_for_a_request_no_longer_than_it_shall(
         self, start_server: StartServer, gateway: Gateway
     ) -> None:
         gateway.answer = held(gateway, asyncio.Event())
@@ -409,7 +413,7 @@ class TestDoors:
 
 
 class TestFaults:
-    async def test_of_the_gateway_are_its_own(
+    async def test_faults_of_the_gateway_are_its_own(
         self, caller: httpx.AsyncClient, gateway: Gateway
     ) -> None:
         async def refuse(request: web.Request, body: bytes) -> web.StreamResponse:  # noqa: ARG001
@@ -433,7 +437,9 @@ class TestFaults:
         with pytest.raises(httpx.RemoteProtocolError):
             await caller.post(PATH, json={})
 
-    async def test_nobody_there_is_a_bad_gateway(self, start_server: StartServer) -> None:
+    async def test_a_gateway_that_is_not_there_is_a_bad_gateway(
+        self, start_server: StartServer
+    ) -> None:
         async with serving(start_server, api_gateway_endpoint="http://127.0.0.1:9") as caller:
             reply = await caller.post(PATH, json={})
             assert (reply.status_code, reply.json()["error"]["code"]) == (
@@ -441,7 +447,9 @@ class TestFaults:
                 "upstream_unreachable",
             )
 
-    async def test_of_messages_have_anthropics_shape(self, start_server: StartServer) -> None:
+    async def test_faults_of_messages_have_anthropics_shape(
+        self, start_server: StartServer
+    ) -> None:
         async with serving(start_server, api_gateway_endpoint="http://127.0.0.1:9") as caller:
             reply = (await caller.post("/v1/messages", json={})).json()
             assert reply["type"] == "error"
@@ -464,7 +472,9 @@ class TestFaults:
 
 
 class TestWhatIsPassedOn:
-    async def test_is_a_setting(self, start_server: StartServer, gateway: Gateway) -> None:
+    async def test_what_is_passed_on_is_a_setting(
+        self, start_server: StartServer, gateway: Gateway
+    ) -> None:
         settings: dict[str, Any] = {
             "api_gateway_endpoint": gateway.url,
             "relay_paths": ("/v1/files*",),
@@ -474,10 +484,12 @@ class TestWhatIsPassedOn:
             assert gateway.seen.path == "/v1/files/f-1"
             assert (await caller.post(PATH, json={})).status_code == 404
 
-    async def test_is_not_files_by_default(self, caller: httpx.AsyncClient) -> None:
+    async def test_what_is_passed_on_is_not_files_by_default(
+        self, caller: httpx.AsyncClient
+    ) -> None:
         assert (await caller.get("/v1/files")).status_code == 404
 
-    async def test_waits_in_the_same_queue(
+    async def test_what_is_passed_on_waits_in_the_same_queue(
         self, start_server: StartServer, gateway: Gateway
     ) -> None:
         release = asyncio.Event()
@@ -498,7 +510,7 @@ class TestWhatIsPassedOn:
             release.set()
             assert [(await task).status_code for task in asking] == [200, 200]
 
-    async def test_uses_a_kept_connection(
+    async def test_what_is_passed_on_uses_a_kept_connection(
         self, caller: httpx.AsyncClient, gateway: Gateway
     ) -> None:
         for _ in range(3):

@@ -86,7 +86,9 @@ def text_of(events: list[Json]) -> str:
 
 
 class TestCreate:
-    async def test_whole(self, client: openai.AsyncOpenAI, upstream: FakeUpstream) -> None:
+    async def test_a_response_is_created_whole(
+        self, client: openai.AsyncOpenAI, upstream: FakeUpstream
+    ) -> None:
         response = await client.responses.create(
             model="fake", input="Hello", instructions="Be brief.", metadata={"a": "b"}
         )
@@ -103,21 +105,23 @@ class TestCreate:
         ]
         assert sent.json()["metadata"] == {"a": "b"}
 
-    async def test_streamed(self, client: openai.AsyncOpenAI) -> None:
+    async def test_a_response_is_streamed(self, client: openai.AsyncOpenAI) -> None:
         async with client.responses.stream(model="fake", input="Hello") as stream:
             events = [event async for event in stream]
             final = await stream.get_final_response()
         assert final.output_text == TEN
         assert [event.type for event in events[:2]] == ["response.created", "response.in_progress"]
 
-    async def test_every_event_is_valid(self, caller: httpx.AsyncClient) -> None:
+    async def test_every_event_of_a_response_is_valid(self, caller: httpx.AsyncClient) -> None:
         body = {"model": "reasoning", "input": "Hello", "stream": True}
         events = await events_of(caller, "POST", PATH, body)
         assert [event["sequence_number"] for event in events] == list(range(len(events)))
         assert text_of(events) == TEN
         assert types(events)[-1] == "completed"
 
-    async def test_an_image(self, client: openai.AsyncOpenAI, upstream: FakeUpstream) -> None:
+    async def test_an_image_goes_along(
+        self, client: openai.AsyncOpenAI, upstream: FakeUpstream
+    ) -> None:
         await client.responses.create(
             model="fake",
             input=[
@@ -133,7 +137,7 @@ class TestCreate:
         content = chat_of(upstream)["messages"][0]["content"]
         assert content[1] == {"type": "image_url", "image_url": {"url": IMAGE}}
 
-    async def test_parallel_calls_and_their_results(
+    async def test_parallel_calls_and_their_results_go_along(
         self, client: openai.AsyncOpenAI, upstream: FakeUpstream
     ) -> None:
         first = await client.responses.create(model="parallel-calls", input="?", tools=[ADD])
@@ -159,7 +163,7 @@ class TestCreate:
             "tool",
         ]
 
-    async def test_a_call_in_the_standards_order(self, caller: httpx.AsyncClient) -> None:
+    async def test_a_call_comes_in_the_standards_order(self, caller: httpx.AsyncClient) -> None:
         body = {"model": "tool-calls", "input": "?", "tools": [ADD], "stream": True}
         kinds = types(await events_of(caller, "POST", PATH, body))
         assert kinds == [
@@ -173,13 +177,13 @@ class TestCreate:
             "completed",
         ]
 
-    async def test_a_refusal(self, client: openai.AsyncOpenAI) -> None:
+    async def test_a_refusal_is_said(self, client: openai.AsyncOpenAI) -> None:
         response = await client.responses.create(model="refusal", input="?")
         message = response.output[0]
         assert message.type == "message"
         assert message.content[0].model_dump() == {"type": "refusal", "refusal": "I cannot."}
 
-    async def test_structured_output(
+    async def test_output_is_structured(
         self, client: openai.AsyncOpenAI, upstream: FakeUpstream
     ) -> None:
         class City(BaseModel):
@@ -191,7 +195,9 @@ class TestCreate:
         sent = chat_of(upstream)["response_format"]
         assert sent["json_schema"]["schema"]["required"] == ["city", "size"]
 
-    async def test_logprobs(self, client: openai.AsyncOpenAI, upstream: FakeUpstream) -> None:
+    async def test_logprobs_are_given(
+        self, client: openai.AsyncOpenAI, upstream: FakeUpstream
+    ) -> None:
         response = await client.responses.create(
             model="logprobs", input="?", top_logprobs=1, include=["message.output_text.logprobs"]
         )
@@ -205,7 +211,7 @@ class TestCreate:
 
 
 class TestTurns:
-    async def test_go_on_from_what_is_kept(
+    async def test_a_turn_goes_on_from_what_is_kept(
         self, client: openai.AsyncOpenAI, upstream: FakeUpstream
     ) -> None:
         first = await client.responses.create(model="fake", input="One", instructions="Be brief.")
@@ -240,19 +246,21 @@ class TestTurns:
         )
         assert chat_of(upstream, 1)["messages"][0]["content"] == TEN
 
-    async def test_of_one_that_is_gone_are_refused(self, client: openai.AsyncOpenAI) -> None:
+    async def test_a_turn_after_one_that_is_gone_is_refused(
+        self, client: openai.AsyncOpenAI
+    ) -> None:
         with pytest.raises(openai.NotFoundError) as refused:
             await client.responses.create(input="x", previous_response_id="resp_nothing")
         assert refused.value.code == "previous_response_not_found"
         assert refused.value.param == "previous_response_id"
         assert "Previous response with id 'resp_nothing' not found." in refused.value.message
 
-    async def test_without_store_nothing_is_kept(self, client: openai.AsyncOpenAI) -> None:
+    async def test_nothing_is_kept_without_store(self, client: openai.AsyncOpenAI) -> None:
         response = await client.responses.create(model="fake", input="One", store=False)
         with pytest.raises(openai.NotFoundError):
             await client.responses.retrieve(response.id)
 
-    async def test_somebody_elses_is_not_there(self, start_server: StartServer) -> None:
+    async def test_somebody_elses_response_is_not_there(self, start_server: StartServer) -> None:
         async with FakeUpstream() as upstream:
             server = await start_server(
                 api_gateway_endpoint=upstream.url, api_keys=(key("k1"), key("k2"))
@@ -271,7 +279,7 @@ class TestTurns:
 
 
 class TestBackground:
-    async def test_goes_on_without_anybody(
+    async def test_a_background_response_goes_on_without_anybody(
         self, client: openai.AsyncOpenAI, upstream: FakeUpstream
     ) -> None:
         gate = Gate()
@@ -284,7 +292,7 @@ class TestBackground:
                 await asyncio.sleep(0.01)
         assert (found.status, found.output_text) == ("completed", TEN)
 
-    async def test_is_streamed_again_from_any_place(
+    async def test_a_background_response_is_streamed_again_from_anywhere(
         self, client: openai.AsyncOpenAI, upstream: FakeUpstream
     ) -> None:
         gate = Gate()
@@ -308,7 +316,9 @@ class TestBackground:
         assert [event.sequence_number for event in seen] == list(range(len(seen)))
         assert seen[-1].response.output_text == TEN
 
-    async def test_is_cancelled(self, client: openai.AsyncOpenAI, upstream: FakeUpstream) -> None:
+    async def test_a_background_response_is_cancelled(
+        self, client: openai.AsyncOpenAI, upstream: FakeUpstream
+    ) -> None:
         response = await client.responses.create(model="endless", input="x", background=True)
         generation = await upstream.generation()
         cancelled = await client.responses.cancel(response.id)
@@ -317,7 +327,9 @@ class TestBackground:
         assert (await client.responses.cancel(response.id)).status == "cancelled"
         assert (await client.responses.retrieve(response.id)).status == "cancelled"
 
-    async def test_is_deleted(self, client: openai.AsyncOpenAI, upstream: FakeUpstream) -> None:
+    async def test_a_background_response_is_deleted(
+        self, client: openai.AsyncOpenAI, upstream: FakeUpstream
+    ) -> None:
         response = await client.responses.create(model="endless", input="x", background=True)
         generation = await upstream.generation()
         await client.responses.delete(response.id)
@@ -328,7 +340,9 @@ class TestBackground:
 
 
 class TestResume:
-    async def test_byte_for_byte(self, caller: httpx.AsyncClient, upstream: FakeUpstream) -> None:
+    async def test_a_response_is_resumed_byte_for_byte(
+        self, caller: httpx.AsyncClient, upstream: FakeUpstream
+    ) -> None:
         body = {"model": "fake", "input": "Hello", "stream": True}
         whole = await caller.post(PATH, json=body)
         response_id = json.loads(first_data(whole.text))["response"]["id"]
@@ -339,7 +353,7 @@ class TestResume:
         assert json.loads(first_data(rest.text))["sequence_number"] == 5
         assert len(upstream.generations) == 1
 
-    async def test_in_mid_answer_after_a_cut(
+    async def test_a_response_is_resumed_in_mid_answer_after_a_cut(
         self, caller: httpx.AsyncClient, upstream: FakeUpstream
     ) -> None:
         gate = Gate()
@@ -375,13 +389,15 @@ class TestResume:
         assert first.content == second.content
 
     @pytest.mark.parametrize("after", ["x", "-1", "9" * 19, "5000"])
-    async def test_nonsense_is_refused(self, caller: httpx.AsyncClient, after: str) -> None:
+    async def test_a_nonsensical_resume_is_refused(
+        self, caller: httpx.AsyncClient, after: str
+    ) -> None:
         made = (await caller.post(PATH, json={"model": "fake", "input": "x"})).json()
         reply = await caller.get(f"{PATH}/{made['id']}?stream=true&starting_after={after}")
         assert reply.status_code == 400
         assert reply.json()["error"]["param"] == "starting_after"
 
-    async def test_a_whole_one_does_not_wait_for_its_own_events(
+    async def test_a_whole_response_does_not_wait_for_its_own_events(
         self, start_server: StartServer
     ) -> None:
         """They take more than is kept of an answer, but its text does not."""
@@ -431,7 +447,7 @@ class TestEnds:
             ("error-midway", "failed", "failed"),
         ],
     )
-    async def test_are_honest(
+    async def test_the_end_of_a_response_is_honest(
         self, caller: httpx.AsyncClient, model: str, status: str, last: str
     ) -> None:
         body = {"model": model, "input": "Hello", "stream": True}
@@ -481,7 +497,7 @@ class TestRefusals:
             ({"input": "x", "stream": "yes"}, 400, "stream"),
         ],
     )
-    async def test_name_the_field(
+    async def test_a_refused_request_names_the_field(
         self, caller: httpx.AsyncClient, body: Json, status: int, param: str
     ) -> None:
         reply = await caller.post(PATH, json=body)
@@ -497,7 +513,7 @@ class TestRefusals:
             ("GET", "/resp_none/input_items"),
         ],
     )
-    async def test_of_what_is_not_there(
+    async def test_a_response_that_is_not_there_is_refused(
         self, caller: httpx.AsyncClient, method: str, path: str
     ) -> None:
         reply = await caller.request(method, PATH + path)

@@ -59,7 +59,7 @@ def text_of(events: list[Json]) -> str:
 
 
 class TestTheSdk:
-    async def test_connects_and_goes_on_from_the_last_response(
+    async def test_the_sdk_connects_and_goes_on_from_the_last_response(
         self, server: StreamingService, upstream: FakeUpstream
     ) -> None:
         client = openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="sk-client")
@@ -82,7 +82,9 @@ class TestTheSdk:
 
 
 class TestLanes:
-    async def test_one_lane_is_one_after_the_other(self, server: StreamingService) -> None:
+    async def test_responses_of_one_lane_come_one_after_the_other(
+        self, server: StreamingService
+    ) -> None:
         async with connected(server) as socket:
             for _ in range(3):
                 await create(socket)
@@ -107,7 +109,7 @@ class TestLanes:
         for lane in "ab":
             assert text_of([e for e in events if e["stream_id"] == lane]) == TEN
 
-    async def test_a_bad_one_does_not_hold_up_those_that_wait_behind_it(
+    async def test_a_bad_request_does_not_hold_up_those_that_wait_behind_it(
         self, server: StreamingService, upstream: FakeUpstream
     ) -> None:
         gate = Gate()
@@ -123,7 +125,7 @@ class TestLanes:
             assert params == ["tools", "previous_response_id"]
             assert text_of(await rest(socket)) == TEN
 
-    async def test_each_goes_on_from_its_own_last_turn_though_nothing_is_stored(
+    async def test_each_lane_goes_on_from_its_own_last_turn_though_nothing_is_stored(
         self, server: StreamingService, upstream: FakeUpstream
     ) -> None:
         last: dict[str, str | None] = dict.fromkeys("abc")
@@ -145,7 +147,7 @@ class TestLanes:
 class TestPrepared:
     """``generate: false`` prepares a turn: an id to go on from, and nothing is generated."""
 
-    async def test_is_gone_on_from_again_and_again(
+    async def test_a_prepared_turn_is_gone_on_from_again_and_again(
         self, server: StreamingService, upstream: FakeUpstream
     ) -> None:
         async with connected(server) as socket:
@@ -164,7 +166,7 @@ class TestPrepared:
             ["You are a pirate.", "Hello"]
         ] * 2
 
-    async def test_needs_no_input_and_neither_does_the_turn_after_it(
+    async def test_a_prepared_turn_needs_no_input_and_neither_does_the_turn_after_it(
         self, server: StreamingService, upstream: FakeUpstream
     ) -> None:
         async with connected(server) as socket:
@@ -180,7 +182,7 @@ class TestPrepared:
             {"role": "user", "content": "Hello"}
         ]
 
-    async def test_waits_for_its_lane_and_is_named_by_it(
+    async def test_a_prepared_turn_waits_for_its_lane_and_is_named_by_it(
         self, server: StreamingService, upstream: FakeUpstream
     ) -> None:
         gate = Gate()
@@ -200,7 +202,9 @@ class TestPrepared:
                 assert text_of(events) == text
                 assert {event["stream_id"] for event in events} == {"a"}
 
-    async def test_takes_memory_that_is_counted_and_bounded(self, server: StreamingService) -> None:
+    async def test_a_prepared_turn_takes_memory_that_is_counted_and_bounded(
+        self, server: StreamingService
+    ) -> None:
         size = 50_000
         budget = server.context.manager.budget
         async with connected(server) as socket:
@@ -210,7 +214,9 @@ class TestPrepared:
             assert 8 * size <= budget.input.bytes <= 9 * size
         await eventually(lambda: budget.input.bytes == 0)
 
-    async def test_is_known_on_its_connection_alone(self, server: StreamingService) -> None:
+    async def test_a_prepared_turn_is_known_on_its_connection_alone(
+        self, server: StreamingService
+    ) -> None:
         async with connected(server) as socket, connected(server) as other:
             await create(socket, generate=False)
             prepared = (await rest(socket))[-1]["response"]["id"]
@@ -221,7 +227,7 @@ class TestPrepared:
 
 class TestResume:
     @pytest.mark.parametrize("by_query", [True, False])
-    async def test_after_a_cut(
+    async def test_a_response_is_resumed_after_a_cut(
         self, server: StreamingService, upstream: FakeUpstream, *, by_query: bool
     ) -> None:
         gate = Gate()
@@ -246,7 +252,7 @@ class TestResume:
         assert [e["sequence_number"] for e in events] == list(range(len(events)))
         assert len(upstream.generations) == 1
 
-    async def test_of_what_is_not_there(self, server: StreamingService) -> None:
+    async def test_resuming_what_is_not_there_is_refused(self, server: StreamingService) -> None:
         async with connected(server, "?response_id=resp_none") as socket:
             error = await receive(socket)
             assert (error["status"], error["error"]["code"]) == (404, "response_not_found")

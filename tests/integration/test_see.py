@@ -96,7 +96,7 @@ class TestTheLog:
         assert any("asks the upstream" in text for text in said)
         assert any("has its first chunk" in text for text in said)
 
-    async def test_text_where_it_is_asked_for(self) -> None:
+    async def test_the_log_is_text_where_it_is_asked_for(self) -> None:
         async with serving(STREAMING_LOG_FORMAT="text") as service:
             await service.logged("WARNING streaming_api.serve: No API keys")
 
@@ -134,7 +134,7 @@ class TestTraces:
         assert collector.resources[0]["service.name"] == "streaming-api"
         assert b"Hello" not in collector.raw
 
-    async def test_a_failure_is_one_and_a_silence_is_an_event(
+    async def test_a_failed_answer_is_a_failed_span_and_a_silence_is_an_event(
         self, collector: Collector, start_server: StartServer, upstream: FakeUpstream
     ) -> None:
         upstream.default = Script(tokens=2, rate=0.7)
@@ -185,7 +185,7 @@ class TestTraces:
         assert not any("traceparent" in request.json() for request in sent)
         assert sent[0].headers["tracestate"] == "a=b"
 
-    async def test_what_is_left_is_sent_at_a_stop(
+    async def test_spans_that_are_left_are_sent_at_a_stop(
         self,
         collector: Collector,
         start_server: StartServer,
@@ -198,7 +198,7 @@ class TestTraces:
         await server.stop()
         assert len(collector.spans) == 2
 
-    async def test_nothing_is_imported_where_nobody_asks(self) -> None:
+    async def test_no_tracing_is_imported_where_nobody_asks_for_it(self) -> None:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-c",

@@ -280,12 +280,14 @@ async def ask(
 class TestFaults:
     """Whatever is at the other end, a source fails in time and says what to check."""
 
-    async def test_nothing_listens(self, kind: str, session: aiohttp.ClientSession) -> None:
+    async def test_a_port_where_nothing_listens_is_reported(
+        self, kind: str, session: aiohttp.ClientSession
+    ) -> None:
         error = await ask(kind, f"http://127.0.0.1:{free_port()}", session)
         assert error.code == "refused"
         assert "check that it runs" in error.reason
 
-    async def test_a_host_name_that_does_not_resolve(
+    async def test_a_host_name_that_does_not_resolve_is_reported(
         self, kind: str, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The resolver is replaced, so that no packet leaves the machine."""
@@ -298,7 +300,7 @@ class TestFaults:
         assert error.code == "dns"
         assert "metrics.invalid" in error.reason
 
-    async def test_tls_to_a_server_that_speaks_none(
+    async def test_tls_to_a_server_that_speaks_none_is_reported(
         self, kind: str, session: aiohttp.ClientSession
     ) -> None:
         async def fine(_: web.Request) -> web.Response:
@@ -309,7 +311,7 @@ class TestFaults:
         assert error.code == "tls"
         assert "whether it speaks https at all" in error.reason
 
-    async def test_a_certificate_that_nobody_vouches_for(
+    async def test_a_certificate_that_nobody_vouches_for_is_refused(
         self, kind: str, session: aiohttp.ClientSession, tmp_path: Path
     ) -> None:
         async def fine(_: web.Request) -> web.Response:
@@ -321,7 +323,7 @@ class TestFaults:
         assert "self-signed certificate" in error.reason
 
     @pytest.mark.parametrize("said", [b"", http(b"[]")[:40], http(b"[" * 9)[:-5]])
-    async def test_a_server_that_hangs(
+    async def test_a_server_that_hangs_is_given_up_in_time(
         self, kind: str, said: bytes, session: aiohttp.ClientSession
     ) -> None:
         """Before the first byte, in the headers, in the body."""
@@ -339,7 +341,7 @@ class TestFaults:
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nab",
         ],
     )
-    async def test_a_connection_that_is_cut(
+    async def test_a_connection_that_is_cut_is_reported(
         self, kind: str, said: bytes, session: aiohttp.ClientSession
     ) -> None:
         """A truncated body is never taken for a whole one."""
@@ -348,7 +350,7 @@ class TestFaults:
         assert error.code == "disconnected"
 
     @pytest.mark.parametrize("said", [b"SSH-2.0-OpenSSH_9.2\r\n", b"\xff\x00" * 99])
-    async def test_a_server_that_speaks_no_http(
+    async def test_a_server_that_speaks_no_http_is_reported(
         self, kind: str, said: bytes, session: aiohttp.ClientSession
     ) -> None:
         async with answering(said) as url:
@@ -391,13 +393,13 @@ class TestFaults:
         assert "/elsewhere" in error.reason
         assert len(asked) == 1
 
-    async def test_a_web_page(self, kind: str, session: aiohttp.ClientSession) -> None:
+    async def test_a_web_page_is_no_answer(self, kind: str, session: aiohttp.ClientSession) -> None:
         async with answering(http(b"<!doctype html><p>Hi", kind="text/html")) as url:
             error = await ask(kind, url, session)
         assert error.code == "format"
         assert "a web page (HTML)" in error.reason
 
-    async def test_what_is_neither_json_nor_an_exposition(
+    async def test_what_is_neither_json_nor_an_exposition_is_no_answer(
         self, kind: str, session: aiohttp.ClientSession
     ) -> None:
         async with answering(http(b"\x00\x01{{{", kind="text/plain")) as url:
@@ -445,7 +447,9 @@ class TestFaults:
             error = await ask(kind, url, session, PATIENCE)
         assert error.code == "too_large"
 
-    async def test_an_address_that_is_none(self, kind: str, session: aiohttp.ClientSession) -> None:
+    async def test_an_address_that_is_none_is_reported(
+        self, kind: str, session: aiohttp.ClientSession
+    ) -> None:
         error = await ask(kind, "http://127.0.0.1:port", session)
         assert error.code == "format"
 
@@ -503,7 +507,7 @@ class TestShapes:
 
     @pytest.mark.parametrize("kind", ["prometheus", "alertmanager"])
     @pytest.mark.parametrize("shape", WRONG_SHAPES)
-    async def test_alerts_of_the_wrong_shape(
+    async def test_alerts_of_the_wrong_shape_are_refused(
         self, kind: str, shape: object, session: aiohttp.ClientSession
     ) -> None:
         async with answering(http(json.dumps(shape).encode())) as url:
@@ -511,7 +515,7 @@ class TestShapes:
         assert error.code == "format"
 
     @pytest.mark.parametrize("shape", WRONG_RESULTS)
-    async def test_results_of_the_wrong_shape(
+    async def test_results_of_the_wrong_shape_are_refused(
         self, shape: object, session: aiohttp.ClientSession
     ) -> None:
         async with answering(http(json.dumps(shape).encode())) as url:

@@ -39,7 +39,9 @@ async def curl(*arguments: str) -> tuple[int, bytes]:
 
 class TestATopic:
     @pytest.mark.parametrize("topic", TYPES)
-    async def test_begins_with_a_snapshot(self, server: StreamingService, topic: str) -> None:
+    async def test_a_topic_begins_with_a_snapshot(
+        self, server: StreamingService, topic: str
+    ) -> None:
         async with events(server.url, SSE + topic) as stream:
             headers = stream.response.headers
             first = await stream.receive()
@@ -49,14 +51,14 @@ class TestATopic:
         assert (first["message_type"], first["stream_id"]) == (TYPES[topic], topic)
         assert first["data"]["event"] == "snapshot"
 
-    async def test_says_when_to_come_again_first(self, start_server: StartServer) -> None:
+    async def test_a_topic_says_when_to_come_again_first(self, start_server: StartServer) -> None:
         server = await start_server(sse_retry_timeout=1234)
         async with raw(server.url) as tcp:
             await tcp.request("GET", SSE + "status")
             await tcp.until(b"\r\n\r\n")
             assert (await tcp.until(b"event: ")).startswith(b"c\r\nretry: 1234\n")
 
-    async def test_goes_on_with_changes_and_resumes_after_the_last_one_seen(
+    async def test_a_topic_goes_on_with_changes_and_resumes_after_the_last_one_seen(
         self, server: StreamingService
     ) -> None:
         async with events(server.url, SSE + "alerts") as stream:
@@ -83,7 +85,7 @@ class TestATopic:
             ("{epoch}:999999", "future"),
         ],
     )
-    async def test_reports_a_cursor_that_means_nothing_and_shows_the_snapshot(
+    async def test_a_topic_reports_a_cursor_that_means_nothing_and_shows_the_snapshot(
         self, server: StreamingService, cursor: str, reason: str
     ) -> None:
         cursor = cursor.replace("{epoch}", server.context.topics.channel.epoch)
@@ -95,7 +97,7 @@ class TestATopic:
         assert {message["data"].get("reason") for message in seen[:2]} == {reason}
         assert {message["stream_id"] for message in seen[:2]} == {"alerts", "status"}
 
-    async def test_reports_what_is_no_longer_kept(self, start_server: StartServer) -> None:
+    async def test_a_topic_reports_what_is_no_longer_kept(self, start_server: StartServer) -> None:
         server = await start_server(topic_retention_messages=2)
         async with events(server.url, SSE + "alerts") as stream:
             await stream.receive()
@@ -108,7 +110,7 @@ class TestATopic:
         assert (notice["data"]["event"], notice["data"]["reason"]) == ("gap", "evicted")
         assert [name_of(message) for message in kept] == ["a3", "a4"]
 
-    async def test_of_which_the_newest_state_is_enough_jumps_to_the_snapshot(
+    async def test_a_topic_of_which_the_newest_state_is_enough_jumps_to_the_snapshot(
         self, start_server: StartServer
     ) -> None:
         server = await start_server(topic_retention_messages=1, poll_interval=0.02)
@@ -124,7 +126,9 @@ class TestATopic:
 
 
 class TestSeveralTopics:
-    async def test_share_one_connection_and_one_cursor(self, server: StreamingService) -> None:
+    async def test_several_topics_share_one_connection_and_one_cursor(
+        self, server: StreamingService
+    ) -> None:
         async with events(server.url, "/streaming/sse?topics=alerts,status") as stream:
             first = [await stream.receive() for _ in range(2)]
             assert {message["stream_id"] for message in first} == {"alerts", "status"}
@@ -142,13 +146,15 @@ class TestSeveralTopics:
         numbers = [message["sequence_id"] for message in missed]
         assert numbers == sorted(numbers)
 
-    async def test_are_all_of_them_if_none_is_named(self, server: StreamingService) -> None:
+    async def test_all_topics_are_shown_if_none_is_named(self, server: StreamingService) -> None:
         async with events(server.url, "/streaming/sse") as stream:
             first = [await stream.receive() for _ in range(3)]
         assert {message["stream_id"] for message in first} == set(TYPES)
 
     @pytest.mark.parametrize("topics", ["nonsense", "alerts,nonsense", "", "alerts,,"])
-    async def test_that_do_not_exist_are_404(self, server: StreamingService, topics: str) -> None:
+    async def test_topics_that_do_not_exist_are_404(
+        self, server: StreamingService, topics: str
+    ) -> None:
         async with http() as client:
             reply = await client.get(f"{server.url}/streaming/sse", params={"topics": topics})
         assert reply.status_code == 404
@@ -156,7 +162,7 @@ class TestSeveralTopics:
 
 
 class TestAnAnswer:
-    async def test_is_events_up_to_its_end_and_then_the_response_ends(
+    async def test_an_answer_is_events_up_to_its_end_and_then_the_response_ends(
         self, server: StreamingService, upstream: FakeUpstream
     ) -> None:
         body = question(request_id="r-1")
@@ -167,7 +173,7 @@ class TestAnAnswer:
         assert seen[-1]["data"]["object"] == "chat.completion.end"
         assert {message["request_id"] for message in seen} == {"r-1"}
 
-    async def test_sends_a_heartbeat_before_the_first_token(
+    async def test_an_answer_sends_a_heartbeat_before_the_first_token(
         self, start_server: StartServer, upstream: FakeUpstream
     ) -> None:
         server = await start_server(api_gateway_endpoint=upstream.url, sse_keep_alive_interval=0.05)
@@ -182,7 +188,7 @@ class TestAnAnswer:
             rest = before + await tcp.rest()
         assert content(messages_of(dechunked(rest))) == upstream.default.text()
 
-    async def test_can_be_watched_by_many(
+    async def test_an_answer_can_be_watched_by_many(
         self, server: StreamingService, upstream: FakeUpstream
     ) -> None:
         upstream.default = Script(tokens=20, rate=100)
@@ -198,7 +204,7 @@ class TestAnAnswer:
             seen = [first, *await socket.answer()]
         assert all(answer == seen for answer in answers)
 
-    async def test_of_a_client_that_half_closes_is_left(
+    async def test_an_answer_of_a_client_that_half_closes_is_left(
         self, server: StreamingService, upstream: FakeUpstream
     ) -> None:
         upstream.default = Script(hang_after=1)
@@ -209,7 +215,7 @@ class TestAnAnswer:
             await (await upstream.generation()).wait_closed(1)
         await eventually(lambda: server.connection_manager.open["sse"] == 0)
 
-    async def test_in_http_1_0_has_no_chunks(self, server: StreamingService) -> None:
+    async def test_an_answer_in_http_1_0_has_no_chunks(self, server: StreamingService) -> None:
         async with websocket(server.url) as socket:
             await socket.start("r-1")
             seen = await socket.answer()
@@ -221,7 +227,7 @@ class TestAnAnswer:
         assert messages_of(body) == seen
         assert body.startswith(b"retry: ")
 
-    async def test_compressed_is_the_same(
+    async def test_an_answer_compressed_is_the_same(
         self, server: StreamingService, upstream: FakeUpstream
     ) -> None:
         upstream.default = Script(
@@ -243,7 +249,7 @@ class TestAnAnswer:
 
 class TestCurl:
     @pytest.mark.parametrize("extra", [(), ("--compressed",), ("--http1.0",)])
-    async def test_shows_an_answer_to_its_end(
+    async def test_curl_shows_an_answer_to_its_end(
         self, server: StreamingService, upstream: FakeUpstream, extra: tuple[str, ...]
     ) -> None:
         upstream.default = Script(tokens=("t0 ", "x" * 3_000), rate=50)
@@ -251,7 +257,7 @@ class TestCurl:
         assert status == 0  # also: the body was complete, its checksum right
         assert content(messages_of(output)) == upstream.default.text()
 
-    async def test_shows_a_snapshot_at_once_and_changes_after_it(
+    async def test_curl_shows_a_snapshot_at_once_and_changes_after_it(
         self, server: StreamingService
     ) -> None:
         process = await asyncio.create_subprocess_exec(
@@ -273,7 +279,7 @@ class TestCurl:
             await process.wait()
         assert [message["data"]["event"] for message in found] == ["snapshot", "firing"]
 
-    async def test_gets_a_refusal_as_json(self, server: StreamingService) -> None:
+    async def test_curl_gets_a_refusal_as_json(self, server: StreamingService) -> None:
         _, output = await curl(server.url + SSE + "chat/nobody")
         assert json.loads(output)["error"]["code"] == "stream_not_found"
 

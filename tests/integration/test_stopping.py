@@ -113,7 +113,7 @@ async def test_a_worker_leaves_the_second_signal_to_its_supervisor(
         assert await service.ended() == 0
 
 
-async def test_ready_once_answers_can_be_had(upstream: FakeUpstream) -> None:
+async def test_a_server_is_ready_once_answers_can_be_had(upstream: FakeUpstream) -> None:
     upstream.is_healthy = False
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]

@@ -39,7 +39,7 @@ async def test_a_worker_that_dies_is_replaced_and_so_is_the_store() -> None:
             assert await healthy(service.url)
 
 
-async def test_all_end_together_on_request() -> None:
+async def test_all_workers_end_together_on_request() -> None:
     async with serving(STREAMING_WORKERS="2") as service:
         processes = [*service.workers, service.store]
         service.signal(signal.SIGTERM)
@@ -47,7 +47,7 @@ async def test_all_end_together_on_request() -> None:
         assert not [pid for pid in processes if Path(f"/proc/{pid}").exists()]
 
 
-async def test_none_outlives_a_supervisor_that_is_killed() -> None:
+async def test_no_worker_outlives_a_supervisor_that_is_killed() -> None:
     async with serving(STREAMING_WORKERS="2") as service:
         processes = [*service.workers, service.store]
         service.signal(signal.SIGKILL)
@@ -105,7 +105,7 @@ async def test_one_process_says_loudly_that_it_should_be_two(
 
 
 class TestThePrivateStore:
-    def test_it_listens_on_a_private_socket_and_leaves_nothing(self) -> None:
+    def test_the_store_listens_on_a_private_socket_and_leaves_nothing(self) -> None:
         program = find_server()
         assert program is not None
         store = PrivateStore(program, 1)
@@ -116,7 +116,7 @@ class TestThePrivateStore:
         store.close()
         assert not store.directory.exists()
 
-    def test_one_that_does_not_start_is_reported(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_store_that_does_not_start_is_reported(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(private_store, "_START_SECONDS", 0.1)
         store = PrivateStore("/bin/false", 1)
         with pytest.raises(OSError, match="does not start"):

@@ -75,16 +75,18 @@ async def use(server: StreamingService) -> None:
 class TestPromtool:
     pytestmark = pytest.mark.skipif(PROMTOOL is None, reason="promtool: apt-get install prometheus")
 
-    async def test_has_nothing_to_say_about_a_server_that_has_just_started(
+    async def test_promtool_has_nothing_to_say_about_a_server_that_has_just_started(
         self, server: StreamingService
     ) -> None:
         assert await promtool((await scrape(server)).text) == (0, "")
 
-    async def test_has_nothing_to_say_about_a_server_in_use(self, server: StreamingService) -> None:
+    async def test_promtool_has_nothing_to_say_about_a_server_in_use(
+        self, server: StreamingService
+    ) -> None:
         await use(server)
         assert await promtool((await scrape(server)).text) == (0, "")
 
-    async def test_would_say_something_if_there_were_something(self) -> None:
+    async def test_promtool_would_say_something_if_there_were_something(self) -> None:
         status, said = await promtool("# TYPE bad_count counter\nbad_count 1\n")
         assert status
         assert "bad_count" in said
@@ -96,7 +98,7 @@ class TestFormats:
         assert response.headers["Content-Type"].startswith("text/plain; version=")
         assert ours(text_metrics(response.text))
 
-    async def test_open_metrics_when_asked_for(self, server: StreamingService) -> None:
+    async def test_open_metrics_are_given_when_asked_for(self, server: StreamingService) -> None:
         await use(server)
         response = await scrape(server, OPEN_METRICS)
         assert response.headers["Content-Type"].startswith("application/openmetrics-text")
@@ -144,7 +146,9 @@ class TestNames:
 
 
 class TestFirstScrape:
-    async def test_shows_every_label_value_at_nothing(self, server: StreamingService) -> None:
+    async def test_the_first_scrape_shows_every_label_value_at_nothing(
+        self, server: StreamingService
+    ) -> None:
         found = await figures(server)
         kinds = dict.fromkeys(KINDS, 0.0)
         assert values(found["streaming_connections"], "transport") == kinds
@@ -173,7 +177,7 @@ class TestFirstScrape:
         for name in ("streaming_chunks", "streaming_background_failures", "streaming_unsent_bytes"):
             assert [sample.value for sample in found[name].samples] == [0]
 
-    async def test_shows_a_source_that_is_configured_as_not_up_until_it_answers(
+    async def test_the_first_scrape_shows_a_source_that_is_configured_as_not_up_until_it_answers(
         self, start_server: StartServer
     ) -> None:
         nobody = "http://127.0.0.1:9"
@@ -186,7 +190,9 @@ class TestFirstScrape:
         sources = values((await figures(server))["streaming_source_up"], "source")
         assert sources == dict.fromkeys(("prometheus", "exposition", "alertmanager"), 0.0)
 
-    async def test_shows_the_limits_as_configured(self, start_server: StartServer) -> None:
+    async def test_the_first_scrape_shows_the_limits_as_configured(
+        self, start_server: StartServer
+    ) -> None:
         server = await start_server(max_connections=7, sse_max_connections=5)
         found = await figures(server)
         assert values(found["streaming_connections_limit"], "transport") == {
@@ -195,7 +201,7 @@ class TestFirstScrape:
 
 
 class TestFigures:
-    async def test_count_what_has_happened(self, server: StreamingService) -> None:
+    async def test_figures_count_what_has_happened(self, server: StreamingService) -> None:
         await use(server)
         found = await figures(server)
         kinds = dict.fromkeys(KINDS, 1.0)
@@ -226,7 +232,7 @@ class TestFigures:
             assert counts == sorted(counts)
             assert counts[-1] > 0
 
-    async def test_are_the_same_as_json(self, server: StreamingService) -> None:
+    async def test_figures_are_the_same_as_json(self, server: StreamingService) -> None:
         await use(server)
         async with httpx.AsyncClient(timeout=UNIT, trust_env=False) as client:
             shown = (await client.get(f"{server.url}/streaming/metrics")).json()

@@ -116,7 +116,7 @@ class TestAtTheStart:
 
     @pytest.mark.parametrize("kind", [("ed25519",), RSA], ids=["ed25519", "rsa"])
     @pytest.mark.parametrize("years", [20, 40], ids=["UTCTime", "GeneralizedTime"])
-    def test_its_end_is_read_in_every_form(
+    def test_the_end_of_a_certificate_is_read_in_every_form(
         self, kind: tuple[str, ...], years: int, tmp_path: Path
     ) -> None:
         certificate, key = make_certificate(tmp_path, kind=kind, days=(-1, 365 * years))
@@ -140,7 +140,7 @@ class TestARenewal:
     @pytest.mark.parametrize(
         "spoil", [one[0] for one in FAULTS.values()] + [None], ids=[*FAULTS, "expired"]
     )
-    async def test_that_fails_leaves_the_old_one_in_service_and_says_so(
+    async def test_a_renewal_that_fails_leaves_the_old_one_in_service_and_says_so(
         self, start_server: StartServer, tmp_path: Path, caplog: pytest.LogCaptureFixture,
         spoil: Callable[[Path, Path], None] | None,
     ) -> None:  # fmt: skip
@@ -172,7 +172,7 @@ class TestARenewal:
     def reason(server: StreamingService) -> str | None:
         return server.context.topics.components()["streaming-api"]["reason"]
 
-    async def test_with_another_kind_of_key_replaces_the_old_one_for_everybody(
+    async def test_a_renewal_with_another_kind_of_key_replaces_the_old_one_for_everybody(
         self, start_server: StartServer, tmp_path: Path
     ) -> None:
         """A live context would keep an RSA certificate beside a new one of another kind."""
@@ -207,7 +207,7 @@ async def test_a_page_of_its_own_host_without_tls_is_another_page(
 
 
 class TestTheDaysLeft:
-    async def test_are_a_metric_a_warning_in_the_log_and_in_the_status(
+    async def test_the_days_left_are_a_metric_a_warning_in_the_log_and_in_the_status(
         self, start_server: StartServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level(logging.WARNING)
@@ -226,7 +226,9 @@ class TestTheDaysLeft:
         assert found["components"]["streaming-api"]["reason"] == found["tls"]["warning"]
         assert sum("expires on 2" in line for line in caplog.messages) == 1
 
-    async def test_are_sent_to_nobody_without_tls(self, start_server: StartServer) -> None:
+    async def test_the_days_left_are_sent_to_nobody_without_tls(
+        self, start_server: StartServer
+    ) -> None:
         server = await start_server()
         async with http(server.url) as client:
             assert "streaming_tls" not in (await client.get("/metrics")).text

@@ -237,7 +237,9 @@ class TestSourcesThatFail:
             await until(lambda: bool(values_of(topics, "process")), topics.components)
             assert set(topics.states()) == {"streaming-api"}
 
-    async def test_an_exposition_may_come_later_with_its_key(self, source: FakeSource) -> None:
+    async def test_the_models_exposition_may_come_later_with_its_key(
+        self, source: FakeSource
+    ) -> None:
         seen: list[str | None] = []
 
         def answer(request: web.Request) -> web.Response:

@@ -100,7 +100,7 @@ async def test_without_a_model_the_first_of_the_gateways_answers(
     assert upstream.generations[0].model == "fake"
 
 
-async def test_idle_is_no_content(caller: httpx.AsyncClient) -> None:
+async def test_an_idle_chat_is_no_content(caller: httpx.AsyncClient) -> None:
     assert (await caller.get(STREAM)).status_code == 204
     assert (await caller.delete(f"{PATH}/c1")).status_code == 204
     await caller.post(PATH, json=body())
@@ -145,7 +145,7 @@ async def test_faults_are_reported(caller: httpx.AsyncClient, model: str) -> Non
         assert events_of(reply)[-1]["type"] == "error"
 
 
-async def test_what_is_wrong_is_refused_by_name(caller: httpx.AsyncClient) -> None:
+async def test_what_is_wrong_in_a_message_is_refused_by_name(caller: httpx.AsyncClient) -> None:
     reply = await caller.post(PATH, json={"id": "c1", "messages": []})
     assert (reply.status_code, reply.json()["error"]["param"]) == (400, "messages")
 

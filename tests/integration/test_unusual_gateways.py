@@ -104,7 +104,7 @@ class TestStreamOptions:
 
     @pytest.mark.parametrize("status", [400, 422])
     @pytest.mark.parametrize("refusal", REFUSALS, ids=range(len(REFUSALS)))
-    async def test_that_are_refused_are_left_out_and_that_is_remembered(
+    async def test_stream_options_that_are_refused_are_left_out_and_that_is_remembered(
         self, start_server: StartServer, gateway: Gateway, refusal: object, status: int
     ) -> None:
         gateway.chat = lambda f: (status, refusal) if "stream_options" in f else (200, ANSWER)
@@ -133,7 +133,7 @@ class TestStreamOptions:
              [{"other": 1, "include_usage": True}, {"other": 1}]),
         ],
     )  # fmt: skip
-    async def test_of_the_clients_own_are_its_own(
+    async def test_stream_options_of_the_clients_own_are_its_own(
         self, start_server: StartServer, gateway: Gateway, setting: str,
         fields: dict[str, object], sent: list[object],
     ) -> None:  # fmt: skip
@@ -143,7 +143,7 @@ class TestStreamOptions:
         assert [fields.get("stream_options") for fields in gateway.asked] == sent
         assert reply.status_code == (200 if sent == [None] else 400)
 
-    async def test_that_were_not_the_reason_change_nothing(
+    async def test_stream_options_that_were_not_the_reason_change_nothing(
         self, start_server: StartServer, gateway: Gateway
     ) -> None:
         """A refusal that quotes the whole request names everything."""
@@ -153,7 +153,7 @@ class TestStreamOptions:
             assert (await asked(server)).status_code == 400
         assert [("stream_options" in f) for f in gateway.asked] == [True, False] * 2
 
-    async def test_after_content_nothing_is_asked_again(
+    async def test_nothing_is_asked_again_after_content(
         self, start_server: StartServer, gateway: Gateway
     ) -> None:
         error = b'data: {"error":{"message":"stream_options","code":400}}\n\n'
@@ -171,7 +171,7 @@ class TestAGatewayThatAnswers:
         [(200, b"<"), *((status, {}) for status in (200, 302, 400, 404, 405, 429, 501))],
         ids=range(8),
     )
-    async def test_below_500_is_up(
+    async def test_a_gateway_that_answers_below_500_is_up(
         self, start_server: StartServer, gateway: Gateway, reply: Reply
     ) -> None:
         gateway.models = lambda: reply
@@ -180,7 +180,7 @@ class TestAGatewayThatAnswers:
         assert found["state"] == "up"
         assert found["reason"]
 
-    async def test_but_lists_nothing_but_500_is_up_once_it_has_answered(
+    async def test_a_gateway_that_lists_nothing_but_500_is_up_once_it_has_answered(
         self, start_server: StartServer, gateway: Gateway
     ) -> None:
         gateway.models = lambda: (500, {})
@@ -189,7 +189,7 @@ class TestAGatewayThatAnswers:
         assert (await asked(server)).status_code == 200
         await becomes(server, lambda c: c["state"] == "up")
 
-    async def test_nothing_but_404_is_reported_with_the_address(
+    async def test_a_gateway_that_answers_nothing_but_404_is_reported_with_the_address(
         self, start_server: StartServer, gateway: Gateway
     ) -> None:
         gateway.chat = lambda _: (404, {"detail": "Not Found"})
@@ -199,7 +199,9 @@ class TestAGatewayThatAnswers:
         found = await becomes(server, lambda c: "/wrong/chat/completions" in str(c["reason"]))
         assert found["state"] == "up"
 
-    async def test_is_asked_once_by_many(self, start_server: StartServer, gateway: Gateway) -> None:
+    async def test_a_gateway_is_asked_once_by_many(
+        self, start_server: StartServer, gateway: Gateway
+    ) -> None:
         server = await start_server(api_gateway_endpoint=gateway.url)
         async with http(server.url) as client:
             before = gateway.listed

@@ -150,7 +150,9 @@ async def test_an_unusual_but_sound_answer_arrives_whole(
 
 class TestOpenAIsOwnFace:
     @pytest.mark.parametrize("model", GOOD)
-    async def test_passes_a_sound_answer_on(self, server: StreamingService, model: str) -> None:
+    async def test_openais_wire_passes_a_sound_answer_on(
+        self, server: StreamingService, model: str
+    ) -> None:
         async with sdk(server) as client:
             parts, reason = [], None
             async for chunk in await client.chat.completions.create(
@@ -165,7 +167,7 @@ class TestOpenAIsOwnFace:
 
     @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
     @pytest.mark.parametrize("model", BEFORE_ANY_TOKEN)
-    async def test_answers_a_fault_before_the_first_token_with_its_status(
+    async def test_openais_wire_answers_a_fault_before_the_first_token_with_its_status(
         self, server: StreamingService, model: str, *, stream: bool
     ) -> None:
         if model == "hang-before-first-token" and not stream:
@@ -183,7 +185,7 @@ class TestOpenAIsOwnFace:
         "model",
         [name for name, case in FAULTS.items() if case.tokens and name != "no-finish-reason"],
     )
-    async def test_reports_a_fault_midway_in_the_stream_and_never_says_done(
+    async def test_openais_wire_reports_a_fault_midway_in_the_stream_and_never_says_done(
         self, server: StreamingService, model: str
     ) -> None:
         case = FAULTS[model]
@@ -196,7 +198,7 @@ class TestOpenAIsOwnFace:
         assert sum('"content":"t' in chunk for chunk in chunks) == case.tokens
         assert '"finish_reason":"stop"' not in "".join(chunks)
 
-    async def test_passes_the_upstreams_done_on_where_it_gave_no_reason(
+    async def test_openais_wire_passes_the_upstreams_done_on_where_it_gave_no_reason(
         self, server: StreamingService
     ) -> None:
         """An SDK that asks such an upstream itself raises nothing."""
@@ -206,14 +208,16 @@ class TestOpenAIsOwnFace:
         assert reply.text.count('"content":"t') == 10
 
     @pytest.mark.parametrize("model", ["cut-fin", "cut-rst"])
-    async def test_answers_a_whole_answer_that_was_cut_with_an_error(
+    async def test_openais_wire_answers_a_whole_answer_that_was_cut_with_an_error(
         self, server: StreamingService, model: str
     ) -> None:
         reply = await post(server, model, stream=False)
         assert reply.status_code == 502
         assert reply.json()["error"]["code"] == "upstream_disconnected"
 
-    async def test_gives_the_sdk_its_own_exceptions(self, server: StreamingService) -> None:
+    async def test_openais_wire_gives_the_sdk_its_own_exceptions(
+        self, server: StreamingService
+    ) -> None:
         async with sdk(server) as client:
             for model, kind, words in (
                 ("unauthorized", openai.AuthenticationError, "Incorrect API key provided."),
@@ -231,7 +235,9 @@ class TestOpenAIsOwnFace:
                     assert raised.value.code == FAULTS[model].code
                     assert words in raised.value.message
 
-    async def test_gives_the_sdk_an_exception_midway(self, server: StreamingService) -> None:
+    async def test_openais_wire_gives_the_sdk_an_exception_midway(
+        self, server: StreamingService
+    ) -> None:
         async with sdk(server) as client:
             parts = []
             stream = await client.chat.completions.create(
@@ -261,7 +267,9 @@ async def post(server: StreamingService, model: str, *, stream: bool) -> httpx.R
 
 
 class TestAnUpstreamThatIsNotThere:
-    async def test_is_reported_on_every_face(self, start_server: StartServer) -> None:
+    async def test_an_upstream_that_is_not_there_is_reported_on_every_face(
+        self, start_server: StartServer
+    ) -> None:
         async with FakeUpstream() as gone:
             url = gone.url
         server = await start_server(api_gateway_endpoint=url)
@@ -280,7 +288,9 @@ class TestAnUpstreamThatIsNotThere:
         assert reply.status_code == 502
         assert reply.json()["error"]["code"] == "upstream_unreachable"
 
-    async def test_is_not_needed_for_anything_else(self, start_server: StartServer) -> None:
+    async def test_an_upstream_that_is_not_there_is_not_needed_for_anything_else(
+        self, start_server: StartServer
+    ) -> None:
         server = await start_server()
         async with websocket(server.url) as socket:
             await socket.start("r-1")

@@ -23,7 +23,9 @@ PATHS = ["/streaming/websocket", "/streaming/websocket/chat"]
 
 class TestTheHandshake:
     @pytest.mark.parametrize("path", PATHS)
-    async def test_is_what_rfc_6455_says(self, server: StreamingService, path: str) -> None:
+    async def test_the_handshake_is_what_rfc_6455_says(
+        self, server: StreamingService, path: str
+    ) -> None:
         async with raw(server.url) as tcp:
             head = await tcp.upgrade(path)
         assert head.startswith("HTTP/1.1 101 Switching Protocols\r\n")
@@ -31,7 +33,7 @@ class TestTheHandshake:
         assert "Sec-WebSocket-Extensions" not in head
         assert "Sec-WebSocket-Protocol" not in head
 
-    async def test_echoes_the_subprotocol_that_is_spoken_and_no_secret(
+    async def test_the_handshake_echoes_the_subprotocol_that_is_spoken_and_no_secret(
         self, server: StreamingService
     ) -> None:
         async with websocket(
@@ -40,7 +42,7 @@ class TestTheHandshake:
             assert socket.connection.subprotocol == "streaming-api.v1"
 
     @pytest.mark.parametrize("path", PATHS)
-    async def test_missing_is_426_with_what_is_spoken(
+    async def test_a_missing_handshake_is_426_with_what_is_spoken(
         self, server: StreamingService, path: str
     ) -> None:
         async with http() as client:
@@ -61,7 +63,7 @@ class TestTheHandshake:
             (("Host: localhost\r\n", "Host: localhost\r\nContent-Length: 2\r\n"), 400, None),
         ],
     )
-    async def test_with_something_wrong_is_refused(
+    async def test_a_handshake_with_something_wrong_is_refused(
         self, server: StreamingService, change: tuple[str, str], status: int, code: str | None
     ) -> None:
         request = HANDSHAKE
@@ -76,7 +78,7 @@ class TestTheHandshake:
     @pytest.mark.parametrize(
         "origin", ["http://evil.example", "null", "http://localhost.evil.example"]
     )
-    async def test_from_a_foreign_page_is_403_before_the_upgrade(
+    async def test_a_handshake_from_a_foreign_page_is_403_before_the_upgrade(
         self, server: StreamingService, origin: str
     ) -> None:
         with pytest.raises(websockets.InvalidStatus) as refused:
@@ -84,7 +86,7 @@ class TestTheHandshake:
                 pass
         assert refused.value.response.status_code == 403
 
-    async def test_to_a_foreign_name_is_403_before_the_upgrade(
+    async def test_a_handshake_to_a_foreign_name_is_403_before_the_upgrade(
         self, server: StreamingService
     ) -> None:
         async with raw(server.url) as tcp:
@@ -93,7 +95,7 @@ class TestTheHandshake:
 
 
 class TestCompression:
-    async def test_is_negotiated_by_websockets_as_it_comes(
+    async def test_compression_is_negotiated_by_websockets_as_it_comes(
         self, server: StreamingService, upstream: FakeUpstream
     ) -> None:
         texts = tuple(f"t{number} " + "x" * 2_000 for number in range(20))
@@ -109,12 +111,14 @@ class TestCompression:
         assert content(seen) == upstream.default.text()
 
     @pytest.mark.parametrize("switch", ["compression_enabled", "websocket_compression"])
-    async def test_can_be_switched_off(self, start_server: StartServer, switch: str) -> None:
+    async def test_compression_can_be_switched_off(
+        self, start_server: StartServer, switch: str
+    ) -> None:
         server = await start_server(**{switch: False})
         async with websocket(server.url) as socket:
             assert not socket.connection.protocol.extensions
 
-    async def test_of_one_viewer_is_nothing_to_the_other(
+    async def test_compression_of_one_viewer_is_nothing_to_the_other(
         self, server: StreamingService, upstream: FakeUpstream
     ) -> None:
         upstream.default = Script(tokens=tuple("y" * 3_000 for _ in range(5)), rate=50)
@@ -136,7 +140,7 @@ class TestTopics:
             ("status_update", "status", "components"),
         ],
     )
-    async def test_begin_with_a_notice_and_a_snapshot(
+    async def test_topics_begin_with_a_notice_and_a_snapshot(
         self, server: StreamingService, message_type: str, topic: str, key: str
     ) -> None:
         async with websocket(server.url) as socket:
@@ -149,7 +153,7 @@ class TestTopics:
             assert key in snapshot["data"]
             assert snapshot["cursor"]
 
-    async def test_go_on_with_changes_until_one_unsubscribes(
+    async def test_topics_go_on_with_changes_until_one_unsubscribes(
         self, server: StreamingService
     ) -> None:
         async with websocket(server.url) as socket:
@@ -166,14 +170,14 @@ class TestTopics:
             names = {alert["labels"]["alertname"] for alert in snapshot["data"]["alerts"]}
             assert names >= {"one", "two"}
 
-    async def test_subscribed_twice_double_nothing(self, server: StreamingService) -> None:
+    async def test_topics_subscribed_twice_double_nothing(self, server: StreamingService) -> None:
         async with websocket(server.url) as socket:
             await _subscribed(socket, "alert")
             await _subscribed(socket, "alert")
             await fire(server.url, "one", "two")
             assert [name_of(await socket.receive()) for _ in range(2)] == ["one", "two"]
 
-    async def test_resume_strictly_after_a_cursor(self, server: StreamingService) -> None:
+    async def test_topics_resume_strictly_after_a_cursor(self, server: StreamingService) -> None:
         async with websocket(server.url) as socket:
             await _subscribed(socket, "alert")
             await fire(server.url, "one")
@@ -198,7 +202,7 @@ class TestTopics:
             ("{epoch}:999999", "future"),
         ],
     )
-    async def test_report_a_cursor_that_means_nothing_and_show_the_snapshot(
+    async def test_topics_report_a_cursor_that_means_nothing_and_show_the_snapshot(
         self, server: StreamingService, cursor: str, reason: str
     ) -> None:
         epoch = server.context.topics.channel.epoch
@@ -209,7 +213,7 @@ class TestTopics:
             assert notice["data"] == {"event": "gap", "reason": reason}
             assert (await socket.receive())["data"]["event"] == "snapshot"
 
-    async def test_report_what_is_no_longer_kept_before_what_is(
+    async def test_topics_report_what_is_no_longer_kept_before_what_is(
         self, start_server: StartServer
     ) -> None:
         server = await start_server(topic_retention_messages=3)
@@ -229,7 +233,9 @@ class TestTopics:
         assert notice["data"]["to"] < kept[0]["sequence_id"]
         assert [name_of(message) for message in kept] == ["a3", "a4", "a5"]
 
-    async def test_come_to_everybody_in_the_same_order(self, server: StreamingService) -> None:
+    async def test_topics_come_to_everybody_in_the_same_order(
+        self, server: StreamingService
+    ) -> None:
         async def one() -> list[str]:
             async with websocket(server.url) as socket:
                 await _subscribed(socket, "alert")
@@ -247,13 +253,13 @@ class TestTopics:
 
 
 class TestTheEnd:
-    async def test_answers_a_close_with_its_own_code(self, server: StreamingService) -> None:
+    async def test_a_close_is_answered_with_its_own_code(self, server: StreamingService) -> None:
         async with websocket(server.url) as socket:
             await socket.connection.close(4321, "bye")
             assert socket.connection.close_code == 4321
         await eventually(lambda: server.connection_manager.open["websocket"] == 0)
 
-    async def test_of_a_client_that_half_closes_frees_its_answer(
+    async def test_a_client_that_half_closes_frees_its_answer(
         self, server: StreamingService, upstream: FakeUpstream
     ) -> None:
         upstream.default = Script(hang_after=1)
@@ -271,14 +277,14 @@ class TestTheEnd:
             await generation.wait_closed(1)
         await eventually(lambda: server.connection_manager.open["websocket"] == 0)
 
-    async def test_of_a_broken_connection_is_noticed(self, server: StreamingService) -> None:
+    async def test_a_broken_connection_is_noticed(self, server: StreamingService) -> None:
         async with raw(server.url) as tcp:
             await tcp.upgrade()
             await eventually(lambda: server.connection_manager.open["websocket"] == 1)
             tcp.reset()
             await eventually(lambda: server.connection_manager.open["websocket"] == 0)
 
-    async def test_answers_a_ping_in_the_middle_of_a_message(
+    async def test_a_ping_in_the_middle_of_a_message_is_answered(
         self, server: StreamingService
     ) -> None:
         async with raw(server.url) as tcp:

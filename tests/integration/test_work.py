@@ -125,7 +125,7 @@ async def test_health_answers_beside_hostile_sockets_and_sigterm_ends(kind: str)
 
 
 class TestOneTurn:
-    async def test_reads_so_many_frames_and_the_rest_in_order_later(
+    async def test_one_turn_reads_so_many_frames_and_the_rest_in_order_later(
         self, start_server: StartServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         turns: list[int] = [0]
@@ -153,7 +153,7 @@ class TestOneTurn:
         assert seen == sent
         assert max(turns) == TURN_FRAMES
 
-    async def test_reads_so_many_inflated_bytes(
+    async def test_one_turn_reads_so_many_inflated_bytes(
         self, start_server: StartServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         turns: list[int] = [0]
@@ -182,7 +182,7 @@ class TestOneTurn:
         assert max(turns) <= TURN_BYTES + len(text)
 
     @pytest.mark.parametrize("kind", ["chat_completion", "response.create"])
-    async def test_starts_so_many_answers(
+    async def test_one_turn_starts_so_many_answers(
         self, start_server: StartServer, upstream: FakeUpstream, kind: str,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:  # fmt: skip
@@ -215,7 +215,7 @@ class TestOneTurn:
         assert max(turns) == TURN_STARTS
 
     @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses"])
-    async def test_reads_one_large_body(
+    async def test_one_turn_reads_one_large_body(
         self, start_server: StartServer, upstream: FakeUpstream, path: str,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:  # fmt: skip
@@ -243,7 +243,7 @@ class TestOneTurn:
             assert len(server.connection_manager.turns) == 1
             assert [(await task).status_code for task in large] == [200, 200]
 
-    async def test_of_somebody_who_has_left_is_not_used(self) -> None:
+    async def test_a_turn_of_somebody_who_has_left_is_not_used(self) -> None:
         turns, read = Turns(), list[int]()
         first, second = (asyncio.ensure_future(turns.run(lambda: read.append(1))) for _ in "ab")
         await asyncio.sleep(0)
@@ -258,7 +258,7 @@ class TestWhoGoesOn:
         [frame(b"{"), frame(b"x", 0x2), frame(b'{"message_type":"alert"}')],
         ids=["nonsense", "binary", "commands"],
     )
-    async def test_above_the_rate_gets_errors_and_then_is_closed(
+    async def test_who_goes_on_above_the_rate_gets_errors_and_then_is_closed(
         self, start_server: StartServer, piece: bytes
     ) -> None:
         server = await start_server(commands_per_second=5)
@@ -270,14 +270,14 @@ class TestWhoGoesOn:
         assert codes.count("too_many_commands") >= 10
         assert code == POLICY
 
-    async def test_in_pieces_is_closed(self, start_server: StartServer) -> None:
+    async def test_who_goes_on_in_pieces_is_closed(self, start_server: StartServer) -> None:
         server = await start_server(commands_per_second=5)
         async with others(server), raw(server.url) as tcp:
             await tcp.upgrade()
             await tcp.send(frame(b"x", fin=False) + frame(b"x", 0, fin=False) * 500)
             assert (await tcp.messages_and_close())[1] == POLICY
 
-    async def test_large_commands_count_as_many(self, start_server: StartServer) -> None:
+    async def test_large_commands_count_as_many_commands(self, start_server: StartServer) -> None:
         """Ten at once are allowed, and each of these costs seven."""
         server = await start_server(commands_per_second=5)
         text = json.dumps({"message_type": "alert", "x": "x" * 100_000}).encode()
@@ -288,7 +288,7 @@ class TestWhoGoesOn:
             while b"too_many_commands" not in (await tcp.frame())[1]:
                 pass
 
-    async def test_so_do_large_bodies(
+    async def test_large_bodies_count_as_many_commands(
         self, start_server: StartServer, upstream: FakeUpstream
     ) -> None:
         """Who has sent one waits before the next, however large the first was."""
@@ -302,7 +302,9 @@ class TestWhoGoesOn:
         assert statuses == [200, 429]
         assert int(reply.headers["Retry-After"]) > 5
 
-    async def test_but_reads_nothing_is_not_read_either(self, start_server: StartServer) -> None:
+    async def test_who_goes_on_but_reads_nothing_is_not_read_either(
+        self, start_server: StartServer
+    ) -> None:
         server = await start_server(commands_per_second=0, max_connections=5)
         async with raw(server.url, receive_buffer=4096) as tcp:
             await tcp.upgrade()
@@ -320,7 +322,7 @@ class TestWhoGoesOn:
 
 
 class TestJSON:
-    async def test_of_too_many_values_is_refused_before_it_is_read(
+    async def test_json_of_too_many_values_is_refused_before_it_is_read(
         self, start_server: StartServer
     ) -> None:
         server = await start_server()
@@ -333,7 +335,7 @@ class TestJSON:
             reply = await client.post("/v1/chat/completions", content=text)
         assert (reply.status_code, reply.json()["error"]["code"]) == (400, "too_many_values")
 
-    async def test_of_a_long_text_is_not(self, start_server: StartServer) -> None:
+    async def test_json_of_a_long_text_is_not_refused(self, start_server: StartServer) -> None:
         """A prompt of a megabyte, with the commas of prose."""
         server = await start_server()
         prose = "Between two commas, in prose, stand some thirty letters. " * 17_000

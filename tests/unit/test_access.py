@@ -122,7 +122,7 @@ class TestKeys:
         assert closed.key_of("s2") == other
 
     @pytest.mark.parametrize("token", ["", "s3", "S1", "s1 ", "one", "\udcff", "x" * 100_000])
-    def test_anything_else_is_not(self, token: str) -> None:
+    def test_anything_else_is_no_key(self, token: str) -> None:
         with pytest.raises(Unauthorized, match="not known") as caught:
             access(api_keys=[key("one", "s1")]).key_of(token)
         assert caught.value.code == "invalid_api_key"
@@ -227,7 +227,7 @@ class TestHosts:
          "localhost", "localhost:9096", "LOCALHOST", "localhost.", socket.gethostname(),
          "api.example.org", "API.Example.ORG:443", "api.example.org.:443"],
     )  # fmt: skip
-    def test_what_no_rebinding_can_bring(self, host: str) -> None:
+    def test_a_name_that_no_rebinding_can_bring_is_allowed(self, host: str) -> None:
         access(allowed_hosts=["api.example.org"]).check_host(host)
 
     @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ class TestHosts:
          "0x7f000001", "2130706433", "api.example.org.evil", ":",
          "[", "[]", "[evil]", "localhost:80:80"],
     )  # fmt: skip
-    def test_a_name_that_is_not_this_machines(self, host: str) -> None:
+    def test_a_name_that_is_not_this_machines_is_refused(self, host: str) -> None:
         with pytest.raises(Forbidden, match="allowed_hosts"):
             access(allowed_hosts=["api.example.org"]).check_host(host)
 
@@ -259,7 +259,7 @@ class TestOrigins:
             ("HTTPS://PARTNER.example", "localhost:9096"),
         ],
     )
-    def test_the_same_and_the_allowed(self, origin: str, host: str) -> None:
+    def test_the_same_origin_and_the_allowed_come_in(self, origin: str, host: str) -> None:
         access(allowed_origins=["https://partner.example"]).check_origin(origin, host)
 
     @pytest.mark.parametrize(
@@ -284,7 +284,7 @@ class TestOrigins:
             ("chrome-extension://localhost", "localhost"),
         ],
     )
-    def test_any_other(self, origin: str, host: str) -> None:
+    def test_any_other_origin_is_refused(self, origin: str, host: str) -> None:
         with pytest.raises(Forbidden, match="allowed_origins"):
             access(allowed_origins=["https://partner.example"]).check_origin(origin, host)
 
@@ -365,7 +365,7 @@ class TestNetworks:
 
 
 class TestConnectionRate:
-    def test_an_address_has_so_many_a_minute(self, clock: Clock) -> None:
+    def test_an_address_has_so_many_connections_a_minute(self, clock: Clock) -> None:
         busy = access(connections_per_minute=60)
         client = busy.client(None, "10.0.0.1")
         for _ in range(10):
@@ -377,7 +377,7 @@ class TestConnectionRate:
         clock.advance(1.01)
         busy.take_connection(client)
 
-    def test_no_limit_by_default(self) -> None:
+    def test_connections_a_minute_have_no_limit_by_default(self) -> None:
         idle = access()
         client = idle.client(None, "10.0.0.1")
         for _ in range(1_000):

@@ -25,7 +25,7 @@ def ignore(_: int) -> None:
 
 
 class TestQueue:
-    async def test_so_many_at_once(self) -> None:
+    async def test_so_many_are_served_at_once(self) -> None:
         queue = AnswerQueue(2, 10)
         await queue.acquire(ignore)
         await queue.acquire(ignore)
@@ -36,7 +36,7 @@ class TestQueue:
         await third
         assert (queue.busy, queue.queued) == (2, 0)
 
-    async def test_first_come_first_served_and_each_knows_its_position(self) -> None:
+    async def test_first_come_is_first_served_and_each_knows_its_position(self) -> None:
         queue = AnswerQueue(1, 10)
         await queue.acquire(ignore)
         positions: dict[str, list[int]] = {"a": [], "b": [], "c": []}
@@ -129,7 +129,7 @@ class TestQueue:
         with pytest.raises(Unavailable):
             queue.check()
 
-    async def test_it_says_how_it_stands(self) -> None:
+    async def test_the_queue_says_how_it_stands(self) -> None:
         queue = AnswerQueue(1, 1)
         await queue.acquire(ignore)
         assert repr(queue) == "<AnswerQueue 1 of 1 busy, 0 waiting>"

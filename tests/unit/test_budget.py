@@ -96,7 +96,7 @@ async def end(answer: Answer) -> None:
 
 
 class TestWhatIsGivenUp:
-    async def test_first_is_what_has_ended_the_oldest_first_and_no_more_than_is_needed(
+    async def test_what_has_ended_is_given_up_first_the_oldest_first_and_no_more_than_is_needed(
         self,
     ) -> None:
         async with house() as here:
@@ -112,7 +112,7 @@ class TestWhatIsGivenUp:
             assert kept == ["a-2", "a-3", "a-4", "a-5", "a-6", "a-7", "running"]
             assert len(running.stream) > 5
 
-    async def test_then_is_what_those_who_watch_a_running_answer_have_seen(self) -> None:
+    async def test_what_watchers_of_a_running_answer_have_seen_is_given_up_next(self) -> None:
         async with house() as here:
             answers = [here.start(f"address {n}", f"a-{n}") for n in range(4)]
             fast = [here.watch(answer) for answer in answers]
@@ -123,7 +123,7 @@ class TestWhatIsGivenUp:
             assert [len(answer.stream) == 0 for answer in answers] == [True, True, False, False]
             assert not any(shown.closes for shown in [*fast, slow])
 
-    async def test_then_go_slow_viewers_of_evicted_answers(self) -> None:
+    async def test_slow_viewers_of_evicted_answers_go_then(self) -> None:
         async with house() as here:
             slow = []
             for number in range(4):
@@ -139,7 +139,7 @@ class TestWhatIsGivenUp:
             assert [] in ends, "and no more than are needed"
             assert here.budget.bytes <= LIMIT - QUARTER
 
-    async def test_last_go_slow_viewers_of_running_answers_of_the_largest_first(self) -> None:
+    async def test_slow_viewers_of_running_answers_go_last_of_the_largest_first(self) -> None:
         async with house() as here:
             sizes = (200, 240, 160, 232)
             answers = [here.start(f"address {n}", f"a-{n}") for n in range(4)]
@@ -151,7 +151,7 @@ class TestWhatIsGivenUp:
             assert slow[1].closes == [CloseReason.TOO_SLOW]
             assert not answers[1].task.done(), "the answer goes on"
 
-    async def test_is_ones_own_where_ones_own_share_is_used_up(self) -> None:
+    async def test_what_is_given_up_is_ones_own_where_ones_own_share_is_used_up(self) -> None:
         async with house() as here:
             mine: list[Shown] = []
             theirs: list[Shown] = []
@@ -170,7 +170,9 @@ class TestWhatIsGivenUp:
 
 
 class TestARunningAnswer:
-    async def test_goes_on_above_its_share_if_nobody_is_behind_and_holds_nothing(self) -> None:
+    async def test_a_running_answer_goes_on_above_its_share_if_nobody_is_behind_and_holds_nothing(
+        self,
+    ) -> None:
         async with house() as here:
             answer = here.start("one", "a")
             here.watch(answer)
@@ -179,7 +181,7 @@ class TestARunningAnswer:
                 assert answer.account.bytes <= QUARTER + 64 * KIB
             assert not here.answers.waiting
 
-    async def test_waits_above_its_share_while_somebody_is_behind(self) -> None:
+    async def test_a_running_answer_waits_above_its_share_while_somebody_is_behind(self) -> None:
         async with house() as here:
             answer = here.start("one", "a")
             slow = here.watch(answer, room=0)
@@ -195,7 +197,7 @@ class TestARunningAnswer:
 
 
 class TestARequest:
-    def test_is_refused_for_one_of_several_reasons(self) -> None:
+    def test_a_request_is_refused_for_one_of_several_reasons(self) -> None:
         budget = Budget(LIMIT)
         refused: list[None] = []
         budget.refused = lambda: refused.append(None)
@@ -220,7 +222,7 @@ class TestARequest:
 
 
 class TestConnections:
-    async def test_on_which_most_waits_go_until_there_is_room(self) -> None:
+    async def test_connections_on_which_most_waits_go_until_there_is_room(self) -> None:
         here = House()
         shown = []
         for number, size in enumerate((300, 250, 240, 230, 200, 3)):
@@ -234,7 +236,7 @@ class TestConnections:
         assert [c.pipe.aborted for c in shown] == [True, False, False, False, False, False]
         assert here.budget.bytes == (250 + 240 + 230 + 200 + 3) * KIB
 
-    async def test_heavier_ones_of_others_are_no_shelter(self) -> None:
+    async def test_heavier_connections_of_others_are_no_shelter(self) -> None:
         here = House()
         shares = [here.budget.share(name) for name in ("alone", "many")]
         shown = []
@@ -248,7 +250,7 @@ class TestConnections:
         here.manager._make_room()
         assert [c.pipe.aborted for c in shown] == [False, True, False, False, False]
 
-    async def test_are_counted_as_soon_as_they_are_behind(self) -> None:
+    async def test_connections_are_counted_as_soon_as_they_are_behind(self) -> None:
         here = House()
         connection = Shown(Pipe(0, high=KIB), manager=here.manager)
         connection.write(b"x" * (10 * KIB))
@@ -265,7 +267,7 @@ class TestNothingStays:
         yield
         gc.enable()
 
-    async def test_of_a_face_that_is_full_when_all_leave(self) -> None:
+    async def test_nothing_stays_of_a_face_that_is_full_when_all_leave(self) -> None:
         async with house(64 * KIB) as here:
             answer = here.start("one", "a")
             shown = Shown(Pipe(0), manager=here.manager)
@@ -280,7 +282,7 @@ class TestNothingStays:
             shown.connection_lost(None)
             assert here.budget.bytes == 0
 
-    async def test_of_an_answer_that_was_cancelled_before_it_began(self) -> None:
+    async def test_nothing_stays_of_an_answer_that_was_cancelled_before_it_began(self) -> None:
         async with house() as here:
             answer = here.start("one", "a")
             await end(answer)
@@ -288,7 +290,7 @@ class TestNothingStays:
             del answer
             assert here.budget.bytes == 0
 
-    async def test_of_a_connection_that_is_gone(self) -> None:
+    async def test_nothing_stays_of_a_connection_that_is_gone(self) -> None:
         here = House()
         counted = asyncio.Event()
 
@@ -339,7 +341,7 @@ class Remotely:
 
 
 class TestMirrors:
-    async def test_that_nobody_watches_go_before_all_else(self) -> None:
+    async def test_mirrors_that_nobody_watches_go_before_all_else(self) -> None:
         async with house() as here:
             answer = here.start("one", "a")
             here.fill(answer, 220 * KIB)
@@ -348,7 +350,7 @@ class TestMirrors:
             here.budget.share("asking").check(QUARTER)
             assert (len(remote.idle), here.answers.present) == (1, [answer])
 
-    async def test_that_are_watched_let_go_of_what_has_been_seen(self) -> None:
+    async def test_mirrors_that_are_watched_let_go_of_what_has_been_seen(self) -> None:
         async with house() as here:
             remote = Remotely(here)
             here.budget.limit = QUARTER

@@ -67,13 +67,13 @@ class TestServe:
     """The default command."""
 
     @pytest.mark.parametrize("words", [[], ["serve"], ["--port", "0"], ["serve", "--port=0"]])
-    def test_it_is_what_runs_without_a_command(
+    def test_serve_is_what_runs_without_a_command(
         self, started: dict[str, StreamingConfig], words: list[str]
     ) -> None:
         assert cli.main(words) == STARTED
         assert started["service"].port == (0 if len("".join(words)) > len("serve") else 9096)
 
-    def test_its_options_win_over_environment_and_file(
+    def test_options_of_serve_win_over_environment_and_file(
         self, started: dict[str, StreamingConfig], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("STREAMING_API_PORT", "1")
@@ -139,7 +139,7 @@ def test_selftest_runs_with_the_configuration(started: dict[str, StreamingConfig
 class TestCheck:
     """Prints what is in effect, or what is wrong."""
 
-    def test_it_prints_path_value_and_origin_in_columns(
+    def test_check_prints_path_value_and_origin_in_columns(
         self, capsys: pytest.CaptureFixture[str]
     ) -> None:
         assert cli.main(["check", "--config", str(DATA / "streaming-api.yaml")]) == 0
@@ -151,7 +151,7 @@ class TestCheck:
         port = next(line for line in lines if line.startswith("service.port "))
         assert port.split() == ["service.port", "9096", "streaming-api.yaml:4"]
 
-    def test_it_prints_no_secret(
+    def test_check_prints_no_secret(
         self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("API_GATEWAY_KEY", "hunter2")
@@ -176,7 +176,7 @@ class TestCheck:
             f"{tmp_path}/a.yaml:1",
         ]
 
-    def test_as_a_process_it_exits_with_the_status(self, tmp_path: Path) -> None:
+    def test_check_as_a_process_exits_with_the_status(self, tmp_path: Path) -> None:
         files = ["--config", str(DATA / "streaming-api.yaml")]
         files += ["--env-file", str(DATA / "streaming.env")]
         good = command("-m", "streaming_api", "check", *files)
@@ -185,7 +185,7 @@ class TestCheck:
         assert (bad.returncode, bad.stdout) == (2, "")
         assert bad.stderr.endswith("none.yaml: cannot be read: No such file or directory\n")
 
-    def test_it_imports_no_server(self) -> None:
+    def test_check_imports_no_server(self) -> None:
         code = (
             "import sys; from streaming_api.cli import main; main(['check']); "
             "print({'aiohttp', 'uvloop', 'asyncio'} & set(sys.modules))"

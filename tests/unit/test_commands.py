@@ -97,7 +97,7 @@ def chat(**fields: object) -> dict[str, object]:
 class TestAnyBytes:
     @settings(max_examples=300)
     @given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
-    def test_are_a_command_or_a_bad_request(self, text: bytes) -> None:
+    def test_any_bytes_are_a_command_or_a_bad_request(self, text: bytes) -> None:
         found = outcome(text)
         if isinstance(found, BadRequest):
             assert found.status == 400
@@ -107,7 +107,7 @@ class TestAnyBytes:
 
     @settings(max_examples=500)
     @given(nearly_commands())
-    def test_nearly_commands_too_and_the_error_names_the_field(
+    def test_what_is_nearly_a_command_is_an_error_that_names_the_field(
         self, fields: dict[str, Any]
     ) -> None:
         found = outcome(orjson.dumps(fields))
@@ -144,7 +144,7 @@ class TestObjects:
         assert caught.value.code == "invalid_json"
         assert len(caught.value.message) < 300
 
-    def test_bytes_that_are_no_text(self) -> None:
+    def test_bytes_that_are_no_text_are_refused(self) -> None:
         with pytest.raises(BadRequest, match="not JSON"):
             parse_object(b'{"a":"\xff"}')
 
@@ -197,7 +197,7 @@ class TestStart:
         assert b"model" not in found.parameters
 
     @pytest.mark.parametrize("choice", list(OnDisconnect))
-    def test_each_way_to_leave(self, choice: OnDisconnect) -> None:
+    def test_each_way_to_leave_is_taken(self, choice: OnDisconnect) -> None:
         found = command(orjson.dumps(chat(on_disconnect=choice.value)))
         assert isinstance(found, ChatRequest)
         assert found.on_disconnect is choice
@@ -288,7 +288,7 @@ class TestOthers:
         assert found == Resume("r", 0)
 
     @pytest.mark.parametrize("action", ["cancel", "resume"])
-    def test_without_a_request_id_they_are_refused(self, action: str) -> None:
+    def test_cancel_and_resume_without_a_request_id_are_refused(self, action: str) -> None:
         error = refused({"message_type": "chat_completion", "action": action})
         assert (error.code, error.param) == ("missing_field", "request_id")
 

@@ -134,17 +134,17 @@ class TestContract:
 class TestObject:
     """The flat constructor."""
 
-    def test_flat_keywords_build_it(self) -> None:
+    def test_flat_keywords_build_a_configuration(self) -> None:
         config = StreamingConfig(
             port=9096, memory_gb=2, max_connections=1000, heartbeat_interval=30
         )
         assert (config.port, config.memory_gb, config.max_connections) == (9096, 2, 1000)
 
-    def test_it_is_frozen(self) -> None:
+    def test_a_configuration_is_frozen(self) -> None:
         with pytest.raises(attrs.exceptions.FrozenInstanceError):
             StreamingConfig().port = 1  # type: ignore[misc]
 
-    def test_it_reports_all_that_is_wrong_at_once(self) -> None:
+    def test_a_configuration_reports_all_that_is_wrong_at_once(self) -> None:
         assert wrong(port=1.9, workers=True, websocket_enabled="false", poll_interval=0) == [
             "port: found 1.9, needs a whole number from 0 to 65535",
             "workers: found true, needs a whole number from 1 to 1024",
@@ -172,13 +172,13 @@ class TestObject:
     def test_what_is_not_a_finite_number_is_refused(self, number: float) -> None:
         assert len(wrong(poll_interval=number, memory_gb=number)) == 2
 
-    def test_evolving_it_checks_again(self) -> None:
+    def test_evolving_a_configuration_checks_again(self) -> None:
         config = StreamingConfig(log_level="debug")
         assert attrs.evolve(config, port=0).log_level == "DEBUG"
         with pytest.raises(ConfigError):
             attrs.evolve(config, port=-1)
 
-    def test_it_is_a_configuration_of_any_api_service(self) -> None:
+    def test_a_configuration_is_one_of_any_api_service(self) -> None:
         assert isinstance(StreamingConfig(), APIConfigSchema)
         assert APIConfigSchema(port=1, memory_gb=0.5, cpu_cores=1, timeout=5).port == 1
         with pytest.raises(ConfigError):
@@ -511,11 +511,11 @@ class TestEnvironment:
     """Variables, their spelling, and which are ours."""
 
     @pytest.mark.parametrize("word", ["true", "TRUE", "1", "yes", "On", " on "])
-    def test_words_for_true(self, tmp_path: Path, word: str) -> None:
+    def test_there_are_several_words_for_true(self, tmp_path: Path, word: str) -> None:
         assert loaded(tmp_path, "sse: {enabled: false}", {"SSE_ENABLED": word}).config.sse_enabled
 
     @pytest.mark.parametrize("word", ["false", "False", "0", "no", "OFF"])
-    def test_words_for_false(self, word: str) -> None:
+    def test_there_are_several_words_for_false(self, word: str) -> None:
         assert not load(None, {"WEBSOCKET_ENABLED": word}).config.websocket_enabled
 
     @pytest.mark.parametrize(
@@ -682,7 +682,9 @@ class TestEnvironmentFile:
             ("A=b\\", "b"),
         ],
     )
-    def test_values(self, tmp_path: Path, text: str, value: str) -> None:
+    def test_values_of_an_environment_file_are_read_as_systemd_does(
+        self, tmp_path: Path, text: str, value: str
+    ) -> None:
         path = tmp_path / "x.env"
         path.write_text(text, newline="")
         assert read_env_file(path) == {"A": value}
@@ -694,7 +696,7 @@ class TestEnvironmentFile:
             read_env_file(path)
         assert [problem.line for problem in caught.value.problems] == [2, 3, 4, 5]
 
-    def test_a_file_that_is_not_there_is_a_problem(self, tmp_path: Path) -> None:
+    def test_an_environment_file_that_is_not_there_is_a_problem(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="cannot be read"):
             read_env_file(tmp_path / "none.env")
 
@@ -754,17 +756,21 @@ class TestAnyInput:
 
     @given(name=st.sampled_from(sorted(SETTINGS)), value=VALUES)
     @settings(max_examples=300, deadline=None, database=None)
-    def test_any_value_for_any_setting(self, name: str, value: object) -> None:
+    def test_any_value_for_any_setting_is_taken_or_a_problem(
+        self, name: str, value: object
+    ) -> None:
         assert is_reported(lambda: StreamingConfig(**{name: value}))  # type: ignore[arg-type]
 
     @given(name=st.sampled_from(sorted(SETTINGS)), text=st.text(max_size=40))
     @settings(max_examples=300, deadline=None, database=None)
-    def test_any_text_in_any_variable(self, name: str, text: str) -> None:
+    def test_any_text_in_any_variable_is_taken_or_a_problem(self, name: str, text: str) -> None:
         assert is_reported(lambda: load(None, {SETTINGS[name].env: text}))
 
     @given(text=st.text(alphabet=st.sampled_from(SYNTAX)) | st.binary(max_size=60))
     @settings(max_examples=300, deadline=None, database=None)
-    def test_any_file(self, tmp_path_factory: pytest.TempPathFactory, text: str | bytes) -> None:
+    def test_any_file_is_taken_or_a_problem(
+        self, tmp_path_factory: pytest.TempPathFactory, text: str | bytes
+    ) -> None:
         path = written(tmp_path_factory.getbasetemp(), text)
         assert is_reported(lambda: load(path, {}))
         assert is_reported(lambda: read_env_file(path))

@@ -92,7 +92,7 @@ async def turns(work: Callable[[], Awaitable[None]], clock: Clock, *pauses: floa
 
 class TestAdmission:
     @pytest.mark.parametrize("kind", KINDS)
-    def test_the_limit_is_reached_by_the_last_that_fits(self, kind: str) -> None:
+    def test_the_limit_of_connections_is_reached_by_the_last_that_fits(self, kind: str) -> None:
         manager = house(max_connections=3, sse_max_connections=3)
         places = [manager.admission.admit(kind, HERE) for _ in range(3)]
         with pytest.raises(Unavailable, match="All 3") as caught:
@@ -238,21 +238,23 @@ class TestRegistry:
     def test_every_fault_is_an_ending(self) -> None:
         assert set(CloseReason) >= FAULTS
 
-    def test_it_says_how_it_stands(self) -> None:
+    def test_the_manager_says_how_it_stands(self) -> None:
         manager = house(max_connections=5, sse_max_connections=7)
         come(manager)
         assert repr(manager) == "<ConnectionManager 0 of 5 websocket, 1 of 7 sse>"
 
 
 class TestHeartbeats:
-    async def test_each_has_one_when_it_is_due_and_not_before(self, clock: Clock) -> None:
+    async def test_each_connection_has_a_heartbeat_when_it_is_due_and_not_before(
+        self, clock: Clock
+    ) -> None:
         manager = house()
         connection = come(manager)
         connection.heartbeats.clear()
         await turns(manager.keep_heartbeats, clock, *[1.0] * 25)
         assert [sent - 1000 for sent in connection.heartbeats] == [10, 20]
 
-    async def test_one_can_be_asked_for_earlier(self, clock: Clock) -> None:
+    async def test_a_heartbeat_can_be_asked_for_earlier(self, clock: Clock) -> None:
         manager = house()
         connection = come(manager)
         connection.heartbeats.clear()
@@ -260,7 +262,9 @@ class TestHeartbeats:
         await turns(manager.keep_heartbeats, clock, *[1.0] * 5)
         assert [sent - 1000 for sent in connection.heartbeats] == [3]
 
-    async def test_who_is_gone_has_none_and_leaves_nothing_behind(self, clock: Clock) -> None:
+    async def test_who_is_gone_has_no_heartbeat_and_leaves_nothing_behind(
+        self, clock: Clock
+    ) -> None:
         manager = house()
         for _ in range(100):
             come(manager).connection_lost(None)
@@ -285,7 +289,7 @@ class TestStalled:
         assert not slow.pipe.aborted
         assert not fine.pipe.aborted
 
-    async def test_not_before_the_timeout(self, clock: Clock) -> None:
+    async def test_nobody_is_dropped_before_the_timeout(self, clock: Clock) -> None:
         manager = house(stall_timeout=8)
         stuck = come(manager)
         stuck.pipe.unsent = 1000
@@ -306,7 +310,7 @@ class TestStalled:
 
 
 class TestIdle:
-    async def test_where_nothing_was_delivered_or_received_for_so_long_is_closed(
+    async def test_a_connection_without_deliveries_and_messages_is_closed(
         self, clock: Clock
     ) -> None:
         manager = house(cleanup_interval=10, max_idle_time=60)
@@ -344,7 +348,7 @@ class TestDrain:
         assert stubborn.pipe.aborted
         assert not polite.pipe.aborted
 
-    async def test_with_nobody_there_it_does_not_wait(self) -> None:
+    async def test_the_drain_does_not_wait_with_nobody_there(self) -> None:
         async with asyncio.timeout(5):
             await house().drain(1_000)
 

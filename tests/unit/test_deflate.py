@@ -42,7 +42,9 @@ class TestWhatIsAgreed:
             ("permessage-deflate; server_max_window_bits=8, permessage-deflate", 15, AGREED),
         ],
     )  # fmt: skip
-    def test_the_first_offer_that_can_be_met(self, offer: str, bits: int, header: str) -> None:
+    def test_the_first_offer_that_can_be_met_is_agreed_to(
+        self, offer: str, bits: int, header: str
+    ) -> None:
         takeover = "server_no_context_takeover" not in offer
         assert negotiate(offer) == Deflate(bits, takeover, header)
 

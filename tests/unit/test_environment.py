@@ -31,7 +31,7 @@ def test_queries_are_json_or_yaml() -> None:
 
 
 @pytest.mark.parametrize("text", ["[{name: page", "- name: &a page\n"])
-def test_what_is_neither_is_refused(text: str) -> None:
+def test_what_is_neither_json_nor_yaml_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="a list in JSON or YAML"):
         load(None, {"STREAMING_API_KEYS": text})
 

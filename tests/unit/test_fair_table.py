@@ -18,7 +18,9 @@ def test_who_holds_most_loses_their_oldest() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from("abcdefgh"), st.sampled_from("xyz"), st.booleans())))
-def test_never_holds_more_and_knows_whose_each_is(steps: list[tuple[str, str, bool]]) -> None:
+def test_the_table_never_holds_more_and_knows_whose_each_is(
+    steps: list[tuple[str, str, bool]],
+) -> None:
     table: FairTable[str] = FairTable(5)
     for key, holder, put in steps:
         if put:

@@ -124,7 +124,7 @@ def one_message(draw: st.DrawFn) -> Sent:
 
 class TestAnySplit:
     @given(st.lists(one_message(), max_size=4), st.data())
-    def test_of_any_valid_frames_gives_the_same_messages(
+    def test_any_split_of_valid_frames_gives_the_same_messages(
         self, sent: list[Sent], data: st.DataObject
     ) -> None:
         wire = b"".join(message.wire for message in sent)
@@ -159,7 +159,11 @@ class TestAnySplit:
 class TestAnyBytes:
     @settings(max_examples=300)
     @given(st.lists(st.binary(max_size=60), max_size=20), st.booleans())
-    def test_raise_nothing_but_a_violation(self, chunks: list[bytes], deflate: bool) -> None:  # noqa: FBT001
+    def test_any_bytes_raise_nothing_but_a_violation(
+        self,
+        chunks: list[bytes],
+        deflate: bool,  # noqa: FBT001
+    ) -> None:
         received, code = feed_until_refused(FrameParser(1_000, deflate=deflate), chunks)
         assert all(len(one.payload) <= 1_000 for one in received)
         assert code in CODES
@@ -177,7 +181,9 @@ class TestAnyBytes:
             max_size=12,
         )
     )
-    def test_masked_frames_of_any_kind_raise_nothing_else_either(self, frames: list[bytes]) -> None:
+    def test_masked_frames_of_any_kind_raise_nothing_but_a_violation(
+        self, frames: list[bytes]
+    ) -> None:
         received, code = feed_until_refused(FrameParser(400, deflate=True), frames)
         assert all(len(one.payload) <= 400 for one in received)
         assert all(one.payload.decode() is not None for one in received if one.opcode == TEXT)
@@ -326,11 +332,13 @@ class TestViolations:
                          id="deflated, not UTF-8"),
         ],
     )  # fmt: skip
-    def test_has_the_code_that_the_standard_gives_it(self, wire: bytes, code: int) -> None:
+    def test_a_violation_has_the_code_that_the_standard_gives_it(
+        self, wire: bytes, code: int
+    ) -> None:
         assert refused(wire) == code
 
     @pytest.mark.parametrize("bit", [0x40, 0x20, 0x10])
-    def test_a_reserved_bit_that_nobody_agreed_on(self, bit: int) -> None:
+    def test_a_reserved_bit_that_nobody_agreed_on_is_a_violation(self, bit: int) -> None:
         wire = bytearray(client_frame(b"a"))
         wire[0] |= bit
         assert refused(bytes(wire), deflate=False) == PROTOCOL_ERROR
@@ -353,21 +361,21 @@ class TestViolations:
 
 class TestClose:
     @pytest.mark.parametrize("code", [1000, 1001, 1003, 1007, 1011, 1012, 1013, 1014, 3000, 4999])
-    def test_a_code_that_may_be_sent(self, code: int) -> None:
+    def test_a_close_code_that_may_be_sent_is_taken(self, code: int) -> None:
         payload = code.to_bytes(2, "big") + "Tschüß".encode()
         assert parse(client_frame(payload, CLOSE)) == [Received(CLOSE, payload)]
 
-    def test_none_at_all_is_fine(self) -> None:
+    def test_a_close_without_a_code_is_taken(self) -> None:
         assert parse(client_frame(b"", CLOSE)) == [Received(CLOSE, b"")]
 
     @pytest.mark.parametrize("code", [0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, 65_535])
-    def test_a_code_that_may_not(self, code: int) -> None:
+    def test_a_close_code_that_may_not_be_sent_is_refused(self, code: int) -> None:
         assert refused(client_frame(code.to_bytes(2, "big"), CLOSE)) == PROTOCOL_ERROR
 
-    def test_half_a_code(self) -> None:
+    def test_half_a_close_code_is_refused(self) -> None:
         assert refused(client_frame(b"\x03", CLOSE)) == PROTOCOL_ERROR
 
-    def test_a_reason_that_is_no_text(self) -> None:
+    def test_a_close_reason_that_is_no_text_is_refused(self) -> None:
         assert refused(client_frame(b"\x03\xe8\xff", CLOSE)) == INVALID_TEXT
 
 

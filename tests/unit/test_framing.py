@@ -222,7 +222,7 @@ class TestGzip:
         assert gzip_end(0, 2**32 + 5)[-4:] == b"\x05\x00\x00\x00"
 
     @pytest.mark.parametrize("framing", [WEBSOCKET, EVENTS, CHUNKED_EVENTS, OPENAI])
-    def test_what_is_not_compressed_has_no_window(self, framing: Framing) -> None:
+    def test_events_that_are_not_compressed_have_no_window(self, framing: Framing) -> None:
         assert GZIP_EVENTS.has_window
         assert not framing.has_window
 

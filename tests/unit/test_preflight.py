@@ -18,11 +18,11 @@ def warnings_of(environ: dict[str, str] | None = None, **settings: object) -> st
     return "\n".join(warnings(config, environ or {}))
 
 
-def test_nothing_where_all_is_well() -> None:
+def test_nothing_is_said_where_all_is_well() -> None:
     assert warnings_of() == ""
 
 
-def test_a_port_that_is_taken_and_an_address_that_is_not_here() -> None:
+def test_a_port_that_is_taken_and_an_address_that_is_not_here_are_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert (
@@ -32,7 +32,7 @@ def test_a_port_that_is_taken_and_an_address_that_is_not_here() -> None:
     assert "192.0.2.1:0 cannot be listened on" in warnings_of(host="192.0.2.1")
 
 
-def test_a_port_that_this_user_may_not_open(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_port_that_this_user_may_not_open_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: StreamingConfig) -> socket.socket:
         raise PermissionError(13, "Permission denied")
 
@@ -40,7 +40,7 @@ def test_a_port_that_this_user_may_not_open(monkeypatch: pytest.MonkeyPatch) -> 
     assert "port below 1024" in warnings_of(port=80)
 
 
-def test_a_log_directory_that_is_missing(tmp_path: Path) -> None:
+def test_a_log_directory_that_is_missing_is_named(tmp_path: Path) -> None:
     directory = str(tmp_path / "none")
     assert f"The log directory {directory} is not there" in warnings_of(
         {"LOGS_DIRECTORY": directory}
@@ -48,7 +48,7 @@ def test_a_log_directory_that_is_missing(tmp_path: Path) -> None:
     assert warnings_of({"LOGS_DIRECTORY": str(tmp_path)}) == ""
 
 
-def test_an_open_server_that_others_reach() -> None:
+def test_an_open_server_that_others_reach_is_warned_of() -> None:
     assert "No API keys are configured, and 0.0.0.0 is reached" in warnings_of(host="0.0.0.0")
 
 

@@ -29,7 +29,7 @@ from streaming_api.upstreams.repair import loads
         (b'{"a\x00" :\t"\x01\n\\n\x1f"}', rb'{"a\u0000" :%b"\u0001\u000a\n\u001f"}' % b"\t"),
     ],
 )
-def test_what_cannot_be_said_is_replaced(sent: bytes, said: bytes) -> None:
+def test_what_json_cannot_say_is_replaced(sent: bytes, said: bytes) -> None:
     assert loads(sent) == (orjson.loads(said), said)
 
 
@@ -37,7 +37,7 @@ def test_what_cannot_be_said_is_replaced(sent: bytes, said: bytes) -> None:
     "sent", [b"", b"nonsense", b'"half', rb'"\ud83d', b'{"a":1,}', b'\x01"a"', b"[nano]", b"1-1",
              b"\xff", rb"\ud83d", rb'"\u12"', b"[" * 2_000]
 )  # fmt: skip
-def test_the_rest_is_no_json(sent: bytes) -> None:
+def test_what_no_replacement_repairs_is_no_json(sent: bytes) -> None:
     with pytest.raises(orjson.JSONDecodeError):
         loads(sent)
 

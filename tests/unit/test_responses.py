@@ -64,7 +64,7 @@ def output(events: list[Json]) -> list[Json]:
 
 
 class TestText:
-    def test_goes_through_item_part_and_deltas(self) -> None:
+    def test_text_goes_through_item_part_and_deltas(self) -> None:
         events = translated(delta(role="assistant", content=""), delta(content="Hel"),
                       delta(content="lo"), end())  # fmt: skip
         assert types(events) == [*OPENING, *TEXT, "completed"]
@@ -148,7 +148,7 @@ class TestOtherItems:
         events = translated(call(0, "{}", "c1"), call(0, "{}", "c2"), end("tool_calls"))
         assert [item["call_id"] for item in output(events)] == ["c1", "c2"]
 
-    def test_text_then_a_call(self) -> None:
+    def test_a_call_may_follow_text(self) -> None:
         events = translated(delta(content="Let "), delta(content="me."), call(0, "{}", "c1"),
                       end("tool_calls"))  # fmt: skip
         assert types(events) == [*OPENING, *TEXT, *CALL, "completed"]
@@ -167,7 +167,9 @@ class TestTheEnd:
             ("error", "failed", "failed", None),
         ],
     )
-    def test_is_honest(self, reason: str, event: str, status: str, details: Json | None) -> None:
+    def test_the_end_is_honest(
+        self, reason: str, event: str, status: str, details: Json | None
+    ) -> None:
         last = translated(delta(content="Hel"), end(reason))[-1]
         response = last["response"]
         assert types([last]) == [event]
@@ -178,7 +180,7 @@ class TestTheEnd:
             "completed" if status == "completed" else "incomplete"
         )
 
-    def test_says_what_went_wrong(self) -> None:
+    def test_the_end_says_what_went_wrong(self) -> None:
         error = {"code": "upstream_timeout", "message": "Silence for 30 s.", "type": "x"}
         last = translated(end("error", error=error))[-1]["response"]
         assert last["error"] == {"code": "upstream_timeout", "message": "Silence for 30 s."}

@@ -72,7 +72,7 @@ class TestHistogram:
         histogram.observe(seconds, 7)
         assert histogram.share_in_time() == share
 
-    def test_each_is_counted_under_the_first_bound_that_it_does_not_exceed(self) -> None:
+    def test_each_time_is_counted_under_the_first_bound_that_it_does_not_exceed(self) -> None:
         histogram = Histogram()
         for bound in BOUNDS:
             histogram.observe(bound, 1)
@@ -218,7 +218,7 @@ class TestDeliveries:
 
 
 class TestConnections:
-    def test_without_any_there_is_no_stability(self) -> None:
+    def test_without_connections_there_is_no_stability(self) -> None:
         assert Telemetry().stability() is None
 
     def test_stability_is_the_share_that_did_not_end_by_a_fault(self) -> None:

@@ -505,7 +505,7 @@ class TestRules:
         assert all(other == first for other in others)
 
     @pytest.mark.parametrize(("used", "names"), [(90, []), (91, ["ConnectionsNearLimit"])])
-    def test_connections_above_nine_tenths_of_their_limit(
+    def test_connections_above_nine_tenths_of_their_limit_fire(
         self, used: int, names: list[str]
     ) -> None:
         readings = Readings(connections={"websocket": (used, 100), "sse": (0, 100)})
@@ -514,7 +514,9 @@ class TestRules:
         assert [each.labels["transport"] for each in fired] == ["websocket"] * len(names)
 
     @pytest.mark.parametrize(("p99", "count"), [(None, 0), (0.1, 0), (0.25, 1)])
-    def test_deliveries_that_take_longer_than_100_ms(self, p99: float | None, count: int) -> None:
+    def test_deliveries_that_take_longer_than_100_ms_fire(
+        self, p99: float | None, count: int
+    ) -> None:
         fired = Rules().evaluate([Readings(delivery_p99_seconds={"sse": p99})], {}).alerts
         assert len(fired) == count
 
@@ -805,7 +807,7 @@ class TestBackground:
         assert (attempts, failures) == (2, 1)
         assert "cancelled from inside" in caplog.text
 
-    async def test_cancellation_ends_it_also_while_it_pauses(self) -> None:
+    async def test_cancellation_ends_work_also_while_it_pauses(self) -> None:
         failed = asyncio.Event()
 
         async def work() -> None:
@@ -868,7 +870,7 @@ class TestBackground:
 
 
 class TestWhatIsLeftOut:
-    def test_of_the_webhook_is_counted_by_group_until_it_is_reported_again(self) -> None:
+    def test_what_a_webhook_leaves_out_is_counted_by_group_until_it_is_reported_again(self) -> None:
         alerts = Alerts()
         alerts.webhook([alert(source="webhook")], "a", 17)
         alerts.webhook([], "b", 3)
@@ -878,13 +880,13 @@ class TestWhatIsLeftOut:
         alerts.webhook([], "b")
         assert "left_out" not in orjson.loads(alerts.snapshot())
 
-    def test_of_groups_is_bounded(self) -> None:
+    def test_what_is_left_out_is_bounded(self) -> None:
         alerts = Alerts()
         for number in range(5_000):
             alerts.webhook([], f"g{number}", 1)
         assert alerts.left_out <= 1_000
 
-    def test_of_a_partial_list_is_not_resolved(self) -> None:
+    def test_what_a_partial_list_leaves_out_is_not_resolved(self) -> None:
         """The server warns that a part of it did not answer."""
         alerts = Alerts()
         alerts.poll("prometheus", listed(alert()))

@@ -44,7 +44,7 @@ def finished(reason: str) -> list[Json]:
 
 
 class TestEvents:
-    def test_of_thought_and_text(self) -> None:
+    def test_thought_and_text_have_their_events(self) -> None:
         assert translated(
             delta(reasoning_content="Hm"), delta(content="He"), delta(content="y")
         ) == [
@@ -58,7 +58,7 @@ class TestEvents:
             *finished("stop"),
         ]
 
-    def test_of_a_call(self) -> None:
+    def test_a_call_has_its_events(self) -> None:
         named = {"toolCallId": "c1", "toolName": "add"}
         assert translated(call(0, '{"a":', "c1"), call(0, "1}"), finish_reason="tool_calls") == [
             {"type": "tool-input-start", **named},
@@ -68,16 +68,16 @@ class TestEvents:
             *finished("tool-calls"),
         ]
 
-    def test_of_parallel_calls_whose_pieces_come_mixed(self) -> None:
+    def test_parallel_calls_whose_pieces_come_mixed_have_their_events(self) -> None:
         events = translated(call(0, "{", "c1"), call(1, "{", "c2"), call(0, "}"), call(1, "}"))
         available = [e["toolCallId"] for e in events if e["type"] == "tool-input-available"]
         assert available == ["c1", "c2"]
 
-    def test_of_a_call_without_arguments(self) -> None:
+    def test_a_call_without_arguments_has_its_events(self) -> None:
         events = translated(call(0, "", "c1"))
         assert events[1]["input"] == {}
 
-    def test_of_a_call_whose_arguments_are_no_json(self) -> None:
+    def test_a_call_whose_arguments_are_no_json_is_an_error(self) -> None:
         assert translated(call(0, "{a", "c1"))[-3]["type"] == "tool-input-error"
 
     @pytest.mark.parametrize("reason", ["cancelled", "length", "error"])
@@ -85,7 +85,7 @@ class TestEvents:
         events = translated(call(0, "{", "c1"), finish_reason=reason)
         assert not [e for e in events if e["type"].startswith("tool-input-a")]
 
-    def test_of_a_refusal(self) -> None:
+    def test_a_refusal_has_its_events(self) -> None:
         assert translated(delta(refusal="No."))[1] == {
             "type": "text-delta", "id": "text-0", "delta": "No.",
         }  # fmt: skip
@@ -97,14 +97,14 @@ class TestTheEnd:
         [("stop", "stop"), ("length", "length"), ("content_filter", "content-filter"),
          ("eos", "other")],
     )  # fmt: skip
-    def test_has_the_reason(self, reason: str, expected: str) -> None:
+    def test_the_end_has_the_reason(self, reason: str, expected: str) -> None:
         assert translated(finish_reason=reason) == finished(expected)
 
-    def test_of_one_who_stopped_it_is_an_abort(self) -> None:
+    def test_the_end_of_a_stopped_answer_is_an_abort(self) -> None:
         assert translated(finish_reason="cancelled") == [{"type": "abort"}]
 
     @pytest.mark.parametrize("reason", ["error", "incomplete"])
-    def test_of_a_fault_says_so(self, reason: str) -> None:
+    def test_the_end_of_a_fault_says_so(self, reason: str) -> None:
         events = translated(delta(content="x"), finish_reason=reason, error={"message": "Broken."})
         assert events[-2:] == [
             {"type": "text-end", "id": "text-0"},
@@ -117,7 +117,7 @@ def user(*parts: Json) -> Json:
 
 
 class TestRequests:
-    def test_a_text(self) -> None:
+    def test_a_text_becomes_a_message(self) -> None:
         body = {"id": "chat-1", "messages": [user({"type": "text", "text": "Hi"})],
                 "trigger": "submit-message", "model": "m", "temperature": 0}  # fmt: skip
         assert chat_id(body) == "chat-1"
@@ -126,7 +126,7 @@ class TestRequests:
             "messages": [{"role": "user", "content": "Hi"}],
         }  # fmt: skip
 
-    def test_an_image(self) -> None:
+    def test_an_image_becomes_a_part(self) -> None:
         image = {"type": "file", "mediaType": "image/png", "url": "data:image/png;base64,AAAA"}
         content = chat_fields({"messages": [user({"type": "text", "text": "?"}, image)]})
         assert content["messages"] == [
@@ -139,7 +139,7 @@ class TestRequests:
             }
         ]
 
-    def test_steps_with_calls_and_their_results(self) -> None:
+    def test_steps_with_calls_and_their_results_become_messages(self) -> None:
         parts = [
             {"type": "step-start"},
             {"type": "reasoning", "text": "Hm"},
