@@ -31,7 +31,7 @@ from streaming_api.serving.workers import plan
 logger = logging.getLogger(__name__)
 
 _STOPS: Final = (signal.SIGTERM, signal.SIGINT)
-_COLLECTIONS: Final = (5_000, 5, 20)
+_COLLECTIONS: Final = (5_000, 20, 20)
 """The garbage collector's thresholds; a connection makes 200 objects, a token leaves none.
 
 Python's own (700, 10, 10) costs a fifth of accepting a connection (docs/benchmarks.md).

@@ -22,6 +22,7 @@ from streaming_api.answers.ending import (
     outcome_of,
     usage_of,
 )
+from streaming_api.answers.request import UpstreamRequest
 from streaming_api.answers.watched_answer import AnswerOutcome, WatchedAnswer, notify
 from streaming_api.engine.stream import Retention
 from streaming_api.engine.viewer import Viewer
@@ -36,7 +37,6 @@ from streaming_api.wire.messages import CHAT
 if TYPE_CHECKING:
     from streaming_api.access.client import Client
     from streaming_api.answers.queue import AnswerQueue
-    from streaming_api.answers.request import UpstreamRequest
     from streaming_api.engine.budget import Account
     from streaming_api.engine.channel import Channel
     from streaming_api.engine.sink import Sink
@@ -271,7 +271,8 @@ class Answer(WatchedAnswer):
         self.outcome = outcome = self._stopped or outcome_of(ending)
         status = None
         if self._exchange is not None:
-            self._note_headers()
+            if self._first is None:
+                self._note_headers()
             self.repaired = self._exchange.repaired
             status = self._exchange.status
         self._exchange = None  # all that is kept of the answer is its backlog
@@ -308,7 +309,7 @@ class Answer(WatchedAnswer):
     def _drop_request(self) -> None:
         """Drop the request once the upstream has it, or never will; how it was asked is kept."""
         self.request = attrs.evolve(self.request, parameters=b"{}")
-        self._asked = attrs.evolve(self._asked, request=self.request)
+        self._asked = UpstreamRequest(self._asked.upstream, self.request)
         self.share.charge(-self._request_bytes, self.share.budget.requests)
 
     def _recorded(

@@ -96,6 +96,9 @@ class LogFile(_Patient, WatchedFileHandler):
 def set_up(config: StreamingConfig) -> None:
     """Log to standard error, and under systemd also to its logs directory."""
     found, complaint = handlers(config)
+    # What no line shows is not looked up for each (logging HOWTO, "Optimization").
+    logging._srcfile = None  # noqa: SLF001 (as documented)
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging.basicConfig(level=config.log_level, handlers=found)
     if complaint is not None:
         logging.getLogger(__name__).warning("%s", complaint)

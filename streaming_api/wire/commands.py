@@ -222,7 +222,10 @@ def chat_request(
     if not isinstance(stream, bool):
         raise BadRequest("stream must be true or false.", "invalid_value", param="stream")
     options = fields.get("stream_options") if stream else None
-    written = json_text.value_of(text, "stream_options") if isinstance(options, dict) else None
+    ours = json_text.EMPTY
+    if isinstance(options, dict):
+        written = json_text.value_of(text, "stream_options")
+        ours = json_text.without(written or json_text.EMPTY, {"include_usage"})
     return ChatRequest(
         request_id=uuid.uuid4().hex
         if fields.get("request_id") is None
@@ -230,9 +233,7 @@ def chat_request(
         model=model,
         parameters=json_text.without(text, _OURS | {"stream_options"} if stream else _OURS),
         stream=stream,
-        stream_options=None
-        if stream and "stream_options" in fields and options is None
-        else json_text.without(written or json_text.EMPTY, {"include_usage"}),
+        stream_options=None if stream and "stream_options" in fields and options is None else ours,
         on_disconnect=_on_disconnect(fields, on_disconnect),
         usage_asked=isinstance(options, dict) and options.get("include_usage") is True,
         chosen=fields.get("request_id") is not None,
