@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("streaming_api.audit")
 
 _NAMED: Final = 5
-"""Addresses that a line about refused credentials names."""
+"""Clients that a line about refusals names."""
 _COUNTED: Final = 1_000
-"""Addresses that are counted between two such lines; the others are counted together."""
+"""Clients that are counted between two such lines; the others are counted together."""
 _OTHERS: Final = ("", "")
 
 
@@ -38,30 +38,31 @@ def answer_cancelled(client: Client, request_id: str) -> None:
     )  # fmt: skip
 
 
-class RefusedCredentials:
-    """Credentials that were refused since the last line about them: why, and from where."""
+class RefusedClients:
+    """What was refused since the last line about it: why, and whose or from where."""
 
     def __init__(self) -> None:
         self._counted: Counter[tuple[str, str]] = Counter()
 
-    def add(self, code: str, address: str) -> None:
+    def add(self, code: str, address: str, owner: str = "") -> None:
         """Count a refusal.
 
         Args:
             code: the error's.
             address: the client's.
+            owner: the name of its key, if it is known.
         """
-        source = (code, network_of(address))
+        source = (code, f"of {owner}" if owner else f"from {network_of(address)}")
         if source not in self._counted and len(self._counted) >= _COUNTED:
             source = _OTHERS
         self._counted[source] += 1
 
-    def log(self, count: int) -> None:
-        """Write the line, and count anew."""
+    def taken(self, count: int) -> str:
+        """Return so many refusals in words, "" if no client is known; and count anew."""
         counted, self._counted = self._counted, Counter()
         known = [(source, n) for source, n in counted.most_common() if source != _OTHERS]
-        parts = [f"{n} {code} from {address}" for (code, address), n in known[:_NAMED]]
+        parts = [f"{n} {code} {client}" for (code, client), n in known[:_NAMED]]
         more = count - sum(n for _, n in known[:_NAMED])
-        if more > 0:
+        if parts and more > 0:
             parts.append(f"{more} others")
-        logger.warning("refused %d times: a credential (%s)", count, ", ".join(parts))
+        return ", ".join(parts)

@@ -33,9 +33,24 @@ _NO_REASON: Final = UpstreamFault(
     message="The upstream stopped without saying why: the answer may be cut short.",
 )
 _OUR_WORDS: Final = frozenset(
-    {"upstream_unreachable", "upstream_timeout", "upstream_disconnected", "server_stopping"}
+    {
+        "upstream_unreachable",
+        "upstream_timeout",
+        "upstream_disconnected",
+        "server_stopping",
+        "no_model",
+        "no_upstream",
+    }
 )
 """Codes of faults whose words cannot quote a question or an answer."""
+_BY_STATUS: Final = {
+    401: "the upstream refuses the key (monitoring.api_gateway_key, or the client's own)",
+    403: "the upstream refuses this to the key (monitoring.api_gateway_key, or the client's own)",
+    404: "the upstream has no such model, or its address is wrong",
+    429: "the upstream's own limit is reached",
+}
+"""What an upstream's refusals mean, in words that are ours."""
+_FAILED: Final = "the upstream failed; its own log says why"
 
 
 def log_end(record: AnswerRecord, outcome: AnswerOutcome) -> None:
@@ -98,9 +113,13 @@ def reason_of(outcome: AnswerOutcome) -> str:
 
 def _sentence(error: UpstreamFault | None) -> str:
     """Return what went wrong as the end of the line, where the words are ours alone."""
-    if error is None or error.code not in _OUR_WORDS:
+    if error is None:
         return ""
-    return f": {ascii_line(error.message).partition('. ')[0].rstrip('.')}"
+    if error.code in _OUR_WORDS:
+        return f": {ascii_line(error.message).partition('. ')[0].rstrip('.')}"
+    status = error.status or 0
+    words = _FAILED if status >= 500 else _BY_STATUS.get(status)
+    return f": {words}" if words else ""
 
 
 def error_body(error: UpstreamFault) -> dict[str, object]:

@@ -90,6 +90,21 @@ def read_text(path: Path, document: Document) -> str | None:
         return None
 
 
+_REPAIRS: Final = {
+    "'\\t'": "indent with spaces, not with tabs",
+    "cannot start any token": "put the text into quotes",
+    "<block end>": "indent it like the lines that it belongs to",
+    "mapping values": "is there a space after each colon, and the same indent as above?"
+    " A text with a colon needs quotes",
+    "expected ':'": "write NAME: VALUE, with a space after the colon",
+    "expected ','": "a comma is missing, or a bracket or brace is not closed",
+    "end of stream": "a quote is not closed",
+    "escape character": "write a backslash twice, or use single quotes",
+}
+"""How what PyYAML calls by these words is repaired."""
+_LOOK_ABOVE: Final = "look at this line and the one above"
+
+
 class _PlainLoader(yaml.SafeLoader):
     """Composes nodes; those with an alias, an anchor or a tag become refusals."""
 
@@ -123,9 +138,10 @@ def _compose(text: str, document: Document) -> yaml.Node | None:
         document.complain("found a control character, which YAML does not allow", line=line)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
+        problem = error.problem or error.context or "cannot be parsed"
+        repair = next((words for sign, words in _REPAIRS.items() if sign in problem), _LOOK_ABOVE)
         document.complain(
-            f"is not YAML: {shorten(error.problem or error.context or 'cannot be parsed')}",
-            line=mark.line + 1 if mark else None,
+            f"is not YAML: {shorten(problem)} ({repair})", line=mark.line + 1 if mark else None
         )
     except RecursionError:
         document.complain("is nested too deeply")

@@ -9,13 +9,13 @@ import logging
 import math
 import resource
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
-from streaming_api.access.audit import RefusedCredentials
+from streaming_api.access import audit
 from streaming_api.connections.endings import CREDENTIAL, KINDS, REASON_OF, REFUSALS
-from streaming_api.errors import ApiError, Forbidden, Unauthorized, Unavailable
+from streaming_api.errors import ApiError, Forbidden, Unauthorized, Unavailable, UpstreamError
 from streaming_api.telemetry.process import Process
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class Admission:
         self._memory: tuple[float, int] = (0.0, 0)
         self._descriptors = _most_descriptors()
         self._logged: dict[str, tuple[int, float]] = {}  # refusals: how many, and when
-        self._credentials = RefusedCredentials()
+        self._refused: defaultdict[str, audit.RefusedClients] = defaultdict(audit.RefusedClients)
 
     def apply(self, config: StreamingConfig) -> None:
         """Apply this configuration from now on."""
@@ -152,13 +152,22 @@ class Admission:
         """Return whether a connection with this descriptor must not even be read from."""
         return descriptor >= self._descriptors - _LAST_DESCRIPTORS
 
-    def refused(self, error: ApiError, address: str) -> None:
-        """Count an error of the client at this address if nothing else counts such a refusal."""
+    def refused(self, error: ApiError, address: str, owner: str) -> None:
+        """Count an error of a client if it is a refusal, and nothing else counts such ones.
+
+        Args:
+            error: ours; an upstream's is none.
+            address: the client's; "" if what it sent was not even a request.
+            owner: the name of its key; "" if none is known.
+        """
+        if isinstance(error, UpstreamError):
+            return
         reason = REASON_OF.get(error.code)
         if reason is None and isinstance(error, Unauthorized | Forbidden):
             reason = CREDENTIAL
-            self._credentials.add(error.code, address)
         if reason is not None:
+            if address:
+                self._refused[reason].add(error.code, address, owner)
             self.telemetry.refused(reason)
 
     def log_refusals(self, *, now: float | None = None) -> None:
@@ -172,10 +181,11 @@ class Admission:
             due = now is None or now - when >= REFUSALS_LOGGED_SECONDS
             if count > logged and due:
                 self._logged[reason] = (count, 0.0 if now is None else now)
-                if reason == CREDENTIAL:
-                    self._credentials.log(count - logged)
-                    continue
-                logger.warning("refused %d times: %s", count - logged, REFUSALS.get(reason, reason))
+                clients = self._refused[reason].taken(count - logged)
+                (audit.logger if reason == CREDENTIAL else logger).warning(
+                    "refused %d times: %s%s",
+                    count - logged, REFUSALS.get(reason, reason), clients and f": {clients}",
+                )  # fmt: skip
 
     def is_short(self) -> bool:
         """Return whether the process is above 90 % of its memory limit."""

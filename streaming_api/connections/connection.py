@@ -51,7 +51,7 @@ class Registry(Protocol):
     def heartbeat_at(self, connection: Connection, due: float) -> None:
         """Ask a connection for its heartbeat again at this time."""
 
-    def refused(self, error: ApiError, address: str = "") -> None:
+    def refused(self, error: ApiError, address: str, owner: str) -> None:
         """Count an error of the client at this address if it is a refusal."""
 
     def removed(self, connection: Connection) -> None:

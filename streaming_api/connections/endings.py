@@ -54,8 +54,9 @@ REFUSALS: Final = {
     "bodies": "too many large requests are being sent (service.body_size_limit)",
     "queue": "the queue for the upstream is full (connection_management.max_queued)",
     "commands": "too many commands (limits.commands_per_second)",
-    "answers": "too many answers of one key at once (limits.answers_per_key)",
-    CREDENTIAL: "no API key, an unknown one, or one without the scope",
+    "answers": "too many answers of one key at once (limits.answers_per_key, or its own answers)",
+    "tokens": "a key has used its tokens (its tokens_per_minute or tokens_per_day)",
+    CREDENTIAL: "a credential",
     "origin": "pages of another origin (security.allowed_origins)",
     "host": "a Host that is not served here (security.allowed_hosts)",
     "bad_http": "what came was no HTTP, or ambiguous",
@@ -71,6 +72,7 @@ REASON_OF: Final = {
     "too_many_bodies": "bodies",
     "too_many_commands": "commands",
     "too_many_answers": "answers",
+    "rate_limit_exceeded": "tokens",
     "invalid_http": "bad_http",
 }
 """The refusal that an error's code stands for; admission counts its own refusals."""

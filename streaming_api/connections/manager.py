@@ -97,9 +97,9 @@ class ConnectionManager:
     def draining(self, draining: bool) -> None:
         self.admission.draining = draining
 
-    def refused(self, error: ApiError, address: str = "") -> None:
-        """Count an error of the client at this address if nothing else counts such a refusal."""
-        self.admission.refused(error, address)
+    def refused(self, error: ApiError, address: str = "", owner: str = "") -> None:
+        """Count an error of a client if it is a refusal: see `Admission.refused`."""
+        self.admission.refused(error, address, owner)
 
     # Registry
 

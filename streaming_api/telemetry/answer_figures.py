@@ -24,6 +24,8 @@ TOKEN_BOUNDS: Final = tuple(float(4**power) for power in range(14))
 OTHER: Final = "other"
 """The label of every model that is not on the upstream's list."""
 MOST_MODELS: Final = 50
+_FAILURES: Final = ("error", "incomplete")
+"""Outcomes that are counted from 0 on: of what begins at 1, Prometheus sees no increase."""
 STATUSES: Final = (
     "2xx", "3xx", "400", "401", "403", "404", "408", "413", "422", "429", "4xx", "500", "502",
     "503", "504", "5xx", "none",
@@ -108,12 +110,18 @@ class AnswerFigures:
         self.statuses: Counter[str] = Counter(dict.fromkeys(STATUSES, 0))
         self.by_key: defaultdict[str, KeyUsage] = defaultdict(KeyUsage)
         self._models: set[str] = set()
+        self._begin_failures(OTHER)
 
     def know_models(self, names: Iterable[str]) -> None:
         """Use the upstream's models as labels, at most `MOST_MODELS` ever."""
         for name in names:
-            if len(self._models) < MOST_MODELS:
+            if name not in self._models and len(self._models) < MOST_MODELS:
                 self._models.add(name)
+                self._begin_failures(name)
+
+    def _begin_failures(self, model: str) -> None:
+        for outcome in _FAILURES:
+            self.duration[model, outcome] = Distribution(DURATION_BOUNDS)
 
     def model(self, name: str) -> str:
         """Return the label of a model."""

@@ -85,6 +85,11 @@ class OpenAIClient:
         self._max_event_bytes = max_event_bytes
         self.signs = signs or Signs()
 
+    @property
+    def has_key(self) -> bool:
+        """Whether a key is configured for it."""
+        return self._authorization is not None
+
     def credential(self, authorization: str | None) -> str | None:
         """Return the Authorization to send upstream for a client with this one of its own."""
         if self._forward_authorization or self._authorization is None:
@@ -120,6 +125,7 @@ class OpenAIClient:
         """
         limit, address = self._max_event_bytes, self._endpoint.address(CHAT_PATH)
         credential = self.credential(authorization)
+        our_key = credential == self._authorization
 
         def request(body: bytes) -> bytes:
             return self._endpoint.request(
@@ -142,7 +148,7 @@ class OpenAIClient:
             body,
             on_chunks,
             fallback=fallback,
-            during=lambda answer: self.signs.during(answer, address),
+            during=lambda answer: self.signs.during(answer, address, our_key=our_key),
         )
 
     def relay(

@@ -16,6 +16,7 @@ UNREACHABLE: Final = "upstream_unreachable"
 _SILENT: Final = frozenset({UNREACHABLE, "upstream_timeout", "upstream_disconnected"})
 """Faults of an answer, begun or not, after which nothing shows any more that the upstream is up."""
 _WRONG_ADDRESS: Final = frozenset({404, 405})
+_WRONG_KEY: Final = frozenset({401, 403})
 
 
 class Signs:
@@ -41,14 +42,21 @@ class Signs:
         self._unlisted: tuple[int | None, str | None] | None = None
 
     @contextmanager
-    def during(self, answer: AnswerReader, address: str) -> Iterator[None]:
-        """Note an answer while it comes, and how it ended; `address` is what was asked."""
+    def during(self, answer: AnswerReader, address: str, *, our_key: bool) -> Iterator[None]:
+        """Note an answer while it comes, and how it ended.
+
+        Args:
+            answer: reads it.
+            address: what was asked.
+            our_key: whether it was asked with the configured key, not one that a client brought.
+        """
         self._running.add(answer)
         try:
             yield
         finally:
             self._running.discard(answer)
-            self._note(answer, address)
+            if our_key or answer.error is None or answer.error.status not in _WRONG_KEY:
+                self._note(answer, address)
 
     def _note(self, answer: AnswerReader, address: str) -> None:
         error = answer.error
@@ -63,7 +71,7 @@ class Signs:
                 self._doubted()
         elif error is not None:
             self._fault, self._address = error, address
-            if error.status in _WRONG_ADDRESS:
+            if error.status in _WRONG_ADDRESS | _WRONG_KEY:
                 self._doubted()
 
     def listed(self, fault: UpstreamFault | None) -> None:
@@ -79,8 +87,11 @@ class Signs:
         fault = self._fault
         if fault is None or fault.status is None:
             return None
+        said = f"The newest answer failed: {fault.status} from {self._address}"
+        if fault.status in _WRONG_KEY:
+            return f"{said}; is monitoring.api_gateway_key right?"
         if fault.status in _WRONG_ADDRESS or fault.status >= 500:
-            return f"The newest answer failed: {fault.status} from {self._address}."
+            return f"{said}."
         return None
 
     @property

@@ -140,6 +140,10 @@ class Upstream:
         credential = gateway.credential(forwarded)
         return await self._list.get(credential if credential == forwarded else None)
 
+    @property
+    def _has_key(self) -> bool:
+        return self._gateway is not None and self._gateway.has_key
+
     async def _ask_models(self, credential: str | None) -> list[dict[str, object]]:
         gateway = await self.ready()
         return await gateway.models(credential)
@@ -160,8 +164,8 @@ class Upstream:
             signs.listed(error)
             if not _is_an_answer(error.status) and not signs.outweigh_the_list:
                 return Health("down", error.message)
-            if error.status in {401, 403}:  # it lists nothing without a key: nothing is amiss
-                return Health("up", signs.complaint)
+            if error.status in {401, 403} and (not self._has_key or signs.outweigh_the_list):
+                return Health("up", signs.complaint)  # it lists nothing without a key, or with it
             return Health("up", signs.complaint or f"It lists no models: {error.message}")
         signs.listed(None)
         return Health("up", signs.complaint, tuple(str(model["id"]) for model in listed))

@@ -75,7 +75,7 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         request[CLIENT] = await _client(request)
         response = await handler(request)
     except ApiError as error:
-        request.app[CONTEXT].manager.refused(error, _address(request))
+        _count_refusal(request, error)
         response = error_response(error, request.path)
     except web.HTTPException as error:
         if error.status < 400:  # a redirect is an answer, not an error
@@ -84,7 +84,7 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     except web.RequestPayloadError as error:
         error.__traceback__ = None
         broken = BadRequest("The body is not what its headers say.", "invalid_http")
-        request.app[CONTEXT].manager.refused(broken)
+        _count_refusal(request, broken)
         response = error_response(broken)
     except (ConnectionError, TimeoutError) as error:
         if request.transport is not None and not request.transport.is_closing():
@@ -124,6 +124,12 @@ async def _client(request: web.Request) -> Client:
     if needed is not None and needed != ANY:
         client.require(needed)
     return client
+
+
+def _count_refusal(request: web.Request, error: ApiError) -> None:
+    client: Client | None = request.get(CLIENT)
+    owner = "" if client is None else client.owner
+    request.app[CONTEXT].manager.refused(error, _address(request), owner)
 
 
 def _peer(request: web.Request) -> str:

@@ -100,7 +100,7 @@ class ResponsesSocket(WebSocket):
 
     def send_error(self, error: ApiError, fields: Fields) -> None:
         """Report an error about an event; the connection stays open."""
-        self.manager.refused(error, self.client.address)
+        self.manager.refused(error, self.client.address, self.client.owner)
         event: Fields = {"type": "error", "status": error.status, "error": error.body()}
         lane = fields.get("stream_id")
         if isinstance(lane, str) and len(lane) <= 128:

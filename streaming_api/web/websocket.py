@@ -264,7 +264,7 @@ class WebSocket(Connection):
 
     def send_error(self, error: ApiError, fields: dict[str, object]) -> None:
         """Report an error about a command; the connection stays open."""
-        self.manager.refused(error, self.client.address)
+        self.manager.refused(error, self.client.address, self.client.owner)
         request_id = fields.get("request_id")
         if not isinstance(request_id, str) or len(request_id) > 128:
             request_id = None

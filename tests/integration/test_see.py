@@ -70,6 +70,40 @@ class TestTheLog:
         assert attributes["gen_ai.request.model"] == "rate-limited"
         assert "Hello" not in text + json.dumps(attributes)
 
+    async def test_a_key_that_the_gateway_refuses_is_named_in_log_and_status(
+        self, start_server: StartServer, upstream: FakeUpstream, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        upstream.api_key = "right"
+        server = await start_server(api_gateway_endpoint=upstream.url, gateway_api_key="wrong")
+        async with http(server.url) as client:
+
+            async def reason() -> str:
+                status = (await client.get("/streaming/status")).json()
+                return str(status["components"]["gateway"]["reason"])
+
+            async with asyncio.timeout(4 * UNIT):
+                while "Incorrect API key" not in await reason():  # to the list of models
+                    await asyncio.sleep(UNIT / 20)
+                assert (await ask(server.url)).status_code == 401
+                while "is monitoring.api_gateway_key right?" not in await reason():
+                    await asyncio.sleep(UNIT / 20)
+        [line] = [r.getMessage() for r in caplog.records if r.getMessage().startswith("answer ")]
+        assert "status 401" in line
+        assert line.endswith(
+            ": the upstream refuses the key (monitoring.api_gateway_key, or the client's own)"
+        )
+
+    async def test_an_error_of_the_gateway_is_said_in_words_that_are_ours(
+        self, start_server: StartServer, upstream: FakeUpstream, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        body = b'{"error": {"message": "I cannot parse Hello"}}'
+        upstream.default = Script(status=500, body=body, content_type="application/json")
+        server = await start_server(api_gateway_endpoint=upstream.url)
+        assert (await ask(server.url)).status_code == 500
+        [line] = [r.getMessage() for r in caplog.records if r.getMessage().startswith("answer ")]
+        assert line.endswith(": the upstream failed; its own log says why")
+        assert "Hello" not in line
+
     async def test_a_gateway_that_cannot_be_reached_is_said_in_words(
         self, start_server: StartServer, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -223,6 +257,12 @@ class TestFigures:
                 await client.get("/metrics", headers={"Accept": "application/openmetrics-text"})
             ).text
         lines = text.splitlines()
+        never = [
+            f'gen_ai_server_request_duration_seconds_count{{gen_ai_operation_name="chat",'
+            f'gen_ai_response_model="{model}",outcome="{outcome}"}} 0.0'
+            for model, outcome in ((known, "error"), (known, "incomplete"), ("other", "error"))
+        ]
+        assert set(never) <= set(lines), "an increase from 1 on is none"
         for metric in (
             "gen_ai_server_time_to_first_token_seconds",
             "gen_ai_server_request_duration_seconds",
@@ -258,7 +298,7 @@ class TestKeys:
         assert rows["idle"]["answers"] == 0
 
     async def test_a_key_has_limits_of_its_own(
-        self, start_server: StartServer, upstream: FakeUpstream
+        self, start_server: StartServer, upstream: FakeUpstream, caplog: pytest.LogCaptureFixture
     ) -> None:
         keys = [
             key("minute", "chat", tokens_per_minute=1),
@@ -293,6 +333,21 @@ class TestKeys:
         over = await ask(server.url, headers=bearer("over"))
         assert (over.status_code, over.json()["error"]["code"]) == (401, "expired_api_key")
         assert (await ask(server.url, headers=bearer("lasting"))).is_success
+        server.context.manager.admission.log_refusals()
+        assert "(its tokens_per_minute or tokens_per_day): 1 rate_limit_exceeded of minute" in (
+            caplog.text
+        )
+        assert "1 too_many_answers of one" in caplog.text
+        assert "1 model_not_allowed of model" in caplog.text
+
+    async def test_an_upstreams_own_limit_is_no_refusal_of_ours(
+        self, start_server: StartServer, upstream: FakeUpstream
+    ) -> None:
+        server = await start_server(api_gateway_endpoint=upstream.url)
+        assert (await ask(server.url, "rate-limited")).json()["error"]["code"] == (
+            "rate_limit_exceeded"
+        )
+        assert not any(server.context.telemetry.refusals.values())
 
     async def test_connections_end_when_their_key_expires(self, start_server: StartServer) -> None:
         keys = [key("brief", "watch", expires="2999-01-31"), key("lasting", "watch")]

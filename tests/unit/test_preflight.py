@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from streaming_api import cli
 from streaming_api.config import StreamingConfig
 from streaming_api.online import unreachable
 from streaming_api.preflight import warnings
+from tests.fakes.upstream import FakeUpstream
 
 
 def warnings_of(environ: dict[str, str] | None = None, **settings: object) -> str:
@@ -50,6 +52,18 @@ def test_a_log_directory_that_is_missing_is_named(tmp_path: Path) -> None:
 
 def test_an_open_server_that_others_reach_is_warned_of() -> None:
     assert "No API keys are configured, and 0.0.0.0 is reached" in warnings_of(host="0.0.0.0")
+
+
+async def test_a_key_that_the_gateway_refuses(upstream: FakeUpstream) -> None:
+    upstream.api_key = "right"
+
+    async def said(key: str) -> list[str]:
+        config = StreamingConfig(api_gateway_endpoint=upstream.url, gateway_api_key=key)
+        return await asyncio.to_thread(unreachable, config)
+
+    assert await said("right") == []
+    (sentence,) = await said("wrong")
+    assert sentence.endswith("answers 401: is monitoring.api_gateway_key right?")
 
 
 def test_endpoints_are_asked_when_that_is_asked_for(

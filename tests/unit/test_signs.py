@@ -23,10 +23,10 @@ class Clock:
         return self.now
 
 
-def answered(signs: Signs, error: UpstreamFault | None = None) -> None:
+def answered(signs: Signs, error: UpstreamFault | None = None, *, our_key: bool = True) -> None:
     """One answer, good unless it has an error."""
     reader = AnswerReader(1_000, usage_asked=False, as_chunks=True)
-    with signs.during(reader, ADDRESS):
+    with signs.during(reader, ADDRESS, our_key=our_key):
         if error is None:
             reader.read(CHUNK)
         else:
@@ -73,7 +73,7 @@ def test_a_list_that_failed_in_the_same_way_when_one_came_says_nothing() -> None
 def test_an_answer_that_comes_now_is_enough() -> None:
     signs = Signs()
     reader = AnswerReader(1_000, usage_asked=False, as_chunks=True)
-    with signs.during(reader, ADDRESS):
+    with signs.during(reader, ADDRESS, our_key=True):
         signs.listed(SILENT)
         assert not signs.outweigh_the_list
         reader.read(CHUNK)
@@ -98,6 +98,23 @@ def test_a_wrong_address_is_reported_until_an_answer_comes(status: int, *, repor
     assert (signs.complaint is not None) is reported
     if reported:
         assert signs.complaint == f"The newest answer failed: {status} from {ADDRESS}."
+    answered(signs)
+    assert signs.complaint is None
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_key_that_is_refused_is_reported_if_it_is_ours(status: int) -> None:
+    doubts: list[str] = []
+    signs = Signs(lambda: doubts.append("?"))
+    refusal = fault("x", "No.", status=status)
+    answered(signs, refusal, our_key=False)
+    assert (signs.complaint, doubts) == (None, [])
+    answered(signs, refusal)
+    said = f"The newest answer failed: {status} from {ADDRESS}"
+    assert signs.complaint == f"{said}; is monitoring.api_gateway_key right?"
+    assert doubts == ["?"]
+    answered(signs, refusal, our_key=False)
+    assert signs.complaint is not None
     answered(signs)
     assert signs.complaint is None
 
