@@ -205,9 +205,10 @@ class Policy:
         for hop in reversed(list(forwarded)):
             if not self._trusted(address):
                 break
-            if not _is_address(hop):
+            name = hop if _is_address(hop) else _hostname(hop)  # some proxies add the port
+            if name is None or not _is_address(name):
                 break
-            address = hop
+            address = name
         return address
 
     def _trusted(self, address: str) -> bool:

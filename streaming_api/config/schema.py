@@ -356,7 +356,13 @@ class StreamingConfig(APIConfigSchema):
     )
     return_headers: tuple[str, ...] = setting(
         "monitoring.return_headers",
-        ("x-ratelimit-*", "retry-after-ms", "openai-processing-ms", "x-litellm-*"),
+        (
+            "x-ratelimit-*",
+            "retry-after-ms",
+            "x-should-retry",
+            "openai-processing-ms",
+            "x-litellm-*",
+        ),
         "headers of the gateway that come back with its answer; * at the end: any rest",
         check=checks.header_names,
     )

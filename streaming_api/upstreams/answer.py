@@ -11,7 +11,8 @@ end, and only an error object or bytes that cannot be read are faults.
   the body does not, unless finish reasons have proved empty before; and, for an answer that is
   cut, a finish reason in a chunk of its own for every choice (`Choices.are_closed`).
 - *Faults*: an error object (after the content that it has itself), an event of that name, an event
-  that begins an object and is not JSON, for it may have been content.
+  that begins an object and is not JSON, for it may have been content; under a name of its own only
+  where it speaks of ``choices``.
 
 A chunk is checked here and passed on as it came: parsed once, encoded never. Most are not even
 parsed: within one answer, chunks of text differ in the text alone (`_learn`).
@@ -39,6 +40,8 @@ RELEARN_AFTER: Final = 8  # chunks of text between two attempts to learn what th
 _NEVER: Final = b"\n"  # no line starts with it
 _OBJECT: Final = re.compile(rb'\{[ \t\r\n]*"')
 _TEXT: Final = re.compile(rb'"content": ?"')
+_PLAIN: Final = frozenset({b"", b"message"})
+"""Names of events that mean nothing (HTML standard, section 9.2.6)."""
 
 _LINE_ENDS_TO_SPACES: Final = bytes.maketrans(b"\r\n", b"  ")
 
@@ -314,9 +317,9 @@ class AnswerReader:
             self.over = self.done = True
         elif event_type == b"error":
             self._take_error_event(words.decode("utf-8", "replace"), payload)
-        elif _OBJECT.match(words):
+        elif _OBJECT.match(words) and (event_type in _PLAIN or b'"choices"' in words):
             raise InvalidAnswerError(f"an event that is not JSON ({exc}): {excerpt(payload)}")
-        elif words and event_type in {b"", b"message"}:
+        elif words and event_type in _PLAIN:
             self._other = self._other or excerpt(payload)
 
     def _take_error_event(self, error: object, payload: bytes) -> None:

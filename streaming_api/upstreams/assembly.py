@@ -12,6 +12,7 @@ from typing import Final
 
 import orjson
 
+from streaming_api.upstreams import completion
 from streaming_api.upstreams.choices import MAX_CHOICES, reason_of
 
 _NAMES: Final = frozenset({"role", "type", "id", "name", "object", "format"})
@@ -44,7 +45,9 @@ class Assembly:
         return bool(self._choices)
 
     def add(self, chunk: Mapping[str, object]) -> None:
-        """Take the next chunk."""
+        """Take the next chunk; a whole answer behind its pieces takes their place."""
+        if completion.is_whole(chunk):
+            self._choices.clear()
         for name, value in chunk.items():
             if name != "choices" and (value is not None or name not in self._head):
                 self._head[name] = value
@@ -56,6 +59,8 @@ class Assembly:
 
     def _add_choice(self, whole: dict[str, object], choice: Mapping[str, object]) -> None:
         for name, value in choice.items():
+            if name == "message" and _is_repeated(choice, whole):
+                continue
             if name in {"delta", "message"}:
                 said = {"content": value} if isinstance(value, str) else value
                 if isinstance(said, dict):
@@ -111,6 +116,12 @@ class Assembly:
             for index, choice in sorted(self._choices.items())
         ]
         return orjson.dumps({**self._head, "object": "chat.completion", "choices": choices})
+
+
+def _is_repeated(choice: Mapping[str, object], whole: Mapping[str, object]) -> bool:
+    """Whether a choice's message is what its deltas have said by now (Perplexity)."""
+    delta = choice.get("delta")
+    return delta is not None and bool(delta or whole.get("message"))
 
 
 def _objects(values: object) -> Iterator[dict[str, object]]:

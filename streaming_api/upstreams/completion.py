@@ -8,10 +8,10 @@ import orjson
 
 
 def is_whole(answer: Mapping[str, object]) -> bool:
-    """Return whether this is no chunk: it says so, and some choice has a message and no delta."""
+    """Return whether this is no chunk, nor called one: some choice has a message and no delta."""
     choices = answer.get("choices")
     return (
-        answer.get("object") == "chat.completion"
+        (answer.get("object") or "chat.completion") == "chat.completion"
         and isinstance(choices, list)
         and any(
             isinstance(choice, dict) and choice.get("message") and choice.get("delta") is None

@@ -281,7 +281,11 @@ class Exchange(Generic[R]):
         except ValueError as exc:
             if self._head is None or self._head.status < FIRST_REFUSAL:
                 self._fail(invalid(f"a body that is not compressed as it says ({exc})"))
-            return b""
+                return b""
+            if self._collected:
+                return b""
+            self._inflater = None  # an error page that only says that it is compressed
+            return data
         if inflater.overflowed and self._head is not None and self._head.status < FIRST_REFUSAL:
             self._fail(_too_large(self._question.max_body))
             return b""
@@ -333,7 +337,7 @@ class Exchange(Generic[R]):
 
     def _refusal(self, head: Head) -> UpstreamFault:
         coding = coding_of(head.headers)
-        if coding and self._inflater is None:
+        if coding and coding not in ENCODINGS:
             error = illegible(head.status, coding[:40])
             return attrs.evolve(error, retry_after=retry_after(head.headers))
         body = bytes(self._collected or b"")

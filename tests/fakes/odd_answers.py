@@ -305,6 +305,7 @@ _REMARKS: Final = (
     _other(b'{"usage":{}}'),
     _silent(b"event: ping\ndata: still here\n\n"),
     _silent(b"event: heartbeat\ndata: 12:00:01\n\n"),
+    _silent(b'event: ping\ndata: {"type": "ping",}\n\n'),
     _silent(b": comment\n\n"),
     _silent(b"data: \n\n"),
     _silent(b"event: nothing\n\n"),
@@ -341,6 +342,6 @@ _REMARKS: Final = (
     ),
     _text(b"a\tb\x01\\n", rb"a\u0009b\u0001\n"),
     _other(b"still here"),
-    *[_text(b"%d" % number) for number in range(4)],
+    *[_text(b"%d" % number) for number in range(3)],
     *[_text(b"%d" % number, reason="stop") for number in range(3)],
 )

@@ -573,6 +573,8 @@ class TestAProxy:
             ("10.1.1.1, ::1%x", "127.0.0.1"),
             ("", "127.0.0.1"),
             ("2001:db8::1", "2001:db8::1"),
+            ("10.1.1.1:4711", "10.1.1.1"),  # Azure Application Gateway
+            ("[2001:db8::1]:4711, 127.0.0.9:1", "2001:db8::1"),
         ],
     )
     async def test_a_proxy_that_is_trusted_says_who_the_client_is(

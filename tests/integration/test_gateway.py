@@ -891,13 +891,14 @@ class TestACompressedReply:
     async def test_a_reply_that_is_not_compressed_as_it_says_is_an_honest_error(
         self, upstream: FakeUpstream, gateway: OpenAIClient
     ) -> None:
-        """The refusal's status is more than its words."""
+        """A refusal's status and words are there all the same."""
         upstream.scripts["e"] = Script(wire=reply(b"nonsense", "429 Slow", Content_Encoding="gzip"))
         upstream.scripts["w"] = Script(wire=reply(b"nonsense", Content_Encoding="gzip"))
         answer = await ask(gateway, "e")
         assert answer.ending is not None
         assert answer.ending.error is not None
         assert answer.ending.error.status == 429
+        assert "nonsense" in answer.ending.error.message
         assert (await ask(gateway, "w", stream=False)).code == "upstream_invalid_response"
 
     @pytest.mark.parametrize("coding", ["br", "zstd", "gzip, br"])

@@ -122,6 +122,8 @@ SOUND: Final[dict[str, Sequence[bytes]]] = {
     "plain words": (event(b"OK"), text("a"), event(b"still here"), text("b"), chunk({}, "stop")),
     "words in braces": (text("a"), event(b"{wait}"), b"event: ping\ndata: {now}\n\n", text("b"),
                         chunk({}, "stop")),
+    "half a ping": (text("a"), b'event: ping\ndata: {"type": "ping",}\n\n', text("b"),
+                    chunk({}, "stop")),
     "half a list": (text("a"), event(b"[1,"), text("b"), chunk({}, "stop")),
     "an empty detail": (event({"detail": None}), text("a", "b"), event({"detail": ""}),
                         chunk({}, "stop")),
@@ -294,13 +296,16 @@ async def test_a_whole_answer_as_an_event_is_shown_in_chunks_unless_its_text_was
     server: StreamingService, upstream: FakeUpstream
 ) -> None:
     """Some servers say it once at the end, when all of it has been streamed."""
-    for before in (b"", text("a", "b")):
-        upstream.default = body(before + event(WHOLE) + DONE)
+    unnamed = {name: value for name, value in WHOLE.items() if name != "object"}
+    for before, whole in ((b"", WHOLE), (b"", unnamed), (text("a", "b"), WHOLE)):
+        upstream.default = body(before + event(whole) + DONE)
         seen = await on_our_wire(server)
         assert (shown(seen), seen[-1]["data"]["finish_reason"]) == ("ab", "stop")
         answer = await on_openais(server, stream_options={"include_usage": True})
         assert (answer.text, answer.is_done) == ("ab", True)
         assert answer.chunks[-1]["usage"] == USAGE
+        (choice,) = (await post(server, stream=False)).json()["choices"]
+        assert choice["message"]["content"] == "ab"
 
 
 @pytest.mark.parametrize("content_type", ["application/json", "text/plain", "text/event-stream"])

@@ -134,6 +134,7 @@ class TestHeaders:
         shown = (
             ("x-ratelimit-remaining-requests", "41"),
             ("openai-processing-ms", "12"),
+            ("x-should-retry", "false"),
             ("x-request-id", "theirs"),
             ("x-secret", "1"),
         )
@@ -154,6 +155,7 @@ class TestHeaders:
         assert "cookie" not in seen
         assert reply.headers["x-ratelimit-remaining-requests"] == "41"
         assert reply.headers["openai-processing-ms"] == "12"
+        assert reply.headers["x-should-retry"] == "false"
         assert reply.headers["x-upstream-request-id"] == "theirs"
         assert "x-secret" not in reply.headers
         assert seen["x-request-id"] == reply.headers["x-request-id"]

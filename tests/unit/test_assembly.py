@@ -53,6 +53,26 @@ def test_each_choice_is_put_together_by_itself() -> None:
     ]
 
 
+def test_a_message_beside_its_delta_is_no_second_text() -> None:
+    """Perplexity says in each chunk all that there is so far, too."""
+    answer = whole(
+        {"index": 0, "delta": {"content": "a"}, "message": {"content": "a"}},
+        {"index": 0, "message": {"content": "ab"}, "delta": {"content": "b"}},
+        {"index": 0, "message": {"content": "ab"}, "delta": {}, "finish_reason": "stop"},
+    )
+    assert answer["choices"] == [
+        {"index": 0, "message": {"content": "ab"}, "finish_reason": "stop"}
+    ]
+
+
+def test_pieces_may_be_messages() -> None:
+    answer = whole(
+        {"index": 0, "message": {"content": "a"}},
+        {"index": 0, "message": {"content": "b"}, "delta": None},
+    )
+    assert answer["choices"] == [{"index": 0, "message": {"content": "ab"}, "finish_reason": None}]
+
+
 def test_tool_calls_are_put_together_by_their_index() -> None:
     def piece(index: int, **function: str) -> dict[str, object]:
         call = {"index": index, "id": f"t{index}", "type": "function", "function": function}
