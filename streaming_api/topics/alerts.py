@@ -21,7 +21,6 @@ How an alert ends depends on its source:
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
@@ -38,56 +37,13 @@ from streaming_api.sources.values import (
     fingerprint_of,
     format_time,
 )
+from streaming_api.topics.reported_alerts import MAX_ALERTS, Reported, ReportedAlerts
+from streaming_api.topics.shown_alert import ShownAlert
 from streaming_api.topics.topic import Json, Note, Topic, ignore
 from streaming_api.wire.messages import ALERT
 
-logger = logging.getLogger(__name__)
-
-MAX_ALERTS: Final = 1_000
-"""Number of alerts kept per source, so that no source can crowd out another."""
-MAX_BYTES: Final = 4 * 2**20
-"""Bytes of JSON kept per source: a label costs its sender little."""
 WEBHOOK_KEPT: Final = 25 * 3600.0
 """Seconds without repetition after which an alert of the webhook is taken as resolved."""
-_LOG_PAUSE: Final = 60.0
-_PRECEDENCE: Final[tuple[AlertSource, ...]] = (
-    "alertmanager", "webhook", "prometheus", "streaming-api",
-)  # fmt: skip
-"""The order in which sources are preferred for the words of an alert that several report."""
-
-
-@attrs.define
-class _Kept:
-    """An alert as last reported, the bytes of its JSON, and when (monotonic seconds)."""
-
-    alert: Alert
-    size: int
-    seen: float
-
-
-class _Alerts:
-    """The alerts of one source, by identity (`Alerts`)."""
-
-    def __init__(self) -> None:
-        self.kept: dict[str, _Kept] = {}
-        self.bytes = 0
-        self.logged = -_LOG_PAUSE
-
-    def has_room(self, identity: str, size: int) -> bool:
-        before = self.kept.get(identity)
-        freed = 0 if before is None else before.size
-        count = len(self.kept) + (before is None)
-        return count <= MAX_ALERTS and self.bytes - freed + size <= MAX_BYTES
-
-    def put(self, identity: str, kept: _Kept) -> None:
-        self.drop(identity)
-        self.kept[identity] = kept
-        self.bytes += kept.size
-
-    def drop(self, identity: str) -> None:
-        before = self.kept.pop(identity, None)
-        if before is not None:
-            self.bytes -= before.size
 
 
 class _Changes:
@@ -96,29 +52,6 @@ class _Changes:
     def __init__(self) -> None:
         self.touched: dict[str, Alert | None] = {}
         self.refused = 0
-
-
-@attrs.frozen
-class _Shown:
-    """An alert as the viewers know it: all sources combined."""
-
-    alert: Alert
-    sources: tuple[AlertSource, ...]
-
-    def payload(self) -> bytes:
-        """Return its JSON: ``source`` gives the words, ``sources`` are all that report it."""
-        return orjson.dumps({**attrs.asdict(self.alert), "sources": self.sources})
-
-    @classmethod
-    def read(cls, data: Json) -> _Shown:
-        """Return the alert that this JSON is; fields of a later version are ignored."""
-        names = [field.name for field in attrs.fields(Alert)]
-        return cls(Alert(**{name: data[name] for name in names}), tuple(data["sources"]))
-
-    def as_of(self, source: AlertSource) -> Alert:
-        """Return it as one source reports it, as far as what all of them say shows that."""
-        suppressed = self.alert.suppressed if source == "alertmanager" else None
-        return attrs.evolve(self.alert, source=source, suppressed=suppressed)
 
 
 class Alerts(Topic):
@@ -137,8 +70,8 @@ class Alerts(Topic):
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
-        self._sources: dict[AlertSource, _Alerts] = {}
-        self._shown: dict[str, _Shown] = {}
+        self._sources: dict[AlertSource, ReportedAlerts] = {}
+        self._shown: dict[str, ShownAlert] = {}
         self._clock = clock
         self._external: Mapping[str, str] = {}
         self._left_out: dict[str, int] = {}  # by the webhook's group
@@ -214,15 +147,15 @@ class Alerts(Topic):
     def fold(self, data: Json) -> None:
         """See `Topic`."""
         if data["event"] == "snapshot":
-            self._restore(map(_Shown.read, data["alerts"]))
+            self._restore(map(ShownAlert.read, data["alerts"]))
             return
-        alert = _Shown.read(data["alert"])
+        alert = ShownAlert.read(data["alert"])
         if data["event"] == "resolved":
             self._shown.pop(alert.alert.fingerprint, None)
         else:
             self._shown[alert.alert.fingerprint] = alert
 
-    def _restore(self, alerts: Iterable[_Shown]) -> None:
+    def _restore(self, alerts: Iterable[ShownAlert]) -> None:
         """Replace everything; each source counts as having said what all of them say together."""
         self._sources.clear()
         self._shown = {shown.alert.fingerprint: shown for shown in alerts}
@@ -230,7 +163,7 @@ class Alerts(Topic):
             for source in shown.sources:
                 alert = shown.as_of(source)
                 size = len(orjson.dumps(attrs.asdict(alert)))
-                self._of(source).put(identity, _Kept(alert, size, self._clock()))
+                self._of(source).put(identity, Reported(alert, size, self._clock()))
 
     def memory(self) -> dict[str, Any]:
         """Return what is known besides what viewers are shown, as JSON has it.
@@ -287,10 +220,10 @@ class Alerts(Topic):
         own = {name: text for name, text in alert.labels.items() if (name, text) not in added}
         return fingerprint_of(own)
 
-    def _of(self, source: AlertSource) -> _Alerts:
+    def _of(self, source: AlertSource) -> ReportedAlerts:
         known = self._sources.get(source)
         if known is None:
-            known = self._sources[source] = _Alerts()
+            known = self._sources[source] = ReportedAlerts()
         return known
 
     def _take(self, source: AlertSource, alert: Alert, changes: _Changes) -> None:
@@ -306,7 +239,7 @@ class Alerts(Topic):
         if not known.has_room(identity, size):
             changes.refused += 1
             return
-        known.put(identity, _Kept(alert, size, self._clock()))
+        known.put(identity, Reported(alert, size, self._clock()))
         changes.touched[identity] = None
 
     def _resolve(self, source: AlertSource, alert: Alert, changes: _Changes) -> None:
@@ -318,7 +251,7 @@ class Alerts(Topic):
 
     def _report(self, source: AlertSource, changes: _Changes) -> int:
         if changes.refused:
-            self._log_refusal(source, changes.refused)
+            self._of(source).log_refusal(source, changes.refused, self._clock())
         messages: list[bytes] = []
         urgent = False
         for identity, over in changes.touched.items():
@@ -333,7 +266,7 @@ class Alerts(Topic):
                 assert before is not None
                 assert over is not None
                 del self._shown[identity]
-                state, payload = over.state, _Shown(over, before.sources).payload()
+                state, payload = over.state, ShownAlert(over, before.sources).payload()
             messages.append(b'{"event":"%b","alert":%b}' % (state.encode(), payload))
             if before is None or before.alert.state != state:
                 urgent = True
@@ -346,43 +279,14 @@ class Alerts(Topic):
             labels = alert.labels
             self.noted(alert.state, labels.get("alertname", ""), labels.get("severity"))
 
-    def _together(self, identity: str) -> _Shown | None:
+    def _together(self, identity: str) -> ShownAlert | None:
         """Combine what all sources say of an alert; return None if none reports it any more."""
         found = {
             source: kept.alert
-            for source in _PRECEDENCE
-            if (kept := self._of(source).kept.get(identity)) is not None
+            for source, known in self._sources.items()
+            if (kept := known.kept.get(identity)) is not None
         }
-        if not found:
-            return None
-        alerts = tuple(found.values())
-        fires = any(alert.state == "firing" for alert in alerts)
-        whole = attrs.evolve(
-            alerts[0],
-            fingerprint=identity,
-            state="firing" if fires else "pending",
-            generator_url=next(filter(None, (a.generator_url for a in alerts)), None),
-            manager_url=_manager_url(found),
-        )
-        return _Shown(whole, tuple(found))
-
-    def _log_refusal(self, source: AlertSource, refused: int) -> None:
-        known = self._of(source)
-        now = self._clock()
-        if now - known.logged >= _LOG_PAUSE:
-            known.logged = now
-            logger.warning(
-                "%d alerts of %s are refused: %d are kept, in %d bytes; the limits are %d and %d",
-                refused, source, len(known.kept), known.bytes, MAX_ALERTS, MAX_BYTES,
-            )  # fmt: skip
-
-
-def _manager_url(found: Mapping[AlertSource, Alert]) -> str | None:
-    """Return Alertmanager's own address, meant for people; ours may be for us only."""
-    for source in ("webhook", "alertmanager"):
-        if source in found and found[source].manager_url:
-            return found[source].manager_url
-    return None
+        return ShownAlert.combined(identity, found) if found else None
 
 
 def _over(alert: Alert) -> Alert:

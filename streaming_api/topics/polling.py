@@ -21,7 +21,7 @@ from streaming_api.sources.exposition import MAX_LINE, Exposition
 from streaming_api.sources.fetch import TIMEOUT
 from streaming_api.sources.prometheus import Prometheus
 from streaming_api.sources.values import SourceError
-from streaming_api.topics.alerts import MAX_ALERTS, Alerts
+from streaming_api.topics.alerts import Alerts
 from streaming_api.topics.metrics import (
     MAX_SERIES,
     Metrics,
@@ -29,6 +29,7 @@ from streaming_api.topics.metrics import (
     query_values,
     sample_values,
 )
+from streaming_api.topics.reported_alerts import MAX_ALERTS
 
 _LABELS_SECONDS: Final = 60.0
 """Seconds between two looks at a Prometheus' external labels."""

@@ -34,9 +34,10 @@ from streaming_api.sources.values import (
     make_alert,
 )
 from streaming_api.topics import Readings, Topics, feeds, polling
-from streaming_api.topics.alerts import MAX_ALERTS, WEBHOOK_KEPT, Alerts
+from streaming_api.topics.alerts import WEBHOOK_KEPT, Alerts
 from streaming_api.topics.metrics import MAX_SERIES, query_values, sample_values
 from streaming_api.topics.polling import keep_asking, patience
+from streaming_api.topics.reported_alerts import MAX_ALERTS
 from streaming_api.topics.rules import HOLD, Rules
 from streaming_api.wire.framing import EVENTS
 from streaming_api.wire.messages import timestamp
