@@ -6,8 +6,6 @@ import asyncio
 import contextlib
 import json
 import socket
-import ssl
-import subprocess
 import zlib
 from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
@@ -23,6 +21,8 @@ from streaming_api.upstreams.connect import unreachable
 from streaming_api.upstreams.endpoint import Endpoint
 from streaming_api.upstreams.exchange import Exchange
 from streaming_api.upstreams.gateway import ExchangeResult, OpenAIClient, UpstreamError
+from streaming_api.upstreams.reply_errors import UpstreamFault
+from tests.certificates import server_tls
 from tests.fakes.script import Writer
 from tests.fakes.upstream import BEFORE_HEADERS, FakeUpstream, Gate, Script
 
@@ -30,13 +30,6 @@ PATIENCE = 10.0
 AT_ONCE = 1.0  # seconds within which the upstream has to see that nobody reads any more
 USAGE: dict[str, object] = {"prompt_tokens": 7, "completion_tokens": 10, "total_tokens": 17}
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
-
-
-@pytest.fixture
-async def upstream() -> AsyncIterator[FakeUpstream]:
-    """Serve as the upstream."""
-    async with FakeUpstream() as fake:
-        yield fake
 
 
 @pytest.fixture
@@ -53,7 +46,7 @@ class Answer:
     """What one exchange brought."""
 
     reads: list[list[bytes]] = attrs.field(factory=list)
-    ending: ExchangeResult | None = None
+    ending: ExchangeResult = attrs.field(init=False)
 
     @property
     def chunks(self) -> list[bytes]:
@@ -68,18 +61,10 @@ class Answer:
         return "".join(part.get("content") or "" for part in parts)
 
     @property
-    def code(self) -> str | None:
-        """The code of the error that there must be."""
-        assert self.ending is not None
+    def error(self) -> UpstreamFault:
+        """The error that there must be."""
         assert self.ending.error is not None
-        return self.ending.error.code
-
-    @property
-    def message(self) -> str:
-        """The words of the error that there must be."""
-        assert self.ending is not None
-        assert self.ending.error is not None
-        return self.ending.error.message
+        return self.ending.error
 
 
 def request(model: str = "plain", *, stream: bool = True) -> bytes:
@@ -128,11 +113,7 @@ class TestAnAnswer:
         upstream.scripts["plain"] = Script(tokens=500)
         answer = await ask(gateway)
         assert answer.text == Script(tokens=500).text()
-        usage: dict[str, object] = {
-            "prompt_tokens": 7,
-            "completion_tokens": 500,
-            "total_tokens": 507,
-        }
+        usage = USAGE | {"completion_tokens": 500, "total_tokens": 507}
         assert answer.ending == ExchangeResult("stop", usage, None, 500, done=True)
         assert len(upstream.generations) == 1
 
@@ -172,7 +153,6 @@ class TestAnAnswer:
         upstream.scripts["plain"] = script
         answer = await ask(gateway)
         assert answer.text == script.text()
-        assert answer.ending is not None
         assert answer.ending.error is None
         assert answer.ending.finish_reason == "stop"
         assert not any(b"\n" in chunk or b"\r" in chunk for chunk in answer.chunks)
@@ -183,7 +163,6 @@ class TestAnAnswer:
         """It is below the bound, so it is only a long token."""
         answer = await ask(gateway, "huge-line")
         assert answer.text == "x" * 10_000_000
-        assert answer.ending is not None
         assert answer.ending.finish_reason == "stop"
 
     async def test_an_answer_is_pushed_once_a_read(
@@ -224,13 +203,10 @@ class TestAnAnswer:
     ) -> None:
         """Each counts as content; the finish reason is the upstream's own."""
         reasoning = await ask(gateway, "reasoning")
-        assert reasoning.ending is not None
         assert reasoning.ending.content_chunks == 13
         tools = await ask(gateway, "tool-calls")
-        assert tools.ending is not None
         assert (tools.ending.finish_reason, tools.ending.content_chunks) == ("tool_calls", 3)
         choices = await ask(gateway, "two-choices")
-        assert choices.ending is not None
         assert (choices.ending.finish_reason, choices.ending.content_chunks) == ("stop", 20)
         assert len(upstream.generations) == 3
 
@@ -250,7 +226,6 @@ class TestAnAnswer:
         """Neither text nor nonsense after the end is part of the answer."""
         upstream.scripts["plain"] = Script(chunked=False, after=b"data: nonsense\n\n\xff\xff\n\n")
         answer = await ask(gateway)
-        assert answer.ending is not None
         assert answer.ending.error is None
         assert answer.text == Script().text()
 
@@ -262,8 +237,7 @@ class TestAnAnswer:
         upstream.scripts["plain"] = Script(chunked=False, done=False, after=late)
         answer = await ask(gateway)
         assert answer.text == Script().text() + "late"
-        assert answer.code == "upstream_invalid_response"
-        assert answer.ending is not None
+        assert answer.error.code == "upstream_invalid_response"
         assert answer.ending.finish_reason is None
         assert answer.ending.usage is not None
 
@@ -274,8 +248,7 @@ class TestAnAnswer:
         wire = OK + b"\r\ndata: [DONE]\n\n"
         upstream.scripts["plain"] = Script(wire=wire)
         assert (await ask(gateway)).ending == ExchangeResult(None, None, None, 0, done=True)
-        generation = await upstream.generation()
-        await generation.wait_closed(AT_ONCE)
+        await (await upstream.generation()).wait_closed(AT_ONCE)
 
     async def test_an_answer_is_not_cut_short_for_the_upstream(
         self, monkeypatch: pytest.MonkeyPatch
@@ -332,7 +305,6 @@ class TestAnHonestEnding:
     ) -> None:
         """And a cut in the middle of a message is an error."""
         answer = await ask(gateway, model)
-        assert answer.ending is not None
         assert answer.ending.finish_reason == finish_reason
         error = answer.ending.error
         assert (error and error.code) == code
@@ -351,7 +323,7 @@ class TestAnHonestEnding:
     ) -> None:
         """A broken connection ends no body in good order."""
         upstream.scripts["plain"] = Script(chunked=False, cut_after=3, cut="rst")
-        assert (await ask(gateway)).code == "upstream_disconnected"
+        assert (await ask(gateway)).error.code == "upstream_disconnected"
 
     async def test_a_cut_after_the_finish_reason_is_no_error(
         self, upstream: FakeUpstream, gateway: OpenAIClient
@@ -377,7 +349,6 @@ class TestAnHonestEnding:
         )
         upstream.scripts["plain"] = Script(body=events, content_type="text/event-stream")
         answer = await ask(gateway)
-        assert answer.ending is not None
         assert answer.ending.finish_reason is None
 
     async def test_an_error_in_the_stream_is_reported_in_its_own_words(
@@ -386,7 +357,7 @@ class TestAnHonestEnding:
         """After the tokens that came before it."""
         answer = await ask(gateway, "error-midway")
         assert answer.text == "t0 t1 t2 "
-        assert (answer.code, answer.message) == ("oom", "Out of memory.")
+        assert (answer.error.code, answer.error.message) == ("oom", "Out of memory.")
 
     @pytest.mark.parametrize(
         ("event", "code", "message"),
@@ -409,7 +380,7 @@ class TestAnHonestEnding:
         """OpenAI's, Ollama's, vLLM's, and plain words."""
         upstream.scripts["plain"] = Script(wire=OK + b"\r\n" + event + b"\n\n")
         answer = await ask(gateway)
-        assert (answer.code, answer.message) == (code, message)
+        assert (answer.error.code, answer.error.message) == (code, message)
 
     @pytest.mark.parametrize(
         ("model", "status", "code", "words"),
@@ -436,12 +407,10 @@ class TestAnHonestEnding:
         """Whether JSON or a page, asked for as a stream or not."""
         answer = await ask(gateway, model, stream=stream)
         assert answer.chunks == []
-        assert answer.code == code
-        assert words in answer.message
-        assert answer.ending is not None
-        assert answer.ending.error is not None
+        assert answer.error.code == code
+        assert words in answer.error.message
         if status is not None:
-            assert answer.ending.error.status == status
+            assert answer.error.status == status
 
     @pytest.mark.parametrize(
         ("body", "message"),
@@ -451,10 +420,7 @@ class TestAnHonestEnding:
             (b'{"detail": [{"loc": ["body", "n"], "msg": "too big"}]}', "body.n: too big"),
             (b'{"message": "nope"}', "nope"),
             (b"<style>x{}</style><p>It &amp; that <b>broke</b>", "Its text: It & that broke"),
-            (
-                b"\x1b[31mno\x00 luck\xff",
-                "with text instead of a JSON error. Its text: [31mno luck",
-            ),
+            (b"\x1b[31mno\0 luck\xff", "text instead of a JSON error. Its text: [31mno luck"),
             (b"x" * 1000, "x" * 300 + "…"),
             (b"", "said nothing more"),
             (b"[1]", "Its text: [1]"),
@@ -466,8 +432,8 @@ class TestAnHonestEnding:
         """Of a page, the text; of long text, the beginning; nothing that a terminal obeys."""
         upstream.scripts["plain"] = Script(status=503, body=body)
         answer = await ask(gateway)
-        assert message in answer.message
-        assert answer.message.isprintable()
+        assert message in answer.error.message
+        assert answer.error.message.isprintable()
 
     @pytest.mark.parametrize(
         ("wire", "code"),
@@ -496,9 +462,8 @@ class TestAnHonestEnding:
         upstream.scripts["plain"] = Script(wire=wire)
         answer = await ask(gateway)
         assert answer.chunks == []
-        assert answer.code in ([code] if code else INVALID)
-        generation = await upstream.generation()
-        await generation.wait_closed(AT_ONCE)
+        assert answer.error.code in ([code] if code else INVALID)
+        await (await upstream.generation()).wait_closed(AT_ONCE)
 
     @pytest.mark.parametrize(
         "payload",
@@ -523,9 +488,8 @@ class TestAnHonestEnding:
         upstream.scripts["plain"] = Script(wire=OK + b"\r\n" + events)
         answer = await ask(gateway)
         assert answer.chunks == [good]
-        assert answer.code == "upstream_invalid_response"
-        generation = await upstream.generation()
-        await generation.wait_closed(AT_ONCE)
+        assert answer.error.code == "upstream_invalid_response"
+        await (await upstream.generation()).wait_closed(AT_ONCE)
 
     async def test_an_event_above_the_bound_ends_the_answer(self, upstream: FakeUpstream) -> None:
         """So does a whole answer above it; neither is held in memory."""
@@ -533,16 +497,16 @@ class TestAnHonestEnding:
         upstream.scripts["plain"] = Script(tokens=("a", "x" * 200_000))
         streamed, whole = await ask(gateway), await ask(gateway, stream=False)
         assert streamed.text == "a"
-        assert streamed.code == whole.code == "upstream_event_too_large"
+        assert streamed.error.code == whole.error.code == "upstream_event_too_large"
 
     async def test_one_json_reply_to_a_request_for_a_stream_is_not_an_answer(
         self, upstream: FakeUpstream, gateway: OpenAIClient
     ) -> None:
         """But an error in it is read."""
         upstream.scripts["plain"] = Script(body=b'{"error":{"message":"no","code":"c"}}')
-        assert (await ask(gateway)).code == "c"
+        assert (await ask(gateway)).error.code == "c"
         upstream.scripts["plain"] = Script(body=b'{"choices":[]}')
-        assert (await ask(gateway)).code == "upstream_invalid_response"
+        assert (await ask(gateway)).error.code == "upstream_invalid_response"
 
     async def test_interim_responses_are_skipped(
         self, upstream: FakeUpstream, gateway: OpenAIClient
@@ -553,7 +517,6 @@ class TestAnHonestEnding:
         upstream.scripts["plain"] = Script(wire=interim + OK + b"\r\n" + event)
         answer = await ask(gateway)
         assert answer.text == "x"
-        assert answer.ending is not None
         assert answer.ending.error is None
 
 
@@ -586,7 +549,7 @@ class TestAnAnswerThatIsNotStreamed:
         """Half an object is nothing."""
         upstream.scripts["plain"] = Script(cut_after=1)
         answer = await ask(gateway, stream=False)
-        assert (answer.chunks, answer.code) == ([], "upstream_disconnected")
+        assert (answer.chunks, answer.error.code) == ([], "upstream_disconnected")
 
     @pytest.mark.parametrize("body", [b"nonsense", b"[]", b"{}", b'{"choices":1}', b"", b"\xff"])
     async def test_a_whole_answer_that_is_no_completion_is_an_error(
@@ -595,7 +558,7 @@ class TestAnAnswerThatIsNotStreamed:
         """JSON of another shape, too."""
         upstream.scripts["plain"] = Script(body=body)
         answer = await ask(gateway, stream=False)
-        assert (answer.chunks, answer.code) == ([], "upstream_invalid_response")
+        assert (answer.chunks, answer.error.code) == ([], "upstream_invalid_response")
 
 
 class TestTime:
@@ -620,12 +583,11 @@ class TestTime:
             script if stream or script.wire else Script(hang_after=BEFORE_HEADERS)
         )
         answer = await ask(gateway, stream=stream)
-        assert answer.code == "upstream_timeout"
-        assert "0.3 seconds" in answer.message
+        assert answer.error.code == "upstream_timeout"
+        assert "0.3 seconds" in answer.error.message
         if stream:
             assert answer.text == "".join(f"t{number} " for number in range(tokens))
-        generation = await upstream.generation()
-        await generation.wait_closed(AT_ONCE)
+        await (await upstream.generation()).wait_closed(AT_ONCE)
 
     async def test_a_refusal_whose_body_never_ends_is_still_that_refusal(
         self, upstream: FakeUpstream
@@ -636,8 +598,8 @@ class TestTime:
             wire=b"HTTP/1.1 500 X\r\nContent-Length: 99\r\n\r\nhalf a word"
         )
         answer = await ask(gateway)
-        assert answer.code == "upstream_http_error"
-        assert "half a word" in answer.message
+        assert answer.error.code == "upstream_http_error"
+        assert "half a word" in answer.error.message
 
     async def test_a_refusal_without_end_is_read_no_further_than_its_bound(
         self, upstream: FakeUpstream, gateway: OpenAIClient
@@ -646,7 +608,7 @@ class TestTime:
         upstream.scripts["plain"] = Script(
             wire=b"HTTP/1.1 500 X\r\nContent-Length: 999999999\r\n\r\n" + b"no " * 30_000
         )
-        assert "Its text: no no no" in (await ask(gateway)).message
+        assert "Its text: no no no" in (await ask(gateway)).error.message
 
     async def test_comments_are_heartbeats(self, upstream: FakeUpstream) -> None:
         """Pings of a long prefill keep an answer alive for longer than the timeout."""
@@ -655,7 +617,6 @@ class TestTime:
         started = asyncio.get_running_loop().time()
         answer = await ask(gateway)
         assert asyncio.get_running_loop().time() - started > 1.0
-        assert answer.ending is not None
         assert answer.ending.error is None
 
     async def test_a_pause_of_ours_is_not_the_upstreams_silence(
@@ -798,8 +759,7 @@ class TestLeaving:
 
         with pytest.raises(LookupError):
             await asyncio.wait_for(gateway.exchange(request(), fail, stream=True).run(), PATIENCE)
-        generation = await upstream.generation()
-        await generation.wait_closed(AT_ONCE)
+        await (await upstream.generation()).wait_closed(AT_ONCE)
 
     async def test_closing_the_gateway_ends_what_runs(
         self, upstream: FakeUpstream, gateway: OpenAIClient
@@ -870,11 +830,10 @@ class TestACompressedReply:
         upstream.scripts["e"] = Script(wire=reply(error, "400 Bad Request", **named))
         upstream.scripts["w"] = Script(wire=reply(whole, **named))
         upstream.scripts["s"] = Script(wire=reply(stream, kind="text/event-stream", **named))
-        assert (await ask(gateway, "e")).message == "No such engine"
+        assert (await ask(gateway, "e")).error.message == "No such engine"
         assert (await ask(gateway, "w", stream=False)).text == Script(tokens=2).text()
         answer = await ask(gateway, "s")
         assert answer.text == "word0 word1 word2 word3 word4 "
-        assert answer.ending is not None
         assert answer.ending.error is None
 
     @pytest.mark.parametrize("kind", ["text/event-stream", "application/json"])
@@ -886,7 +845,7 @@ class TestACompressedReply:
         upstream.scripts["plain"] = Script(wire=bomb)
         gateway = OpenAIClient(upstream.url, max_event_bytes=100_000)
         answer = await ask(gateway, stream=kind != "application/json")
-        assert answer.code == "upstream_event_too_large"
+        assert answer.error.code == "upstream_event_too_large"
 
     async def test_a_reply_that_is_not_compressed_as_it_says_is_an_honest_error(
         self, upstream: FakeUpstream, gateway: OpenAIClient
@@ -895,11 +854,9 @@ class TestACompressedReply:
         upstream.scripts["e"] = Script(wire=reply(b"nonsense", "429 Slow", Content_Encoding="gzip"))
         upstream.scripts["w"] = Script(wire=reply(b"nonsense", Content_Encoding="gzip"))
         answer = await ask(gateway, "e")
-        assert answer.ending is not None
-        assert answer.ending.error is not None
-        assert answer.ending.error.status == 429
-        assert "nonsense" in answer.ending.error.message
-        assert (await ask(gateway, "w", stream=False)).code == "upstream_invalid_response"
+        assert answer.error.status == 429
+        assert "nonsense" in answer.error.message
+        assert (await ask(gateway, "w", stream=False)).error.code == "upstream_invalid_response"
 
     @pytest.mark.parametrize("coding", ["br", "zstd", "gzip, br"])
     async def test_a_compression_that_is_not_known_is_named(
@@ -909,11 +866,9 @@ class TestACompressedReply:
         wire = reply(b"\x8b\x03\x80", "503 Busy", Content_Encoding=coding, Retry_After="7")
         upstream.scripts["plain"] = Script(wire=wire)
         answer = await ask(gateway)
-        assert answer.ending is not None
-        assert answer.ending.error is not None
-        assert answer.ending.error.status == 503
-        assert answer.ending.error.retry_after == 7
-        assert f"compressed as {coding}" in answer.ending.error.message
+        assert answer.error.status == 503
+        assert answer.error.retry_after == 7
+        assert f"compressed as {coding}" in answer.error.message
 
     async def test_a_reply_is_inflated_among_codings_that_are_none(
         self, upstream: FakeUpstream, gateway: OpenAIClient
@@ -922,51 +877,36 @@ class TestACompressedReply:
         body = packed(b'{"error":{"message":"No such engine"}}', 31)
         wire = reply(body, "400 Bad Request", Content_Encoding="identity, , GZIP")
         upstream.scripts["plain"] = Script(wire=wire)
-        assert (await ask(gateway)).message == "No such engine"
+        assert (await ask(gateway)).error.message == "No such engine"
 
 
 class TestARefusal:
     """What an upstream says beside its words."""
 
     @pytest.mark.parametrize(
-        ("said", "seconds"),
+        ("header", "said", "seconds"),
         [
-            ("7", 7),
-            ("1.5", 2),
-            ("Wed, 21 Oct 2015 07:28:30 GMT", 30),
-            ("Wednesday, 21-Oct-15 07:28:30 GMT", 30),
-            ("Wed, 21 Oct 2015 07:00:00 GMT", 0),
-            ("Wed, 21 Oct 2099 07:00:00 GMT", None),
-            ("soon", None),
-            ("-1", None),
-            ("9" * 400, None),
+            ("Retry_After", "7", 7),
+            ("Retry_After", "1.5", 2),
+            ("Retry_After", "Wed, 21 Oct 2015 07:28:30 GMT", 30),
+            ("Retry_After", "Wednesday, 21-Oct-15 07:28:30 GMT", 30),
+            ("Retry_After", "Wed, 21 Oct 2015 07:00:00 GMT", 0),
+            ("Retry_After", "Wed, 21 Oct 2099 07:00:00 GMT", None),
+            ("retry_after_ms", "1500", 2),
+            ("retry_after_ms", "20.5", 1),
+            ("retry_after_ms", "0", 0),
+            *((name, said, None) for name in ("Retry_After", "retry_after_ms")
+              for said in ("soon", "-1", "9" * 400)),
         ],
-    )
-    async def test_a_refusal_has_seconds_or_a_date_to_try_again(
-        self, upstream: FakeUpstream, gateway: OpenAIClient, said: str, seconds: int | None
-    ) -> None:
-        """A date counts from the upstream's own clock."""
-        wire = reply(b"{}", "429 Slow", Date="Wed, 21 Oct 2015 07:28:00 GMT", Retry_After=said)
-        upstream.scripts["plain"] = Script(wire=wire)
-        answer = await ask(gateway)
-        assert answer.ending is not None
-        assert answer.ending.error is not None
-        assert answer.ending.error.retry_after == seconds
-
-    @pytest.mark.parametrize(
-        ("said", "seconds"),
-        [("1500", 2), ("20.5", 1), ("0", 0), ("soon", None), ("-1", None), ("9" * 400, None)],
-    )
-    async def test_a_refusal_has_milliseconds_too(
-        self, upstream: FakeUpstream, gateway: OpenAIClient, said: str, seconds: int | None
-    ) -> None:
-        """OpenAI's own header, where there is no other."""
-        wire = reply(b"{}", "429 Slow", retry_after_ms=said)
-        upstream.scripts["plain"] = Script(wire=wire)
-        answer = await ask(gateway)
-        assert answer.ending is not None
-        assert answer.ending.error is not None
-        assert answer.ending.error.retry_after == seconds
+    )  # fmt: skip
+    async def test_a_refusal_says_when_to_try_again(
+        self, upstream: FakeUpstream, gateway: OpenAIClient, header: str, said: str,
+        seconds: int | None,
+    ) -> None:  # fmt: skip
+        """In seconds, by a date of the upstream's own clock, or in OpenAI's milliseconds."""
+        headers = {"Date": "Wed, 21 Oct 2015 07:28:00 GMT", header: said}
+        upstream.scripts["plain"] = Script(wire=reply(b"{}", "429 Slow", **headers))
+        assert (await ask(gateway)).error.retry_after == seconds
 
 
 class TestConnecting:
@@ -1018,10 +958,7 @@ class TestConnecting:
         ("settings", "sent"),
         [
             ({"api_key": "ours"}, ["Bearer ours", "Bearer ours"]),
-            (
-                {"api_key": "ours", "forward_authorization": True},
-                ["Bearer ours", "Bearer theirs"],
-            ),
+            ({"api_key": "ours", "forward_authorization": True}, ["Bearer ours", "Bearer theirs"]),
             ({}, [None, "Bearer theirs"]),
         ],
         ids=("configured", "forwarded", "none configured"),
@@ -1042,8 +979,8 @@ class TestConnecting:
         """So that a wrong base address is found; its query may hold a secret."""
         gateway = OpenAIClient(upstream.url + "/wrong?key=secret")
         answer = await ask(gateway)
-        assert f"{upstream.url}/wrong/chat/completions" in answer.message
-        assert "secret" not in answer.message
+        assert f"{upstream.url}/wrong/chat/completions" in answer.error.message
+        assert "secret" not in answer.error.message
         with pytest.raises(UpstreamError, match="/wrong/models"):
             await gateway.models()
 
@@ -1069,10 +1006,10 @@ class TestConnecting:
             port = free.getsockname()[1]
         gateway = OpenAIClient(f"http://127.0.0.1:{port}")
         answer = await ask(gateway)
-        assert answer.code == "upstream_unreachable"
-        assert f"127.0.0.1:{port}" in answer.message
+        assert answer.error.code == "upstream_unreachable"
+        assert f"127.0.0.1:{port}" in answer.error.message
         assert gateway._connections.used == set()
-        assert "Check that it runs" in answer.message
+        assert "Check that it runs" in answer.error.message
 
     def test_a_name_that_does_not_resolve_is_reported_as_such(self) -> None:
         """Looking up a name in a test would be a packet to a name server, so only the words."""
@@ -1085,16 +1022,16 @@ class TestConnecting:
         """A full port times out."""
         with full_port() as port:
             answer = await ask(OpenAIClient(f"http://127.0.0.1:{port}", connect_timeout=0.1))
-        assert answer.code == "upstream_unreachable"
-        assert "within 0.1 s" in answer.message
+        assert answer.error.code == "upstream_unreachable"
+        assert "within 0.1 s" in answer.error.message
 
     async def test_tls_is_verified(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A certificate that this machine does not trust is refused; a trusted one works."""
-        certificate, context = self_signed(tmp_path)
+        certificate, context = server_tls(tmp_path)
         async with FakeUpstream(tls=context) as upstream:
             answer = await ask(OpenAIClient(upstream.url))
-            assert answer.code == "upstream_unreachable"
-            assert "certificate" in answer.message.lower()
+            assert answer.error.code == "upstream_unreachable"
+            assert "certificate" in answer.error.message.lower()
             assert upstream.requests == []
             monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
             upstream.scripts["plain"] = Script(tokens=3_000)
@@ -1110,8 +1047,8 @@ class TestConnecting:
     async def test_plain_http_behind_an_https_address_says_so(self, upstream: FakeUpstream) -> None:
         """TLS that fails is reported as TLS that failed."""
         answer = await ask(OpenAIClient(upstream.url.replace("http:", "https:")))
-        assert answer.code == "upstream_unreachable"
-        assert "TLS" in answer.message
+        assert answer.error.code == "upstream_unreachable"
+        assert "TLS" in answer.error.message
 
 
 class TestModels:
@@ -1122,12 +1059,8 @@ class TestModels:
     ) -> None:
         """Nothing is added to them."""
         reply = await gateway.models("Bearer mine")
-        assert reply[0] == {
-            "id": "fake",
-            "object": "model",
-            "created": 1_700_000_000,
-            "owned_by": "fake",
-        }
+        model = {"id": "fake", "object": "model", "created": 1_700_000_000, "owned_by": "fake"}
+        assert reply[0] == model
         assert upstream.requests[0].path == "/v1/models"
         assert upstream.requests[0].headers["authorization"] == "Bearer mine"
 
@@ -1193,16 +1126,3 @@ def full_port() -> Iterator[int]:
             with contextlib.suppress(BlockingIOError):
                 filler.connect(listener.getsockname())
         yield listener.getsockname()[1]
-
-
-def self_signed(folder: Path) -> tuple[Path, ssl.SSLContext]:
-    """Make a certificate for 127.0.0.1 that nobody trusts, and a server context with it."""
-    key, certificate = folder / "key.pem", folder / "certificate.pem"
-    command = (
-        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 "
-        f"-subj /CN=127.0.0.1 -addext subjectAltName=IP:127.0.0.1 -keyout {key} -out {certificate}"
-    )
-    subprocess.run(command.split(), check=True, capture_output=True)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
-    return certificate, context

@@ -6,7 +6,6 @@ import asyncio
 import gzip
 import json
 import math
-import shutil
 import ssl
 import threading
 import time
@@ -31,6 +30,7 @@ from streaming_api.sources.prometheus import (
     QueryResult,
 )
 from streaming_api.sources.values import AlertList, Sample, SourceError
+from tests.certificates import server_tls
 from tests.fakes.prometheus import RealAlertmanager, RealPrometheus, free_port
 
 UNIT = 0.2
@@ -96,11 +96,8 @@ class TestRealPrometheus:
         assert text.samples[0].value is None
         assert answer["nothing"] == QueryResult(())
 
-        for name, said in {
-            "bad": "unexpected end of input",
-            "range": "a matrix",
-            "clash": "many-to-many",
-        }.items():
+        words = {"bad": "unexpected end of input", "range": "a matrix", "clash": "many-to-many"}
+        for name, said in words.items():
             error = answer[name]
             assert isinstance(error, SourceError)
             assert error.code == "query"
@@ -240,24 +237,21 @@ def http(
     return "\r\n".join([*head, *extra, "", ""]).encode() + content
 
 
-async def self_signed(folder: Path) -> ssl.SSLContext:
-    """Return a server's TLS with a certificate for 127.0.0.1 that it signed itself."""
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl is not installed: apt-get install openssl")
-    key, certificate = folder / "key.pem", folder / "certificate.pem"
-    making = await asyncio.create_subprocess_exec(
-        *["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"],
-        *["-nodes", "-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "1"],
-        *["-keyout", str(key), "-out", str(certificate)],
-        stderr=asyncio.subprocess.DEVNULL,
-    )
-    assert await making.wait() == 0
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
-    return context
-
-
+PAGE = b"<html><style>p{}</style><h1>Oh\r\n no</h1>\x1b[31m it <b>broke</b></html>"
+GONE = "404 Not Found"
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 EVERYTHING = ["prometheus", "alertmanager", "exposition"]
+
+
+async def fine(_: web.Request) -> web.Response:
+    """Answer with a list of nothing."""
+    return web.json_response([])
+
+
+async def queried(shape: object, session: aiohttp.ClientSession) -> QueryResult | SourceError:
+    """Ask a Prometheus that answers in this shape for one expression."""
+    async with answering(http(json.dumps(shape).encode())) as url:
+        return (await Prometheus(url, session).query({"a": "up"}))["a"]
 
 
 async def ask(
@@ -303,9 +297,6 @@ class TestFaults:
     async def test_tls_to_a_server_that_speaks_none_is_reported(
         self, kind: str, session: aiohttp.ClientSession
     ) -> None:
-        async def fine(_: web.Request) -> web.Response:
-            return web.json_response([])
-
         async with serving(fine) as url:
             error = await ask(kind, url.replace("http:", "https:"), session)
         assert error.code == "tls"
@@ -314,10 +305,7 @@ class TestFaults:
     async def test_a_certificate_that_nobody_vouches_for_is_refused(
         self, kind: str, session: aiohttp.ClientSession, tmp_path: Path
     ) -> None:
-        async def fine(_: web.Request) -> web.Response:
-            return web.json_response([])
-
-        async with serving(fine, await self_signed(tmp_path)) as url:
+        async with serving(fine, server_tls(tmp_path)[1]) as url:
             error = await ask(kind, url.replace("http:", "https:"), session)
         assert error.code == "tls"
         assert "self-signed certificate" in error.reason
@@ -334,49 +322,31 @@ class TestFaults:
         assert time.monotonic() - started < 20 * UNIT
 
     @pytest.mark.parametrize(
-        "said",
+        ("said", "code", "words"),
         [
-            b"",
-            http(b"[" * 99)[:-5],
-            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nab",
+            (b"", "disconnected", ""),
+            (http(b"[" * 99)[:-5], "disconnected", ""),
+            (CHUNKED + b"9\r\nab", "disconnected", ""),
+            (b"SSH-2.0-OpenSSH_9.2\r\n", "format", "does not speak HTTP"),
+            (b"\xff\x00" * 99, "format", "does not speak HTTP"),
+            (http(b"<!doctype html><p>Hi", kind="text/html"), "format", "a web page (HTML)"),
+            (http(b"\x00\x01{{{", kind="text/plain"), "format", ""),
+            (http(PAGE, "500 Oh", "text/html"), "status", "500: Oh no [31m it broke ("),
+            (http(b'{"error": "gone"}', GONE), "status", "404: gone (check the path"),
+            (http(b'{"error": {"message": "gone"}}', GONE), "status", "404: gone (check the path"),
+            (http(b'{"message": "gone"}', GONE), "status", "404: gone (check the path"),
+            (http(b'"gone"', GONE), "status", "404: gone (check the path"),
         ],
+        ids=range(12),
     )
-    async def test_a_connection_that_is_cut_is_reported(
-        self, kind: str, said: bytes, session: aiohttp.ClientSession
+    async def test_a_reply_that_is_no_answer_is_reported_in_words(
+        self, kind: str, said: bytes, code: str, words: str, session: aiohttp.ClientSession
     ) -> None:
-        """A truncated body is never taken for a whole one."""
+        """A truncated body is never taken for a whole one; a server's own words are quoted."""
         async with answering(said) as url:
             error = await ask(kind, url, session)
-        assert error.code == "disconnected"
-
-    @pytest.mark.parametrize("said", [b"SSH-2.0-OpenSSH_9.2\r\n", b"\xff\x00" * 99])
-    async def test_a_server_that_speaks_no_http_is_reported(
-        self, kind: str, said: bytes, session: aiohttp.ClientSession
-    ) -> None:
-        async with answering(said) as url:
-            error = await ask(kind, url, session)
-        assert error.code == "format"
-        assert "does not speak HTTP" in error.reason
-
-    async def test_a_500_is_reported_in_the_servers_own_words(
-        self, kind: str, session: aiohttp.ClientSession
-    ) -> None:
-        page = b"<html><style>p{}</style><h1>Oh\r\n no</h1>\x1b[31m it <b>broke</b></html>"
-        async with answering(http(page, "500 Internal Server Error", "text/html")) as url:
-            error = await ask(kind, url, session)
-        assert error.code == "status"
-        assert "answered 500: Oh no [31m it broke (" in error.reason
-
-    @pytest.mark.parametrize(
-        "content", [{"error": "gone"}, {"error": {"message": "gone"}}, {"message": "gone"}, "gone"]
-    )
-    async def test_a_404_in_json_is_reported_in_the_servers_own_words(
-        self, kind: str, content: object, session: aiohttp.ClientSession
-    ) -> None:
-        async with answering(http(json.dumps(content).encode(), "404 Not Found")) as url:
-            error = await ask(kind, url, session)
-        assert error.code == "status"
-        assert "answered 404: gone (check the path" in error.reason
+        assert error.code == code
+        assert words in error.reason
 
     async def test_a_redirect_is_not_followed(
         self, kind: str, session: aiohttp.ClientSession
@@ -392,19 +362,6 @@ class TestFaults:
         assert error.code == "redirect"
         assert "/elsewhere" in error.reason
         assert len(asked) == 1
-
-    async def test_a_web_page_is_no_answer(self, kind: str, session: aiohttp.ClientSession) -> None:
-        async with answering(http(b"<!doctype html><p>Hi", kind="text/html")) as url:
-            error = await ask(kind, url, session)
-        assert error.code == "format"
-        assert "a web page (HTML)" in error.reason
-
-    async def test_what_is_neither_json_nor_an_exposition_is_no_answer(
-        self, kind: str, session: aiohttp.ClientSession
-    ) -> None:
-        async with answering(http(b"\x00\x01{{{", kind="text/plain")) as url:
-            error = await ask(kind, url, session)
-        assert error.code == "format"
 
     @pytest.mark.parametrize("compressed", [False, True])
     async def test_a_hundred_megabytes_are_not_read(
@@ -461,24 +418,17 @@ class TestFaults:
 
 
 WRONG_SHAPES: list[object] = [
-    None,
-    1,
-    "text",
-    {},
-    [1],
-    [{}],
+    None, 1, "text", {}, [1], [{}],
     {"status": "success"},
     {"status": "success", "data": None},
     {"status": "success", "data": {"alerts": 1}},
     {"status": "success", "data": {"alerts": [1]}},
     {"status": "success", "data": {"alerts": [{"labels": {"a": 1}, "state": "firing"}]}},
-    {
-        "status": "success",
-        "data": {"alerts": [{"labels": {"a": 1}, "state": "firing", "activeAt": "soon"}]},
-    },
+    {"status": "success",
+     "data": {"alerts": [{"labels": {"a": 1}, "state": "firing", "activeAt": "soon"}]}},
     {"status": "error", "error": "x" * 5000 + "\n"},
     [{"labels": {}, "annotations": {}, "startsAt": "2026-01-31T12:00:00Z", "status": "active"}],
-]
+]  # fmt: skip
 
 
 def vector(*items: object, kind: str = "vector") -> object:
@@ -495,11 +445,9 @@ WRONG_RESULTS: list[object] = [
     vector({"metric": {}, "value": [1, "x" * 5000]}),
     vector({"metric": {"a": 1}, "value": [1, "2"]}),
     vector({"metric": [], "value": [1, "2"]}),
-    vector(1, kind="scalar"),
-    vector(1, "x", kind="scalar"),
-    vector(1, 2, kind="string"),
-    vector(kind="streams"),
-]
+    vector(1, kind="scalar"), vector(1, "x", kind="scalar"),
+    vector(1, 2, kind="string"), vector(kind="streams"),
+]  # fmt: skip
 
 
 class TestShapes:
@@ -518,30 +466,26 @@ class TestShapes:
     async def test_results_of_the_wrong_shape_are_refused(
         self, shape: object, session: aiohttp.ClientSession
     ) -> None:
-        async with answering(http(json.dumps(shape).encode())) as url:
-            answer = await Prometheus(url, session).query({"a": "up"})
-        assert isinstance(answer["a"], SourceError)
-        assert answer["a"].code == "format"
-        assert len(answer["a"].reason) < 1000
+        error = await queried(shape, session)
+        assert isinstance(error, SourceError)
+        assert error.code == "format"
+        assert len(error.reason) < 1000
 
     async def test_a_native_histogram_has_no_one_value(
         self, session: aiohttp.ClientSession
     ) -> None:
         shape = vector({"metric": {"__name__": "h"}, "histogram": [1, {"count": "1"}]})
-        async with answering(http(json.dumps(shape).encode())) as url:
-            answer = await Prometheus(url, session).query({"a": "h"})
-        assert isinstance(answer["a"], QueryResult)
-        assert (answer["a"].samples[0].name, answer["a"].samples[0].value) == ("h", None)
+        answer = await queried(shape, session)
+        assert isinstance(answer, QueryResult)
+        assert (answer.samples[0].name, answer.samples[0].value) == ("h", None)
 
     async def test_samples_beyond_the_limit_are_dropped_and_counted(
         self, session: aiohttp.ClientSession
     ) -> None:
         items = [{"metric": {"n": str(n)}, "value": [1, "1"]} for n in range(MAX_SAMPLES + 7)]
-        async with answering(http(json.dumps(vector(*items)).encode())) as url:
-            answer = await Prometheus(url, session).query({"a": "up"})
-        assert isinstance(answer["a"], QueryResult)
-        assert len(answer["a"].samples) == MAX_SAMPLES
-        assert answer["a"].dropped == 7
+        answer = await queried(vector(*items), session)
+        assert isinstance(answer, QueryResult)
+        assert (len(answer.samples), answer.dropped) == (MAX_SAMPLES, 7)
 
     async def test_alerts_beyond_the_limit_are_dropped_pending_ones_first(
         self, session: aiohttp.ClientSession
@@ -610,11 +554,8 @@ class TestRounds:
             go_on.set()
             answer = await asking
         assert most == AT_ONCE
-        assert {
-            name: f"{result.samples[0].value:.0f}"
-            for name, result in answer.items()
-            if isinstance(result, QueryResult)
-        } == queries
+        results = [(n, each) for n, each in answer.items() if isinstance(each, QueryResult)]
+        assert {name: f"{each.samples[0].value:.0f}" for name, each in results} == queries
 
     async def test_a_round_against_a_server_that_hangs_takes_one_timeout_not_many(
         self, session: aiohttp.ClientSession
@@ -624,9 +565,8 @@ class TestRounds:
             queries = {f"q{n}": "up" for n in range(10 * AT_ONCE)}
             answer = await Prometheus(url, session, timeout=2 * UNIT).query(queries)
         assert time.monotonic() - started < 15 * UNIT
-        assert {e.code if isinstance(e, SourceError) else "" for e in answer.values()} == {
-            "timeout"
-        }
+        codes = {e.code if isinstance(e, SourceError) else "" for e in answer.values()}
+        assert codes == {"timeout"}
 
     async def test_a_query_that_hangs_does_not_spoil_the_others(
         self, session: aiohttp.ClientSession
@@ -640,11 +580,8 @@ class TestRounds:
         async with serving(hang_on_one) as url:
             queries = {"a": "quick", "b": "slow", "c": "quick"}
             answer = await Prometheus(url, session, timeout=10 * UNIT).query(queries)
-        assert [type(result) for result in answer.values()] == [
-            QueryResult,
-            SourceError,
-            QueryResult,
-        ]
+        kinds = [type(result) for result in answer.values()]
+        assert kinds == [QueryResult, SourceError, QueryResult]
 
     async def test_a_400_of_something_else_is_not_blamed_on_the_query(
         self, session: aiohttp.ClientSession

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, ClassVar, Final
@@ -89,11 +91,11 @@ class Shown(Connection):
         return [message["data"] for message in self.messages()]
 
 
-def new_channel(epoch: str = EPOCH) -> Channel:
+def new_channel(epoch: str = EPOCH, *, flush_interval: float = 0) -> Channel:
     return Channel(
         epoch,
         call_later=lambda delay, work: asyncio.get_running_loop().call_later(delay, work),
-        flush_interval=0.0,
+        flush_interval=flush_interval,
         batch_size=1,
         observer=Deliveries(),
     )
@@ -132,6 +134,23 @@ def alert(
 
 def listed(*alerts: Alert, dropped: int = 0) -> AlertList:
     return AlertList(alerts, dropped)
+
+
+def alerts_of(alerts: Alerts) -> list[Json]:
+    """What who joins now is shown."""
+    shown: list[Json] = orjson.loads(alerts.snapshot())["alerts"]
+    return shown
+
+
+@asynccontextmanager
+async def running(topics: Topics) -> AsyncIterator[asyncio.Task[None]]:
+    """Poll the sources; all of it ends with the block."""
+    task = asyncio.create_task(topics.run())
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -233,11 +252,7 @@ class TestAlerts:
         first, *shown_events = shown.data()
         assert first == {"event": "snapshot", "alerts": []}
         assert [data["event"] for data in shown_events] == ["pending", "firing", "resolved"]
-        assert [data["alert"]["state"] for data in shown_events] == [
-            "pending",
-            "firing",
-            "resolved",
-        ]
+        assert [d["alert"]["state"] for d in shown_events] == ["pending", "firing", "resolved"]
         assert shown_events[1]["alert"] == {
             "fingerprint": shown_events[0]["alert"]["fingerprint"],
             "state": "firing",
@@ -252,7 +267,7 @@ class TestAlerts:
             "manager_url": None,
         }
         assert shown_events[2]["alert"]["ends_at"].endswith("Z")
-        assert orjson.loads(topics.alerts.snapshot())["alerts"] == []
+        assert alerts_of(topics.alerts) == []
 
     def test_new_words_of_an_alert_are_sent_too(self) -> None:
         """Otherwise who joins now would know more than who was there."""
@@ -261,7 +276,7 @@ class TestAlerts:
         shown = watch(topics, "alerts")
         topics.alerts.poll("prometheus", listed(alert(summary="92 %")))
         assert shown.data()[-1]["alert"]["annotations"] == {"summary": "92 %"}
-        assert len(orjson.loads(topics.alerts.snapshot())["alerts"]) == 1
+        assert len(alerts_of(topics.alerts)) == 1
 
     def test_sources_end_only_their_own_alerts(self) -> None:
         topics = topics_of()
@@ -270,7 +285,7 @@ class TestAlerts:
         alerts.poll("alertmanager", listed(alert(source="alertmanager")))
         alerts.webhook([alert(source="webhook")])
         alerts.poll("prometheus", listed())
-        [left] = orjson.loads(alerts.snapshot())["alerts"]
+        [left] = alerts_of(alerts)
         assert left["sources"] == ["alertmanager", "webhook"]
         assert "resolved" not in [data["event"] for data in shown.data()]
         alerts.poll("alertmanager", listed())
@@ -283,7 +298,7 @@ class TestAlerts:
         topics.alerts.poll("prometheus", listed(alert(state="pending")))
         topics.alerts.webhook([alert(source="webhook")])
         topics.alerts.poll("alertmanager", listed(alert(source="alertmanager", summary="Ours.")))
-        [one] = orjson.loads(topics.alerts.snapshot())["alerts"]
+        [one] = alerts_of(topics.alerts)
         assert one["state"] == "firing"
         assert one["source"] == "alertmanager"
         assert one["annotations"] == {"summary": "Ours."}
@@ -333,18 +348,16 @@ class TestAlerts:
         alerts = Alerts()
         alerts.poll("prometheus", listed(alert("A"), alert("B")))
         alerts.poll("prometheus", listed(alert("A"), dropped=1))
-        assert len(orjson.loads(alerts.snapshot())["alerts"]) == 2
+        assert len(alerts_of(alerts)) == 2
         alerts.poll("prometheus", listed(alert("A")))
-        assert len(orjson.loads(alerts.snapshot())["alerts"]) == 1
+        assert len(alerts_of(alerts)) == 1
 
     def test_labels_listed_twice_do_not_flap(self) -> None:
         topics = topics_of()
         for _ in range(2):
             topics.alerts.poll("prometheus", listed(alert(), alert(state="pending")))
         assert topics.channel.number == 1
-        assert [each["state"] for each in orjson.loads(topics.alerts.snapshot())["alerts"]] == [
-            "firing"
-        ]
+        assert [each["state"] for each in alerts_of(topics.alerts)] == ["firing"]
 
     def test_the_webhook_resolves_its_own_alert_and_nothing_that_nobody_knew(self) -> None:
         topics = topics_of()
@@ -364,10 +377,10 @@ class TestAlerts:
         now = WEBHOOK_KEPT - 1
         alerts.webhook([alert("Repeated", source="webhook")])
         alerts.expire()
-        assert len(orjson.loads(alerts.snapshot())["alerts"]) == 2
+        assert len(alerts_of(alerts)) == 2
         now = WEBHOOK_KEPT + 1
         alerts.expire()
-        [left] = orjson.loads(alerts.snapshot())["alerts"]
+        [left] = alerts_of(alerts)
         assert left["labels"] == {"alertname": "Repeated"}
 
     def test_too_many_alerts_are_refused_with_one_line_in_the_log(
@@ -377,10 +390,9 @@ class TestAlerts:
         many = [alert(f"A{number}", source="webhook") for number in range(MAX_ALERTS + 5)]
         assert alerts.webhook(many) == 5
         assert alerts.webhook(many) == 5
-        assert len(orjson.loads(alerts.snapshot())["alerts"]) == MAX_ALERTS
-        assert [record.message.partition(":")[0] for record in caplog.records] == [
-            "5 alerts of webhook are refused"
-        ]
+        assert len(alerts_of(alerts)) == MAX_ALERTS
+        (line,) = caplog.messages
+        assert line.startswith("5 alerts of webhook are refused:")
 
     def test_who_fills_one_source_silences_no_other(self) -> None:
         alerts = Alerts()
@@ -390,45 +402,19 @@ class TestAlerts:
     def test_huge_alerts_are_bounded_by_their_bytes(self) -> None:
         alerts = Alerts()
         labels = {f"label_{number}": "x" * 1000 for number in range(1000)}
-        huge = [
-            make_alert(
-                labels={**labels, "number": str(number)},
-                annotations={},
-                state="firing",
-                starts_at=datetime.now(UTC),
-                source="webhook",
-            )
-            for number in range(10)
-        ]
+        huge = [alert(f"A{number}", source="webhook", labels=labels) for number in range(10)]
         assert alerts.webhook(huge) > 5
-        alerts.webhook(attrs_resolved(each) for each in huge)
+        alerts.webhook(attrs.evolve(each, state="resolved") for each in huge)
         assert alerts.webhook(huge[:1]) == 0, "their room is free again"
 
     async def test_a_transition_does_not_wait_for_the_flush_window(self) -> None:
-        on = Channel(
-            EPOCH,
-            call_later=lambda _delay, _work: None,
-            flush_interval=3600,
-            batch_size=1,
-            observer=Deliveries(),
-        )
-        topics = Topics(StreamingConfig(), on)
+        topics = Topics(StreamingConfig(), new_channel(flush_interval=3600))
         shown = watch(topics, "alerts", "metrics")
         topics.metrics.update("process", {"a": 1.0})
         topics.metrics.update("process", {"a": 2.0})
         seen = len(shown.data())
         topics.alerts.poll("prometheus", listed(alert()))
         assert [data["event"] for data in shown.data()[seen:]] == ["changed", "firing"]
-
-
-def attrs_resolved(each: Alert) -> Alert:
-    return make_alert(
-        labels=each.labels,
-        annotations=each.annotations,
-        state="resolved",
-        starts_at=datetime.now(UTC),
-        source="webhook",
-    )
 
 
 class TestStatus:
@@ -444,19 +430,12 @@ class TestStatus:
         snapshot, *shown_events = shown.data()
         assert list(snapshot["components"]) == ["streaming-api"]
         assert snapshot["components"]["streaming-api"]["state"] == "up"
-        assert [data["status"]["reason"] for data in shown_events] == [
-            "It refuses connections.",
-            "Its name is not found.",
-        ]
+        reasons = [data["status"]["reason"] for data in shown_events]
+        assert reasons == ["It refuses connections.", "Its name is not found."]
         assert shown_events[-1] == {
             "event": "changed",
             "component": "gateway",
-            "status": {
-                "state": "down",
-                "since": since,
-                "reason": "Its name is not found.",
-                "detail": None,
-            },
+            "status": {"state": "down", "since": since, "reason": reasons[-1], "detail": None},
         }
         assert topics.states() == {"streaming-api": "up", "gateway": "down"}
 
@@ -486,11 +465,8 @@ class TestRules:
         rules = Rules()
         down, up = {"gateway": "down", "prometheus": "down"}, {"gateway": "up"}
         [firing] = rules.evaluate([Readings()], down).alerts
-        assert firing.labels == {
-            "alertname": "UpstreamDown",
-            "severity": "critical",
-            "component": "gateway",
-        }
+        about = {"alertname": "UpstreamDown", "severity": "critical", "component": "gateway"}
+        assert firing.labels == about
         assert (firing.source, firing.state) == ("streaming-api", "firing")
         for _ in range(HOLD - 1):
             assert rules.evaluate([Readings()], up).alerts == (firing,)
@@ -618,10 +594,10 @@ class TestPolling:
                 raise answer
             return answer
 
-        def tell(state: str, reason: str | None) -> None:
+        def report(state: str, reason: str | None) -> None:
             shown_events.append((state, reason))
 
-        task = asyncio.create_task(keep_asking(ask, UNIT / 50, tell))
+        task = asyncio.create_task(keep_asking(ask, UNIT / 50, report))
         await until(lambda: len(shown_events) >= 4)
         task.cancel()
         assert shown_events[:4] == [
@@ -667,10 +643,8 @@ class TestPolling:
         endpoint = "http://127.0.0.1:9"
         topics = topics_of(poll_interval=2, custom_metrics_endpoint=endpoint)
         topics.add_process(dict)
-        task = asyncio.create_task(topics.run())
-        await until(lambda: len(phases) == 3)
-        task.cancel()
-        await asyncio.wait([task])
+        async with running(topics):
+            await until(lambda: len(phases) == 3)
         first, second, third = sorted(phases)
         assert min(second - first, third - second, first + 2 - third) > 0.4
 
@@ -687,16 +661,13 @@ class TestPolling:
 
     async def test_what_is_added_while_it_runs_is_asked_at_once(self) -> None:
         topics = topics_of(poll_interval=UNIT)
-        task = asyncio.create_task(topics.run())
-        await asyncio.sleep(0)
-        shown = watch(topics, "metrics")
-        topics.add_process(lambda: {"open_fds": 7.0, "tokens_per_second": None})
-        await until(lambda: len(shown.data()) > 1)
-        assert shown.data()[1]["values"] == {
-            "process": {"open_fds": 7.0, "tokens_per_second": None}
-        }
-        task.cancel()
-        await asyncio.wait([task])
+        figures = {"open_fds": 7.0, "tokens_per_second": None}
+        async with running(topics) as task:
+            await asyncio.sleep(0)
+            shown = watch(topics, "metrics")
+            topics.add_process(lambda: figures)
+            await until(lambda: len(shown.data()) > 1)
+            assert shown.data()[1]["values"] == {"process": figures}
         assert task.cancelled()
         assert {other for other in asyncio.all_tasks() if "poll" in other.get_name()} == set()
 
@@ -705,12 +676,10 @@ class TestPolling:
         used = 99
         topics.set_readings(lambda: Readings(connections={"sse": (used, 100)}))
         shown = watch(topics, "alerts")
-        task = asyncio.create_task(topics.run())
-        await until(lambda: len(shown.data()) > 1)
-        used = 1
-        await until(lambda: len(shown.data()) > 2)
-        task.cancel()
-        await asyncio.wait([task])
+        async with running(topics):
+            await until(lambda: len(shown.data()) > 1)
+            used = 1
+            await until(lambda: len(shown.data()) > 2)
         assert [data["event"] for data in shown.data()] == ["snapshot", "firing", "resolved"]
         assert shown.data()[1]["alert"]["source"] == "streaming-api"
 
@@ -725,18 +694,11 @@ class TestPolling:
             raise RuntimeError(message)
 
         topics.set_readings(broken)
-        counted = 0
-
-        def figures() -> dict[str, float]:
-            nonlocal counted
-            counted += 1
-            return {"counted": counted}
-
-        topics.add_process(figures)
-        task = asyncio.create_task(topics.run())
-        await until(lambda: failures["poll of own rules"] > 0 and counted > 3)
-        task.cancel()
-        await asyncio.wait([task])
+        counted = itertools.count()
+        topics.add_process(lambda: {"counted": next(counted)})
+        shown = watch(topics, "metrics")
+        async with running(topics):
+            await until(lambda: failures["poll of own rules"] > 0 and len(shown.data()) > 3)
         assert "RuntimeError: a bug" in caplog.text
 
     async def test_nothing_is_polled_for_a_topic_that_is_switched_off(self) -> None:
@@ -750,12 +712,10 @@ class TestPolling:
         )
         topics.add_process(dict)
         topics.add_exposition(nowhere)
-        task = asyncio.create_task(topics.run())
-        await asyncio.sleep(UNIT)
-        assert set(topics.states()) == {"streaming-api"}
-        assert not [each for each in asyncio.all_tasks() if each.get_name().startswith("poll")]
-        task.cancel()
-        await asyncio.wait([task])
+        async with running(topics):
+            await asyncio.sleep(UNIT)
+            assert set(topics.states()) == {"streaming-api"}
+            assert not [each for each in asyncio.all_tasks() if each.get_name().startswith("poll")]
 
 
 class TestBackground:
@@ -763,7 +723,7 @@ class TestBackground:
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
         attempts = 0
-        counted = 0
+        failures: list[None] = []
 
         async def work() -> None:
             nonlocal attempts
@@ -772,22 +732,17 @@ class TestBackground:
                 message = f"attempt {attempts}"
                 raise RuntimeError(message)
 
-        def count() -> None:
-            nonlocal counted
-            counted += 1
-
         async with asyncio.timeout(PATIENCE):
-            await supervise("the work", work, count, first_pause=UNIT / 50)
-        assert (attempts, counted) == (3, 2)
-        assert [record.message for record in caplog.records] == [
-            "background work failed: the work",
-        ] * 2
+            await supervise("the work", work, lambda: failures.append(None), first_pause=UNIT / 50)
+        assert (attempts, len(failures)) == (3, 2)
+        assert caplog.messages == ["background work failed: the work"] * 2
         assert "RuntimeError: attempt 2" in caplog.text
 
     async def test_a_cancellation_from_inside_is_a_failure_and_not_the_end(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
         attempts = 0
+        failures: list[None] = []
 
         async def work() -> None:
             nonlocal attempts
@@ -797,15 +752,9 @@ class TestBackground:
                 lost.cancel()
                 await lost
 
-        failures = 0
-
-        def count() -> None:
-            nonlocal failures
-            failures += 1
-
         async with asyncio.timeout(PATIENCE):
-            await supervise("the work", work, count, first_pause=UNIT / 50)
-        assert (attempts, failures) == (2, 1)
+            await supervise("the work", work, lambda: failures.append(None), first_pause=UNIT / 50)
+        assert (attempts, len(failures)) == (2, 1)
         assert "cancelled from inside" in caplog.text
 
     async def test_cancellation_ends_work_also_while_it_pauses(self) -> None:
@@ -892,6 +841,6 @@ class TestWhatIsLeftOut:
         alerts = Alerts()
         alerts.poll("prometheus", listed(alert()))
         alerts.poll("prometheus", AlertList((), 0, ("store gateway timed out",)))
-        assert len(orjson.loads(alerts.snapshot())["alerts"]) == 1
+        assert len(alerts_of(alerts)) == 1
         alerts.poll("prometheus", listed())
-        assert not orjson.loads(alerts.snapshot())["alerts"]
+        assert not alerts_of(alerts)
