@@ -189,6 +189,8 @@ class Answer(WatchedAnswer):
         except Exception:
             logger.exception("an answer failed")
             self._stopped = AnswerOutcome("error", OUR_BUG)
+        with contextlib.suppress(asyncio.CancelledError):  # it ends all the same
+            await self._turn.to_end()
         self._end(ending)
 
     def _headers(self) -> dict[str, str]:

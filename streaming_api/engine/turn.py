@@ -1,16 +1,24 @@
-"""Turn: chunks that one turn of the event loop has read, shown when all are read, written together.
+"""Turn: what one turn of the event loop has read, shown when all is read, written together; ends.
 
 A write wakes the process that reads, and what is done between two writes is time in which that
 process falls asleep again: writes that follow each other at once wake it once. A reply may be
 complete before its turn has ended, so whoever ends an answer ends the turn first.
+
+The end of an answer is as much work as ten tokens. Of many that are complete at once, few end in
+each turn, so that the tokens of all others do not wait for them.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol
+from collections import deque
+from typing import Final, Protocol
 
 from streaming_api.engine.channel import Flushed
+
+
+ENDS: Final = 2
+"""Answers that end in one turn."""
 
 
 class Taker(Protocol):
@@ -27,10 +35,11 @@ class Turn:
         flushed: what is to be written.
     """
 
-    __slots__ = ("_due", "_read", "flushed")
+    __slots__ = ("_due", "_ending", "_read", "flushed")
 
     def __init__(self) -> None:
         self._due = False  # its end is scheduled
+        self._ending: deque[asyncio.Future[None]] = deque()
         self._read: list[tuple[Taker, list[bytes]]] = []
         self.flushed: list[Flushed] = []
 
@@ -57,3 +66,20 @@ class Turn:
         flushed, self.flushed = self.flushed, []
         for channel, part, data, viewers in flushed:
             channel.write(part, data, viewers)
+
+    async def to_end(self) -> None:
+        """Wait for a turn in which an answer may end."""
+        loop = asyncio.get_running_loop()
+        mine = loop.create_future()
+        self._ending.append(mine)
+        if len(self._ending) == 1:
+            loop.call_soon(self._let_end)
+        await mine
+
+    def _let_end(self) -> None:
+        for _ in range(min(ENDS, len(self._ending))):
+            waiting = self._ending.popleft()
+            if not waiting.done():
+                waiting.set_result(None)
+        if self._ending:
+            asyncio.get_running_loop().call_soon(self._let_end)

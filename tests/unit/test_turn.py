@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
 
 from streaming_api.engine.channel import Channel
 from streaming_api.engine.stream import Stream
-from streaming_api.engine.turn import Turn
+from streaming_api.engine.turn import ENDS, Turn
 from streaming_api.engine.viewer import Viewer
 from streaming_api.upstreams.answer import ExchangeResult
 from streaming_api.wire import framing
@@ -61,3 +62,31 @@ async def test_chunks_stand_before_the_end_of_an_answer_that_was_complete_at_onc
     context.answers.turn.end()
     assert answer.channel.number == number + 2
     answer.task.cancel()
+
+
+async def test_of_many_answers_that_are_complete_few_end_in_each_turn() -> None:
+    turn = Turn()
+    ended: list[int] = []
+
+    async def end(number: int) -> None:
+        await turn.to_end()
+        ended.append(number)
+
+    tasks = [asyncio.create_task(end(number)) for number in range(4 * ENDS)]
+    after_each_turn = [0]
+    while len(ended) < len(tasks):
+        await asyncio.sleep(0)
+        after_each_turn.append(len(ended))
+    assert ended == list(range(len(tasks))), "first come, first served"
+    assert max(after - before for before, after in pairwise(after_each_turn)) == ENDS
+
+
+async def test_an_answer_that_is_cancelled_meanwhile_keeps_no_other_from_its_end() -> None:
+    turn = Turn()
+    waiting = [asyncio.create_task(turn.to_end()) for _ in range(3 * ENDS)]
+    await asyncio.sleep(0)
+    for task in waiting[:ENDS]:
+        task.cancel()
+    async with asyncio.timeout(5):
+        await asyncio.gather(*waiting[ENDS:])
+    assert all(task.cancelled() for task in waiting[:ENDS])
