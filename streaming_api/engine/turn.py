@@ -16,7 +16,6 @@ from typing import Final, Protocol
 
 from streaming_api.engine.channel import Flushed
 
-
 ENDS: Final = 2
 """Answers that end in one turn."""
 
