@@ -130,7 +130,8 @@ def _no_password() -> Never:
 
 def _refusal(error: ssl.SSLError) -> CertificateError:
     match error.reason:
-        case "KEY_VALUES_MISMATCH" | "KEY_TYPE_MISMATCH":
+        # The last: OpenSSL looks for a certificate of the key's type, where RSA became ECDSA.
+        case "KEY_VALUES_MISMATCH" | "KEY_TYPE_MISMATCH" | "NO_CERTIFICATE_ASSIGNED":
             message = "found a key that does not fit the certificate; both must be of one renewal"
             return CertificateError("tls_key", message)
         case "EE_KEY_TOO_SMALL" | "CA_KEY_TOO_SMALL" | "CA_MD_TOO_WEAK":

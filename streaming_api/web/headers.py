@@ -23,10 +23,12 @@ COMMON: Final[dict[str, str]] = {
 }
 """Headers of every response, even of the reply to bytes that are not HTTP."""
 _EXPOSED: Final = (
-    "X-Request-Id, Retry-After, Location, ETag, Allow, WWW-Authenticate, "
+    "X-Request-Id, Retry-After, retry-after-ms, x-should-retry, "
+    "Location, ETag, Allow, WWW-Authenticate, "
     "x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-limit-tokens, "
-    "x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens"
+    "x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens, *"
 )
+"""The star is for what a gateway sends beside these; browsers before 2022 know no star."""
 _PREFLIGHT: Final[dict[str, str]] = {
     # "*" stands for every header except this one (Fetch standard, section 3.3.4).
     hdrs.ACCESS_CONTROL_ALLOW_HEADERS: "*, Authorization",

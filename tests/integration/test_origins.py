@@ -15,7 +15,7 @@ from playwright.async_api import Page, async_playwright
 
 from streaming_api.config import ApiKey
 from tests.conftest import StartServer
-from tests.fakes.upstream import FakeUpstream
+from tests.fakes.upstream import FakeUpstream, Script
 from tests.raw import raw
 
 ORIGIN: Final = "https://app.example.org"
@@ -63,6 +63,7 @@ IN_THE_PAGE: Final = """async ({url, key}) => {
         health: (await (await fetch(`${url}/health`)).json()).status,
         streamed: (await streamed.text()).includes("[DONE]"),
         request_id: streamed.headers.get("X-Request-Id") !== null,
+        gateways: streamed.headers.get("x-litellm-call-id"),
         refused: [refused.status, (await refused.json()).error.code],
         event, opened};
 }"""
@@ -162,11 +163,13 @@ async def test_a_page_of_an_allowed_origin_in_a_browser(
     )
     common = {"api_gateway_endpoint": upstream.url, "api_keys": (key,)}
     server = await start_server(**common, allowed_origins=(origin,))
+    upstream.default = Script(headers=(("x-litellm-call-id", "c-1"),))
     seen = await page.evaluate(IN_THE_PAGE, {"url": server.url, "key": "secret"})
     assert seen == {
         "health": "healthy",
         "streamed": True,
         "request_id": True,
+        "gateways": "c-1",
         "refused": [401, "invalid_api_key"],
         "event": "status_update",
         "opened": True,

@@ -43,6 +43,13 @@ def other_key(certificate: Path, key: Path) -> None:
     assert key.exists()
 
 
+def key_of_another_type(certificate: Path, _key: Path) -> None:
+    """As when a renewal changes from ECDSA to RSA."""
+    kept = certificate.read_bytes()
+    make_certificate(certificate.parent, "other", kind=RSA)
+    certificate.write_bytes(kept)
+
+
 def halve(path: Path) -> None:
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
@@ -65,6 +72,7 @@ def unreadable(path: Path) -> None:
 
 FAULTS: Final[dict[str, tuple[Callable[[Path, Path], None], str, str]]] = {
     "another key": (other_key, "tls_key", "does not fit the certificate"),
+    "a key of another type": (key_of_another_type, "tls_key", "does not fit the certificate"),
     "half a key": (lambda _, key: halve(key), "tls_key", "no whole private key"),
     "an empty key": (lambda _, key: empty(key), "tls_key", "no whole private key"),
     "an encrypted key": (lambda _, key: encrypt(key), "tls_key", "encrypted"),
