@@ -25,6 +25,7 @@ WAY_OF_A_TOKEN = (
     "answers/answer.py",
     "telemetry/deliveries.py",
     "connections/connection.py",
+    "faces/chunk_reader.py",
     "faces/framing.py",
     "faces/translator.py",
     "faces/response_items.py",

@@ -11,7 +11,7 @@ import openresponses_types.types as specification
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import BaseModel, TypeAdapter
 
-from streaming_api.faces.translator import END, Translator, end_of
+from streaming_api.faces.translator import END, Translator, delta_of, end_of
 
 Json = dict[str, Any]
 
@@ -63,4 +63,4 @@ def types(events: list[Json]) -> list[str]:
 def heard(face: Translator, data: bytes) -> list[bytes]:
     """What a translator says to one message of an answer."""
     fields = json.loads(data)
-    return face.end(end_of(fields)) if fields.get("object") == END else face.read(fields)
+    return face.end(end_of(fields)) if fields.get("object") == END else face.read(delta_of(fields))

@@ -15,10 +15,10 @@ import attrs
 from streaming_api.engine.budget import Account
 from streaming_api.engine.stream import Policy, Retention, Stream
 from streaming_api.engine.viewer import Viewer
-from streaming_api.wire.messages import CHAT, notice
+from streaming_api.wire.messages import CHAT, Encoder, notice
 
 if TYPE_CHECKING:
-    from streaming_api.engine.channel import Channel
+    from streaming_api.engine.channel import Channel, Flushed
     from streaming_api.engine.sink import Sink
     from streaming_api.upstreams.reply_errors import UpstreamFault
     from streaming_api.wire.commands import ChatRequest
@@ -96,15 +96,9 @@ class WatchedAnswer:
         self.notes: dict[str, bytes] = {}
         self.account = account
         self.channel = channel
-        stream = Stream(
-            request.request_id,
-            f"chat/{request.request_id}",
-            CHAT,
-            Policy.LOSSLESS,
-            retention,
-            request_id=request.request_id,
-            account=account,
-        )
+        name = f"chat/{request.request_id}"
+        encoder = Encoder(CHAT, name, request.request_id, request.request_id)
+        stream = Stream(encoder, Policy.LOSSLESS, retention, account=account)
         self.stream = channel.add(stream)
         self.watched = frozenset(channel.streams)
 
@@ -117,6 +111,11 @@ class WatchedAnswer:
     def failed(self) -> bool:
         """Whether it will not be complete."""
         return self.outcome is not None and self.outcome.finish_reason in _FAILED
+
+    @property
+    def later(self) -> list[Flushed] | None:
+        """Take what a face shows of what is being written, to write it next; None: write it now."""
+        return None
 
     def cancel(self, outcome: AnswerOutcome | None = None) -> None:
         """End it. Harmless when it has ended."""

@@ -47,7 +47,7 @@ class Stream:
     """A bounded, numbered, replayable log of messages.
 
     Args:
-        epoch: names its channel in cursors.
+        encoder: writes its messages, and knows its name.
         account: counts the memory of its backlog, and of what its viewers share.
         snapshot: makes the JSON of ``data`` for the whole state now (topics).
 
@@ -78,21 +78,18 @@ class Stream:
 
     def __init__(
         self,
-        epoch: str,
-        name: str,
-        message_type: str,
+        encoder: Encoder,
         policy: Policy,
         retention: Retention,
         *,
-        request_id: str | None = None,
         snapshot: Callable[[], bytes] | None = None,
         account: Account = NOBODY,
     ) -> None:
-        self.name = name
-        self.message_type = message_type
+        self.name = encoder.stream
+        self.message_type = encoder.message_type
         self.policy = policy
         self.retention = retention
-        self.request_id = request_id
+        self.request_id = encoder.request_id
         self._snapshot = snapshot
         self._state: Message | None = None
         self.account = account
@@ -100,8 +97,8 @@ class Stream:
         self.evicted = 0
         self.last = 0
         self.end_cursor: int | None = None
-        self._encoder = Encoder(message_type, name, epoch, request_id)
-        self._backlog = Backlog(self._encoder, account)
+        self._encoder = encoder
+        self._backlog = Backlog(encoder, account)
 
     def __len__(self) -> int:
         return len(self._backlog)

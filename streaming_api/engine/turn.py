@@ -34,11 +34,12 @@ class Turn:
         flushed: what is to be written.
     """
 
-    __slots__ = ("_due", "_ending", "_read", "flushed")
+    __slots__ = ("_due", "_ending", "_read", "_writing", "flushed")
 
     def __init__(self) -> None:
         self._due = False  # its end is scheduled
         self._ending: deque[asyncio.Future[None]] = deque()
+        self._writing = False
         self._read: list[tuple[Taker, list[bytes]]] = []
         self.flushed: list[Flushed] = []
 
@@ -62,9 +63,19 @@ class Turn:
 
     def write(self) -> None:
         """Write what has been shown so far."""
-        flushed, self.flushed = self.flushed, []
-        for channel, part, data, viewers in flushed:
-            channel.write(part, data, viewers)
+        self._writing = True
+        try:
+            while self.flushed:
+                flushed, self.flushed = self.flushed, []
+                for channel, part, data, viewers in flushed:
+                    channel.write(part, data, viewers)
+        finally:
+            self._writing = False
+
+    @property
+    def later(self) -> list[Flushed] | None:
+        """What is written next, while this turn is being written; else None."""
+        return self.flushed if self._writing else None
 
     async def to_end(self) -> None:
         """Wait for a turn in which an answer may end."""

@@ -12,17 +12,16 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-import orjson
-
 from streaming_api.answers.watched_answer import AnswerOutcome, weakly
 from streaming_api.engine.stream import Policy, Stream
 from streaming_api.engine.viewer import Viewer
 from streaming_api.errors import BadRequest, Gone
+from streaming_api.faces.chunk_reader import ChunkReader
 from streaming_api.faces.framing import LINES
-from streaming_api.faces.translator import END, Translator, end_of
+from streaming_api.faces.translator import Translator
 from streaming_api.upstreams.reply_errors import UpstreamFault
 from streaming_api.wire.commands import OnDisconnect
-from streaming_api.wire.messages import CHAT
+from streaming_api.wire.messages import CHAT, BareEncoder
 
 if TYPE_CHECKING:
     from streaming_api.answers.watched_answer import WatchedAnswer
@@ -62,6 +61,7 @@ class Derived:
     ) -> None:
         self.request_id = answer.request_id
         self.translator = translator
+        self._chunks = ChunkReader(translator)
         self.ended = False
         self.lost = False
         self.seen = False
@@ -75,15 +75,9 @@ class Derived:
         self._account = answer.account
         self._counted = 0
         self.channel = answer.channel.sibling()
-        stream = Stream(
-            answer.request_id,
-            f"{face}/{answer.request_id}",
-            CHAT,
-            Policy.LOSSLESS,
-            answer.stream.retention,
-            request_id=answer.request_id,
-            account=answer.account,
-        )
+        name = f"{face}/{answer.request_id}"
+        encoder = BareEncoder(CHAT, name, answer.request_id, answer.request_id)
+        stream = Stream(encoder, Policy.LOSSLESS, answer.stream.retention, account=answer.account)
         self.stream = self.channel.add(stream)
         self._watched = frozenset(self.channel.streams)
         self.channel.on_unwatched = weakly(self._unwatched)
@@ -177,21 +171,20 @@ class Derived:
 
     def feed(self, data: bytes) -> None:
         """Translate messages of the answer, one on each line."""
-        events: list[bytes] = []
-        before = self.translator.size
-        for line in data.split(b"\n")[:-1]:
-            fields = orjson.loads(line)
-            if fields.get("object") == END:
-                self._end([*events, *self.translator.end(end_of(fields))])
-                return
-            events += self.translator.read(fields)
-        self.count(self.translator.size - before)
+        translator, channel = self.translator, self.channel
+        before = translator.size
+        events = self._chunks.read(data)
+        if self._chunks.ended:
+            self._end(events)
+            return
+        self.count(translator.size - before)
         if events:
-            self.channel.append(self.stream, events)
-            self._let_go_on()
-        if self.channel.full:
+            channel.append(self.stream, events, later=self._answer.later)
+            if self._ahead:
+                self._let_go_on()
+        if channel.full:
             self._tap.pause_writing()
-        if self.translator.size > self._most:
+        if translator.size > self._most:
             self._answer.cancel(AnswerOutcome("error", _TOO_LARGE))
 
     def _end(self, events: list[bytes]) -> None:
@@ -246,7 +239,7 @@ class _Tap:
     def __init__(self, derived: Derived) -> None:
         self._derived: Derived = weakref.proxy(derived)
         self.framing = LINES
-        self.transport: asyncio.Transport = _Input(derived.feed)
+        self.transport: asyncio.Transport = _Input(derived)
         self.paused = False
         self.viewers: set[Watcher] = set()
         self.unsent: Final = 0
@@ -286,15 +279,15 @@ class _Tap:
 class _Input(asyncio.Transport):
     """The transport of a tap, which takes everything at once."""
 
-    def __init__(self, feed: Callable[[bytes], None]) -> None:
+    def __init__(self, derived: Derived) -> None:
         super().__init__()
-        self._feed = weakref.WeakMethod(feed)
+        self._derived = weakref.ref(derived)
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Pass on messages of the answer."""
-        feed = self._feed()
-        if feed is not None:
-            feed(bytes(data))
+        derived = self._derived()
+        if derived is not None:
+            derived.feed(bytes(data))
 
     def get_write_buffer_size(self) -> int:
         """Return 0: nothing ever waits here."""

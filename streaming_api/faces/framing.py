@@ -32,6 +32,13 @@ class _Bodies(Framing):
         return self._body(b": %b\n" % payload)
 
 
+class _Lines(Framing):
+    __slots__ = ()
+
+    def message(self, message: Message) -> bytes:
+        return message.data + b"\n"
+
+
 def _response_event(message: Message) -> bytes:
     data = message.data
     return b"event: %b\ndata: %b\n\n" % (data[_TYPE : data.index(b'"', _TYPE)], data)
@@ -43,10 +50,6 @@ def _ui_event(message: Message) -> bytes:
     return b"data: %b\n\n" % message.data
 
 
-def _line(message: Message) -> bytes:
-    return message.data + b"\n"
-
-
 def _plain(data: bytes) -> bytes:
     return data
 
@@ -55,7 +58,7 @@ RESPONSES: Final[Framing] = _Bodies("responses", _response_event, _plain)
 CHUNKED_RESPONSES: Final[Framing] = _Bodies("chunked-responses", _response_event, chunk)
 UI_MESSAGES: Final[Framing] = _Bodies("ui-messages", _ui_event, _plain)
 CHUNKED_UI_MESSAGES: Final[Framing] = _Bodies("chunked-ui-messages", _ui_event, chunk)
-LINES: Final[Framing] = _Bodies("lines", _line, _plain)
+LINES: Final[Framing] = _Lines("lines")
 """The data of each message on its own line, as a derived stream reads it."""
 
 

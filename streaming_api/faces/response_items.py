@@ -78,7 +78,7 @@ class Message:
         self._id = item_id
         self._index = index
         self._status = "in_progress"
-        self._parts: list[_Part] = []
+        self._parts: list[Part] = []
         self._item_position = b'"item_id":%b,"output_index":%d' % (orjson.dumps(item_id), index)
 
     def item(self) -> dict[str, object]:
@@ -104,6 +104,12 @@ class Message:
         fields = b'{%b,"delta":%b,"logprobs":%b}' % (part.position, orjson.dumps(text), text_json)
         return [*events, ("response.output_text.delta", fields)]
 
+    @property
+    def saying(self) -> Part | None:
+        """The part that the next piece of text belongs to, if it has begun."""
+        part = self._parts[-1] if self._parts else None
+        return part if part is not None and part.kind == "output_text" else None
+
     def refuse(self, text: str) -> Events:
         """Return the events for a piece of a refusal."""
         events, part = self._part("refusal")
@@ -117,19 +123,26 @@ class Message:
         self._status = "completed" if whole else "incomplete"
         return [*events, _item_event("response.output_item.done", self._index, self.item())]
 
-    def _part(self, kind: str) -> tuple[Events, _Part]:
+    def _part(self, kind: str) -> tuple[Events, Part]:
         """Return the current part if it is of this kind, else a new one, and the events to send."""
         if self._parts and self._parts[-1].kind == kind:
             return [], self._parts[-1]
         events = self._parts[-1].closed() if self._parts else []
-        part = _Part(kind, b'%b,"content_index":%d' % (self._item_position, len(self._parts)))
+        part = Part(kind, b'%b,"content_index":%d' % (self._item_position, len(self._parts)))
         self._parts.append(part)
         fields = b'{%b,"part":%b}' % (part.position, orjson.dumps(part.part()))
         return [*events, ("response.content_part.added", fields)], part
 
 
-class _Part:
-    """One part of a message."""
+class Part:
+    """One part of a message.
+
+    Attributes:
+        kind: ``output_text`` or ``refusal``.
+        position: the fields that say, in its events, which part it is.
+        texts: the pieces of its text so far.
+        logprobs: those that came with them.
+    """
 
     def __init__(self, kind: str, position: bytes) -> None:
         self.kind = kind
@@ -138,6 +151,7 @@ class _Part:
         self.logprobs: list[object] = []
 
     def part(self) -> dict[str, object]:
+        """Return the part as it is now."""
         text = "".join(self.texts)
         if self.kind == "refusal":
             return {"type": "refusal", "refusal": text}
@@ -146,6 +160,7 @@ class _Part:
         }  # fmt: skip
 
     def closed(self) -> Events:
+        """Return the events with which it ends."""
         text = "".join(self.texts)
         self.texts = [text]
         text_json = orjson.dumps(text)

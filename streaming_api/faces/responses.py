@@ -13,7 +13,11 @@ from typing import Final
 import orjson
 
 from streaming_api.faces.response_items import Call, Item, Message, Reasoning
-from streaming_api.faces.translator import CallDelta, Delta, End, delta_of, mapping
+from streaming_api.faces.translator import CallDelta, Delta, End, mapping
+
+_SAID: Final = (
+    b'{"type":"response.output_text.delta","sequence_number":%d,%b,"delta":"%b","logprobs":[]}'
+)
 
 
 class ResponseTranslator:
@@ -46,11 +50,10 @@ class ResponseTranslator:
         self._whole("response.in_progress")
         return self._taken()
 
-    def read(self, chunk: Mapping[str, object]) -> list[bytes]:
+    def read(self, delta: Delta) -> list[bytes]:
         """Return the events for a chunk."""
-        if isinstance(model := chunk.get("model"), str) and model:
-            self._fields["model"] = model
-        delta = delta_of(chunk)
+        if delta.model:
+            self._fields["model"] = delta.model
         if delta.reasoning:
             self._reason(delta.reasoning)
         if delta.text or delta.logprobs:
@@ -60,6 +63,19 @@ class ResponseTranslator:
         for call in delta.calls:
             self._call(call)
         return self._taken()
+
+    def say(self, text: str, said: bytes) -> list[bytes]:
+        """Return the event for a chunk of text alone: on the hot path, most chunks are."""
+        item = self._current
+        part = item.saying if isinstance(item, Message) else None
+        if part is None:
+            self._say(Delta(text=text))
+            return self._taken()
+        part.texts.append(text)
+        self.size += len(text)
+        number = self._sequence
+        self._sequence = number + 1
+        return [_SAID % (number, part.position, said)]
 
     def end(self, end: End) -> list[bytes]:
         """Return the events that end the response."""

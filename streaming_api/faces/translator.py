@@ -30,8 +30,16 @@ class Translator(Protocol):
     def opening(self) -> list[bytes]:
         """Return the events that come before any chunk."""
 
-    def read(self, chunk: Mapping[str, object]) -> list[bytes]:
+    def read(self, delta: Delta) -> list[bytes]:
         """Return the events for a chunk, each as JSON on one line."""
+
+    def say(self, text: str, said: bytes) -> list[bytes]:
+        """Return the same as `read` for a chunk that differs from the one before in its text alone.
+
+        Args:
+            text: its text, which is not empty.
+            said: the same as JSON, without the quotes.
+        """
 
     def end(self, end: End) -> list[bytes]:
         """Return the events that end the answer."""
@@ -87,17 +95,19 @@ class CallDelta:
 
 @attrs.define
 class Delta:
-    """What a chunk adds to the first choice; there is one for every token, so not frozen."""
+    """What a chunk adds to the first choice, and which model says so; made often: not frozen."""
 
     reasoning: str = ""
     text: str = ""
     refusal: str = ""
     calls: tuple[CallDelta, ...] = ()
     logprobs: tuple[object, ...] = ()
+    model: str = ""
 
 
 def delta_of(chunk: Mapping[str, object]) -> Delta:
     """Return what a chunk (or a whole completion) adds to the first choice."""
+    model = _text(chunk.get("model"))
     for choice in _list(chunk.get("choices")):
         fields = mapping(choice)
         if not fields.get("index"):  # some servers omit it, or send null
@@ -109,8 +119,9 @@ def delta_of(chunk: Mapping[str, object]) -> Delta:
                 refusal=_text(said.get("refusal")),
                 calls=_calls(calls) if calls else (),
                 logprobs=tuple(_list(mapping(logprobs).get("content"))) if logprobs else (),
+                model=model,
             )
-    return Delta()
+    return Delta(model=model)
 
 
 def _calls(given: object) -> tuple[CallDelta, ...]:

@@ -6,12 +6,11 @@ start and an end. A refusal is sent as text, as there is no other form for it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Final
 
 import orjson
 
-from streaming_api.faces.translator import CallDelta, End, delta_of, is_json, mapping
+from streaming_api.faces.translator import CallDelta, Delta, End, is_json, mapping
 
 
 class UiMessageTranslator:
@@ -28,6 +27,7 @@ class UiMessageTranslator:
         self._message_id = message_id
         self._parts = 0
         self._open: tuple[str, str] | None = None  # kind and id of the part in progress
+        self._said = b""  # its events, up to the text
         self._calls: dict[int, _ToolCall] = {}
         self._events: list[bytes] = []
         self.size = 0
@@ -38,9 +38,8 @@ class UiMessageTranslator:
         self._say({"type": "start-step"})
         return self._taken()
 
-    def read(self, chunk: Mapping[str, object]) -> list[bytes]:
+    def read(self, delta: Delta) -> list[bytes]:
         """Return the events for a chunk."""
-        delta = delta_of(chunk)
         if delta.reasoning:
             self._add("reasoning", delta.reasoning)
         if delta.text:
@@ -50,6 +49,13 @@ class UiMessageTranslator:
         for call in delta.calls:
             self._call(call)
         return self._taken()
+
+    def say(self, text: str, said: bytes) -> list[bytes]:
+        """Return the event for a chunk of text alone: on the hot path, most chunks are."""
+        if self._open is None or self._open[0] != "text":
+            self._add("text", text)
+            return self._taken()
+        return [b'%b%b"}' % (self._said, said)]
 
     def end(self, end: End) -> list[bytes]:
         """Return the events that end the message."""
@@ -74,6 +80,8 @@ class UiMessageTranslator:
             self._open = (kind, f"{kind}-{self._parts}")
             self._parts += 1
             self._say({"type": f"{kind}-start", "id": self._open[1]})
+            said = {"type": f"{kind}-delta", "id": self._open[1], "delta": ""}
+            self._said = orjson.dumps(said)[: -len('"}')]
         self._say({"type": f"{kind}-delta", "id": self._open[1], "delta": text})
 
     def _close_part(self) -> None:

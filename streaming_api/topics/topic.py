@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from streaming_api.engine.channel import Channel
 from streaming_api.engine.stream import Policy, Retention, Stream
+from streaming_api.wire.messages import Encoder
 
 Note = Callable[[str, str, str | None], None]
 """Notes an event: what happened, to whom, and the severity if it has one."""
@@ -51,14 +52,8 @@ class Topic:
     def open(self, channel: Channel, retention: Retention) -> None:
         """Publish on this channel from now on."""
         self._channel = channel
-        stream = Stream(
-            channel.epoch,
-            self.name,
-            self.message_type,
-            self.policy,
-            retention,
-            snapshot=self.snapshot,
-        )
+        encoder = Encoder(self.message_type, self.name, channel.epoch)
+        stream = Stream(encoder, self.policy, retention, snapshot=self.snapshot)
         self._stream = channel.add(stream)
 
     def pass_on(self, outlet: Outlet) -> None:

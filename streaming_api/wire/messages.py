@@ -56,6 +56,17 @@ class Message:
         return payload[payload.index(_DATA) + len(_DATA) : -1]
 
 
+class BareMessage(Message):
+    """A message without our envelope: its payload is its data."""
+
+    __slots__ = ()
+
+    @property
+    def data(self) -> bytes:
+        """The payload."""
+        return self.payload
+
+
 class Clock:
     """RFC 3339 timestamps, UTC, milliseconds: formatted at most once a millisecond."""
 
@@ -96,12 +107,14 @@ class Encoder:
         request_id: that of a chat.
     """
 
-    __slots__ = ("_event_head", "_head", "stream")
+    __slots__ = ("_event_head", "_head", "message_type", "request_id", "stream")
 
     def __init__(
         self, message_type: str, stream: str, epoch: str, request_id: str | None = None
     ) -> None:
+        self.message_type = message_type
         self.stream = stream
+        self.request_id = request_id
         fields = {"message_type": message_type, "stream_id": stream}
         if request_id is not None:
             fields["request_id"] = request_id
@@ -138,6 +151,31 @@ class Encoder:
     def again(self, number: int, payload: bytes, appended: float) -> Message:
         """Restore a message that this encoder wrote before from what was kept of it."""
         return Message(number, self.stream, payload, number, self._event_head, appended)
+
+
+class BareEncoder(Encoder):
+    """Writes the messages of a stream that is only ever shown without our envelope: their data."""
+
+    __slots__ = ()
+
+    def encode(
+        self, number: int, data: bytes, appended: float, cursor: int | None = None
+    ) -> Message:
+        """Return the message ``number`` of the stream."""
+        at = number if cursor is None else cursor
+        return BareMessage(number, self.stream, data, at, self._event_head, appended)
+
+    def encode_all(self, number: int, data: Iterable[bytes], appended: float) -> list[Message]:
+        """Return messages from ``number`` on."""
+        stream, event_head = self.stream, self._event_head
+        return [
+            BareMessage(at, stream, item, at, event_head, appended)
+            for at, item in enumerate(data, number)
+        ]
+
+    def again(self, number: int, payload: bytes, appended: float) -> Message:
+        """Restore a message from what was kept of it."""
+        return BareMessage(number, self.stream, payload, number, self._event_head, appended)
 
 
 def notice(

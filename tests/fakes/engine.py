@@ -20,7 +20,7 @@ from streaming_api.engine.observer import DeliveryObserver, Writes
 from streaming_api.engine.sink import Watcher
 from streaming_api.engine.stream import Policy, Retention, Stream
 from streaming_api.wire.framing import EVENTS, Framing
-from streaming_api.wire.messages import Message
+from streaming_api.wire.messages import Encoder, Message
 
 EPOCH: Final = "0123456789abcdef"
 AMPLE: Final = Retention(bytes=2**30, messages=10**6, seconds=10**6)
@@ -194,9 +194,8 @@ def channel(
 
 def chat_stream(on: Channel, retention: Retention = AMPLE) -> Stream:
     """A lossless stream, as an answer has."""
-    return on.add(
-        Stream(on.epoch, "chat/r", "chat_completion", Policy.LOSSLESS, retention, request_id="r")
-    )
+    encoder = Encoder("chat_completion", "chat/r", on.epoch, "r")
+    return on.add(Stream(encoder, Policy.LOSSLESS, retention))
 
 
 class State:
@@ -207,7 +206,8 @@ class State:
     ) -> None:
         message_type = {"metrics": "metrics_update", "alerts": "alert"}.get(name, "status_update")
         self.changes: list[int] = []
-        stream = Stream(on.epoch, name, message_type, policy, retention, snapshot=self.snapshot)
+        encoder = Encoder(message_type, name, on.epoch)
+        stream = Stream(encoder, policy, retention, snapshot=self.snapshot)
         self.channel = on
         self.stream = on.add(stream)
 

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Final
 
 from streaming_api.answers.answer import Answer
 from streaming_api.app import build
 from streaming_api.config import StreamingConfig
 from streaming_api.connections.connection import Connection
+from streaming_api.faces.derived import Derived
+from streaming_api.faces.framing import CHUNKED_RESPONSES, CHUNKED_UI_MESSAGES
+from streaming_api.faces.responses import ResponseTranslator
+from streaming_api.faces.translator import Translator
+from streaming_api.faces.ui_messages import UiMessageTranslator
 from streaming_api.ops.context import Context
 from streaming_api.upstreams.answer import AnswerReader
 from streaming_api.upstreams.connections import Connections
@@ -16,6 +22,7 @@ from streaming_api.upstreams.endpoint import Endpoint
 from streaming_api.upstreams.exchange import Exchange
 from streaming_api.upstreams.http1 import ResponseProtocol
 from streaming_api.upstreams.question import Question
+from streaming_api.wire import framing
 from streaming_api.wire.commands import ChatRequest
 from streaming_api.wire.framing import Framing
 
@@ -28,6 +35,15 @@ READ: Final = b"%x\r\n%b\r\n" % (len(_CHUNK), _CHUNK)
 _HEAD: Final = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 )
+
+FACES: Final[dict[str, tuple[Callable[[], Translator], Framing]]] = {
+    "responses": (
+        lambda: ResponseTranslator({"id": "resp_r", "created_at": 1, "model": "m"}, "r"),
+        CHUNKED_RESPONSES,
+    ),
+    "ui-messages": (lambda: UiMessageTranslator("r"), CHUNKED_UI_MESSAGES),
+}
+"""Other wires, by the name of the face."""
 
 
 class CountingTransport(asyncio.Transport):
@@ -86,6 +102,22 @@ def relay(
     )
     stream = ResponseProtocol(asyncio.get_running_loop(), b"", exchange, 300)
     stream.data_received(_HEAD + READ)
+    transport = connection.transport
+    assert isinstance(transport, CountingTransport)
+    return stream, transport
+
+
+def derived(context: Context, face: str) -> tuple[ResponseProtocol, CountingTransport]:
+    """The same of an answer that is shown on another wire."""
+    stream, _ = relay(context, framing.WEBSOCKET, face)
+    answer = context.answers.local(("", face))
+    assert answer is not None
+    for viewer in answer.channel.viewers():
+        viewer.leave()
+    translator, kind = FACES[face]
+    shown = Derived(answer, face, translator())
+    connection = watching(context, kind)
+    shown.attach(connection).catch_up()
     transport = connection.transport
     assert isinstance(transport, CountingTransport)
     return stream, transport

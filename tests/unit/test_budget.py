@@ -31,6 +31,7 @@ from streaming_api.telemetry.deliveries import Telemetry
 from streaming_api.upstreams.upstream import Upstream
 from streaming_api.wire import framing
 from streaming_api.wire.commands import ChatRequest, OnDisconnect
+from streaming_api.wire.messages import Encoder
 from tests.fakes.engine import AMPLE, Pipe, Shown, channel
 
 KIB: Final = 2**10
@@ -379,7 +380,8 @@ def test_what_viewers_share_to_compress_is_counted_while_they_watch() -> None:
     budget = Budget()
     on = channel(epoch="a")
     account = Account(budget.share("one"), budget.running)
-    chat = on.add(Stream("a", "chat/a", "chat_completion", Policy.LOSSLESS, AMPLE, account=account))
+    encoder = Encoder("chat_completion", "chat/a", "a")
+    chat = on.add(Stream(encoder, Policy.LOSSLESS, AMPLE, account=account))
     before = budget.bytes
     everybody = [Shown(Pipe(None), framing=framing.WINDOWED_WEBSOCKET) for _ in range(3)]
     for shown in everybody:

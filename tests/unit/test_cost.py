@@ -76,6 +76,36 @@ async def test_relaying_a_token_makes_so_many_calls(
     assert calls <= most * GROWTH
 
 
+@pytest.mark.parametrize(
+    ("face", "tokens", "most"),
+    [
+        ("responses", 1, 128),
+        ("ui-messages", 1, 123),
+        ("responses", 50, 42),
+        ("ui-messages", 50, 37),
+    ],
+)
+async def test_a_token_on_another_wire_makes_so_many_calls(
+    context: Context, face: str, tokens: int, most: int
+) -> None:
+    """The answer's stream, and the derived one: two appends and one write, and nothing parsed."""
+    stream, transport = hot_path.derived(context, face)
+    read = READ * tokens
+    for _ in range(2):
+        stream.data_received(read)
+        context.answers.turn.end()
+    before = transport.writes
+
+    def reads() -> None:
+        for _ in range(20):
+            stream.data_received(read)
+            context.answers.turn.end()
+
+    calls = counted(reads) / 20 / tokens
+    assert transport.writes - before == 20, "one write a read, however many tokens it brought"
+    assert calls <= most * GROWTH
+
+
 async def test_a_token_leaves_nothing_for_the_garbage_collector(context: Context) -> None:
     stream, _ = relay(context, framing.WEBSOCKET)
     stream.data_received(READ * 100)

@@ -13,7 +13,7 @@ import pytest
 from streaming_api.errors import ApiError, NotFound
 from streaming_api.faces.response_request import asked_for, response_fields
 from streaming_api.faces.responses import ResponseTranslator
-from streaming_api.faces.translator import Translator, end_of
+from streaming_api.faces.translator import Translator, delta_of, end_of
 from streaming_api.faces.ui_messages import UiMessageTranslator
 from streaming_api.faces.ui_request import chat_fields, chat_id, message_id
 from streaming_api.wire.commands import chat_request
@@ -257,6 +257,7 @@ def test_a_chunk_or_an_end_with_junk_in_one_field_is_translated(
         *((CHUNK, mutant) for _, _, mutant in mutants(END)),
     ]:
         face: Translator = make()
-        events = [*face.opening(), *face.read(chunk), *face.read(CHUNK), *face.end(end_of(end))]
+        events = [*face.opening(), *face.read(delta_of(chunk))]
+        events += [*face.read(delta_of(CHUNK)), *face.end(end_of(end))]
         for event in events:
             orjson.loads(event)

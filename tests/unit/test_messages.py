@@ -17,6 +17,7 @@ from streaming_api.wire.messages import (
     MESSAGE_TYPES,
     METRICS,
     STATUS,
+    BareEncoder,
     Clock,
     Encoder,
     Message,
@@ -52,6 +53,19 @@ class TestEncoder:
             "sequence_id": 7,
             "data": {"a": 1},
         }
+
+    def test_of_a_stream_of_another_wire_there_is_no_envelope(self) -> None:
+        encoder = BareEncoder(CHAT, "responses/r", "r", "r")
+        one, two = encoder.encode_all(4, [b'{"a":1}', b'{"data":2}'], 0.5)
+        again = encoder.again(5, two.payload, 0.5)
+        alone = encoder.encode(6, b"{}", 0.5, cursor=9)
+        assert [message.payload for message in (one, two, again, alone)] == [
+            b'{"a":1}', b'{"data":2}', b'{"data":2}', b"{}",
+        ]  # fmt: skip
+        assert [message.data for message in (two, again)] == [b'{"data":2}'] * 2
+        assert [(m.number, m.cursor) for m in (one, two, again, alone)] == [
+            (4, 4), (5, 5), (5, 5), (6, 9),
+        ]  # fmt: skip
 
     def test_a_message_of_a_topic_has_no_request_id(self) -> None:
         message = valid(Encoder(METRICS, "metrics", "ab12").encode(3, b"{}", 0.0).payload)

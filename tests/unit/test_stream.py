@@ -16,7 +16,7 @@ from streaming_api.engine.observer import Writes
 from streaming_api.engine.stream import Policy, Retention, Stream
 from streaming_api.engine.viewer import Viewer
 from streaming_api.wire.framing import EVENTS, Framing
-from streaming_api.wire.messages import Message
+from streaming_api.wire.messages import Encoder, Message
 from tests.fakes.engine import (
     AMPLE,
     EPOCH,
@@ -509,7 +509,7 @@ def test_states_are_made_once_for_all_who_join_before_the_next_change() -> None:
         return b"{}"
 
     stream = on.add(
-        Stream(EPOCH, "metrics", "metrics_update", Policy.LATEST, AMPLE, snapshot=snapshot)
+        Stream(Encoder("metrics_update", "metrics", EPOCH), Policy.LATEST, AMPLE, snapshot=snapshot)
     )
     for _ in range(5):
         stream.state(on.number, on.number)

@@ -90,3 +90,24 @@ async def test_an_answer_that_is_cancelled_meanwhile_keeps_no_other_from_its_end
     async with asyncio.timeout(5):
         await asyncio.gather(*waiting[ENDS:])
     assert all(task.cancelled() for task in waiting[:ENDS])
+
+
+async def test_what_other_wires_show_is_translated_before_any_of_it_is_written() -> None:
+    context = hot_path.context()
+    streams = [hot_path.derived(context, face)[0] for face in hot_path.FACES]
+    answers = [context.answers.local(("", face)) for face in hot_path.FACES]
+    channels = [answer.faces[name].channel for answer in answers if answer for name in answer.faces]
+    begun = [channel.number for channel in channels]
+    seen: list[list[int]] = []
+
+    def note(_: bytes) -> None:
+        seen.append([channel.number for channel in channels])
+
+    for shown in channels:
+        for audience in shown.audiences.values():
+            audience.viewers = dict.fromkeys(audience.viewers, note)
+    for stream in streams:
+        stream.data_received(hot_path.READ)
+    context.answers.turn.end()
+    assert seen == [[number + 1 for number in begun]] * 2
+    assert context.answers.turn.later is None
