@@ -80,6 +80,15 @@ class Socket:
             message_type="chat_completion", action="resume", request_id=request_id, after=after
         )
 
+    async def cancel(self, request_id: str) -> None:
+        """End an answer."""
+        await self.send(message_type="chat_completion", action="cancel", request_id=request_id)
+
+    async def subscribe(self, message_type: str) -> Message:
+        """Watch a topic; its snapshot."""
+        await self.send(message_type=message_type)
+        return (await self.until(lambda message: message["data"].get("event") == "snapshot"))[-1]
+
     async def receive(self) -> Message:
         """The next message."""
         async with asyncio.timeout(UNIT):

@@ -7,11 +7,13 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 
+import httpx
 import pytest
 import uvloop
 
 from streaming_api.config import StreamingConfig
 from streaming_api.service import StreamingService
+from tests.clients import http
 from tests.fakes.upstream import FakeUpstream
 
 StartServer = Callable[..., Awaitable[StreamingService]]
@@ -64,3 +66,10 @@ async def upstream() -> AsyncIterator[FakeUpstream]:
 async def server(start_server: StartServer, upstream: FakeUpstream) -> StreamingService:
     """The application with the fake upstream behind it."""
     return await start_server(api_gateway_endpoint=upstream.url)
+
+
+@pytest.fixture
+async def caller(server: StreamingService) -> AsyncIterator[httpx.AsyncClient]:
+    """An HTTP client of that application."""
+    async with http(server.url) as client:
+        yield client

@@ -142,7 +142,7 @@ async def end_websocket(one: str, other: str, name: str) -> None:
     async with websocket(one) as socket, websocket(other) as canceller:
         await socket.start(name, model="endless")
         await socket.receive()
-        await canceller.send(message_type="chat_completion", action="cancel", request_id=name)
+        await canceller.cancel(name)
         assert (await socket.answer())[-1]["data"]["finish_reason"] == "cancelled"
 
 

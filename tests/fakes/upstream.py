@@ -15,6 +15,8 @@ import sys
 import time
 from collections.abc import Callable, Coroutine
 
+import attrs
+
 from tests.fakes import other_wires
 from tests.fakes.performance import Performance, Player
 from tests.fakes.script import (
@@ -126,6 +128,16 @@ class FakeUpstream(Lifecycle):
         """Wait until so many generations before this one have begun, and return it."""
         await self.until(lambda: len(self.generations) > number)
         return self.generations[number]
+
+    def gated(self, script: Script | None = None, *, model: str | None = None) -> Gate:
+        """Have a model's answers, or those by default, wait for the gate that this returns."""
+        gate = Gate()
+        script = attrs.evolve(script or Script(), gate=gate)
+        if model is None:
+            self.default = script
+        else:
+            self.scripts[model] = script
+        return gate
 
     # What connections call.
 

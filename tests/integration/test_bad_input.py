@@ -13,7 +13,7 @@ from streaming_api.service import StreamingService
 from tests.clients import Socket, content, eventually, http, question, valid, websocket
 from tests.conftest import StartServer
 from tests.fakes.upstream import FakeUpstream, Script
-from tests.raw import CLOSE, TEXT, raw
+from tests.raw import TEXT, raw
 
 MIB = 2**20
 DEPTH = 100_000
@@ -56,14 +56,18 @@ NOT_JSON = {
     "NUL": "\x00",
     "byte order mark": "\ufeff{}",
 }
-NO_OBJECT = {
-    "array": "[]",
-    "string": '"Hello"',
-    "number": "7",
-    "float": "1.5",
-    "true": "true",
-    "null": "null",
-}
+NO_OBJECT = ["[]", '"Hello"', "7", "1.5", "true", "null"]
+
+
+def start(fields: str) -> str:
+    """A command that starts an answer, with these fields besides."""
+    return START + fields + "," + HELLO + "}"
+
+
+def resume(after: str) -> str:
+    return START + '"action":"resume","request_id":"r","after":' + after + "}"
+
+
 WRONG = {
     "no type": ("{}", "missing_field", "message_type"),
     "unknown type": ('{"message_type":"chat"}', "unknown_message_type", "message_type"),
@@ -72,78 +76,33 @@ WRONG = {
     "unknown action": (START + '"action":"sing"}', "unknown_action", "action"),
     "action is an object": (START + '"action":{}}', "unknown_action", "action"),
     "action is a list": (START + '"action":[]}', "unknown_action", "action"),
-    "action of another type": (
-        '{"message_type":"alert","action":"start"}',
-        "unknown_action",
-        "action",
-    ),
+    "of another type": ('{"message_type":"alert","action":"start"}', "unknown_action", "action"),
     "no messages": (START + '"model_id":"m"}', "missing_field", "messages"),
     "messages are words": (START + '"messages":"Hello"}', "invalid_value", "messages"),
     "no message": (START + '"messages":[]}', "invalid_value", "messages"),
     "a message is words": (START + '"messages":["Hello"]}', "invalid_value", "messages"),
-    "model is a number": (START + '"model_id":7,' + HELLO + "}", "invalid_value", "model_id"),
-    "model is empty": (START + '"model":"",' + HELLO + "}", "invalid_value", "model"),
-    "stream is a word": (START + '"stream":"false",' + HELLO + "}", "invalid_value", "stream"),
-    "stream is a number": (START + '"stream":1,' + HELLO + "}", "invalid_value", "stream"),
-    "request_id is empty": (
-        START + '"request_id":"",' + HELLO + "}",
-        "invalid_value",
-        "request_id",
-    ),
-    "request_id is a path": (
-        START + '"request_id":"../x",' + HELLO + "}",
-        "invalid_value",
-        "request_id",
-    ),
-    "request_id is long": (
-        START + f'"request_id":"{"r" * 129}",' + HELLO + "}",
-        "invalid_value",
-        "request_id",
-    ),
-    "request_id has a newline": (
-        START + '"request_id":"a\\nid: 9",' + HELLO + "}",
-        "invalid_value",
-        "request_id",
-    ),
-    "on_disconnect": (
-        START + '"on_disconnect":"stay",' + HELLO + "}",
-        "invalid_value",
-        "on_disconnect",
-    ),
-    "on_disconnect is a list": (
-        START + '"on_disconnect":[],' + HELLO + "}",
-        "invalid_value",
-        "on_disconnect",
-    ),
+    "model is a number": (start('"model_id":7'), "invalid_value", "model_id"),
+    "model is empty": (start('"model":""'), "invalid_value", "model"),
+    "stream is a word": (start('"stream":"false"'), "invalid_value", "stream"),
+    "stream is a number": (start('"stream":1'), "invalid_value", "stream"),
+    "request_id is empty": (start('"request_id":""'), "invalid_value", "request_id"),
+    "request_id is a path": (start('"request_id":"../x"'), "invalid_value", "request_id"),
+    "request_id is long": (start(f'"request_id":"{"r" * 129}"'), "invalid_value", "request_id"),
+    "request_id has lines": (start('"request_id":"a\\nid: 9"'), "invalid_value", "request_id"),
+    "request_id has NUL": (start('"request_id":"a\\u0000"'), "invalid_value", "request_id"),
+    "request_id is foreign": (start('"request_id":"ä"'), "invalid_value", "request_id"),
+    "on_disconnect": (start('"on_disconnect":"stay"'), "invalid_value", "on_disconnect"),
+    "on_disconnect is a list": (start('"on_disconnect":[]'), "invalid_value", "on_disconnect"),
     "cancel what": (START + '"action":"cancel"}', "missing_field", "request_id"),
     "resume what": (START + '"action":"resume","after":3}', "missing_field", "request_id"),
-    "after is negative": (
-        START + '"action":"resume","request_id":"r","after":-1}',
-        "invalid_value",
-        "after",
-    ),
-    "after is a word": (
-        START + '"action":"resume","request_id":"r","after":"1"}',
-        "invalid_value",
-        "after",
-    ),
-    "after is true": (
-        START + '"action":"resume","request_id":"r","after":true}',
-        "invalid_value",
-        "after",
-    ),
-    "after is huge": (
-        START + '"action":"resume","request_id":"r","after":' + "9" * 5_000 + "}",
-        "invalid_value",
-        "after",
-    ),
+    "after is negative": (resume("-1"), "invalid_value", "after"),
+    "after is a word": (resume('"1"'), "invalid_value", "after"),
+    "after is true": (resume("true"), "invalid_value", "after"),
+    "after is huge": (resume("9" * 5_000), "invalid_value", "after"),
     "cursor is a number": ('{"message_type":"alert","cursor":7}', "invalid_value", "cursor"),
-    "too deep to be passed on": (
-        START + '"messages":[{"content":' + nested("[", "", "]", 500) + "}]}",
-        "too_deep",
-        None,
-    ),
-}
+    "too deep": (START + '"messages":[{"content":' + nested("[", "", "]", 500) + "}]}",
+                 "too_deep", None),
+}  # fmt: skip
 
 
 class TestAWebSocket:
@@ -158,11 +117,11 @@ class TestAWebSocket:
         assert answered["data"]["error"]["type"] == "invalid_request_error"
         await lives_on(socket)
 
-    @pytest.mark.parametrize("name", NO_OBJECT)
+    @pytest.mark.parametrize("text", NO_OBJECT)
     async def test_a_socket_gets_an_error_for_what_is_no_object(
-        self, socket: Socket, name: str
+        self, socket: Socket, text: str
     ) -> None:
-        await socket.connection.send(NO_OBJECT[name])
+        await socket.connection.send(text)
         assert (await socket.receive())["data"]["error"]["code"] == "not_an_object"
         await lives_on(socket)
 
@@ -193,60 +152,6 @@ class TestAWebSocket:
         await socket.connection.send(b"{}")
         assert (await socket.receive())["data"]["error"]["code"] == "binary_frame"
         await lives_on(socket)
-
-    @pytest.mark.parametrize("compression", [None, "deflate"])
-    async def test_a_socket_may_send_exactly_a_mebibyte(
-        self, server: StreamingService, upstream: FakeUpstream, compression: str | None
-    ) -> None:
-        async with websocket(server.url, compression=compression) as socket:
-            await socket.connection.send(_filled(MIB))
-            assert (await socket.answer())[-1]["data"]["finish_reason"] == "stop"
-            await lives_on(socket)
-        assert len(upstream.generations[0].request.body) > MIB - 200
-
-    @pytest.mark.parametrize("compression", [None, "deflate"])
-    async def test_a_socket_is_closed_with_1009_for_one_byte_more(
-        self, server: StreamingService, upstream: FakeUpstream, compression: str | None
-    ) -> None:
-        async with websocket(server.url, compression=compression) as socket:
-            await socket.connection.send(_filled(MIB + 1))
-            assert await socket.closed() == 1009
-        assert upstream.generations == []
-
-    async def test_a_socket_is_closed_with_1009_for_the_sum_of_its_fragments(
-        self, server: StreamingService
-    ) -> None:
-        async with websocket(server.url, compression=None) as socket:
-            text = _filled(MIB + 1)
-            await socket.connection.send([text[: MIB // 2], text[MIB // 2 :]])
-            assert await socket.closed() == 1009
-
-    async def test_a_socket_is_closed_with_1007_for_what_is_not_utf8(
-        self, server: StreamingService
-    ) -> None:
-        for text in (b'{"a":"\xff"}', b'{"a":"\xed\xa0\x80"}', b'{"a":"\xc3'):
-            async with raw(server.url) as tcp:
-                await tcp.upgrade()
-                await tcp.send_frame(text)
-                assert await tcp.messages_and_close() == ([], 1007)
-
-    async def test_a_socket_is_closed_with_1002_for_an_unmasked_frame(
-        self, server: StreamingService
-    ) -> None:
-        async with raw(server.url) as tcp:
-            await tcp.upgrade()
-            await tcp.send(b"\x81\x02{}")
-            assert await tcp.messages_and_close() == ([], 1002)
-
-    async def test_a_socket_that_goes_wrong_is_nothing_to_the_others(
-        self, server: StreamingService
-    ) -> None:
-        async with websocket(server.url) as other, raw(server.url) as tcp:
-            await tcp.upgrade()
-            await tcp.send(b"\xff" * 1000)
-            opcode, _ = await tcp.frame()
-            assert opcode == CLOSE
-            await lives_on(other)
 
     async def test_a_socket_may_send_many_commands_in_one_segment(
         self, server: StreamingService
@@ -300,31 +205,29 @@ POSTS = ["/streaming/sse/chat", "/v1/chat/completions"]
 
 
 class TestABody:
-    @pytest.fixture
-    async def client(self, server: StreamingService) -> AsyncIterator[httpx.AsyncClient]:
-        async with http(server.url) as opened:
-            yield opened
-
     @pytest.mark.parametrize("path", POSTS)
     @pytest.mark.parametrize("name", NOT_JSON)
     async def test_a_body_that_is_not_json_is_400(
-        self, client: httpx.AsyncClient, path: str, name: str
+        self, caller: httpx.AsyncClient, path: str, name: str
     ) -> None:
-        reply = await client.post(path, content=NOT_JSON[name].encode())
+        reply = await caller.post(path, content=NOT_JSON[name].encode())
         assert reply.status_code == 400
         assert reply.json()["error"]["code"] == "invalid_json"
 
     @pytest.mark.parametrize("path", POSTS)
     async def test_a_body_that_is_wrong_is_400_and_names_the_field(
-        self, client: httpx.AsyncClient, path: str
+        self, caller: httpx.AsyncClient, path: str
     ) -> None:
         for text, code, param in WRONG.values():
             if not text.startswith(START) or '"action"' in text:
                 continue
-            reply = await client.post(path, content=text.encode())
+            reply = await caller.post(path, content=text.encode())
             assert reply.status_code == 400, text[:200]
             error = reply.json()["error"]
             assert (error["code"], error["param"]) == (code, param)
+        for text in NO_OBJECT:
+            reply = await caller.post(path, content=text.encode())
+            assert (reply.status_code, reply.json()["error"]["code"]) == (400, "not_an_object")
 
     @pytest.mark.parametrize("encoding", ["identity", "gzip"])
     @pytest.mark.parametrize("path", POSTS)
@@ -349,12 +252,12 @@ class TestABody:
 
     @pytest.mark.parametrize("path", POSTS)
     async def test_a_body_with_an_image_of_ten_megabytes_is_taken(
-        self, client: httpx.AsyncClient, path: str, upstream: FakeUpstream
+        self, caller: httpx.AsyncClient, path: str, upstream: FakeUpstream
     ) -> None:
         url = "data:image/png;base64," + "A" * 10_000_000
         part = {"type": "image_url", "image_url": {"url": url}}
         body = {"model": "fake", "messages": [{"role": "user", "content": [part]}]}
-        assert (await client.post(path, json=body)).status_code == 200
+        assert (await caller.post(path, json=body)).status_code == 200
         assert upstream.generations[0].request.json()["messages"] == body["messages"]
 
     async def test_one_of_too_many_large_bodies_is_refused_with_retry_after(
@@ -390,12 +293,12 @@ class TestABody:
         assert "performance.memory_budget_mb" in reply.json()["error"]["message"]
 
     async def test_a_body_with_a_bad_request_id_in_the_path_is_refused(
-        self, client: httpx.AsyncClient
+        self, caller: httpx.AsyncClient
     ) -> None:
-        reply = await client.delete("/streaming/chat/a%20b")
+        reply = await caller.delete("/streaming/chat/a%20b")
         assert reply.status_code == 400
         assert reply.json()["error"]["param"] == "request_id"
-        assert (await client.get("/streaming/sse/chat/a%20b")).status_code in {400, 404}
+        assert (await caller.get("/streaming/sse/chat/a%20b")).status_code in {400, 404}
 
 
 async def test_hostile_text_reaches_the_model_and_comes_back_unharmed(

@@ -13,7 +13,6 @@ import pytest
 from streaming_api.service import StreamingService
 from tests.clients import (
     Message,
-    Socket,
     content,
     events,
     eventually,
@@ -23,7 +22,7 @@ from tests.clients import (
     websocket,
 )
 from tests.conftest import StartServer
-from tests.fakes.upstream import BEFORE_HEADERS, FakeUpstream, Gate, Generation, Script
+from tests.fakes.upstream import BEFORE_HEADERS, FakeUpstream, Generation, Script
 
 AT_ONCE = 1.0
 """Seconds within which the upstream's connection must be closed."""
@@ -78,11 +77,9 @@ class TestAnAnswer:
         self, server: StreamingService
     ) -> None:
         async with websocket(server.url, CHAT) as socket:
+            hello = [{"role": "user", "content": "Hello"}]
             await socket.send(
-                message_type="chat_completion",
-                model_id="mixtral-8x7b",
-                messages=[{"role": "user", "content": "Hello"}],
-                stream=True,
+                message_type="chat_completion", model_id="mixtral-8x7b", messages=hello
             )
             first = await socket.receive()
         assert first["message_type"] == "chat_completion"
@@ -123,8 +120,7 @@ class TestAnAnswer:
 
     async def test_an_answer_goes_with_topics_on_one_socket(self, server: StreamingService) -> None:
         async with websocket(server.url) as socket:
-            await socket.send(message_type="status_update")
-            await socket.until(lambda message: message["data"].get("event") == "snapshot")
+            await socket.subscribe("status_update")
             await socket.start("r-1")
             seen = await socket.answer()
         answer = [message for message in seen if message["message_type"] == "chat_completion"]
@@ -166,8 +162,7 @@ class TestARequestId:
         self, server: StreamingService, upstream: FakeUpstream
     ) -> None:
         """Two sockets and an event stream, one generation, everybody gets all of it."""
-        gate = Gate()
-        upstream.default = Script(gate=gate)
+        gate = upstream.gated()
         async with (
             websocket(server.url, CHAT) as first,
             websocket(server.url, CHAT) as second,
@@ -202,8 +197,7 @@ class TestARequestId:
     async def test_a_request_id_that_is_repeated_on_the_socket_that_watches_doubles_nothing(
         self, server: StreamingService, upstream: FakeUpstream
     ) -> None:
-        gate = Gate()
-        upstream.default = Script(gate=gate)
+        gate = upstream.gated()
         async with websocket(server.url, CHAT) as socket:
             await socket.start("r-1")
             gate.release(1)
@@ -214,13 +208,13 @@ class TestARequestId:
         assert [m["sequence_id"] for m in seen] == list(range(1, len(seen) + 1))
         assert len(upstream.generations) == 1
 
-    async def test_a_request_id_of_a_finished_answer_shows_it_again(
+    async def test_a_request_id_of_a_finished_answer_shows_it_again_whatever_else_is_said(
         self, server: StreamingService, upstream: FakeUpstream
     ) -> None:
         async with websocket(server.url, CHAT) as socket:
             await socket.start("r-1")
             seen = await socket.answer()
-            await socket.start("r-1")
+            await socket.start("r-1", model="ten-tokens", temperature=2)
             assert await socket.answer() == seen
         assert len(upstream.generations) == 1
 
@@ -266,7 +260,7 @@ async def cancel_command(server: StreamingService, on_begun: Begun) -> None:
     async with websocket(server.url) as socket:
         await socket.start("r-1")
         await on_begun()
-        await cancel(socket, "r-1")
+        await socket.cancel("r-1")
         assert (await socket.answer())[-1]["data"]["finish_reason"] == "cancelled"
 
 
@@ -274,7 +268,7 @@ async def cancel_from_elsewhere(server: StreamingService, on_begun: Begun) -> No
     async with websocket(server.url) as first, websocket(server.url) as second:
         await first.start("r-1")
         await on_begun()
-        await cancel(second, "r-1")
+        await second.cancel("r-1")
         assert (await first.answer())[-1]["data"]["finish_reason"] == "cancelled"
 
 
@@ -289,20 +283,10 @@ async def delete(server: StreamingService, on_begun: Begun) -> None:
         assert (await stream.rest())[-1]["data"]["finish_reason"] == "cancelled"
 
 
-async def cancel(socket: Socket, request_id: str) -> None:
-    await socket.send(message_type="chat_completion", action="cancel", request_id=request_id)
-
-
 WAYS = [
-    leave_websocket,
-    break_websocket,
-    leave_sse,
-    leave_openai,
-    leave_whole,
-    cancel_command,
-    cancel_from_elsewhere,
-    delete,
-]
+    leave_websocket, break_websocket, leave_sse, leave_openai, leave_whole,
+    cancel_command, cancel_from_elsewhere, delete,
+]  # fmt: skip
 
 
 class TestAClientThatLeavesOrCancels:
@@ -311,8 +295,7 @@ class TestAClientThatLeavesOrCancels:
     async def test_a_client_that_leaves_or_cancels_frees_the_upstream_within_a_second(
         self, way: Way, when: str, server: StreamingService, upstream: FakeUpstream
     ) -> None:
-        gate = Gate()
-        upstream.default = Script(gate=gate, role=False)
+        gate = upstream.gated(Script(role=False))
         if when == "before the head":
             upstream.default = Script(hang_after=BEFORE_HEADERS)
         begun: list[Generation] = []
@@ -334,7 +317,7 @@ class TestAClientThatLeavesOrCancels:
         """Start and cancel in one segment: the answer's task has not even run."""
         async with websocket(server.url) as socket:
             await socket.start("r-1")
-            await cancel(socket, "r-1")
+            await socket.cancel("r-1")
             end = (await socket.answer())[-1]
         assert end["data"]["finish_reason"] == "cancelled"
         await eventually(lambda: upstream.running == 0)
@@ -345,13 +328,13 @@ class TestAClientThatLeavesOrCancels:
             await socket.start("r-1", model="hang-midway")
             await socket.receive()
             for _ in range(2):
-                await cancel(socket, "r-1")
+                await socket.cancel("r-1")
                 reply = await client.delete("/streaming/chat/r-1")
                 assert (reply.status_code, reply.content) == (204, b"")
             ends = [message for message in await socket.answer() if is_end(message)]
             assert len(ends) == 1
             assert ends[0]["data"]["usage_source"] == "estimated"
-            await cancel(socket, "r-1")  # also when it has long ended: nothing to say
+            await socket.cancel("r-1")  # also when it has long ended: nothing to say
             await socket.start("r-2")
             assert {m["request_id"] for m in await socket.answer()} == {"r-2"}
 
@@ -359,7 +342,7 @@ class TestAClientThatLeavesOrCancels:
         self, server: StreamingService
     ) -> None:
         async with websocket(server.url) as socket:
-            await cancel(socket, "nobody")
+            await socket.cancel("nobody")
             assert (await socket.receive())["data"]["error"]["code"] == "stream_not_found"
 
 
@@ -402,8 +385,7 @@ class TestOnDisconnect:
         self, start_server: StartServer, upstream: FakeUpstream
     ) -> None:
         server = await start_server(api_gateway_endpoint=upstream.url, resume_grace=0.3)
-        gate = Gate()
-        upstream.default = Script(gate=gate)
+        gate = upstream.gated()
         async with websocket(server.url) as socket:
             await socket.start("r-1")
             generation = await upstream.generation()
@@ -420,8 +402,7 @@ class TestOnDisconnect:
         self, start_server: StartServer, upstream: FakeUpstream
     ) -> None:
         server = await start_server(api_gateway_endpoint=upstream.url, resume_grace=0)
-        gate = Gate()
-        upstream.default = Script(gate=gate)
+        gate = upstream.gated()
         async with websocket(server.url) as socket:
             await socket.start("r-1", on_disconnect="finish")
             generation = await upstream.generation()
@@ -438,8 +419,7 @@ class TestOnDisconnect:
         self, body: dict[str, str], start_server: StartServer, upstream: FakeUpstream
     ) -> None:
         server = await start_server(api_gateway_endpoint=upstream.url)
-        gate = Gate()
-        upstream.default = Script(gate=gate)
+        gate = upstream.gated()
         asked = question(request_id="r-1", **body)
         async with events(server.url, "/streaming/sse/chat", body=asked):
             generation = await upstream.generation()
@@ -458,16 +438,15 @@ class TestTheQueue:
         self, start_server: StartServer, upstream: FakeUpstream
     ) -> None:
         server = await start_server(api_gateway_endpoint=upstream.url, pool_size=1, max_queued=3)
-        gate = Gate()
-        upstream.default = Script(gate=gate)
+        gate = upstream.gated()
         names = [f"r-{number}" for number in range(4)]
         async with websocket(server.url, CHAT) as socket:
             await socket.start("r-0")
             await upstream.generation()
-            for place, name in enumerate(names[1:], 1):
+            for position, name in enumerate(names[1:], 1):
                 await socket.start(name)
                 notice = (await socket.until(lambda m: m["data"].get("event") == "queued"))[-1]
-                assert (notice["request_id"], notice["data"]["position"]) == (name, place)
+                assert (notice["request_id"], notice["data"]["position"]) == (name, position)
                 assert "sequence_id" not in notice
             await socket.start("r-4")
             refused = (await socket.until(lambda m: "error" in m["data"]))[-1]
@@ -475,15 +454,15 @@ class TestTheQueue:
             assert refused["data"]["error"]["code"] == "queue_full"
             gate.open()
             ended: list[str] = []
-            places: list[tuple[str, int]] = []
+            positions: list[tuple[str, int]] = []
             while len(ended) < len(names):
                 message = await socket.receive()
                 if is_end(message):
                     ended.append(message["request_id"])
                 elif message["data"].get("event") == "queued":
-                    places.append((message["request_id"], message["data"]["position"]))
+                    positions.append((message["request_id"], message["data"]["position"]))
         assert ended == names
-        assert places == [("r-2", 1), ("r-3", 2), ("r-3", 1)]
+        assert positions == [("r-2", 1), ("r-3", 2), ("r-3", 1)]
         assert upstream.generations[-1].number == 3
 
     async def test_the_queue_refuses_what_does_not_fit_also_when_all_come_in_one_segment(
@@ -506,8 +485,7 @@ class TestTheQueue:
         self, start_server: StartServer, upstream: FakeUpstream
     ) -> None:
         server = await start_server(api_gateway_endpoint=upstream.url, pool_size=1)
-        gate = Gate()
-        upstream.default = Script(gate=gate)
+        gate = upstream.gated()
         async with websocket(server.url, CHAT) as socket:
             await socket.start("r-0")
             await upstream.generation()
@@ -519,7 +497,7 @@ class TestTheQueue:
                 await socket.until(lambda m: m["data"].get("position") == 3)
             moved = await socket.until(lambda m: m["request_id"] == "r-3" and not is_end(m))
             assert moved[-1]["data"] == {"event": "queued", "position": 2}
-            await cancel(socket, "r-2")
+            await socket.cancel("r-2")
             up, ended = await socket.answer()
             assert (up["request_id"], up["data"].get("position")) == ("r-3", 1)
             assert ended["request_id"] == "r-2"
@@ -539,10 +517,10 @@ class TestTheQueue:
             await socket.start("r-0")
             await socket.start("r-1")
             await socket.until(lambda m: m["data"].get("event") == "queued")
-            await cancel(socket, "r-1")
+            await socket.cancel("r-1")
             await socket.answer()
             await socket.start("r-1")
-            await cancel(socket, "nobody")
+            await socket.cancel("nobody")
             again = await socket.until(lambda m: "error" in m["data"])
         assert [is_end(message) for message in again] == [True, False]
 
@@ -550,8 +528,7 @@ class TestTheQueue:
         self, start_server: StartServer, upstream: FakeUpstream
     ) -> None:
         server = await start_server(api_gateway_endpoint=upstream.url, pool_size=1, max_queued=1)
-        gate = Gate()
-        upstream.default = Script(gate=gate)
+        gate = upstream.gated()
         async with websocket(server.url, CHAT) as socket, http(server.url) as client:
             await socket.start("r-0")
             await upstream.generation()
@@ -592,14 +569,3 @@ async def test_numbers_reach_the_upstream_as_they_were_written(
         await socket.connection.send(text)
         await socket.answer()
     assert upstream.generations[0].request.body.decode().startswith(f"{{{parameters},")
-
-
-async def test_a_known_request_id_attaches_whatever_else_is_said(
-    server: StreamingService, upstream: FakeUpstream
-) -> None:
-    async with websocket(server.url) as socket:
-        await socket.start("r-1")
-        first = await socket.answer()
-        await socket.start("r-1", model="ten-tokens", temperature=2)
-        assert content(await socket.answer()) == content(first)
-    assert len(upstream.generations) == 1

@@ -395,8 +395,7 @@ class TestAlerts:
     async def test_what_one_webhook_is_sent_the_other_process_shows_too(self, pair: Pair) -> None:
         one, other = await pair()
         async with websocket(other.url) as socket:
-            await socket.send(message_type="alert")
-            await socket.until(lambda message: message["data"].get("event") == "snapshot")
+            await socket.subscribe("alert")
             await fire(one.url, "DiskFull")
             fired = await socket.until(lambda message: message["data"].get("event") == "firing")
             assert name_of(fired[-1]) == "DiskFull"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
@@ -13,6 +13,7 @@ from streaming_api.service import StreamingService
 from tests.clients import (
     UNIT,
     Message,
+    Socket,
     content,
     events,
     eventually,
@@ -22,7 +23,7 @@ from tests.clients import (
     websocket,
 )
 from tests.conftest import StartServer
-from tests.fakes.upstream import FakeUpstream, Gate, Script
+from tests.fakes.upstream import FakeUpstream, Script
 from tests.raw import CLOSE, PING, TEXT, Raw, dechunked, messages_of, raw
 
 MANY = tuple(f"t{number} {'x' * 10_000}" for number in range(3_000))
@@ -41,6 +42,27 @@ async def ask(tcp: Raw, **fields: object) -> None:
     """Start an answer on a raw WebSocket."""
     await tcp.upgrade()
     await tcp.command(message_type="chat_completion", **question(**fields))  # type: ignore[arg-type]
+
+
+@asynccontextmanager
+async def fast_and_slow(
+    start_server: StartServer, upstream: FakeUpstream
+) -> AsyncIterator[tuple[StreamingService, Socket, Raw]]:
+    """Two clients, for an answer that is held back until both watch it."""
+    server = await start_server(api_gateway_endpoint=upstream.url, chat_retention_bytes=RETENTION)
+    upstream.gated(Script(tokens=MANY))
+    async with (
+        websocket(server.url, CHAT, compression=None) as fast,
+        raw(server.url, receive_buffer=LITTLE) as slow,
+    ):
+        yield server, fast, slow
+
+
+async def both_watch(server: StreamingService, upstream: FakeUpstream) -> None:
+    """Let the answer go on once it has two viewers."""
+    await eventually(lambda: len(server.context.answers.running[0].channel.viewers()) == 2)
+    assert upstream.default.gate is not None
+    upstream.default.gate.open()
 
 
 class TestLimits:
@@ -106,15 +128,6 @@ class TestLimits:
             assert "\r\nRetry-After: 30\r\n" in head
             assert b'"code":"memory"' in await tcp.until(b"}}")
 
-    async def test_limits_hold_for_new_connections_a_minute(
-        self, start_server: StartServer
-    ) -> None:
-        server = await start_server(connections_per_minute=6)
-        async with websocket(server.url), raw(server.url) as tcp:
-            head = await tcp.upgrade()
-            assert head.startswith("HTTP/1.1 429 ")
-            assert "\r\nRetry-After: " in head
-
     async def test_a_slot_is_given_back_when_a_client_leaves_while_it_is_let_in(
         self, start_server: StartServer
     ) -> None:
@@ -176,8 +189,7 @@ class TestTheIdleSweep:
     ) -> None:
         server = await start_server(cleanup_interval=0.1, max_idle_time=0.3)
         async with websocket(server.url) as socket:
-            await socket.send(message_type="alert")
-            await socket.until(lambda message: message["data"].get("event") == "snapshot")
+            await socket.subscribe("alert")
             begun = time.monotonic()
             assert await socket.closed() == 1000
             assert time.monotonic() - begun > 0.2
@@ -250,19 +262,10 @@ class TestASlowClient:
     async def test_a_slow_client_falls_off_with_a_gap_and_1013_while_the_fast_one_gets_everything(
         self, start_server: StartServer, upstream: FakeUpstream
     ) -> None:
-        server = await start_server(
-            api_gateway_endpoint=upstream.url, chat_retention_bytes=RETENTION
-        )
-        gate = Gate()
-        upstream.default = Script(tokens=MANY, gate=gate)
-        async with (
-            websocket(server.url, CHAT, compression=None) as fast,
-            raw(server.url, receive_buffer=LITTLE) as slow,
-        ):
+        async with fast_and_slow(start_server, upstream) as (server, fast, slow):
             await fast.start("r-1")
             await ask(slow, request_id="r-1")
-            await eventually(lambda: len(server.context.answers.running[0].channel.viewers()) == 2)
-            gate.open()
+            await both_watch(server, upstream)
             seen = await fast.answer()
             assert content(seen) == "".join(MANY)
             *got, gap = (found := await slow.messages_and_close())[0]
@@ -277,20 +280,11 @@ class TestASlowClient:
     async def test_a_slow_client_falls_off_an_event_stream_with_a_gap_too(
         self, start_server: StartServer, upstream: FakeUpstream
     ) -> None:
-        server = await start_server(
-            api_gateway_endpoint=upstream.url, chat_retention_bytes=RETENTION
-        )
-        gate = Gate()
-        upstream.default = Script(tokens=MANY, gate=gate)
-        async with (
-            websocket(server.url, CHAT, compression=None) as fast,
-            raw(server.url, receive_buffer=LITTLE) as slow,
-        ):
+        async with fast_and_slow(start_server, upstream) as (server, fast, slow):
             await fast.start("r-1")
             await eventually(lambda: server.context.answers.running)
             await slow.request("GET", "/streaming/sse/chat/r-1")
-            await eventually(lambda: len(server.context.answers.running[0].channel.viewers()) == 2)
-            gate.open()
+            await both_watch(server, upstream)
             seen = await fast.answer()
             await slow.until(b"\r\n\r\n")
             *got, gap = messages_of(dechunked(await slow.rest()))
@@ -301,22 +295,13 @@ class TestASlowClient:
     async def test_a_slow_client_of_openais_wire_gets_an_error_when_something_is_missing(
         self, start_server: StartServer, upstream: FakeUpstream
     ) -> None:
-        server = await start_server(
-            api_gateway_endpoint=upstream.url, chat_retention_bytes=RETENTION
-        )
-        gate = Gate()
-        upstream.default = Script(tokens=MANY, gate=gate)
-        async with (
-            websocket(server.url, CHAT, compression=None) as fast,
-            raw(server.url, receive_buffer=LITTLE) as slow,
-        ):
+        async with fast_and_slow(start_server, upstream) as (server, fast, slow):
             await fast.start("k-1")
             await eventually(lambda: server.context.answers.running)
             await slow.request(
                 "POST", "/v1/chat/completions", question(stream=True, request_id="k-1")
             )
-            await eventually(lambda: len(server.context.answers.running[0].channel.viewers()) == 2)
-            gate.open()
+            await both_watch(server, upstream)
             assert content(await fast.answer()) == "".join(MANY)
             await slow.until(b"\r\n\r\n")
             body = dechunked(await slow.rest())
@@ -383,8 +368,7 @@ class TestTheDrain:
             http(timeout=2 * UNIT) as client,
             raw(server.url) as completion,
         ):
-            await watching.send(message_type="status_update")
-            await watching.until(lambda message: message["data"].get("event") == "snapshot")
+            await watching.subscribe("status_update")
             await stream.receive()
             await chatting.start("r-1")
             await completion.request("POST", "/v1/chat/completions", question(stream=True))

@@ -52,7 +52,7 @@ async def cancelled(server: StreamingService) -> None:
     async with websocket(server.url, "/streaming/websocket/chat") as socket:
         await socket.start("r", model="slow")
         await socket.receive()
-        await socket.send(message_type="chat_completion", action="cancel", request_id="r")
+        await socket.cancel("r")
         await socket.answer()
 
 

@@ -188,8 +188,7 @@ class TestAnAnswer:
         self, upstream: FakeUpstream, gateway: OpenAIClient
     ) -> None:
         """Each is there before the next one is made."""
-        gate = Gate()
-        upstream.scripts["plain"] = Script(gate=gate, role=False)
+        gate = upstream.gated(Script(role=False), model="plain")
         arrivals: asyncio.Queue[list[bytes]] = asyncio.Queue()
         async with running(gateway.exchange(request(), arrivals.put_nowait, stream=True)) as task:
             for number in range(10):

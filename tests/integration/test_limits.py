@@ -28,7 +28,7 @@ from streaming_api.connections.manager import ConnectionManager
 from streaming_api.service import StreamingService
 from tests.clients import UNIT, events, eventually, fire, question, websocket
 from tests.conftest import StartServer
-from tests.fakes.upstream import FakeUpstream, Gate, Script
+from tests.fakes.upstream import FakeUpstream, Script
 from tests.raw import Raw, raw
 
 WEBSOCKETS, EVENT_STREAMS = 1_000, 500
@@ -194,7 +194,7 @@ class TestTheQueue:
         upstream: FakeUpstream,
         caplog: pytest.LogCaptureFixture,
     ) -> None:
-        upstream.scripts["gated"] = Script(gate=(gate := Gate()))
+        gate = upstream.gated(model="gated")
         server = await start_server(api_gateway_endpoint=upstream.url, pool_size=1, max_queued=1)
         async with websocket(server.url) as socket:
             await socket.start("r-1", model="gated")
@@ -226,8 +226,7 @@ class TestDescriptors:
         async with process(log, descriptors=128) as (url, pid):
             async with AsyncExitStack() as stack:
                 first = await stack.enter_async_context(websocket(url))
-                await first.send(message_type="alert")
-                await first.until(lambda message: message["data"].get("event") == "snapshot")
+                await first.subscribe("alert")
                 statuses = [await knock(url, stack) for _ in range(300)]
                 assert statuses.count(101) >= 20
                 assert statuses.count(503) + statuses.count(0) == 300 - statuses.count(101)

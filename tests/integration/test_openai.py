@@ -17,7 +17,7 @@ from openai.types.chat import ChatCompletionUserMessageParam
 from streaming_api.service import StreamingService
 from tests.clients import eventually, http, question, websocket
 from tests.conftest import StartServer
-from tests.fakes.upstream import FakeUpstream, Gate, Script
+from tests.fakes.upstream import FakeUpstream, Script
 from tests.raw import dechunked, raw
 
 HELLO: list[ChatCompletionUserMessageParam] = [{"role": "user", "content": "Hello"}]
@@ -32,12 +32,6 @@ async def client(server: StreamingService) -> AsyncIterator[openai.AsyncOpenAI]:
         http_client=openai.DefaultAsyncHttpxClient(trust_env=False, verify=False),
     ) as sdk:
         yield sdk
-
-
-@pytest.fixture
-async def caller(server: StreamingService) -> AsyncIterator[httpx.AsyncClient]:
-    async with http(server.url) as found:
-        yield found
 
 
 class TestTheSdk:
@@ -74,16 +68,6 @@ class TestTheSdk:
         chunks = [chunk async for chunk in stream]
         assert (chunks[-1].usage is not None) == asked
         assert any(not chunk.choices for chunk in chunks) == asked
-
-    async def test_the_sdk_streams_what_a_model_thinks_calls_and_chooses(
-        self, client: openai.AsyncOpenAI
-    ) -> None:
-        async with client.chat.completions.stream(model="tool-calls", messages=HELLO) as stream:
-            final = await stream.get_final_completion()
-        assert final.choices[0].finish_reason == "tool_calls"
-        assert final.choices[0].message.tool_calls is not None
-        call = final.choices[0].message.tool_calls[0]
-        assert (call.function.name, call.function.arguments) == ("add", '{"a":1}')
 
     async def test_the_sdk_lists_the_models(self, client: openai.AsyncOpenAI) -> None:
         models = [model.id async for model in client.models.list()]
@@ -177,11 +161,6 @@ class TestTheWire:
         assert sent["stream_options"] == expected
         assert sent.keys().isdisjoint({"model_id", "request_id"})
 
-    async def test_the_wire_defaults_to_a_whole_answer(self, caller: httpx.AsyncClient) -> None:
-        reply = await caller.post(PATH, json=question())
-        assert reply.headers["content-type"].startswith("application/json")
-        assert reply.json()["object"] == "chat.completion"
-
     @pytest.mark.parametrize("stream", [True, False])
     async def test_the_wire_has_one_answer_for_one_idempotency_key(
         self, caller: httpx.AsyncClient, upstream: FakeUpstream, *, stream: bool
@@ -198,8 +177,7 @@ class TestTheWire:
     async def test_the_wire_shows_a_resumable_answer_to_a_websocket_too(
         self, server: StreamingService, caller: httpx.AsyncClient, upstream: FakeUpstream
     ) -> None:
-        gate = Gate()
-        upstream.default = Script(gate=gate)
+        gate = upstream.gated()
         asked = asyncio.create_task(caller.post(PATH, json=question(stream=True, request_id="k-1")))
         await upstream.generation()
         async with websocket(server.url) as socket:
@@ -230,8 +208,7 @@ class TestTheWire:
         self, start_server: StartServer, upstream: FakeUpstream
     ) -> None:
         server = await start_server(api_gateway_endpoint=upstream.url, pool_size=1)
-        gate = Gate()
-        upstream.default = Script(gate=gate)
+        gate = upstream.gated()
         async with http(server.url) as caller:
             async with asyncio.TaskGroup() as tasks:
                 for stream in (True, False, True, False):
@@ -248,8 +225,7 @@ class TestTheWire:
         self, start_server: StartServer, upstream: FakeUpstream
     ) -> None:
         server = await start_server(api_gateway_endpoint=upstream.url, sse_keep_alive_interval=0.05)
-        gate = Gate()
-        upstream.default = Script(gate=gate, role=False)
+        gate = upstream.gated(Script(role=False))
         async with raw(server.url) as tcp:
             await tcp.request("POST", PATH, question(stream=True))
             head = await tcp.until(b"\r\n\r\n")
@@ -291,27 +267,6 @@ class TestTheWire:
         body = dechunked(chunked.partition(b"\r\n\r\n")[2])
         assert _without_ids(plain.partition(b"\r\n\r\n")[2]) == _without_ids(body)
 
-    @pytest.mark.parametrize(
-        ("body", "param"),
-        [
-            (b"{", None),
-            (b"[]", None),
-            (b"{}", "messages"),
-            (b'{"messages": "Hello"}', "messages"),
-            (b'{"messages": []}', "messages"),
-            (b'{"messages": [{}], "stream": 1}', "stream"),
-            (b'{"messages": [{}], "model": 7}', "model"),
-        ],
-    )
-    async def test_the_wire_says_what_is_wrong_with_a_request(
-        self, body: bytes, param: str | None, caller: httpx.AsyncClient
-    ) -> None:
-        reply = await caller.post(PATH, content=body)
-        assert reply.status_code == 400
-        assert set(reply.json()["error"]) == {"type", "code", "message", "param"}
-        assert reply.json()["error"]["type"] == "invalid_request_error"
-        assert reply.json()["error"]["param"] == param
-
 
 def _http_1_0(path: str, body: object) -> bytes:
     request = httpx.Request("POST", f"http://localhost{path}", json=body)
@@ -342,8 +297,7 @@ class TestTheNextRequest:
     async def test_the_next_request_may_come_before_the_answer_has_ended(
         self, server: StreamingService, upstream: FakeUpstream
     ) -> None:
-        gate = Gate()
-        upstream.default = Script(gate=gate)
+        gate = upstream.gated()
         async with raw(server.url) as tcp:
             await tcp.request("POST", PATH, question(stream=True), "Connection: keep-alive")
             await tcp.until(b"\r\n\r\n")
@@ -383,17 +337,6 @@ class TestWhatIsPassedOn:
         reply = await caller.post(PATH, json=question(model="refused", stream=stream))
         assert reply.status_code == 400
         assert reply.json() == {"error": error | {"type": "upstream_error"}}
-
-    @pytest.mark.parametrize(
-        ("method", "path", "status", "kind"),
-        [("PUT", PATH, 405, "invalid_request_error"), ("GET", "/nothing", 404, "not_found_error")],
-    )
-    async def test_errors_of_http_have_a_type_of_their_own(
-        self, caller: httpx.AsyncClient, method: str, path: str, status: int, kind: str
-    ) -> None:
-        """A wrong method is no missing thing."""
-        reply = await caller.request(method, path)
-        assert (reply.status_code, reply.json()["error"]["type"]) == (status, kind)
 
 
 def _without_ids(events: bytes) -> bytes:

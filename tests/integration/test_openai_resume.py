@@ -4,25 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 
 import attrs
 import httpx
 import httpx_sse
 import pytest
 
-from streaming_api.service import StreamingService
-from tests.clients import UNIT, http, question
-from tests.fakes.upstream import FakeUpstream, Gate, Script
+from tests.clients import UNIT, question
+from tests.fakes.upstream import FakeUpstream
 
 PATH = "/v1/chat/completions"
 TEN = "".join(f"t{number} " for number in range(10))
-
-
-@pytest.fixture
-async def caller(server: StreamingService) -> AsyncIterator[httpx.AsyncClient]:
-    async with http(server.url) as found:
-        yield found
 
 
 def text_of(events: list[httpx_sse.ServerSentEvent]) -> str:
@@ -45,8 +37,7 @@ class TestResume:
     async def test_an_answer_is_resumed_after_a_cut(
         self, caller: httpx.AsyncClient, upstream: FakeUpstream, *, by_header: bool
     ) -> None:
-        gate = Gate()
-        upstream.scripts["gated"] = Script(gate=gate)
+        gate = upstream.gated(model="gated")
         asking = question("gated", stream=True, on_disconnect="grace")
         gate.release(3)
         events = []

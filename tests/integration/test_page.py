@@ -22,7 +22,7 @@ from tests.browser import (
     open_served,
     readout,
 )
-from tests.fakes.upstream import Gate, Script
+from tests.fakes.upstream import Script
 
 if TYPE_CHECKING:
     from tests.conftest import StartServer
@@ -83,8 +83,7 @@ async def test_an_answer_appears_as_it_is_written_and_the_next_question_knows_it
     browser: Browser, url: str, upstream: FakeUpstream
 ) -> None:
     """Tokens are shown one by one, and the conversation goes along with the second question."""
-    gate = Gate()
-    upstream.scripts["gated"] = Script(gate=gate)
+    gate = upstream.gated(model="gated")
     page = await open_chat(browser, url)
     await ask(page, "first <b>question</b>", "gated")
     answer = page.locator(".answered .text")
@@ -157,8 +156,7 @@ async def test_a_lost_connection_is_shown_and_the_answer_goes_on_without_loss(
     browser: Browser, url: str, upstream: FakeUpstream
 ) -> None:
     """Cut in mid-answer: a banner, old data marked as old, then all of the text, once."""
-    gate = Gate()
-    upstream.scripts["gated"] = Script(gate=gate, tokens=60)
+    gate = upstream.gated(Script(tokens=60), model="gated")
     async with Cable(url) as cable:
         page = await open_chat(browser, cable.url)
         await ask(page, "hello", "gated")
@@ -184,8 +182,7 @@ async def test_an_answer_goes_on_after_the_page_is_reloaded(
     browser: Browser, url: str, upstream: FakeUpstream
 ) -> None:
     """A reload loses neither the conversation nor the answer under way."""
-    gate = Gate()
-    upstream.scripts["gated"] = Script(gate=gate)
+    gate = upstream.gated(model="gated")
     page = await open_chat(browser, url)
     await ask(page, "hello", "gated")
     gate.release(4)

@@ -9,7 +9,7 @@ import pytest
 from playwright.async_api import Browser, expect
 
 from tests.browser import ask, browser, needs_chromium, open_chat, open_served
-from tests.fakes.upstream import Gate, Script
+from tests.fakes.upstream import Script
 
 if TYPE_CHECKING:
     from tests.conftest import StartServer
@@ -150,8 +150,7 @@ async def test_parameters_and_a_system_prompt_go_along(
 async def test_the_drawer_is_a_chat_beside_the_figures(
     browser: Browser, url: str, upstream: FakeUpstream
 ) -> None:
-    gate = Gate()
-    upstream.scripts["gated"] = Script(gate=gate)
+    gate = upstream.gated(model="gated")
     page = await open_served(browser, url)
     await page.locator("#chat-toggle").click()
     await ask(page, "hello", "gated")

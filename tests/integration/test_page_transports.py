@@ -23,7 +23,6 @@ from tests.browser import (
     readout,
 )
 from tests.fakes.prometheus import RealAlertmanager, RealPrometheus, free_port
-from tests.fakes.upstream import Gate, Script
 from tests.nginx import running
 
 if TYPE_CHECKING:
@@ -322,8 +321,7 @@ async def test_an_answer_is_opened_on_another_device_and_retry_after_counts_down
     browser: Browser, start_server: StartServer, upstream: FakeUpstream
 ) -> None:
     server = await start_server(api_gateway_endpoint=upstream.url)
-    gate = Gate()
-    upstream.scripts["gated"] = Script(gate=gate)
+    gate = upstream.gated(model="gated")
     page = await open_served(browser, server.url, path="/#chat")
     await ask(page, "hello", "gated")
     gate.release(3)

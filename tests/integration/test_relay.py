@@ -69,12 +69,6 @@ async def server(start_server: StartServer, gateway: Gateway) -> StreamingServic
     return await start_server(api_gateway_endpoint=gateway.url)
 
 
-@pytest.fixture
-async def caller(server: StreamingService) -> AsyncIterator[httpx.AsyncClient]:
-    async with http(server.url) as found:
-        yield found
-
-
 @asynccontextmanager
 async def serving(
     start_server: StartServer, **settings: object

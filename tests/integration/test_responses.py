@@ -13,13 +13,12 @@ import httpx_sse
 import openai
 import pytest
 from openai.types.responses import FunctionToolParam
-from pydantic import BaseModel
 
 from streaming_api.config import ApiKey
 from streaming_api.service import StreamingService
 from tests.clients import UNIT, eventually, http
 from tests.conftest import StartServer
-from tests.fakes.upstream import FakeUpstream, Gate, Script
+from tests.fakes.upstream import FakeUpstream, Script
 from tests.responses import types, valid_event, valid_response
 
 Json = dict[str, Any]
@@ -32,7 +31,6 @@ ADD: FunctionToolParam = {
     "strict": False,
 }
 TEN = "".join(f"t{number} " for number in range(10))
-IMAGE = "data:image/png;base64,iVBORw0KGgo="
 
 
 @pytest.fixture
@@ -44,12 +42,6 @@ async def client(server: StreamingService) -> AsyncIterator[openai.AsyncOpenAI]:
         http_client=openai.DefaultAsyncHttpxClient(trust_env=False, verify=False),
     ) as sdk:
         yield sdk
-
-
-@pytest.fixture
-async def caller(server: StreamingService) -> AsyncIterator[httpx.AsyncClient]:
-    async with http(server.url) as found:
-        yield found
 
 
 async def events_of(
@@ -105,37 +97,12 @@ class TestCreate:
         ]
         assert sent.json()["metadata"] == {"a": "b"}
 
-    async def test_a_response_is_streamed(self, client: openai.AsyncOpenAI) -> None:
-        async with client.responses.stream(model="fake", input="Hello") as stream:
-            events = [event async for event in stream]
-            final = await stream.get_final_response()
-        assert final.output_text == TEN
-        assert [event.type for event in events[:2]] == ["response.created", "response.in_progress"]
-
     async def test_every_event_of_a_response_is_valid(self, caller: httpx.AsyncClient) -> None:
         body = {"model": "reasoning", "input": "Hello", "stream": True}
         events = await events_of(caller, "POST", PATH, body)
         assert [event["sequence_number"] for event in events] == list(range(len(events)))
         assert text_of(events) == TEN
         assert types(events)[-1] == "completed"
-
-    async def test_an_image_goes_along(
-        self, client: openai.AsyncOpenAI, upstream: FakeUpstream
-    ) -> None:
-        await client.responses.create(
-            model="fake",
-            input=[
-                {
-                    "role": "user",
-                    "content": [
-                        {"type": "input_text", "text": "What is it?"},
-                        {"type": "input_image", "image_url": IMAGE, "detail": "auto"},
-                    ],
-                }
-            ],
-        )
-        content = chat_of(upstream)["messages"][0]["content"]
-        assert content[1] == {"type": "image_url", "image_url": {"url": IMAGE}}
 
     async def test_parallel_calls_and_their_results_go_along(
         self, client: openai.AsyncOpenAI, upstream: FakeUpstream
@@ -156,58 +123,17 @@ class TestCreate:
             ],
         )
         assert second.previous_response_id == first.id
-        assert [m["role"] for m in chat_of(upstream, 1)["messages"]] == [
-            "user",
-            "assistant",
-            "tool",
-            "tool",
-        ]
+        roles = [message["role"] for message in chat_of(upstream, 1)["messages"]]
+        assert roles == ["user", "assistant", "tool", "tool"]
 
     async def test_a_call_comes_in_the_standards_order(self, caller: httpx.AsyncClient) -> None:
         body = {"model": "tool-calls", "input": "?", "tools": [ADD], "stream": True}
         kinds = types(await events_of(caller, "POST", PATH, body))
         assert kinds == [
-            "created",
-            "in_progress",
-            "output_item.added",
-            "function_call_arguments.delta",
-            "function_call_arguments.delta",
-            "function_call_arguments.done",
-            "output_item.done",
+            "created", "in_progress", "output_item.added", "function_call_arguments.delta",
+            "function_call_arguments.delta", "function_call_arguments.done", "output_item.done",
             "completed",
-        ]
-
-    async def test_a_refusal_is_said(self, client: openai.AsyncOpenAI) -> None:
-        response = await client.responses.create(model="refusal", input="?")
-        message = response.output[0]
-        assert message.type == "message"
-        assert message.content[0].model_dump() == {"type": "refusal", "refusal": "I cannot."}
-
-    async def test_output_is_structured(
-        self, client: openai.AsyncOpenAI, upstream: FakeUpstream
-    ) -> None:
-        class City(BaseModel):
-            city: str
-            size: int
-
-        parsed = await client.responses.parse(model="structured", input="?", text_format=City)
-        assert parsed.output_parsed == City(city="Paris", size=2)
-        sent = chat_of(upstream)["response_format"]
-        assert sent["json_schema"]["schema"]["required"] == ["city", "size"]
-
-    async def test_logprobs_are_given(
-        self, client: openai.AsyncOpenAI, upstream: FakeUpstream
-    ) -> None:
-        response = await client.responses.create(
-            model="logprobs", input="?", top_logprobs=1, include=["message.output_text.logprobs"]
-        )
-        message = response.output[0]
-        assert message.type == "message"
-        part = message.content[0]
-        assert part.type == "output_text"
-        assert part.logprobs is not None
-        assert "".join(each.token for each in part.logprobs) == TEN
-        assert upstream.generations[0].request.json()["top_logprobs"] == 1
+        ]  # fmt: skip
 
 
 class TestTurns:
@@ -260,30 +186,24 @@ class TestTurns:
         with pytest.raises(openai.NotFoundError):
             await client.responses.retrieve(response.id)
 
-    async def test_somebody_elses_response_is_not_there(self, start_server: StartServer) -> None:
-        async with FakeUpstream() as upstream:
-            server = await start_server(
-                api_gateway_endpoint=upstream.url, api_keys=(key("k1"), key("k2"))
-            )
-            async with http(server.url) as caller:
-                made = await caller.post(
-                    PATH,
-                    json={"model": "fake", "input": "x"},
-                    headers={"Authorization": "Bearer k1"},
-                )
-                assert made.status_code == 200
-                found = await caller.get(
-                    f"{PATH}/{made.json()['id']}", headers={"Authorization": "Bearer k2"}
-                )
-                assert found.status_code == 404
+    async def test_somebody_elses_response_is_not_there(
+        self, start_server: StartServer, upstream: FakeUpstream
+    ) -> None:
+        keys = (key("k1"), key("k2"))
+        server = await start_server(api_gateway_endpoint=upstream.url, api_keys=keys)
+        one, other = ({"Authorization": f"Bearer {name}"} for name in ("k1", "k2"))
+        async with http(server.url) as caller:
+            made = await caller.post(PATH, json={"model": "fake", "input": "x"}, headers=one)
+            assert made.status_code == 200
+            found = await caller.get(f"{PATH}/{made.json()['id']}", headers=other)
+            assert found.status_code == 404
 
 
 class TestBackground:
     async def test_a_background_response_goes_on_without_anybody(
         self, client: openai.AsyncOpenAI, upstream: FakeUpstream
     ) -> None:
-        gate = Gate()
-        upstream.scripts["gated"] = Script(gate=gate)
+        gate = upstream.gated(model="gated")
         response = await client.responses.create(model="gated", input="Hello", background=True)
         assert response.status == "in_progress"
         gate.open()
@@ -295,8 +215,7 @@ class TestBackground:
     async def test_a_background_response_is_streamed_again_from_anywhere(
         self, client: openai.AsyncOpenAI, upstream: FakeUpstream
     ) -> None:
-        gate = Gate()
-        upstream.scripts["gated"] = Script(gate=gate)
+        gate = upstream.gated(model="gated")
         stream = await client.responses.create(
             model="gated", input="Hello", background=True, stream=True
         )
@@ -356,8 +275,7 @@ class TestResume:
     async def test_a_response_is_resumed_in_mid_answer_after_a_cut(
         self, caller: httpx.AsyncClient, upstream: FakeUpstream
     ) -> None:
-        gate = Gate()
-        upstream.scripts["gated"] = Script(gate=gate)
+        gate = upstream.gated(model="gated")
         body = {"model": "gated", "input": "Hello", "stream": True}
         seen: list[Json] = []
         gate.release(2)
@@ -376,8 +294,7 @@ class TestResume:
     async def test_two_watch_the_same_events(
         self, caller: httpx.AsyncClient, server: StreamingService, upstream: FakeUpstream
     ) -> None:
-        gate = Gate()
-        upstream.scripts["gated"] = Script(gate=gate)
+        gate = upstream.gated(model="gated")
         body = {"model": "gated", "input": "Hello", "background": True}
         made = (await caller.post(PATH, json=body)).json()
         path = f"{PATH}/{made['id']}?stream=true"
@@ -398,35 +315,31 @@ class TestResume:
         assert reply.json()["error"]["param"] == "starting_after"
 
     async def test_a_whole_response_does_not_wait_for_its_own_events(
-        self, start_server: StartServer
+        self, start_server: StartServer, upstream: FakeUpstream
     ) -> None:
         """They take more than is kept of an answer, but its text does not."""
-        async with FakeUpstream(Script(tokens=5_000)) as upstream:
-            server = await start_server(
-                api_gateway_endpoint=upstream.url, chat_retention_bytes=400_000
-            )
-            async with http(server.url) as caller:
-                reply = await caller.post(PATH, json={"model": "fake", "input": "x"})
-                assert reply.json()["output"][0]["content"][0]["text"].endswith("t4999 ")
-                (answer,) = server.context.answers.present
-                assert answer.faces["responses"].channel.slowest() > 5_000
+        upstream.default = Script(tokens=5_000)
+        server = await start_server(api_gateway_endpoint=upstream.url, chat_retention_bytes=400_000)
+        async with http(server.url) as caller:
+            reply = await caller.post(PATH, json={"model": "fake", "input": "x"})
+            assert reply.json()["output"][0]["content"][0]["text"].endswith("t4999 ")
+            (answer,) = server.context.answers.present
+            assert answer.faces["responses"].channel.slowest() > 5_000
 
-    async def test_what_is_no_longer_kept_is_gone(self, start_server: StartServer) -> None:
-        async with FakeUpstream(Script(tokens=400)) as upstream:
-            server = await start_server(
-                api_gateway_endpoint=upstream.url, chat_retention_messages=100
-            )
-            async with http(server.url) as caller:
-                body = {"model": "fake", "input": "x", "background": True}
-                made = (await caller.post(PATH, json=body)).json()
-                path = f"{PATH}/{made['id']}"
-                async with asyncio.timeout(UNIT):
-                    while (await caller.get(path)).json()["status"] == "in_progress":
-                        await asyncio.sleep(0.01)
-                whole = (await caller.get(path)).json()
-                assert whole["output"][0]["content"][0]["text"].endswith("t399 ")
-                reply = await caller.get(f"{path}?stream=true")
-                assert (reply.status_code, reply.json()["error"]["code"]) == (410, "stream_evicted")
+    async def test_what_is_no_longer_kept_is_gone(
+        self, start_server: StartServer, upstream: FakeUpstream
+    ) -> None:
+        upstream.default = Script(tokens=400)
+        server = await start_server(api_gateway_endpoint=upstream.url, chat_retention_messages=100)
+        async with http(server.url) as caller:
+            body = {"model": "fake", "input": "x", "background": True}
+            path = f"{PATH}/{(await caller.post(PATH, json=body)).json()['id']}"
+            async with asyncio.timeout(UNIT):
+                while (whole := (await caller.get(path)).json())["status"] == "in_progress":
+                    await asyncio.sleep(0.01)
+            assert whole["output"][0]["content"][0]["text"].endswith("t399 ")
+            reply = await caller.get(f"{path}?stream=true")
+            assert (reply.status_code, reply.json()["error"]["code"]) == (410, "stream_evicted")
 
     async def test_a_retry_gets_the_same_response(
         self, caller: httpx.AsyncClient, upstream: FakeUpstream
@@ -463,27 +376,14 @@ class TestEnds:
             await client.responses.create(model="rate-limited", input="x", stream=stream)
         assert refused.value.response.headers["Retry-After"] == "7"
 
-    async def test_who_leaves_a_whole_response_ends_it(
-        self, caller: httpx.AsyncClient, upstream: FakeUpstream
-    ) -> None:
-        asking = asyncio.create_task(
-            caller.post(PATH, json={"model": "hang-before-first-token", "input": "x"})
-        )
-        generation = await upstream.generation()
-        asking.cancel()
-        await asyncio.wait_for(generation.closed.wait(), UNIT)
-
     async def test_who_leaves_the_stream_may_come_back_in_time(
-        self, start_server: StartServer
+        self, start_server: StartServer, upstream: FakeUpstream
     ) -> None:
-        async with FakeUpstream() as upstream:
-            server = await start_server(api_gateway_endpoint=upstream.url, resume_grace=0.2)
-            async with http(server.url) as caller:
-                body = {"model": "endless", "input": "x", "stream": True}
-                async with caller.stream("POST", PATH, json=body) as response:
-                    await anext(response.aiter_lines())
-            generation = await upstream.generation()
-            await asyncio.wait_for(generation.closed.wait(), UNIT)
+        server = await start_server(api_gateway_endpoint=upstream.url, resume_grace=0.2)
+        body = {"model": "endless", "input": "x", "stream": True}
+        async with http(server.url) as caller, caller.stream("POST", PATH, json=body) as response:
+            await anext(response.aiter_lines())
+        await (await upstream.generation()).wait_closed(UNIT)
 
 
 class TestRefusals:
@@ -491,8 +391,6 @@ class TestRefusals:
         ("body", "status", "param"),
         [
             ({"model": "fake"}, 400, "input"),
-            ({"input": "x", "tools": [{"type": "web_search"}]}, 400, "tools[0].type"),
-            ({"input": "x", "conversation": "conv_1"}, 400, "conversation"),
             ({"input": [{"type": "item_reference", "id": "msg_x_0"}]}, 404, "input"),
             ({"input": "x", "stream": "yes"}, 400, "stream"),
         ],
@@ -520,11 +418,11 @@ class TestRefusals:
         assert reply.status_code == 404
         assert "not found." in reply.json()["error"]["message"]
 
-    async def test_the_limit_of_answers_a_key_counts(self, start_server: StartServer) -> None:
-        async with FakeUpstream() as upstream:
-            server = await start_server(api_gateway_endpoint=upstream.url, answers_per_key=1)
-            async with http(server.url) as caller:
-                body = {"model": "endless", "input": "x", "background": True}
-                assert (await caller.post(PATH, json=body)).status_code == 200
-                reply = await caller.post(PATH, json=body)
-                assert reply.status_code == 429
+    async def test_the_limit_of_answers_a_key_counts(
+        self, start_server: StartServer, upstream: FakeUpstream
+    ) -> None:
+        server = await start_server(api_gateway_endpoint=upstream.url, answers_per_key=1)
+        body = {"model": "endless", "input": "x", "background": True}
+        async with http(server.url) as caller:
+            statuses = [(await caller.post(PATH, json=body)).status_code for _ in range(2)]
+        assert statuses == [200, 429]

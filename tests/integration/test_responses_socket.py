@@ -15,7 +15,7 @@ from websockets.asyncio.client import ClientConnection
 
 from streaming_api.service import StreamingService
 from tests.clients import UNIT, eventually
-from tests.fakes.upstream import FakeUpstream, Gate, Script
+from tests.fakes.upstream import FakeUpstream
 from tests.responses import types, valid_event
 
 Json = dict[str, Any]
@@ -96,8 +96,7 @@ class TestLanes:
     async def test_lanes_run_side_by_side(
         self, server: StreamingService, upstream: FakeUpstream
     ) -> None:
-        gate = Gate()
-        upstream.scripts["gated"] = Script(gate=gate)
+        gate = upstream.gated(model="gated")
         async with connected(server) as socket:
             await create(socket, "gated", stream_id="a")
             await create(socket, "fake", stream_id="b")
@@ -112,8 +111,7 @@ class TestLanes:
     async def test_a_bad_request_does_not_hold_up_those_that_wait_behind_it(
         self, server: StreamingService, upstream: FakeUpstream
     ) -> None:
-        gate = Gate()
-        upstream.scripts["gated"] = Script(gate=gate)
+        gate = upstream.gated(model="gated")
         async with connected(server) as socket:
             await create(socket, "gated")
             await create(socket, tools="none")
@@ -185,8 +183,7 @@ class TestPrepared:
     async def test_a_prepared_turn_waits_for_its_lane_and_is_named_by_it(
         self, server: StreamingService, upstream: FakeUpstream
     ) -> None:
-        gate = Gate()
-        upstream.scripts["gated"] = Script(gate=gate)
+        gate = upstream.gated(model="gated")
         async with connected(server) as socket:
             await create(socket, "gated", stream_id="a")
             await create(socket, stream_id="a", generate=False)
@@ -230,8 +227,7 @@ class TestResume:
     async def test_a_response_is_resumed_after_a_cut(
         self, server: StreamingService, upstream: FakeUpstream, *, by_query: bool
     ) -> None:
-        gate = Gate()
-        upstream.scripts["gated"] = Script(gate=gate)
+        gate = upstream.gated(model="gated")
         events: list[Json] = []
         async with connected(server) as socket:
             await create(socket, "gated")

@@ -19,7 +19,7 @@ from streaming_api.service import StreamingService
 from tests.clients import UNIT, eventually, http, question, websocket
 from tests.conftest import StartServer
 from tests.fakes.collector import Collector, attributes_of
-from tests.fakes.upstream import FakeUpstream, Gate, Script
+from tests.fakes.upstream import FakeUpstream, Script
 from tests.workers import serving
 
 AUDIT = "streaming_api.audit"
@@ -191,8 +191,7 @@ class TestTraces:
         self, collector: Collector, start_server: StartServer, upstream: FakeUpstream
     ) -> None:
         """Many answers share a socket, whose handshake can name one trace alone."""
-        gate = Gate()
-        upstream.scripts["gated"] = Script(gate=gate)
+        gate = upstream.gated(model="gated")
         server = await start_server(api_gateway_endpoint=upstream.url)
         async with websocket(server.url, additional_headers=TRACEPARENT) as socket:
             other = f"00-{'1' * 32}-{'2' * 16}-01"
@@ -325,7 +324,7 @@ class TestKeys:
             refused = await ask(server.url, headers=bearer("one"))
             assert refused.status_code == 429
             assert refused.headers["x-ratelimit-remaining-requests"] == "0"
-            await socket.send(message_type="chat_completion", action="cancel", request_id="r-1")
+            await socket.cancel("r-1")
             await socket.answer()
         other = await ask(server.url, "other", headers=bearer("model"))
         assert (other.status_code, other.json()["error"]["code"]) == (403, "model_not_allowed")

@@ -21,7 +21,7 @@ from tests.clients import (
     websocket,
 )
 from tests.conftest import StartServer
-from tests.fakes.upstream import FakeUpstream, Gate, Script
+from tests.fakes.upstream import FakeUpstream, Script
 from tests.raw import dechunked, messages_of, raw
 
 TYPES = {"metrics": "metrics_update", "alerts": "alert", "status": "status_update"}
@@ -74,42 +74,6 @@ class TestATopic:
             async with events(server.url, path, headers=headers) as stream:
                 assert name_of(await stream.receive()) == "two"
 
-    @pytest.mark.parametrize(
-        ("cursor", "reason"),
-        [
-            ("garbage", "malformed"),
-            ("-1", "malformed"),
-            ("x" * 4_000, "malformed"),
-            ("{epoch}:" + "9" * 30, "malformed"),
-            ("0123456789abcdef:3", "epoch"),
-            ("{epoch}:999999", "future"),
-        ],
-    )
-    async def test_a_topic_reports_a_cursor_that_means_nothing_and_shows_the_snapshot(
-        self, server: StreamingService, cursor: str, reason: str
-    ) -> None:
-        cursor = cursor.replace("{epoch}", server.context.topics.channel.epoch)
-        async with events(
-            server.url, "/streaming/sse?topics=alerts,status", headers={"Last-Event-ID": cursor}
-        ) as stream:
-            seen = [await stream.receive() for _ in range(4)]
-        assert [message["data"]["event"] for message in seen] == ["gap"] * 2 + ["snapshot"] * 2
-        assert {message["data"].get("reason") for message in seen[:2]} == {reason}
-        assert {message["stream_id"] for message in seen[:2]} == {"alerts", "status"}
-
-    async def test_a_topic_reports_what_is_no_longer_kept(self, start_server: StartServer) -> None:
-        server = await start_server(topic_retention_messages=2)
-        async with events(server.url, SSE + "alerts") as stream:
-            await stream.receive()
-            await fire(server.url, "first")
-            cursor = (await stream.receive())["cursor"]
-        for number in range(5):
-            await fire(server.url, f"a{number}")
-        async with events(server.url, SSE + "alerts", headers={"Last-Event-ID": cursor}) as stream:
-            notice, *kept = [await stream.receive() for _ in range(3)]
-        assert (notice["data"]["event"], notice["data"]["reason"]) == ("gap", "evicted")
-        assert [name_of(message) for message in kept] == ["a3", "a4"]
-
     async def test_a_topic_of_which_the_newest_state_is_enough_jumps_to_the_snapshot(
         self, start_server: StartServer
     ) -> None:
@@ -136,11 +100,9 @@ class TestSeveralTopics:
             seen = (await stream.until(lambda m: m["data"]["event"] == "firing"))[-1]
         await fire(server.url, "two")
         server.context.topics.status.set("streaming-api", "down", "Only a test.", urgent=True)
-        async with events(
-            server.url,
-            "/streaming/sse?topics=alerts,status",
-            headers={"Last-Event-ID": seen["cursor"]},
-        ) as stream:
+        headers = {"Last-Event-ID": seen["cursor"]}
+        path = "/streaming/sse?topics=alerts,status"
+        async with events(server.url, path, headers=headers) as stream:
             missed = [await stream.receive() for _ in range(2)]
         assert [message["stream_id"] for message in missed] == ["alerts", "status"]
         numbers = [message["sequence_id"] for message in missed]
@@ -177,8 +139,7 @@ class TestAnAnswer:
         self, start_server: StartServer, upstream: FakeUpstream
     ) -> None:
         server = await start_server(api_gateway_endpoint=upstream.url, sse_keep_alive_interval=0.05)
-        gate = Gate()
-        upstream.default = Script(gate=gate, role=False)
+        gate = upstream.gated(Script(role=False))
         async with raw(server.url) as tcp:
             await tcp.request("POST", SSE + "chat", question())
             await tcp.until(b"\r\n\r\n")
@@ -234,14 +195,11 @@ class TestAnAnswer:
             tokens=("short ", "x" * 5_000, "\u2028 ", "y" * 100_000), rate=100
         )
         body = question(request_id="r-1")
-        async with events(
-            server.url, SSE + "chat", body=body, headers={"Accept-Encoding": "gzip"}
-        ) as stream:
+        gzip, identity = {"Accept-Encoding": "gzip"}, {"Accept-Encoding": "identity"}
+        async with events(server.url, SSE + "chat", body=body, headers=gzip) as stream:
             assert stream.response.headers["content-encoding"] == "gzip"
             seen = await stream.rest()
-        async with events(
-            server.url, SSE + "chat/r-1", headers={"Accept-Encoding": "identity"}
-        ) as stream:
+        async with events(server.url, SSE + "chat/r-1", headers=identity) as stream:
             assert "content-encoding" not in stream.response.headers
             assert await stream.rest() == seen
         assert content(seen) == upstream.default.text()

@@ -17,7 +17,7 @@ from aiohttp import web
 from streaming_api.config import StreamingConfig
 from streaming_api.engine.channel import Channel
 from streaming_api.topics import Topics
-from tests.clients import Message, events, websocket
+from tests.clients import Message, events
 from tests.conftest import StartServer
 from tests.fakes.engine import Deliveries
 from tests.fakes.prometheus import RealAlertmanager, RealPrometheus, free_port
@@ -34,14 +34,14 @@ async def running(**settings: object) -> AsyncIterator[Topics]:
     """The topics, asking their sources."""
     loop = asyncio.get_running_loop()
     config = StreamingConfig(poll_interval=UNIT, **settings)  # type: ignore[arg-type]
-    line = Channel(
+    channel = Channel(
         "0123456789abcdef",
         call_later=loop.call_later,
         flush_interval=config.flush_interval / 1000,
         batch_size=config.batch_size,
         observer=Deliveries(),
     )
-    topics = Topics(config, line)
+    topics = Topics(config, channel)
     task = asyncio.create_task(topics.run())
     try:
         yield topics
@@ -349,74 +349,6 @@ class TestRealSources:
 
 
 class TestTheApplication:
-    async def test_a_snapshot_comes_at_once_and_a_resumed_stream_goes_on_after_its_cursor(
-        self, start_server: StartServer, source: FakeSource
-    ) -> None:
-        count = 0
-
-        def answer(_: web.Request) -> web.Response:
-            nonlocal count
-            count += 1
-            return web.Response(text=f"count {count}\n")
-
-        source.answer = answer
-        server = await start_server(poll_interval=UNIT, custom_metrics_endpoint=source.url)
-        async with events(server.url, "/streaming/sse/metrics") as stream:
-            first = await stream.receive()
-            assert first["data"]["event"] == "snapshot"
-            seen = [await stream.receive() for _ in range(3)]
-        headers = {"Last-Event-ID": seen[-1]["cursor"]}
-        async with events(server.url, "/streaming/sse/metrics", headers=headers) as stream:
-            after = await stream.receive()
-        assert after["data"]["event"] == "changed"
-        assert after["sequence_id"] > seen[-1]["sequence_id"]
-        counted = [
-            message["data"]["values"]["exposition"]["count"]
-            for message in [*seen, after]
-            if "exposition" in message["data"]["values"]
-        ]
-        assert counted == sorted(set(counted))
-
-    @pytest.mark.parametrize("cursor", ["garbage", "0000000000000000:7"])
-    async def test_a_foreign_cursor_is_a_gap_and_a_snapshot_on_either_transport(
-        self, cursor: str, start_server: StartServer
-    ) -> None:
-        server = await start_server()
-        reason = "malformed" if cursor == "garbage" else "epoch"
-        async with events(server.url, f"/streaming/sse/status?cursor={cursor}") as stream:
-            got = [(await stream.receive())["data"] for _ in range(2)]
-        assert got[0] == {"event": "gap", "reason": reason}
-        assert got[1]["event"] == "snapshot"
-        async with websocket(server.url) as socket:
-            await socket.send(message_type="status_update", cursor=cursor)
-            notices = [(await socket.receive())["data"] for _ in range(3)]
-        assert [data["event"] for data in notices] == ["subscribed", "gap", "snapshot"]
-
-    async def test_the_webhook_is_seen_by_who_watches_and_ends_by_the_webhook(
-        self, start_server: StartServer
-    ) -> None:
-        server = await start_server()
-        alert = {
-            "status": "firing",
-            "labels": {"alertname": "<script>alert(1)</script>"},
-            "annotations": {},
-            "startsAt": "2026-01-31T12:00:00Z",
-            "endsAt": "0001-01-01T00:00:00Z",
-        }
-        over = alert | {"status": "resolved", "endsAt": "2026-01-31T12:05:00Z"}
-        async with (
-            events(server.url, "/streaming/sse/alerts") as stream,
-            aiohttp.ClientSession() as session,
-        ):
-            assert (await stream.receive())["data"] == {"event": "snapshot", "alerts": []}
-            for body, event in [(alert, "firing"), (over, "resolved")]:
-                payload = {"version": "4", "alerts": [body]}
-                async with session.post(f"{server.url}/streaming/alerts", json=payload) as reply:
-                    assert reply.status == 200
-                got = await stream.receive()
-                assert got["data"]["event"] == event
-                assert got["data"]["alert"]["labels"] == alert["labels"]
-
     async def test_a_gateway_that_is_down_is_an_alert_of_our_own(
         self, start_server: StartServer
     ) -> None:
@@ -426,14 +358,3 @@ class TestTheApplication:
             got = await stream.until(lambda message: message["data"].get("event") == "firing")
         assert got[-1]["data"]["alert"]["labels"]["alertname"] == "UpstreamDown"
         assert got[-1]["data"]["alert"]["source"] == "streaming-api"
-
-    async def test_a_topic_that_is_switched_off_says_which_setting_it_was(
-        self, start_server: StartServer
-    ) -> None:
-        server = await start_server(streaming_alerts_enabled=False)
-        async with aiohttp.ClientSession() as session:
-            for path, code in [("alerts", "alerts_disabled"), ("?topics=x", "unknown_topic")]:
-                url = f"{server.url}/streaming/sse/{path}".replace("/?", "?")
-                async with session.get(url) as reply:
-                    assert reply.status == 404
-                    assert (await reply.json())["error"]["code"] == code

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -14,7 +13,7 @@ import pytest
 from streaming_api.service import StreamingService
 from tests.clients import UNIT, http
 from tests.conftest import StartServer
-from tests.fakes.upstream import FakeUpstream, Gate, Script
+from tests.fakes.upstream import FakeUpstream
 
 Json = dict[str, Any]
 PATH = "/api/chat"
@@ -25,12 +24,6 @@ TEN = "".join(f"t{number} " for number in range(10))
 def body(model: str = "fake", **fields: object) -> Json:
     message = {"id": "m1", "role": "user", "parts": [{"type": "text", "text": "Hello"}]}
     return {"id": "c1", "messages": [message], "trigger": "submit-message", "model": model} | fields
-
-
-@pytest.fixture
-async def caller(server: StreamingService) -> AsyncIterator[httpx.AsyncClient]:
-    async with http(server.url) as found:
-        yield found
 
 
 def events_of(reply: httpx.Response) -> list[Json]:
@@ -58,8 +51,7 @@ async def test_a_message_is_streamed(caller: httpx.AsyncClient, upstream: FakeUp
 async def test_a_page_that_comes_back_is_shown_all_of_it_again(
     caller: httpx.AsyncClient, server: StreamingService, upstream: FakeUpstream
 ) -> None:
-    gate = Gate()
-    upstream.scripts["gated"] = Script(gate=gate)
+    gate = upstream.gated(model="gated")
     gate.release(3)
     async with httpx_sse.aconnect_sse(caller, "POST", PATH, json=body("gated")) as source:
         async for event in source.aiter_sse():
@@ -79,8 +71,7 @@ async def test_a_page_that_comes_back_is_shown_all_of_it_again(
 async def test_an_answer_that_ended_unheard_is_shown_once(
     caller: httpx.AsyncClient, upstream: FakeUpstream
 ) -> None:
-    gate = Gate()
-    upstream.scripts["gated"] = Script(gate=gate)
+    gate = upstream.gated(model="gated")
     asking = body("gated", on_disconnect="finish")
     async with caller.stream("POST", PATH, json=asking) as response:
         gate.release()

@@ -297,5 +297,4 @@ class TestAnUpstreamThatIsNotThere:
             end = (await socket.answer())[-1]["data"]
             assert end["finish_reason"] == "error"
             assert end["error"]["message"]
-            await socket.send(message_type="status_update")
-            await socket.until(lambda message: message["data"].get("event") == "snapshot")
+            await socket.subscribe("status_update")

@@ -162,8 +162,7 @@ async def test_reloads_in_mid_answer_lose_and_double_nothing(
 async def test_two_tabs_show_the_same_answer(
     page: Page, upstream: FakeUpstream, origin: tuple[str, dict[str, str]]
 ) -> None:
-    gate = Gate()
-    upstream.default = Script(gate=gate)
+    gate = upstream.gated()
     await page.locator("#send").click()
     gate.release(3)
     await expect(page.locator("p.assistant")).to_contain_text("t2")

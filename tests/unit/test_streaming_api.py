@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import re
-from datetime import UTC, datetime, timedelta
 from importlib import metadata
 from pathlib import Path
 
@@ -17,11 +16,8 @@ import streaming_api
 from streaming_api.app import make_app
 from streaming_api.config import ConfigError, StreamingConfig
 from streaming_api.service import StreamingService
-from tests.clients import UNIT
+from tests.clients import http
 from tests.conftest import StartServer
-
-WEBSOCKETS = ("/streaming/websocket", "/streaming/websocket/chat")
-UPGRADE = {"Connection": "Upgrade", "Upgrade": "websocket"}
 
 ROUTES = [
     ("GET", "/"),
@@ -94,9 +90,9 @@ def matches(app: web.Application, method: str, path: str) -> bool:
     return False
 
 
-async def get(url: str, headers: dict[str, str] | None = None) -> httpx.Response:
-    async with httpx.AsyncClient(timeout=UNIT, trust_env=False) as client:
-        return await client.get(url, headers=headers)
+async def get(url: str) -> httpx.Response:
+    async with http() as client:
+        return await client.get(url)
 
 
 def test_the_version_is_the_one_that_is_installed() -> None:
@@ -155,65 +151,6 @@ class TestApplication:
 
 
 class TestService:
-    async def test_health_is_exactly_as_documented(self, start_server: StartServer) -> None:
-        server = await start_server()
-        before = datetime.now(UTC) - timedelta(milliseconds=1)
-        response = await get(f"{server.url}/health")
-        assert response.status_code == 200
-        assert response.headers["Content-Type"].startswith("application/json")
-        body = response.json()
-        assert list(body) == [
-            "status", "service", "websocket_enabled", "sse_enabled", "timestamp"
-        ]  # fmt: skip
-        stamp = body.pop("timestamp")
-        assert body == {
-            "status": "healthy",
-            "service": "streaming-api",
-            "websocket_enabled": True,
-            "sse_enabled": True,
-        }
-        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", stamp)
-        assert before <= datetime.fromisoformat(stamp) <= datetime.now(UTC)
-
-    async def test_health_says_what_is_switched_off(self, start_server: StartServer) -> None:
-        server = await start_server(websocket_enabled=False, sse_enabled=False)
-        body = (await get(f"{server.url}/health")).json()
-        assert (body["websocket_enabled"], body["sse_enabled"]) == (False, False)
-
-    async def test_health_of_a_server_that_drains_is_503(self, start_server: StartServer) -> None:
-        server = await start_server()
-        server.connection_manager.leaving = True
-        response = await get(f"{server.url}/health")
-        assert response.status_code == 503
-        assert response.json()["status"] == "draining"
-
-    @pytest.mark.parametrize("path", WEBSOCKETS)
-    async def test_a_plain_request_on_a_websocket_path_gets_426(
-        self, start_server: StartServer, path: str
-    ) -> None:
-        server = await start_server()
-        response = await get(server.url + path)
-        assert response.status_code == 426
-        assert response.headers["Upgrade"] == "websocket"
-        assert response.json()["error"]["code"] == "upgrade_required"
-
-    @pytest.mark.parametrize("path", ["/nothing", "/streaming", "/streaming/sse/weather", "/v1"])
-    async def test_an_unknown_path_is_an_error_in_the_one_shape(
-        self, start_server: StartServer, path: str
-    ) -> None:
-        server = await start_server()
-        response = await get(server.url + path)
-        assert response.status_code == 404
-        assert set(response.json()["error"]) == {"type", "code", "message", "param"}
-
-    async def test_a_wrong_method_gets_the_right_one(self, start_server: StartServer) -> None:
-        server = await start_server()
-        async with httpx.AsyncClient(timeout=UNIT, trust_env=False) as client:
-            response = await client.put(f"{server.url}/health")
-        assert response.status_code == 405
-        assert "GET" in response.headers["Allow"]
-        assert "GET" in response.json()["error"]["message"]
-
     async def test_a_stopped_service_is_gone_and_leaves_nothing_open(self) -> None:
         config = StreamingConfig(host="127.0.0.1", port=0, embedded_model="none")
 
