@@ -33,7 +33,7 @@ def test_members_are_found_in_every_layout(
     value = json.loads(text)
     found = json_text.members(text.encode())
     assert [name for name, _ in found] == list(value)
-    assert json.loads(json_text.joined(*(b"{%b}" % member for _, member in found))) == value
+    assert json.loads(json_text.joined(*(f"{{{member}}}".encode() for _, member in found))) == value
     for name in value:
         assert name not in json.loads(json_text.without(text.encode(), {name}))
         written = json_text.value_of(text.encode(), name)
