@@ -12,7 +12,7 @@ from streaming_api.config.environment import variables
 from streaming_api.config.field import REFUSED, Setting, settings_of
 from streaming_api.config.problems import ConfigError, Problem, describe, did_you_mean, shorten
 from streaming_api.config.schema import StreamingConfig
-from streaming_api.config.yaml_file import Document, read_yaml
+from streaming_api.config.yaml_file import Document, read_text, read_yaml
 
 SETTINGS: Mapping[str, Setting] = settings_of(StreamingConfig)
 """Every setting by its flat name, section by section."""
@@ -186,21 +186,34 @@ def _nearest(word: str, known: list[str] | tuple[str, ...]) -> str:
 def _from_credentials(environ: Mapping[str, str], problems: list[Problem]) -> list[_Given]:
     """Return what is in systemd's credentials (systemd.exec(5), LoadCredential).
 
-    ``api_keys`` is the list of keys, ``cluster`` the URL of the store.
+    ``api_keys`` is the list of keys, ``api_gateway_key`` the key for the gateway, ``cluster`` the
+    URL of the store.
     """
     directory = environ.get("CREDENTIALS_DIRECTORY")
-    names = {"api_keys": "api_keys", "cluster": "cluster_url"}
+    names = {
+        "api_keys": "api_keys",
+        "api_gateway_key": "gateway_api_key",
+        "cluster": "cluster_url",
+    }
     given = []
     for name, field in names.items():
         path = Path(directory or "", name)
         if directory and _is_there(path):
-            file = read_yaml(path)
+            file = read_yaml(path) if name == "api_keys" else _read_line(path)
             problems += file.problems
             if file.value is not None:
                 given.append(
                     _Given(row=SETTINGS[field], raw=file.value, source=str(path), file=file)
                 )
     return given
+
+
+def _read_line(path: Path) -> Document:
+    """Read a file that holds nothing but a text, whatever YAML would make of that."""
+    document = Document(source=str(path), lines={"": 1})
+    text = read_text(path, document)
+    document.value = (text or "").strip() or None
+    return document
 
 
 def _is_there(path: Path) -> bool:

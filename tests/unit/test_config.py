@@ -602,6 +602,21 @@ class TestEnvironment:
         assert result.config.api_keys[0].sha256 == SHA
         assert result.origins["api_keys"] == "api_keys:1"
 
+    @pytest.mark.parametrize("key", ["sk-abc", "0123", "yes", "a: #b"])
+    def test_the_gateways_key_comes_from_a_systemd_credential(
+        self, tmp_path: Path, key: str
+    ) -> None:
+        (tmp_path / "api_gateway_key").write_text(f"{key}\n")
+        environ = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
+        if " " in key:  # no header can hold it
+            with pytest.raises(ConfigError) as caught:
+                load(None, environ)
+            assert key not in str(caught.value)
+        else:
+            result = load(None, environ)
+            assert result.config.gateway_api_key == key
+            assert result.origins["gateway_api_key"] == "api_gateway_key:1"
+
     def test_the_store_comes_from_a_systemd_credential_and_is_not_shown(
         self, tmp_path: Path
     ) -> None:
