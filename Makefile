@@ -62,7 +62,7 @@ soak: $(STAMPS)/test embedded ## run under load and faults for 10 minutes, then 
 	$(BIN)/python -m tests.soak $(ARGS)
 	$(BIN)/python -m tests.soak.cluster $(CLUSTER_ARGS)
 
-containers: $(STAMPS)/test ## build the image and run it; install by the book under a real systemd
+containers: $(STAMPS)/test ## build the image, compose it with its neighbours; follow the book under a real systemd
 	$(BIN)/python -m tests.containers $(ARGS)
 
 # Compiled where a C compiler finds Python's headers, else pure: the same source, see setup.py.

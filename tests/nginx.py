@@ -48,10 +48,11 @@ async def nginx(
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     sample = change(SAMPLE.read_text(encoding="utf-8"))
-    servers = "\n".join(f"server 127.0.0.1:{port};" for port in ports)
+    one = "server 127.0.0.1:9096 max_fails=0;"
+    servers = "\n".join(one.replace("9096", str(port)) for port in ports)
     for old, new in (
         ("listen 80;", f"listen 127.0.0.1:{port};"),
-        ("server 127.0.0.1:9096;", f"{servers}"),
+        (one, servers),
         ("/var/log/nginx/streaming-api.log", f"{folder}/access.log"),
     ):
         assert old in sample

@@ -1,4 +1,4 @@
-"""``python -m tests.containers [PART ...]``: the image, and the book under a real systemd.
+"""``python -m tests.containers [PART ...]``: image, book under systemd, composition.
 
 Exit status 0: every part that was asked for ran and passed, or nothing can run here (said).
 """
@@ -14,11 +14,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from tests.containers import book, image
+from tests.containers import book, composition, image
 from tests.containers.engine import Podman, missing
 
 HOME: Final = Path(__file__).parents[2] / ".containers"
-PARTS: Final[dict[str, Callable[[Podman], None]]] = {"image": image.run, "book": book.run}
+PARTS: Final[dict[str, Callable[[Podman], None]]] = {
+    "image": image.run,
+    "book": book.run,
+    "composition": composition.run,
+}
 
 
 def main() -> int:

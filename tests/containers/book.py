@@ -30,7 +30,10 @@ CONFIG: Final = "/opt/citadel/config/services/streaming-api.yaml"
 LOGS: Final = "/var/log/citadel-llm/streaming-api"
 URL: Final = "http://127.0.0.1:9096"
 GATEWAY: Final = 18123
-"""The port of the fake gateway, which is not in the container but shares its network."""
+KEYED_GATEWAY: Final = 18124
+"""The ports of the fake gateways, which are not in the container but share its network."""
+GATEWAY_KEY: Final = "sk-in-a-credential"
+"""What the second one wants."""
 ASKED: Final = json.dumps(
     {
         "model": "paced",
@@ -143,29 +146,29 @@ def machine(podman: Podman) -> Iterator[Machine]:
 
 
 def adapt(here: Machine) -> None:
-    """Leave out what this container cannot do: more descriptors than it has; credentials."""
+    """Ask for no more descriptors than this container has; let mounts propagate, as on a machine.
+
+    systemd mounts each service's credentials in a namespace of its own, from where they propagate.
+    """
     limit = min(resource.getrlimit(resource.RLIMIT_NOFILE)[1], 65536)
-    lines = ["[Service]", f"LimitNOFILE={limit}"]
-    here("mkdir -p /etc/credstore; echo '[]' > /etc/credstore/a-test")
-    read = "systemd-run --quiet --wait --pipe --property=DynamicUser=yes"
-    read += " --property=LoadCredential=a-test:a-test sh -c 'cat $CREDENTIALS_DIRECTORY/a-test'"
-    if here(read, check=False).strip() != "[]":
-        print("(systemd cannot hand out credentials here: LoadCredential= is not tried)")
-        lines.append("LoadCredential=")
-    here.write(f"{DROP_INS}/container.conf", "\n".join(lines) + "\n")
+    here.write(f"{DROP_INS}/container.conf", f"[Service]\nLimitNOFILE={limit}\n")
+    here("mount --make-rshared /")
 
 
 @contextmanager
 def gateway() -> Iterator[None]:
-    """A model server for the container, on this machine's loopback."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.bench.emitter", str(GATEWAY)], cwd=ROOT
+    """Model servers for the container, on this machine's loopback."""
+    commands = (
+        ["tests.bench.emitter", str(GATEWAY)],
+        ["tests.fakes.upstream", f"--port={KEYED_GATEWAY}", f"--key={GATEWAY_KEY}", "--tokens=3"],
     )
+    processes = [subprocess.Popen([sys.executable, "-m", *words], cwd=ROOT) for words in commands]
     try:
         yield
     finally:
-        process.kill()
-        process.wait()
+        for process in processes:
+            process.kill()
+            process.wait()
 
 
 def run(podman: Podman) -> None:
@@ -174,6 +177,7 @@ def run(podman: Podman) -> None:
         install(here)
         find_out_why(here)
         rotate(here)
+        keep_secrets(here)
         rotate_logs(here)
         upgrade(here)
         activate(here)
@@ -239,6 +243,31 @@ def rotate(here: Machine) -> None:
     here(f"systemctl reload {UNIT}")
     here.until(f"curl -s -H 'X-Api-Key: one' {URL}/streaming/status", "invalid_api_key")
     assert here.status_of("two") == "200"
+
+
+def keep_secrets(here: Machine) -> None:
+    """Keys in files that systemd hands out: used, and in no environment or list of processes."""
+    folder = "/etc/credstore/citadel-llm-streaming-api"
+    assert f"{folder}.api_keys" in BOOK
+    assert f"{folder}.api_gateway_key" in BOOK
+    digest = here("printf %s three | sha256sum").split()[0]
+    row = {"name": "key-three", "sha256": digest, "scopes": ["chat", "watch"]}
+    here("install -d -m 700 /etc/credstore")
+    here.write(f"{folder}.api_keys", json.dumps([row]))
+    here.write(f"{folder}.api_gateway_key", GATEWAY_KEY + "\n")
+    configure(here, KEYED_GATEWAY, ("two", "chat watch"))
+    here(f"systemctl restart {UNIT}")
+    asked = f"{URL}/v1/chat/completions -d {shlex.quote(ASKED)}"
+    answer = here(f"curl -sS -H 'X-Api-Key: three' {asked}")
+    assert answer.rstrip().endswith("data: [DONE]"), answer
+    assert here.status_of("two") == "401"
+    seen = here(f"cat /proc/$(systemctl show --property=MainPID --value {UNIT})/environ")
+    seen += here("cat /proc/[0-9]*/cmdline", check=False) + here(f"systemctl show {UNIT}")
+    assert GATEWAY_KEY not in seen
+    assert digest not in seen
+    here(f"rm {folder}.*")
+    configure(here, GATEWAY, ("two", "chat watch"), ("ops", "admin watch"))
+    here(f"systemctl restart {UNIT}")
 
 
 def rotate_logs(here: Machine) -> None:

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import resource
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Final
 
 BASE: Final = "docker.io/library/debian:bookworm-slim"
 SUITE: Final = "bookworm"
-NEEDED: Final = ("podman", "runc", "mmdebstrap")
+NEEDED: Final = ("podman", "runc", "mmdebstrap", "curl")
 """Programs; the Debian packages are called the same."""
 AT_MOST: Final = 16_384
 """Descriptors and processes; a container may not be given more than this process may have."""
@@ -70,6 +71,14 @@ class Podman:
             message = f"podman {' '.join(words)} failed ({done.returncode}):\n{done.stdout[-6000:]}"
             raise RuntimeError(message)
         return done.stdout
+
+    def command(self, folder: Path) -> str:
+        """Write a program into a folder that is podman with this store; return its path."""
+        program = folder / "podman"
+        settings = f"CONTAINERS_CONF={shlex.quote(self._environment['CONTAINERS_CONF'])}"
+        program.write_text(f'#!/bin/sh\n{settings} exec podman {shlex.join(self._own)} "$@"\n')
+        program.chmod(0o755)
+        return str(program)
 
     def make_base(self) -> None:
         """Make the base image, unless it is there."""

@@ -275,9 +275,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--port", type=int, default=0, help="0 for a free one, which is printed")
     parser.add_argument("--rate", type=float, default=50, help="tokens a second; 0 for flat out")
     parser.add_argument("--tokens", type=int, default=500)
+    parser.add_argument("--key", help="refuse requests under /v1 that bring another one")
     options = parser.parse_args(arguments)
     script = Script(tokens=options.tokens, rate=options.rate or None)
-    upstream = FakeUpstream(script, host=options.host, port=options.port)
+    upstream = FakeUpstream(script, host=options.host, port=options.port, api_key=options.key)
     try:
         import uvloop  # noqa: PLC0415 - faster where it is installed, not needed
     except ImportError:
