@@ -1,11 +1,12 @@
 // Alerts as a work list: grouped by name, worst first. Every word of an alert is somebody else's: text nodes only.
 
 import { count, duration, plural, severityTone, title } from "./format.js";
-import { arrange, byId, element, pill, setText } from "./dom.js";
+import { arrange, breakable, byId, element, pill, setText } from "./dom.js";
 import { isDown, isOld, onChange, secondsSince, serverNow, state } from "./state.js";
 
 const MOST_GROUPS = 60;
 const MOST_OF_GROUP = 20;
+const FEW = 5;
 const HOUR_MS = 3_600_000;
 const TONES = ["bad", "warn", "idle"];
 const WORDS = { bad: "critical", warn: "warning", idle: "other" };
@@ -64,18 +65,18 @@ function draw() {
   const quiet = all.filter(({ suppressed }) => suppressed);
   const since = serverNow() - HOUR_MS;
   const resolved = state.resolved.filter((alert) => !state.alerts.has(alert.fingerprint) && Date.parse(alert.ends_at) > since);
-  drawEmpty(all, words);
+  const groups = groupsOf(active, words);
+  drawEmpty(active.length > 0, groups.length > 0);
   drawCounts(active);
-  byId("alerts-filter").hidden = all.length + resolved.length === 0;
-  fill(byId("alerts"), groupsOf(active, words), "active");
-  fold("alerts-quiet", quiet, words, `${plural(quiet.length, "alert")} silenced or inhibited`);
-  fold("alerts-resolved", resolved, words, `${plural(resolved.length, "alert")} resolved in the last hour`);
+  byId("alerts-filter").hidden = all.length + resolved.length <= FEW && words.length === 0;
+  fill(byId("alerts"), groups, "active");
+  fold("alerts-quiet", quiet, words, "silenced or inhibited");
+  fold("alerts-resolved", resolved, words, "resolved in the last hour");
 }
 
-function drawEmpty(all, words) {
+function drawEmpty(firing, shown) {
   const empty = byId("alerts-empty");
-  const firing = all.some(({ suppressed }) => !suppressed);
-  empty.hidden = firing && groupsOf(all, words).length > 0;
+  empty.hidden = shown;
   if (state.status?.capabilities?.alerts === false) setText(empty, "Alerts are turned off in the configuration.");
   else if (!state.alertsKnown) setText(empty, "waiting for data");
   else setText(empty, firing ? "No alert matches this filter." : "Nothing is firing.");
@@ -93,12 +94,13 @@ function drawCounts(active) {
   node.replaceChildren(...marks);
 }
 
-function fold(id, alerts, words, text) {
+function fold(id, alerts, words, what) {
   const box = byId(id);
-  box.hidden = alerts.length === 0;
+  const groups = groupsOf(alerts, words);
+  box.hidden = groups.length === 0;
   if (box.hidden) return;
-  setText(box.querySelector("summary"), text);
-  fill(box.querySelector("ul"), groupsOf(alerts, words), id);
+  setText(box.querySelector("summary"), `${plural(groups.reduce((sum, group) => sum + group.alerts.length, 0), "alert")} ${what}`);
+  fill(box.querySelector("ul"), groups, id);
 }
 
 // Rows are kept by what they show, so that an open one stays open
@@ -118,7 +120,7 @@ function groupNode(group, section) {
   if (!rows.has(key)) {
     const mark = pill("", "idle");
     const list = element("ul", "alert-list");
-    const box = element("details", "group", element("summary", "", mark, element("strong", "", group.name), element("span", "since")), list);
+    const box = element("details", "group", element("summary", "", mark, breakable("strong", "", group.name), element("span", "since")), list);
     rows.set(key, { node: element("li", "alert-group", box), mark, list, number: box.querySelector(".since") });
     bound();
   }
@@ -164,18 +166,20 @@ function buildRow(alert, old, downs, inGroup) {
   const tone = alert.state === "resolved" || alert.suppressed ? "idle" : toneOf(alert);
   const summary = annotations.summary || annotations.message || "";
   const since = element("span", "since");
-  const said = element("p", "summary");
+  const said = element(inGroup ? "span" : "p", "summary", summary);
   said.dir = "auto";
-  if (!inGroup) said.append(element("strong", "", nameOf(alert)), " ");
-  said.append(summary);
-  const node = element("li", "alert", element("p", "line", pill(stateWord(alert), tone), since), said);
+  const line = element("p", "line", pill(stateWord(alert), tone), inGroup ? said : breakable("strong", "", nameOf(alert)), since);
+  const node = element("li", "alert", line);
+  if (summary && !inGroup) node.append(said);
   const description = annotations.description || "";
   if (description && description !== summary) {
     const text = element("p", "description", description);
     text.dir = "auto";
     node.append(text);
   }
-  node.append(labelLine(labels), linkLine(alert, annotations));
+  const named = labelLine(labels);
+  if (named.hasChildNodes()) node.append(named);
+  node.append(linkLine(alert, annotations));
   if (downs.length > 0) node.append(element("p", "old", oldText(downs, old)));
   node.dataset.tone = tone;
   node.classList.toggle("is-old", old);
@@ -185,8 +189,9 @@ function buildRow(alert, old, downs, inGroup) {
 function stateWord({ state: now, suppressed, labels }) {
   if (now === "resolved") return "resolved";
   if (suppressed) return suppressed;
-  const severity = String(labels?.severity || "no severity");
-  return now === "pending" ? `${severity}, pending` : severity;
+  const severity = labels?.severity;
+  if (now === "pending") return severity ? `${severity}, pending` : "pending";
+  return String(severity || "no severity");
 }
 
 function oldText(downs, old) {
@@ -214,7 +219,9 @@ function linkLine(alert, annotations) {
   ];
   for (const [text, address] of links) {
     const link = safeLink(text, address);
-    if (link) line.append(" ", link);
+    if (!link) continue;
+    link.ariaLabel = `${text}: ${nameOf(alert)}`;
+    line.append(" ", link);
   }
   return line;
 }

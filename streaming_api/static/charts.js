@@ -17,11 +17,11 @@ const sum = (prefix, names) => ({ sum: names.map((name) => prefix + name) });
 const CHARTS = [
   { id: "tokens", title: "Tokens per second", unit: "rate", lines: [{ label: "tokens/s", of: "tokens_per_second", tone: "main", area: true }] },
   {
-    id: "answers", title: "Answers", unit: "count", options: { whole: true, least: 3 },
+    id: "answers", title: "Answers in progress", unit: "count", options: { whole: true, least: 3 },
     lines: [{ label: "running", of: "answers_running", tone: "main", area: true }, { label: "queued", of: "answers_queued", tone: "warn" }],
   },
   {
-    id: "first-token", title: "Time to first token", unit: "seconds",
+    id: "first-token", title: "Time to first token", unit: "seconds", empty: "No answer began in this time",
     lines: [{ label: "p50", of: "first_token_p50_seconds", tone: "faint" }, { label: "p95", of: "first_token_p95_seconds", tone: "main" }],
   },
   {
@@ -40,7 +40,7 @@ const CHARTS = [
     ],
   },
   {
-    id: "delivery", title: "Delivery, 99 % within", unit: "seconds", options: { log: true, above: 1 }, threshold: 0.1,
+    id: "delivery", title: "Delivery, 99 % within", unit: "seconds", empty: "Nothing was delivered in this time", options: { log: true, above: 1 }, threshold: 0.1,
     lines: [
       { label: "SSE", of: "delivery_p99_sse_seconds", tone: "faint" },
       { label: "WebSocket", of: "delivery_p99_websocket_seconds", tone: "main" },
@@ -280,11 +280,20 @@ function drawControls(from, to, marks) {
     byId(`range-${minutes}`).setAttribute("aria-pressed", String(chosen));
   }
   const stopped = view.zoom !== null || view.pausedAt !== null;
-  byId("pause").setAttribute("aria-pressed", String(view.pausedAt !== null));
-  byId("live").hidden = !stopped;
+  swap(...(stopped ? ["pause", "live"] : ["live", "pause"]));
   byId("charts").classList.toggle("paused", stopped);
+  document.body.classList.toggle("without-figures", noFigures());
   const what = noFigures() ? "Metrics are turned off in the configuration: there is nothing to draw." : view.zoom ? `${clock(from)} to ${clock(to)}` : view.pausedAt !== null ? `Paused at ${clock(to)}` : "";
   setText(byId("window"), view.hover === null ? what : [clock(view.hover), ...near(marks, view.hover, (to - from) / 100)].join(" · "));
+}
+
+/** Shows one button in place of another, which had the focus perhaps. */
+function swap(gone, shown) {
+  if (byId(gone).hidden) return;
+  const focused = document.activeElement === byId(gone);
+  byId(shown).hidden = false;
+  byId(gone).hidden = true;
+  if (focused) byId(shown).focus();
 }
 
 const near = (marks, time, reach) => marks.filter((mark) => Math.abs(mark.time - time) <= reach).map(({ text }) => text).slice(0, 3);

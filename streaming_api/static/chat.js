@@ -3,7 +3,7 @@
 import { startChatView } from "./chat_view.js";
 import { asMessages, newTurn, takeMessage } from "./conversation.js";
 import { Conversations, newConversation, titleOf } from "./conversations.js";
-import { ask } from "./requests.js";
+import { ask, readStatus } from "./requests.js";
 import { changed, onChange, state } from "./state.js";
 import { keepIn, recall } from "./storage.js";
 
@@ -98,10 +98,10 @@ class Chat {
     if (this.#open()) this.connected();
   }
 
-  /** A connection is there: the answer under way goes on, and models may be others. */
+  /** A connection is there: the answer under way goes on, and the server may offer something else than it did. */
   connected() {
     this.#goOn();
-    this.readModels();
+    this.statusChanged();
   }
 
   // With nothing seen yet the start is repeated: it attaches to the answer that has this request_id, and never
@@ -222,12 +222,7 @@ class Chat {
 
   /** A component changed: what the server offers, and its models, may have changed with it. */
   async statusChanged() {
-    try {
-      state.status = await ask("GET", "streaming/status");
-      changed("status");
-    } catch {
-      // The connection says when the server is gone.
-    }
+    await readStatus();
     await this.readModels();
   }
 

@@ -238,6 +238,7 @@ async function drawList() {
 function drawComposer() {
   const { running, obstacle } = chat;
   ui.form.hidden = obstacle?.final ?? false;
+  ui.form.closest(".chat").classList.toggle("closed", ui.form.hidden);
   const typing = document.activeElement === ui.send || document.activeElement === ui.stop;
   ui.send.hidden = Boolean(running);
   ui.send.disabled = Boolean(obstacle) || !ui.question.value.trim();

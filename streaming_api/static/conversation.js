@@ -131,14 +131,14 @@ function end(turn, ending) {
 const errorEnding = (error) => ({ finish_reason: "error", error });
 
 /** How a turn ended: {tone, text, code}, every ending called what it is. */
-export function describeEnding({ ending, stopWanted }) {
+export function describeEnding({ answer = "", ending, stopWanted }) {
   const { finish_reason: reason, error } = ending;
   if (error?.code === "stream_not_found" || error?.code === "stream_evicted") {
     return { tone: "bad", text: "The server no longer has this answer. Ask again.", code: error.code };
   }
   const code = error?.code || error?.type || "";
   const known = {
-    stop: ["ok", ""],
+    stop: answer ? ["ok", ""] : ["warn", "The model answered with nothing."],
     length: ["warn", "The answer is cut: it reached its length limit."],
     content_filter: ["warn", "The answer is cut: the model server's content filter stepped in."],
     tool_calls: ["warn", "The model asked for a tool, and this page has none."],

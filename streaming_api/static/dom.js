@@ -19,6 +19,10 @@ export function svg(tag, attributes) {
   return made;
 }
 
+/** A name that may be broken where its words meet: KubePodNotReady, http_requests_total. */
+export const breakable = (tag, className, text) =>
+  element(tag, className, ...text.split(/(?<=[_:,.])|(?<=[a-z0-9])(?=[A-Z])/).flatMap((piece) => [piece, element("wbr")]));
+
 /** Sets text, and touches the document only when it differs. */
 export function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;

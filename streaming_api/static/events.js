@@ -1,7 +1,7 @@
 // The diary: what happened, newest first, in sentences. What this page itself missed stands in it, too.
 
-import { clock, severityTone, title } from "./format.js";
-import { arrange, byId, element, setText } from "./dom.js";
+import { clock, plural, severityTone, title } from "./format.js";
+import { arrange, breakable, byId, element, setText } from "./dom.js";
 import { onChange, state } from "./state.js";
 
 const MOST_SHOWN = 80;
@@ -19,10 +19,10 @@ const KINDS = {
 };
 
 /** {tone, text, detail} of an event of the diary. Pure. */
-export function sentenceOf({ kind, name, severity, detail }) {
+export function sentenceOf({ kind, name, severity, detail, alerts = [] }) {
   const [tone, verb] = KINDS[kind] ?? ["idle", `is ${kind}`];
   const who = ["firing", "resolved"].includes(kind) ? name : title(name);
-  return { tone: kind === "firing" ? severityTone(severity) : tone, who, verb, detail: detail ?? "" };
+  return { tone: kind === "firing" ? severityTone(severity) : tone, who, verb, detail: alerts.length > 1 ? plural(alerts.length, "alert") : detail ?? "" };
 }
 
 /** Wires the diary. */
@@ -47,13 +47,8 @@ function startOf(mark) {
   return made;
 }
 
-let shown = "";
-
 function draw() {
   const events = entries();
-  const key = `${events.length} ${events[0]?.time} ${state.events.length}`;
-  if (key === shown) return;
-  shown = key;
   byId("events-empty").hidden = events.length > 0;
   setText(byId("events-empty"), "Nothing has happened in the last hour.");
   arrange(byId("events"), events.map(rowOf));
@@ -64,7 +59,7 @@ function rowOf(event) {
     const { tone, who, verb, detail } = sentenceOf(event);
     const time = element("time", "", clock(event.time / 1000));
     time.dateTime = new Date(event.time).toISOString();
-    const said = element("p", "", element("strong", "", who), ` ${verb}`);
+    const said = element("p", "", breakable("strong", "", who), ` ${verb}`);
     if (detail) said.append(element("span", "detail", ` ${detail}`));
     said.dir = "auto";
     const node = element("li", "event", time, said);

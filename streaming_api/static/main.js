@@ -2,7 +2,7 @@
 
 import { shownWindow, startCharts, view } from "./charts.js";
 import { byId } from "./dom.js";
-import { changed, drawDirty, fold, state, report } from "./state.js";
+import { changed, drawDirty, fold, onChange, report, state } from "./state.js";
 
 const TOPICS = { history: "metrics", alerts: "alerts", status: "status" };
 const keys = document.documentElement.dataset.access === "keys";
@@ -40,10 +40,15 @@ startVerdict(() => connection.connect());
 startParts();
 startAlerts(writeAddress);
 startEvents();
-for (const part of ["clock", "alerts", "components", "events", "connection"]) changed(part);
+onChange(["status"], () => (byId("chat-toggle").hidden = state.status?.capabilities?.chat === false));
+for (const part of ["clock", "status", "alerts", "components", "events", "connection"]) changed(part);
 drawDirty();
 addEventListener("online", () => connection.open || connection.connect());
 addEventListener("hashchange", showView);
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault(); // the address says which view is shown
+  byId("overview").focus();
+});
 byId("chat-toggle").addEventListener("click", toggleDrawer);
 connection.connect();
 showView();
@@ -106,9 +111,12 @@ function onPhase(now) {
   const lost = before.phase === "open" ? performance.now() : before.lostAt;
   if (before.phase === "open" && now.phase !== "open") report({ time: Date.now() + state.clockOffset, kind: "lost", name: "This page", detail: now.reason });
   if (now.phase === "open" && before.lostAt !== null) report({ time: Date.now() + state.clockOffset, kind: "back", name: "This page", detail: "" });
-  state.connection = { retryAt: 0, ...now, lostAt: now.phase === "open" ? null : lost };
+  const reason = now.reason || (now.phase === "connecting" ? before.reason : "");
+  state.connection = { retryAt: 0, ...now, reason, lostAt: now.phase === "open" ? null : lost };
   changed("connection");
-  if (now.phase === "open") chat?.connected();
+  if (now.phase !== "open") return;
+  if (chat) chat.connected();
+  else if (before.lostAt !== null) import("./requests.js").then(({ readStatus }) => readStatus());
 }
 
 function onMessage(message) {

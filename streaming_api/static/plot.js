@@ -8,6 +8,7 @@ const TOP = 8;
 const LEFT_EMS = 4.6;
 const BOTTOM_EMS = 1.9;
 const LABEL_EMS = 6.2;
+const SHORT_LABEL_EMS = 4.2;
 const MOST_MARKS = 60;
 const DECADES = [0.0001, 0.001, 0.01, 0.1, 1, 10];
 const X_STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800];
@@ -119,7 +120,7 @@ const set = (node, attributes) => {
  * A chart of `lines` [{name, tone, area}]. draw(frame) draws what is between frame.from and frame.to; shareAt(x)
  * says where in the window a place on the screen is, 0 to 1.
  */
-export function makePlot({ lines, unit, options = {}, threshold = null }) {
+export function makePlot({ lines, unit, options = {}, threshold = null, empty = "No data in this time" }) {
   const node = svg("svg", { class: "plot", "aria-hidden": "true" });
   const layers = ["gaps", "grid", "areas", "lines", "marks", "hover"].map((name) => node.appendChild(svg("g", { class: name })));
   const [gapLayer, gridLayer, areaLayer, lineLayer, markLayer, hoverLayer] = layers;
@@ -132,6 +133,8 @@ export function makePlot({ lines, unit, options = {}, threshold = null }) {
   const paths = lines.map((line) => lineLayer.appendChild(svg("path", { class: `line ${line.tone}` })));
   const limit = markLayer.appendChild(svg("line", { class: "threshold" }));
   const pointer = hoverLayer.appendChild(svg("line", { class: "pointer" }));
+  const nothing = gridLayer.appendChild(svg("text", { class: "no-data", "text-anchor": "middle" }));
+  nothing.textContent = empty;
   const brush = hoverLayer.appendChild(svg("rect", { class: "brush" }));
   let size = { width: 300, height: 150 };
   let em = 11;
@@ -167,6 +170,9 @@ export function makePlot({ lines, unit, options = {}, threshold = null }) {
       if (areas[index]) set(areas[index], { d: path.split("M").filter(Boolean).map((part) => closed(part, base)).join("") });
     });
     drawMarks(marks, x, from, to, base);
+    const knownHere = times.slice(rows[0], rows[1] + 1).some((_, index) => known(rows[0] + index));
+    nothing.style.display = knownHere && inside.every((value) => value === null || value === undefined) ? "" : "none";
+    set(nothing, { x: round((LEFT + width - RIGHT) / 2), y: round((TOP + base + em) / 2) });
     const line = dashed ?? threshold;
     limit.style.display = line === null || scale.at(line) > 1 ? "none" : "";
     if (line !== null) set(limit, { x1: LEFT, x2: width - RIGHT, y1: round(y(line)), y2: round(y(line)) });
@@ -187,8 +193,8 @@ export function makePlot({ lines, unit, options = {}, threshold = null }) {
       set(gridLines.next(), { x1: left, x2: width - RIGHT, y1: at, y2: at });
       write(labels.next(), measured(tick, unit === "rate" ? "count" : unit), { x: round(left - em / 2), y: round(at + em * 0.35), "text-anchor": "end" });
     }
-    const room = Math.max(2, Math.floor((width - left) / (em * LABEL_EMS)));
-    const step = X_STEPS.find((each) => (to - from) / each <= room) ?? 3600;
+    const room = (step) => Math.max(2, Math.floor((width - left) / (em * (step < 60 ? LABEL_EMS : SHORT_LABEL_EMS))));
+    const step = X_STEPS.find((each) => (to - from) / each <= room(each)) ?? 3600;
     const zone = new Date(from * 1000).getTimezoneOffset() * 60;
     for (let time = Math.ceil((from - zone) / step) * step + zone; time <= to; time += step) {
       const at = x(time);

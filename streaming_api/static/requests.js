@@ -2,6 +2,7 @@
 
 import { authorization } from "./access.js";
 import { beside } from "./dom.js";
+import { changed, state } from "./state.js";
 
 const TIMEOUT_MS = 4000;
 
@@ -43,6 +44,17 @@ export async function ask(method, path, { body, headers = {}, signal, stream = f
   if (!response.ok) throw refusal(response, document);
   if (method === "GET" && document === null) throw new RequestFailed(0, "The server's answer is not JSON.");
   return document;
+}
+
+/** Reads what the server is and offers now; when it does not answer, what was known stays. */
+export async function readStatus() {
+  if (state.status?.scopes && !state.status.scopes.includes("watch")) return;
+  try {
+    state.status = await ask("GET", "streaming/status");
+    changed("status");
+  } catch {
+    // The connection says when the server is gone.
+  }
 }
 
 function refusal(response, document) {

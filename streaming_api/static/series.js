@@ -1,7 +1,7 @@
 // All series by source: searched first, a budget for each source, counters as rates; a star makes one a chart.
 
 import { age, count, isCounter, metric, number, splitSeries, title } from "./format.js";
-import { arrange, byId, element, setText, svg } from "./dom.js";
+import { arrange, breakable, byId, element, setText, svg } from "./dom.js";
 import { addChart } from "./charts.js";
 import { changed, isDown, onChange, serverNow, state } from "./state.js";
 
@@ -92,6 +92,7 @@ function draw() {
 }
 
 function emptyText() {
+  if (state.status?.scopes && !state.status.scopes.includes("watch")) return "This key may chat, and not watch: series are not shown to it.";
   if (state.status?.capabilities?.metrics === false) return "Metrics are turned off in the configuration.";
   return state.metrics.size === 0 ? "waiting for data" : "No series matches this search.";
 }
@@ -139,9 +140,9 @@ function seriesRow(source, name) {
 
 function buildRow(key, name) {
   const [bare, labels] = splitSeries(name);
-  const heading = element("th", "", breakable("name", bare));
+  const heading = element("th", "", breakable("span", "name", bare));
   heading.scope = "row";
-  if (labels) heading.append(element("wbr"), breakable("series-labels", labels));
+  if (labels) heading.append(element("wbr"), breakable("span", "series-labels", labels));
   const button = element("button", "star");
   button.type = "button";
   button.ariaLabel = `Chart of ${name}`;
@@ -152,10 +153,6 @@ function buildRow(key, name) {
   const value = element("td", "value");
   return { node: element("tr", "", element("td", "", button), heading, element("td", "spark", spark), value), path, value, button };
 }
-
-/** A long name that may be broken after its separators. */
-const breakable = (className, text) =>
-  element("span", className, ...text.split(/(?<=[_:,])/).flatMap((piece) => [piece, element("wbr")]));
 
 function stepPath(points, now) {
   const values = points.map(({ value }) => value).filter(Number.isFinite);

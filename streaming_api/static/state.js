@@ -4,6 +4,7 @@ const KEPT_SECONDS = 3600;
 const MOST_EVENTS = 300;
 const MOST_MARKS = 500;
 const MOST_RESOLVED = 200;
+const BURST_MS = 1000;
 const HOUR_MS = 3_600_000;
 
 export const state = {
@@ -26,7 +27,7 @@ export const state = {
   /** name -> COMPONENT. */
   components: new Map(),
   componentsKnown: false,
-  /** What happened, newest first: {time, tone, text, detail}. */
+  /** What happened, newest first: {time, kind, name, severity, detail, alerts: fingerprints}. */
   events: [],
   /** source -> series -> {value, points: [{time, value}]}. */
   metrics: new Map(),
@@ -242,6 +243,7 @@ function reportAlert(event, alert, timestamp) {
     severity: labels.severity,
     name: labels.alertname || "Unnamed alert",
     detail: annotations.summary || annotations.description || "",
+    alerts: [alert.fingerprint],
   });
 }
 
@@ -262,11 +264,16 @@ function foldComponents({ event, components, component, status }, timestamp, rep
 
 const replayedStates = new Map();
 
-/** Puts an event into the diary; those of a replay find their place by their time. */
+/** Puts an event into the diary; those of a replay find their place by their time, alerts of one name that come together are one. */
 export function report(event) {
   const time = typeof event.time === "string" ? Date.parse(event.time) : event.time;
-  const known = state.events.some((each) => each.time === time && each.kind === event.kind && each.name === event.name);
-  if (known) return;
+  const same = state.events.findIndex((each) => each.kind === event.kind && each.name === event.name && Math.abs(each.time - time) < (event.alerts ? BURST_MS : 1));
+  if (same >= 0) {
+    const alerts = new Set([...(state.events[same].alerts ?? []), ...(event.alerts ?? [])]);
+    if (alerts.size > (state.events[same].alerts?.length ?? 0)) state.events[same] = { ...state.events[same], alerts: [...alerts] };
+    changed("events");
+    return;
+  }
   const at = state.events.findIndex((each) => each.time <= time);
   state.events.splice(at < 0 ? state.events.length : at, 0, { ...event, time });
   state.events.length = Math.min(state.events.length, MOST_EVENTS);

@@ -59,12 +59,10 @@ function drawPace(node, turn) {
 
 function drawEnding(node, turn) {
   const { tone, text, code } = describeEnding(turn);
-  setTone(node, tone);
-  const said = text || (turn.answer ? "" : "The model answered with nothing.");
-  node.replaceChildren(...(said ? [element("strong", "", said)] : []));
-  if (code) node.append(" ", element("code", "", code));
   const cost = describeCost(turn.ending);
-  if (cost) node.append(said ? " " : "", element("span", "cost", cost));
+  const parts = [text && element("strong", "", text), code && element("code", "", code), cost && element("span", "cost", cost)];
+  setTone(node, tone);
+  node.replaceChildren(...parts.filter(Boolean).flatMap((part, index) => (index > 0 ? [" ", part] : [part])));
 }
 
 function drawTools(node, turn, writing, askAgain, editAgain) {

@@ -10,20 +10,20 @@ const UPSTREAMS = ["gateway", "embedded_model"];
 const WORST = ["bad", "warn", "idle", "ok"];
 
 /**
- * What there is to say, the worst first: [{tone, text, detail}]. Pure: `known` is {components: {name: COMPONENT},
+ * What there is to say, the worst first: [{tone, text, forHow, detail}]. Pure: `known` is {components: {name: COMPONENT},
  * alerts that count, draining, chat: whether this server answers chats, since(timestamp) in seconds}.
  */
 export function findings({ components, alerts, draining, chat, since }) {
   const found = [];
-  const forHow = (component) => (since(component.since) === null ? "" : `, for ${duration(since(component.since))}`);
+  const forHow = (begun) => (since(begun) === null ? "" : `, for ${duration(since(begun))}`);
   if (draining) found.push({ tone: "warn", text: "This server is stopping", detail: "Clients are asked to connect again." });
   for (const [name, component] of Object.entries(components)) {
     const what = title(name);
     const detail = component.reason ?? "";
     const upstream = UPSTREAMS.includes(name) && chat;
     if (component.state === "down" && upstream) {
-      found.push({ tone: "bad", text: `No answers: the ${what.toLowerCase()} is down${forHow(component)}`, detail });
-    } else if (component.state === "down") found.push({ tone: "warn", text: `${what} is down${forHow(component)}`, detail });
+      found.push({ tone: "bad", text: `No answers: the ${what.toLowerCase()} is down`, forHow: forHow(component.since), detail });
+    } else if (component.state === "down") found.push({ tone: "warn", text: `${what} is down`, forHow: forHow(component.since), detail });
     else if (component.state === "loading" && upstream) found.push({ tone: "warn", text: "The model is loading", detail });
     else if (component.state === "absent" && upstream) found.push({ tone: "idle", text: "There is no model here", detail });
   }
@@ -31,13 +31,28 @@ export function findings({ components, alerts, draining, chat, since }) {
   const telling = alerts.filter(({ labels, source }) => !(down && source === "streaming-api" && labels?.alertname === "UpstreamDown"));
   const tones = telling.map(({ labels }) => severityTone(labels?.severity));
   for (const tone of ["bad", "warn", "idle"]) {
-    const names = telling.filter((_, index) => tones[index] === tone).map(({ labels }) => labels?.alertname || "Unnamed alert");
-    if (names.length === 0) continue;
+    const alike = telling.filter((_, index) => tones[index] === tone);
+    if (alike.length === 0) continue;
     const kind = { bad: "critical alert", warn: "warning", idle: "notice" }[tone];
-    found.push({ tone, text: `${plural(names.length, kind)}: ${namesOf(names)}`, detail: "" });
+    const text = `${plural(alike.length, kind)}: ${namesOf(alike.map(({ labels }) => labels?.alertname || "Unnamed alert"))}`;
+    const [{ annotations, starts_at: begun }] = alike;
+    const alone = alike.length === 1 && tone !== "idle";
+    found.push(alone ? { tone, text, forHow: forHow(begun), detail: sentence(annotations?.summary ?? "") } : { tone, text, detail: "" });
   }
   return found.sort((left, right) => WORST.indexOf(left.tone) - WORST.indexOf(right.tone));
 }
+
+/** What is well when nothing is wrong: how much of it there is. Pure. */
+export function calmDetail({ components, alertsKnown, silenced }) {
+  const states = Object.values(components);
+  const up = states.filter(({ state: now }) => now === "up").length;
+  const said = [];
+  if (alertsKnown) said.push(silenced > 0 ? `Nothing is firing but ${plural(silenced, "silenced alert")}.` : "Nothing is firing.");
+  if (up > 1 && up === states.length) said.push(`All ${count(up)} components are up.`);
+  return said.join(" ");
+}
+
+const sentence = (text) => (text && !/[.!?…]$/.test(text.trim()) ? `${text.trim()}.` : text.trim());
 
 function namesOf(names) {
   const different = [...new Set(names)];
@@ -64,9 +79,12 @@ function draw() {
   const stale = seconds !== null && seconds > STALE_SECONDS;
   const lost = lostSince();
   document.documentElement.classList.toggle("stale", stale || lost !== null);
-  const { tone, text, detail } = verdict(stale, seconds, lost);
+  document.body.classList.toggle("blind", blind());
+  document.body.classList.toggle("locked", !state.status && state.connection.phase === "closed");
+  const { tone, text, forHow = "", detail } = verdict(stale, seconds, lost);
   setTone(byId("verdict"), tone);
-  setText(byId("verdict-text"), text);
+  setText(byId("verdict-said"), text);
+  setText(byId("verdict-for"), forHow);
   setText(byId("verdict-detail"), detail);
   drawAge(seconds, stale);
   drawBanner();
@@ -75,24 +93,31 @@ function draw() {
 
 function verdict(stale, seconds, lost) {
   const { phase, reason } = state.connection;
-  if (lost !== null) return { tone: "idle", text: `No news for ${duration(Math.max(lost, seconds ?? 0))}`, detail: "What is below is how it was then." };
-  if (stale) return { tone: "idle", text: `No news for ${duration(seconds)}`, detail: "The server has gone silent; what is below is how it was then." };
-  if (!state.status && phase !== "open") return { tone: "idle", text: phase === "closed" ? "Nothing is known" : "Connecting", detail: phase === "closed" ? reason : "" };
-  if (!state.componentsKnown && state.status?.scopes && !state.status.scopes.includes("watch")) {
-    return { tone: "idle", text: "This key may chat, and not watch", detail: "" };
-  }
+  if (lost !== null) return { tone: "idle", text: "No news", forHow: ` for ${duration(Math.max(lost, seconds ?? 0))}`, detail: "What is below is how it was then." };
+  if (stale) return { tone: "idle", text: "No news", forHow: ` for ${duration(seconds)}`, detail: "The server has gone silent; what is below is how it was then." };
+  if (!state.status && phase === "closed") return { tone: "idle", text: reason ? "Nothing is known" : "This server asks for a key", detail: reason };
+  if (!state.status && phase !== "open") return { tone: "idle", text: "Connecting", detail: "" };
+  if (blind()) return { tone: "idle", text: "This key may chat, and not watch", detail: "The chat is open. For figures and alerts, ask the operator for a key with the scope watch." };
   const found = findings({
     components: Object.fromEntries(state.components),
     alerts: counting(),
-    draining: state.status?.state === "draining" || state.components.get("streaming-api")?.state === "draining",
+    draining: (state.componentsKnown ? state.components.get("streaming-api") : state.status)?.state === "draining",
     chat: state.status?.capabilities?.chat !== false,
     since: secondsSince,
   });
   const calm = found.every(({ tone }) => tone === "idle");
-  if (calm) return { tone: "ok", text: "All well", detail: found.map(({ text }) => `${text}.`).join(" ") };
+  const listed = (each) => `${each.text}${each.forHow ?? ""}.`;
+  if (calm) {
+    const silenced = [...state.alerts.values()].filter(({ suppressed }) => suppressed).length;
+    const detail = calmDetail({ components: Object.fromEntries(state.components), alertsKnown: state.alertsKnown && counting().length === 0, silenced });
+    return { tone: "ok", text: "All well", detail: [...found.map(listed), detail].filter(Boolean).join(" ") };
+  }
   const [first, ...rest] = found;
-  return { ...first, detail: [first.detail, ...rest.map(({ text }) => `${text}.`)].filter(Boolean).join(" ") };
+  return { ...first, detail: [first.detail, ...rest.map(listed)].filter(Boolean).join(" ") };
 }
+
+/** Whether there is nothing that this page may show but the chat. */
+const blind = () => !state.componentsKnown && state.status?.scopes !== undefined && !state.status.scopes.includes("watch");
 
 function drawAge(seconds, stale) {
   const node = byId("data-age");
@@ -157,7 +182,8 @@ const parts = new Map();
 export function startParts() {
   onChange(["components", "status", "clock"], () => {
     const known = state.componentsKnown ? [...state.components] : Object.entries(state.status?.components ?? {});
-    known.sort(([, left], [, right]) => ORDER.indexOf(left.state) - ORDER.indexOf(right.state));
+    const rank = ([name, { state: now }]) => 2 * ORDER.indexOf(now) - (now !== "up" && UPSTREAMS.includes(name) ? 1 : 0);
+    known.sort((left, right) => rank(left) - rank(right));
     byId("parts-empty").hidden = known.length > 0;
     arrange(byId("parts"), known.map(([name, component]) => drawPart(name, component)));
   });

@@ -37,7 +37,7 @@ def find_model(model: str) -> ModelFile:
         NoModelError: there is no such file, it cannot be read, or it is not a GGUF file.
     """
     if model == "none":
-        raise NoModelError(f"service.embedded_model is `none`: set it to `auto`. {_WITHOUT}")
+        raise NoModelError(f"service.embedded_model is none: set it to auto. {_WITHOUT}")
     path = _demonstration_model() if model == "auto" else Path(model)
     try:
         with path.open("rb") as file:

@@ -54,6 +54,11 @@ test("a replay fills the diary and changes nothing", () => {
   assert.equal(state.alerts.size, 1);
 });
 
+test("alerts of one name that come together are one event that counts them, each once", () => {
+  for (const fingerprint of ["x", "y", "z", "z"]) message("alerts", "alert", { event: "firing", alert: alert({ fingerprint }) }, ++number + 1000);
+  assert.deepEqual(state.events.map(({ alerts }) => alerts), [["x", "y", "z"]]);
+});
+
 test("an alert counts once, unless it is silenced or nobody who is up tells of it", () => {
   const take = (more) => message("alerts", "alert", { event: "firing", alert: alert(more) }, ++number + 1000);
   take({ sources: ["alertmanager", "webhook", "prometheus"] });

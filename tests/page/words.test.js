@@ -9,7 +9,7 @@ import { oldest } from "../../streaming_api/static/connection.js";
 import { asMessages, describeEnding, newTurn, takeMessage } from "../../streaming_api/static/conversation.js";
 import { sentenceOf } from "../../streaming_api/static/events.js";
 import { choose, rateBetween } from "../../streaming_api/static/series.js";
-import { findings } from "../../streaming_api/static/verdict.js";
+import { calmDetail, findings } from "../../streaming_api/static/verdict.js";
 
 const known = (more) => ({ components: {}, alerts: [], draining: false, chat: true, since: () => 120, ...more });
 const firing = (severity, alertname = "A", source = "prometheus") => ({ labels: { alertname, severity }, source });
@@ -21,8 +21,21 @@ test("no answers is the worst there is, and says since when and why once", () =>
     components: { prometheus: { state: "down", since: "x" }, gateway: { state: "down", since: "x", reason: "Refused." } },
     alerts: [firing("critical", "UpstreamDown", "streaming-api")],
   }));
-  assert.deepEqual(first, { tone: "bad", text: "No answers: the gateway is down, for 2 min", detail: "Refused." });
-  assert.deepEqual(rest.map(({ text }) => text), ["Prometheus is down, for 2 min"]);
+  assert.deepEqual(first, { tone: "bad", text: "No answers: the gateway is down", forHow: ", for 2 min", detail: "Refused." });
+  assert.deepEqual(rest.map(({ text, forHow }) => text + forHow), ["Prometheus is down, for 2 min"]);
+});
+
+test("a single alert says since when and what it is about; several are counted", () => {
+  const one = { ...firing("critical", "Hot"), annotations: { summary: "It is hot" }, starts_at: "x" };
+  assert.deepEqual(findings(known({ alerts: [one] })), [{ tone: "bad", text: "1 critical alert: Hot", forHow: ", for 2 min", detail: "It is hot." }]);
+  assert.equal(findings(known({ alerts: [one, one] }))[0].detail, "");
+});
+
+test("what is well is said, and nothing that is not known", () => {
+  const up = { state: "up" };
+  assert.equal(calmDetail({ components: { a: up, b: up }, alertsKnown: true, silenced: 0 }), "Nothing is firing. All 2 components are up.");
+  assert.equal(calmDetail({ components: { a: up, b: up }, alertsKnown: true, silenced: 2 }), "Nothing is firing but 2 silenced alerts. All 2 components are up.");
+  assert.equal(calmDetail({ components: { a: up, b: { state: "absent" } }, alertsKnown: false, silenced: 0 }), "");
 });
 
 test("alerts are counted by how bad they are, and named", () => {
@@ -50,6 +63,7 @@ test("the diary speaks in sentences", () => {
   assert.equal(`${who} ${verb}`, "Embedded model is down");
   assert.equal(tone, "bad");
   assert.equal(sentenceOf({ kind: "firing", name: "A", severity: "info" }).tone, "idle");
+  assert.equal(sentenceOf({ kind: "firing", name: "A", detail: "Of one.", alerts: ["f", "g"] }).detail, "2 alerts");
 });
 
 test("marks of one second are one, in the worst tone", () => {
@@ -83,6 +97,10 @@ test("an answer's ending says what happened, in a sentence", () => {
   for (const reason of ["length", "content_filter", "tool_calls", "incomplete", "error", "new_reason"]) {
     assert.match(describeEnding(ending(reason)).text, /^[A-Z].*\.$/);
   }
+});
+
+test("an answer without a word is nothing to be content with", () => {
+  assert.deepEqual([describeEnding(ending("stop")).tone, describeEnding({ answer: "a", ...ending("stop") }).text], ["warn", ""]);
 });
 
 test("reasoning comes under either name and is no answer", () => {
