@@ -17,14 +17,9 @@ if TYPE_CHECKING:
 
 CHROMIUM: Final = shutil.which("chromium")
 ARGUMENTS: Final = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+]  # fmt: skip
 PATIENCE: Final = 20.0
 """Seconds until a condition must hold; how fast the machine is does not matter."""
 

@@ -53,10 +53,7 @@ def make_certificate(
     _openssl("ca", "-batch", "-selfsign", "-config", work / "ca.cnf", "-create_serial", "-notext",
              "-startdate", begins, "-enddate", ends,
              "-keyfile", key, "-in", asked, "-out", certificate)  # fmt: skip
-    return (
-        certificate.replace(folder / "certificate.pem"),
-        key.replace(folder / "key.pem"),
-    )
+    return (certificate.replace(folder / "certificate.pem"), key.replace(folder / "key.pem"))
 
 
 def server_tls(folder: Path) -> tuple[Path, ssl.SSLContext]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
 import json
 import random
 from collections.abc import AsyncIterator, Callable
@@ -51,6 +52,17 @@ def is_end(message: Message) -> bool:
 def question(model: str = "fake", **fields: object) -> Message:
     """What asks for an answer: a body for HTTP, or most of a command."""
     return {"model": model, "messages": [{"role": "user", "content": "Hello"}], **fields}
+
+
+def key(name: str, *scopes: str, **limits: object) -> dict[str, object]:
+    """An API key whose secret is its name, as a configuration has it."""
+    digest = hashlib.sha256(name.encode()).hexdigest()
+    return {"name": name, "sha256": digest, "scopes": list(scopes or ("chat",)), **limits}
+
+
+def bearer(secret: str) -> dict[str, str]:
+    """The header that carries a key."""
+    return {"Authorization": f"Bearer {secret}"}
 
 
 def http(url: str = "", *, timeout: float = UNIT) -> httpx.AsyncClient:

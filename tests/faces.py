@@ -21,10 +21,7 @@ from tests.fakes.upstream import Script
 
 TOKENS: Final = 20
 WHOLE: Final = "".join(f"t{number} " for number in range(TOKENS))
-SCRIPTS: Final = {
-    "paced": Script(tokens=TOKENS, rate=40),
-    "endless": Script(endless=True, rate=20),
-}
+SCRIPTS: Final = {"paced": Script(tokens=TOKENS, rate=40), "endless": Script(endless=True, rate=20)}
 CUT: Final = 5
 """Events that a client sees before it is cut off."""
 _PATIENCE: Final = 4 * UNIT

@@ -27,10 +27,7 @@ TRAP: Final = b"GET /streaming/status HTTP/1.1\r\nHost: localhost\r\n\r\n"
 TRAPPED: Final = b'"capabilities"'
 SECONDS: Final = 30.0
 """Seconds that a conversation may take, on the slowest machine."""
-_HANDSHAKE: Final = (
-    "Sec-WebSocket-Version: 13",
-    "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==",
-)
+_HANDSHAKE: Final = ("Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==")
 _UPGRADE: Final = ("Connection: Upgrade", "Upgrade: websocket")
 
 

@@ -16,13 +16,7 @@ from tests.bench.peers.base import Peer
 from tests.bench.peers.direct import Direct
 from tests.bench.processes import Cores
 
-EXPECTED_FAILURES = (
-    audience.Incomplete,
-    clients.Refused,
-    TimeoutError,
-    RuntimeError,
-    OSError,
-)
+EXPECTED_FAILURES = (audience.Incomplete, clients.Refused, TimeoutError, RuntimeError, OSError)
 
 
 @attrs.define

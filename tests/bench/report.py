@@ -70,68 +70,6 @@ def markdown(
     return "\n\n".join(parts) + "\n"
 
 
-def _sections(results: Results) -> Iterator[str]:
-    if results.cases(relay.WORK):
-        yield "### Relay: CPU of the server per token"
-        yield _works_table(results, relay.WORK, _ratio, but="direct")
-        yield "### Relay: from the upstream's write to the client, p50 / p99"
-        yield _works_table(results, relay.WORK, _latency)
-        yield "### Relay: between two tokens of an answer, p99.9"
-        yield _works_table(results, relay.WORK, _gap)
-    if results.cases(first_token.WORK):
-        yield "### First token: from asking to the first token, p50 / p99"
-        yield _works_table(results, first_token.WORK, _latency)
-    yield from _face_sections(results)
-    if results.cases(broadcast.WORK):
-        yield "### Broadcast: CPU of the server per delivery"
-        yield _works_table(results, broadcast.WORK, _ratio)
-        yield "### Broadcast: from publishing to the viewer, p50 / p99"
-        yield _works_table(results, broadcast.WORK, _latency)
-    if results.cases(connections.WORK):
-        yield "### Connections: CPU of accepting one"
-        yield _works_table(results, connections.WORK, _ratio)
-        yield "### Connections: memory of an idle one (PSS of the server, without the kernel's)"
-        yield _works_table(results, connections.WORK, _held)
-        yield "### Connections: accepted per second"
-        yield _works_table(results, connections.WORK, _rate)
-    if results.cases(resume.WORK):
-        yield "### Resume: CPU of the server per replayed message"
-        yield _works_table(results, resume.WORK, _ratio)
-    if results.cases(cluster.WORK):
-        yield "### Several processes: CPU per token of the owner, of the store, of another process"
-        yield _works_table(results, cluster.WORK, _cpu)
-        yield "### Several processes: from the upstream's write to a client elsewhere, p50 / p99"
-        yield _works_table(results, cluster.WORK, _latency)
-        yield "### Several processes: round trips to the store a second"
-        yield _works_table(results, cluster.TRIPS, _rate)
-        yield "### Several processes: from asking to the first token, p50 / p99"
-        yield _works_table(results, cluster.FIRST, _latency)
-    if results.cases(wire_bytes.WORK):
-        yield "### Wire: bytes that a client reads for each token, framing and end included"
-        yield _works_table(results, wire_bytes.WORK, _wire)
-    if any(results.cases(work) for work in REFERENCES):
-        yield "### Spread: each CPU ratio above, with its smallest and its largest round"
-        yield _spread_table(results)
-    if results.cases(promise.WORK):
-        yield (
-            "### The promise: 1,000 WebSockets, 500 event streams, 100 answers at 50 tokens/s, "
-            "metrics each second (quick runs: a fifth of each)"
-        )
-        yield _promise_table(results)
-
-
-def _face_sections(results: Results) -> Iterator[str]:
-    if results.cases(responses.WORK):
-        yield "### Responses beside chat completions: CPU of the server per token"
-        yield _works_table(results, responses.WORK, _ratio)
-    if results.cases(passing_on.WORK):
-        yield "### Passing on: CPU of the server per request with a body of 1 MB"
-        yield _works_table(results, passing_on.WORK, _ratio)
-    if results.cases(kept_tls.WORK):
-        yield "### Kept TLS: from asking to the first token, p50 / p99, upstream over TLS"
-        yield _works_table(results, kept_tls.WORK, _latency)
-
-
 def _works_table(results: Results, work: str, show: Show, but: str = "") -> str:
     faces = [face for face in results.faces(work) if face != but]
     first = (*REFERENCES.get(work, ()), NGINX, *RELAY_FACES)
@@ -218,6 +156,51 @@ def _held(results: Results, work: str, case: str, face: str) -> str:
 def _rate(results: Results, work: str, case: str, face: str) -> str:
     samples = results.of(work, case, face)
     return f"{max(s.units / s.wall_s for s in samples):,.0f}" if samples else ""
+
+
+SECTIONS: tuple[tuple[str, Show, str], ...] = (
+    (relay.WORK, _ratio, "Relay: CPU of the server per token"),
+    (relay.WORK, _latency, "Relay: from the upstream's write to the client, p50 / p99"),
+    (relay.WORK, _gap, "Relay: between two tokens of an answer, p99.9"),
+    (first_token.WORK, _latency, "First token: from asking to the first token, p50 / p99"),
+    (responses.WORK, _ratio, "Responses beside chat completions: CPU of the server per token"),
+    (passing_on.WORK, _ratio, "Passing on: CPU of the server per request with a body of 1 MB"),
+    (kept_tls.WORK, _latency,
+     "Kept TLS: from asking to the first token, p50 / p99, upstream over TLS"),
+    (broadcast.WORK, _ratio, "Broadcast: CPU of the server per delivery"),
+    (broadcast.WORK, _latency, "Broadcast: from publishing to the viewer, p50 / p99"),
+    (connections.WORK, _ratio, "Connections: CPU of accepting one"),
+    (connections.WORK, _held,
+     "Connections: memory of an idle one (PSS of the server, without the kernel's)"),
+    (connections.WORK, _rate, "Connections: accepted per second"),
+    (resume.WORK, _ratio, "Resume: CPU of the server per replayed message"),
+    (cluster.WORK, _cpu,
+     "Several processes: CPU per token of the owner, of the store, of another process"),
+    (cluster.WORK, _latency,
+     "Several processes: from the upstream's write to a client elsewhere, p50 / p99"),
+    (cluster.TRIPS, _rate, "Several processes: round trips to the store a second"),
+    (cluster.FIRST, _latency, "Several processes: from asking to the first token, p50 / p99"),
+    (wire_bytes.WORK, _wire,
+     "Wire: bytes that a client reads for each token, framing and end included"),
+)  # fmt: skip
+"""Which work is shown how, under which heading."""
+
+
+def _sections(results: Results) -> Iterator[str]:
+    for work, show, title in SECTIONS:
+        if results.cases(work):
+            yield f"### {title}"
+            but = "direct" if (work, show) == (relay.WORK, _ratio) else ""  # has no server
+            yield _works_table(results, work, show, but)
+    if any(results.cases(work) for work in REFERENCES):
+        yield "### Spread: each CPU ratio above, with its smallest and its largest round"
+        yield _spread_table(results)
+    if results.cases(promise.WORK):
+        yield (
+            "### The promise: 1,000 WebSockets, 500 event streams, 100 answers at 50 tokens/s, "
+            "metrics each second (quick runs: a fifth of each)"
+        )
+        yield _promise_table(results)
 
 
 def _promise_table(results: Results) -> str:

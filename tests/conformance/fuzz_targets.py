@@ -29,12 +29,7 @@ from streaming_api.upstreams.answer import AnswerReader
 from streaming_api.upstreams.reply_errors import fault
 from streaming_api.upstreams.sse_parser import Event, EventParser, EventTooLargeError
 from streaming_api.wire import json_text
-from streaming_api.wire.commands import (
-    ChatRequest,
-    chat_request,
-    message_type_of,
-    parse_command,
-)
+from streaming_api.wire.commands import ChatRequest, chat_request, message_type_of, parse_command
 from streaming_api.wire.deflate import negotiate
 from streaming_api.wire.frame_parser import FrameParser, Received, Violation
 from streaming_api.wire.framing import deflate

@@ -259,12 +259,7 @@ def _silent(wire: bytes) -> Event:
 
 
 def _usage(payload: bytes, name: bytes = b"") -> Event:
-    return Event(
-        wire=b"%bdata: %b\n\n" % (name, payload),
-        shown=payload,
-        usage=7,
-        only_usage=True,
-    )
+    return Event(wire=b"%bdata: %b\n\n" % (name, payload), shown=payload, usage=7, only_usage=True)
 
 
 def _text(sent: bytes, shown: bytes | None = None, reason: str | None = None) -> Event:

@@ -17,11 +17,7 @@ class Player:
     __slots__ = ("_connection", "_frames", "_interval", "_loop", "_next", "_start", "_upstream")
 
     def __init__(
-        self,
-        upstream: Server,
-        connection: Connection,
-        frames: list[bytes],
-        rate: float | None,
+        self, upstream: Server, connection: Connection, frames: list[bytes], rate: float | None
     ) -> None:
         self._upstream = upstream
         self._connection = connection
@@ -67,11 +63,7 @@ class Performance:
     """Plays one script, with everything that it can do wrong."""
 
     def __init__(
-        self,
-        upstream: Server,
-        connection: Connection,
-        generation: Generation,
-        writer: Writer,
+        self, upstream: Server, connection: Connection, generation: Generation, writer: Writer
     ) -> None:
         self._upstream = upstream
         self._connection = connection

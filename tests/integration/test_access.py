@@ -588,9 +588,7 @@ class TestAProxy:
 
 class TestAnUnauthenticatedSocket:
     async def test_an_unauthenticated_socket_that_says_nothing_is_closed(
-        self,
-        start_server: StartServer,
-        monkeypatch: pytest.MonkeyPatch,
+        self, start_server: StartServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         assert http_protocol.HEAD_SECONDS == 10
         monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.3)

@@ -11,16 +11,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from streaming_api.service import StreamingService
-from tests.clients import (
-    Message,
-    content,
-    events,
-    eventually,
-    http,
-    is_end,
-    question,
-    websocket,
-)
+from tests.clients import Message, content, events, eventually, http, is_end, question, websocket
 from tests.conftest import StartServer
 from tests.fakes.upstream import BEFORE_HEADERS, FakeUpstream, Generation, Script
 
@@ -163,10 +154,7 @@ class TestARequestId:
     ) -> None:
         """Two sockets and an event stream, one generation, everybody gets all of it."""
         gate = upstream.gated()
-        async with (
-            websocket(server.url, CHAT) as first,
-            websocket(server.url, CHAT) as second,
-        ):
+        async with websocket(server.url, CHAT) as first, websocket(server.url, CHAT) as second:
             await first.start("r-1")
             gate.release(4)
             begun = await first.until(lambda message: message["sequence_id"] == 5)

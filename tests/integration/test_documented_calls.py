@@ -81,16 +81,12 @@ async def test_websocket():
 asyncio.run(test_websocket())
 """
 MODULES: Final = (
-    "hxp_enterprise_llm.api.base",
-    "hxp_enterprise_llm.api.streaming",
-    "hxp_enterprise_llm.api.streaming.config",
-    "hxp_enterprise_llm.api.streaming.service",
-    "hxp_enterprise_llm.api.streaming.connection_manager",
-    "hxp_enterprise_llm.api.websocket",
-    "hxp_enterprise_llm.api.sse",
-    "hxp_enterprise_llm.orchestration.streaming_orchestrator",
+    "hxp_enterprise_llm.api.base", "hxp_enterprise_llm.api.streaming",
+    "hxp_enterprise_llm.api.streaming.config", "hxp_enterprise_llm.api.streaming.service",
+    "hxp_enterprise_llm.api.streaming.connection_manager", "hxp_enterprise_llm.api.websocket",
+    "hxp_enterprise_llm.api.sse", "hxp_enterprise_llm.orchestration.streaming_orchestrator",
     "hxp_enterprise_llm.schemas.configuration.api_schemas",
-)
+)  # fmt: skip
 IMPORT_ALL: Final = "".join(f"import {module}\n" for module in MODULES)
 HEALTH: Final = {"status", "service", "websocket_enabled", "sse_enabled", "timestamp"}
 

@@ -102,10 +102,7 @@ class TestStatus:
     ) -> None:
         server = await start_server(api_gateway_endpoint=upstream.url, pool_size=2)
         gate = upstream.gated()
-        async with (
-            websocket(server.url) as socket,
-            http(server.url) as client,
-        ):
+        async with websocket(server.url) as socket, http(server.url) as client:
             for number in range(5):
                 await socket.start(f"r-{number}")
             await eventually(lambda: server.context.answers.queued == 3)
@@ -334,10 +331,7 @@ async def test_many_faces_at_once_serve_one_answer(
     async with websocket(server.url) as socket:
         await socket.start("r-1")
         asked = asyncio.create_task(
-            caller.post(
-                "/v1/chat/completions",
-                json=question(stream=True, request_id="r-1"),
-            )
+            caller.post("/v1/chat/completions", json=question(stream=True, request_id="r-1"))
         )
         async with events(server.url, "/streaming/sse/chat/r-1") as stream:
             over_sse = await stream.rest()

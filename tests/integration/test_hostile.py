@@ -329,10 +329,7 @@ class TestRequests:
         ids=["line", "headers", "one header"],
     )
     async def test_requests_that_dribble_in_are_cut(
-        self,
-        start_server: StartServer,
-        monkeypatch: pytest.MonkeyPatch,
-        parts: tuple[bytes, bytes],
+        self, start_server: StartServer, monkeypatch: pytest.MonkeyPatch, parts: tuple[bytes, bytes]
     ) -> None:
         assert http_protocol.HEAD_SECONDS <= 15
         monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.4)

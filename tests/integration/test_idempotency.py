@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections import Counter
 from typing import Any, Final
 
@@ -12,10 +11,9 @@ import openai
 import pytest
 
 from streaming_api.answers import idempotency
-from streaming_api.config import ApiKey
 from streaming_api.errors import BadRequest
 from streaming_api.service import StreamingService
-from tests.clients import events, eventually, http, question, websocket
+from tests.clients import events, eventually, http, key, question, websocket
 from tests.conftest import StartServer
 from tests.fakes.upstream import FakeUpstream, Gate, Script
 
@@ -57,7 +55,7 @@ class TestARetry:
     async def test_a_retry_of_a_running_answer_joins_it(
         self, server: StreamingService, upstream: FakeUpstream, path: str, *, stream: bool
     ) -> None:
-        upstream.default = Script(gate=(gate := Gate()))
+        gate = upstream.gated()
         both = [asyncio.create_task(ask(server, path, stream=stream)) for _ in range(2)]
         await eventually(lambda: results(server).total() == 2)
         gate.open()
@@ -133,7 +131,7 @@ class TestARetry:
         self, server: StreamingService, upstream: FakeUpstream, *, stream: bool
     ) -> None:
         """With a key, ``grace`` is the default on OpenAI's wire, too."""
-        upstream.default = Script(gate=(gate := Gate()))
+        gate = upstream.gated()
         first = asyncio.create_task(ask(server, stream=stream))
         await upstream.generation()
         first.cancel()
@@ -160,7 +158,7 @@ class TestARetry:
         self, start_server: StartServer, upstream: FakeUpstream
     ) -> None:
         server = await start_server(api_gateway_endpoint=upstream.url, pool_size=1, max_queued=0)
-        upstream.default = Script(gate=(gate := Gate()))
+        gate = upstream.gated()
         busy = asyncio.create_task(ask(server, key="other"))
         await upstream.generation()
         assert (await ask(server)).status_code == 503
@@ -179,7 +177,7 @@ class TestAnotherRequest:
         self, server: StreamingService, upstream: FakeUpstream, fields: dict[str, Any],
         *, running: bool,
     ) -> None:  # fmt: skip
-        upstream.default = Script(gate=(gate := Gate()))
+        gate = upstream.gated()
         first = asyncio.create_task(ask(server))
         await upstream.generation()
         if not running:
@@ -204,14 +202,7 @@ class TestAnotherRequest:
     async def test_another_request_of_another_owner_is_another(
         self, start_server: StartServer, upstream: FakeUpstream
     ) -> None:
-        keys = [
-            ApiKey(
-                name=name,
-                sha256=hashlib.sha256(name.encode()).hexdigest(),
-                scopes=frozenset({"chat"}),
-            )
-            for name in ("a", "b")
-        ]
+        keys = [key("a"), key("b")]
         server = await start_server(api_gateway_endpoint=upstream.url, api_keys=keys)
         for name in ("a", "b"):
             reply = await ask(server, authorization=f"Bearer {name}", user=name)
@@ -294,8 +285,8 @@ class TestAKey:
     async def test_a_key_is_the_same_quoted_or_not(
         self, server: StreamingService, upstream: FakeUpstream
     ) -> None:
-        for key in ("a:b/c", '"a:b/c"'):
-            assert (await ask(server, key=key)).status_code == 200
+        for name in ("a:b/c", '"a:b/c"'):
+            assert (await ask(server, key=name)).status_code == 200
         assert len(upstream.generations) == 1
 
     async def test_a_header_that_is_no_key_is_400(self, server: StreamingService) -> None:

@@ -87,9 +87,7 @@ async def logged(caplog: pytest.LogCaptureFixture, reason: str) -> list[str]:
 class TestConnections:
     @pytest.mark.usefixtures("many_descriptors")
     async def test_connections_1001_and_501_are_refused_and_all_the_others_go_on(
-        self,
-        start_server: StartServer,
-        caplog: pytest.LogCaptureFixture,
+        self, start_server: StartServer, caplog: pytest.LogCaptureFixture
     ) -> None:
         server = await start_server()
         assert server.config.max_connections == WEBSOCKETS
@@ -189,10 +187,7 @@ async def served(members: list[Member], mark: bytes) -> None:
 
 class TestTheQueue:
     async def test_the_queue_refuses_what_could_not_even_wait_and_the_others_are_answered(
-        self,
-        start_server: StartServer,
-        upstream: FakeUpstream,
-        caplog: pytest.LogCaptureFixture,
+        self, start_server: StartServer, upstream: FakeUpstream, caplog: pytest.LogCaptureFixture
     ) -> None:
         gate = upstream.gated(model="gated")
         server = await start_server(api_gateway_endpoint=upstream.url, pool_size=1, max_queued=1)
@@ -314,9 +309,7 @@ async def process(log: Path, *, descriptors: int) -> AsyncIterator[tuple[str, in
 
 class TestTheLog:
     async def test_the_log_has_one_line_for_each_reason_however_many_come(
-        self,
-        start_server: StartServer,
-        caplog: pytest.LogCaptureFixture,
+        self, start_server: StartServer, caplog: pytest.LogCaptureFixture
     ) -> None:
         assert admission.REFUSALS_LOGGED_SECONDS == 5
         caplog.set_level(logging.INFO)

@@ -161,10 +161,7 @@ async def test_other_versions_are_no_http(server: StreamingService, version: str
 
 # Lists over several lines (RFC 9110 section 5.3)
 
-HANDSHAKE = (
-    "Sec-WebSocket-Version: 13",
-    "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==",
-)
+HANDSHAKE = ("Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==")
 
 
 @pytest.mark.parametrize(

@@ -60,10 +60,7 @@ class TestTheSdk:
         self, client: openai.AsyncOpenAI, *, asked: bool
     ) -> None:
         stream = await client.chat.completions.create(
-            model="fake",
-            messages=HELLO,
-            stream=True,
-            stream_options={"include_usage": asked},
+            model="fake", messages=HELLO, stream=True, stream_options={"include_usage": asked}
         )
         chunks = [chunk async for chunk in stream]
         assert (chunks[-1].usage is not None) == asked
@@ -191,10 +188,7 @@ class TestTheWire:
         self, server: StreamingService, caller: httpx.AsyncClient, upstream: FakeUpstream
     ) -> None:
         asked = asyncio.create_task(
-            caller.post(
-                PATH,
-                json=question("hang-midway", stream=True, request_id="k-1"),
-            )
+            caller.post(PATH, json=question("hang-midway", stream=True, request_id="k-1"))
         )
         generation = await upstream.generation()
         await upstream.until(lambda: generation.sent == 3)

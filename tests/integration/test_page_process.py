@@ -45,9 +45,7 @@ async def serving(port: int) -> AsyncIterator[asyncio.subprocess.Process]:
         await process.communicate()
 
 
-async def test_a_stopped_process_and_a_killed_one_are_reported_and_drawn(
-    browser: Browser,
-) -> None:
+async def test_a_stopped_process_and_a_killed_one_are_reported_and_drawn(browser: Browser) -> None:
     port = free_port()
     path_with_gap = re.compile("^M.*M")
     async with serving(port) as process:

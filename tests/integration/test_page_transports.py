@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 import aiohttp
 from playwright.async_api import Browser, expect
 
-from streaming_api.config import ApiKey
-from tests.browser import (
-    Cable,
-    ask,
-    browser,
-    needs_chromium,
-    open_page,
-    open_served,
-    readout,
-)
+from tests.browser import Cable, ask, browser, needs_chromium, open_page, open_served, readout
+from tests.clients import key
 from tests.fakes.prometheus import RealAlertmanager, RealPrometheus, free_port
 from tests.nginx import running
 
@@ -58,11 +49,6 @@ async def nginx(folder: Path, target: str, path: str, more: str) -> AsyncIterato
     configuration = CONFIGURATION.format(port=port, path=path, target=target, more=more)
     async with running(folder, configuration):
         yield f"http://127.0.0.1:{port}{path}"
-
-
-def key(secret: str, *scopes: Literal["chat", "watch", "admin"]) -> ApiKey:
-    digest = hashlib.sha256(secret.encode()).hexdigest()
-    return ApiKey(name=secret, sha256=digest, scopes=frozenset(scopes))
 
 
 async def test_everything_works_under_a_path_of_a_proxy(

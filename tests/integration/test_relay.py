@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Final
 
 import httpx
 import pytest
 from aiohttp import web
 
-from streaming_api.config import ApiKey
 from streaming_api.service import StreamingService
-from tests.clients import UNIT, eventually, http
+from tests.clients import UNIT, bearer, eventually, http, key
 from tests.conftest import StartServer
 
 PATH: Final = "/v1/embeddings"
@@ -88,11 +86,6 @@ def held(
         return await gateway.echo(request, body)
 
     return answer
-
-
-def api_key(**limits: Any) -> ApiKey:  # noqa: ANN401 (of any type)
-    digest = hashlib.sha256(b"sk-client").hexdigest()
-    return ApiKey(**{"name": "a", "sha256": digest, "scopes": frozenset({"chat"})} | limits)
 
 
 class TestBytes:
@@ -256,19 +249,9 @@ class TestCredentials:
     async def test_the_gateways_own_key_is_sent(
         self, start_server: StartServer, gateway: Gateway
     ) -> None:
-        settings: dict[str, Any] = {
-            "api_gateway_endpoint": gateway.url,
-            "gateway_api_key": "sk-gateway",
-            "api_keys": (
-                ApiKey(
-                    name="a",
-                    sha256=hashlib.sha256(b"sk-client").hexdigest(),
-                    scopes=frozenset({"chat"}),
-                ),
-            ),
-        }
-        async with serving(start_server, **settings) as caller:
-            for headers in ({"x-api-key": "sk-client"}, {"Authorization": "Bearer sk-client"}):
+        given = {"api_gateway_endpoint": gateway.url, "gateway_api_key": "sk-gateway"}
+        async with serving(start_server, **given, api_keys=[key("sk-client")]) as caller:
+            for headers in ({"x-api-key": "sk-client"}, bearer("sk-client")):
                 reply = await caller.post("/v1/messages", json={}, headers=headers)
                 assert reply.status_code == 200
                 assert gateway.seen.headers["Authorization"] == "Bearer sk-gateway"
@@ -291,11 +274,9 @@ class TestDoors:
     async def test_a_key_for_some_models_may_ask_no_other(
         self, start_server: StartServer, gateway: Gateway
     ) -> None:
-        key = api_key(models=frozenset({"small"}))
-        async with serving(
-            start_server, api_gateway_endpoint=gateway.url, api_keys=(key,)
-        ) as caller:
-            headers = {"Authorization": "Bearer sk-client"}
+        keys = [key("sk-client", models=["small"])]
+        async with serving(start_server, api_gateway_endpoint=gateway.url, api_keys=keys) as caller:
+            headers = bearer("sk-client")
             asked = {"model": "small", "input": "x" * 300_000}
             reply = await caller.post(PATH, json=asked, headers=headers)
             assert (reply.status_code, gateway.requests[-1][1]) == (200, reply.request.content)
@@ -305,13 +286,9 @@ class TestDoors:
                 await caller.post(PATH, json={"model": "large"}, headers=headers),
                 await caller.post(PATH, json={"input": "x"}, headers=headers),
                 await caller.post(PATH, content=hidden, headers=packed),
-                await caller.post(
-                    "/v1/audio/transcriptions",
-                    data={"model": "small"},
-                    files={"file": b"x"},
-                    headers=headers,
-                ),
-            ):
+                await caller.post("/v1/audio/transcriptions", data={"model": "small"},
+                                  files={"file": b"x"}, headers=headers),
+            ):  # fmt: skip
                 assert refused.status_code == 403
                 assert refused.json()["error"]["code"] == "model_not_allowed"
         assert len(gateway.requests) == 1
@@ -321,19 +298,16 @@ class TestDoors:
     ) -> None:
         release = asyncio.Event()
         gateway.answer = held(gateway, release)
-        async with serving(
-            start_server, api_gateway_endpoint=gateway.url, api_keys=(api_key(answers=1),)
-        ) as caller:
-            headers = {"Authorization": "Bearer sk-client"}
+        keys = [key("sk-client", answers=1)]
+        async with serving(start_server, api_gateway_endpoint=gateway.url, api_keys=keys) as caller:
+            headers = bearer("sk-client")
             running = asyncio.create_task(caller.post(PATH, json={}, headers=headers))
             await eventually(lambda: gateway.requests)
             chat = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
             for path, body in ((PATH, {}), ("/v1/chat/completions", chat)):
                 refused = await caller.post(path, json=body, headers=headers)
-                assert (refused.status_code, refused.json()["error"]["code"]) == (
-                    429,
-                    "too_many_answers",
-                )
+                code = refused.json()["error"]["code"]
+                assert (refused.status_code, code) == (429, "too_many_answers")
             release.set()
             assert (await running).status_code == 200
             assert (await caller.post(PATH, json={}, headers=headers)).status_code == 200
@@ -343,17 +317,12 @@ class TestDoors:
         [
             (b'{"usage": {"prompt_tokens": 3, "total_tokens": 3}, "data": []}', (3, 0)),
             (b'{"data": "%b", "usage":{"prompt_tokens":5,"completion_tokens":7}}', (5, 7)),
-            (
-                (
-                    b'data: {"message":{"usage":{"input_tokens":9,"output_tokens":1}}}\n\n'
-                    b'data: {"text":"\\"output_tokens\\": 99"}\n\n%b'
-                    b'data: {"usage":{"output_tokens":20}}\n\n'
-                ),
-                (9, 20),
-            ),
+            ((b'data: {"message":{"usage":{"input_tokens":9,"output_tokens":1}}}\n\n'
+             b'data: {"text":"\\"output_tokens\\": 99"}\n\n%b'
+             b'data: {"usage":{"output_tokens":20}}\n\n'), (9, 20)),
             (b"nothing of the kind", (0, 0)),
         ],
-    )
+    )  # fmt: skip
     async def test_the_tokens_of_a_request_count_for_its_key(
         self, start_server: StartServer, gateway: Gateway, said: bytes, tokens: tuple[int, int]
     ) -> None:
@@ -364,9 +333,9 @@ class TestDoors:
             return web.Response(body=said)
 
         gateway.answer = say
-        keys = (api_key(tokens_per_day=1, scopes=frozenset({"chat", "admin"})),)
+        keys = [key("sk-client", "chat", "admin", tokens_per_day=1)]
         async with serving(start_server, api_gateway_endpoint=gateway.url, api_keys=keys) as caller:
-            headers = {"Authorization": "Bearer sk-client"}
+            headers = bearer("sk-client")
             assert (await caller.post(PATH, json={}, headers=headers)).content == said
             usage = (await caller.get("/streaming/usage", headers=headers)).json()["keys"][0]
             assert (usage["input_tokens"], usage["output_tokens"]) == tokens
@@ -434,29 +403,18 @@ class TestFaults:
     async def test_a_gateway_that_is_not_there_is_a_bad_gateway(
         self, start_server: StartServer
     ) -> None:
+        """In OpenAI's shape, and for messages in Anthropic's."""
         async with serving(start_server, api_gateway_endpoint="http://127.0.0.1:9") as caller:
             reply = await caller.post(PATH, json={})
-            assert (reply.status_code, reply.json()["error"]["code"]) == (
-                502,
-                "upstream_unreachable",
-            )
-
-    async def test_faults_of_messages_have_anthropics_shape(
-        self, start_server: StartServer
-    ) -> None:
-        async with serving(start_server, api_gateway_endpoint="http://127.0.0.1:9") as caller:
-            reply = (await caller.post("/v1/messages", json={})).json()
-            assert reply["type"] == "error"
-            assert reply["error"]["message"]
+            code = reply.json()["error"]["code"]
+            assert (reply.status_code, code) == (502, "upstream_unreachable")
+            said = (await caller.post("/v1/messages", json={})).json()
+            assert (said["type"], bool(said["error"]["message"])) == ("error", True)
 
     async def test_who_leaves_is_gone_for_the_gateway_too(
         self, caller: httpx.AsyncClient, gateway: Gateway, server: StreamingService
     ) -> None:
-        async def hang(request: web.Request, body: bytes) -> web.StreamResponse:  # noqa: ARG001
-            await asyncio.Event().wait()
-            raise AssertionError
-
-        gateway.answer = hang
+        gateway.answer = held(gateway, asyncio.Event())
         asking = asyncio.create_task(caller.post(PATH, json={}))
         await eventually(lambda: gateway.requests)
         asking.cancel()
@@ -469,11 +427,8 @@ class TestWhatIsPassedOn:
     async def test_what_is_passed_on_is_a_setting(
         self, start_server: StartServer, gateway: Gateway
     ) -> None:
-        settings: dict[str, Any] = {
-            "api_gateway_endpoint": gateway.url,
-            "relay_paths": ("/v1/files*",),
-        }
-        async with serving(start_server, **settings) as caller:
+        given = {"api_gateway_endpoint": gateway.url, "relay_paths": ("/v1/files*",)}
+        async with serving(start_server, **given) as caller:
             assert (await caller.get("/v1/files/f-1")).status_code == 200
             assert gateway.seen.path == "/v1/files/f-1"
             assert (await caller.post(PATH, json={})).status_code == 404
@@ -487,16 +442,8 @@ class TestWhatIsPassedOn:
         self, start_server: StartServer, gateway: Gateway
     ) -> None:
         release = asyncio.Event()
-
-        async def wait(request: web.Request, body: bytes) -> web.StreamResponse:
-            await release.wait()
-            return await gateway.echo(request, body)
-
-        gateway.answer = wait
-        settings: dict[str, Any] = {
-            "api_gateway_endpoint": gateway.url, "pool_size": 1, "max_queued": 1,
-        }  # fmt: skip
-        server = await start_server(**settings)
+        gateway.answer = held(gateway, release)
+        server = await start_server(api_gateway_endpoint=gateway.url, pool_size=1, max_queued=1)
         async with http(server.url) as caller:
             asking = [asyncio.create_task(caller.post(PATH, json={})) for _ in range(2)]
             await eventually(lambda: server.context.answers.queue.queued == 1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import signal
 from pathlib import Path
@@ -12,19 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.clients import UNIT, events, eventually, http, question, websocket
+from tests.clients import UNIT, bearer, events, eventually, http, key, question, websocket
 from tests.fakes.upstream import FakeUpstream
 from tests.workers import Service, serving
-
-
-def key(name: str, *scopes: str) -> dict[str, Any]:
-    """A key whose secret is its name."""
-    digest = hashlib.sha256(name.encode()).hexdigest()
-    return {"name": name, "sha256": digest, "scopes": list(scopes)}
-
-
-def bearer(name: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {name}"}
 
 
 class Configured:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -14,9 +13,8 @@ import openai
 import pytest
 from openai.types.responses import FunctionToolParam
 
-from streaming_api.config import ApiKey
 from streaming_api.service import StreamingService
-from tests.clients import UNIT, eventually, http
+from tests.clients import UNIT, bearer, eventually, http, key
 from tests.conftest import StartServer
 from tests.fakes.upstream import FakeUpstream, Script
 from tests.responses import types, valid_event, valid_response
@@ -66,11 +64,6 @@ def chat_of(upstream: FakeUpstream, number: int = 0) -> Json:
 
 def first_data(text: str) -> str:
     return text.split("data: ")[1].split("\n", maxsplit=1)[0]
-
-
-def key(secret: str) -> ApiKey:
-    digest = hashlib.sha256(secret.encode()).hexdigest()
-    return ApiKey(name=secret, sha256=digest, scopes=frozenset({"chat"}))
 
 
 def text_of(events: list[Json]) -> str:
@@ -191,7 +184,7 @@ class TestTurns:
     ) -> None:
         keys = (key("k1"), key("k2"))
         server = await start_server(api_gateway_endpoint=upstream.url, api_keys=keys)
-        one, other = ({"Authorization": f"Bearer {name}"} for name in ("k1", "k2"))
+        one, other = bearer("k1"), bearer("k2")
         async with http(server.url) as caller:
             made = await caller.post(PATH, json={"model": "fake", "input": "x"}, headers=one)
             assert made.status_code == 200

@@ -135,9 +135,7 @@ async def test_resuming_on_the_socket_that_watches_moves_its_cursor_and_doubles_
     assert [message["sequence_id"] for message in seen] == list(range(4, 4 + len(seen)))
 
 
-async def test_a_finished_answer_is_shown_from_wherever_one_asks(
-    server: StreamingService,
-) -> None:
+async def test_a_finished_answer_is_shown_from_wherever_one_asks(server: StreamingService) -> None:
     async with websocket(server.url) as socket:
         await socket.start("r-1")
         whole = await socket.answer()

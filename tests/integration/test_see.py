@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import logging
 import re
@@ -16,7 +15,7 @@ import pytest
 
 from streaming_api.config import StreamingConfig
 from streaming_api.service import StreamingService
-from tests.clients import UNIT, eventually, http, question, websocket
+from tests.clients import UNIT, bearer, eventually, http, key, question, websocket
 from tests.conftest import StartServer
 from tests.fakes.collector import Collector, attributes_of
 from tests.fakes.upstream import FakeUpstream, Script
@@ -28,15 +27,6 @@ PARENT = "b7ad6b7169203331"
 TRACEPARENT = {"traceparent": f"00-{TRACE}-{PARENT}-01"}
 
 
-def key(name: str, *scopes: str, **limits: object) -> dict[str, object]:
-    digest = hashlib.sha256(name.encode()).hexdigest()
-    return {"name": name, "sha256": digest, "scopes": list(scopes), **limits}
-
-
-def bearer(name: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {name}"}
-
-
 async def ask(
     url: str, model: str = "fake", *, headers: dict[str, str] | None = None
 ) -> httpx.Response:
@@ -46,10 +36,7 @@ async def ask(
 
 class TestTheLog:
     async def test_an_answer_has_one_line_that_says_why(
-        self,
-        start_server: StartServer,
-        upstream: FakeUpstream,
-        caplog: pytest.LogCaptureFixture,
+        self, start_server: StartServer, upstream: FakeUpstream, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level(logging.INFO)
         server = await start_server(

@@ -92,9 +92,7 @@ async def test_a_second_signal_ends_it_at_once(upstream: FakeUpstream) -> None:
         assert await service.ended() == -signal.SIGINT
 
 
-async def test_a_worker_leaves_the_second_signal_to_its_supervisor(
-    upstream: FakeUpstream,
-) -> None:
+async def test_a_worker_leaves_the_second_signal_to_its_supervisor(upstream: FakeUpstream) -> None:
     """Ctrl+C reaches workers twice: from the terminal, and from their supervisor."""
     upstream.default, gate = gated()
     variables = {"API_GATEWAY_ENDPOINT": upstream.url, "STREAMING_DRAIN_DELAY": "0"}

@@ -275,10 +275,7 @@ class TestAnUpstreamThatIsNotThere:
         server = await start_server(api_gateway_endpoint=url)
         for ask in (over_sse,):
             end = (await ask(server, "fake"))[-1]["data"]
-            assert (end["finish_reason"], end["error"]["code"]) == (
-                "error",
-                "upstream_unreachable",
-            )
+            assert (end["finish_reason"], end["error"]["code"]) == ("error", "upstream_unreachable")
         for stream in (True, False):
             reply = await post(server, "fake", stream=stream)
             assert reply.status_code == 502

@@ -85,10 +85,7 @@ class TestCompression:
         self, server: StreamingService, upstream: FakeUpstream
     ) -> None:
         upstream.default = Script(tokens=tuple("y" * 3_000 for _ in range(5)), rate=50)
-        async with (
-            websocket(server.url) as small,
-            websocket(server.url, compression=None) as plain,
-        ):
+        async with websocket(server.url) as small, websocket(server.url, compression=None) as plain:
             await small.start("r-1")
             await plain.start("r-1")
             assert await small.answer() == await plain.answer()

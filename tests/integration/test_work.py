@@ -124,24 +124,32 @@ async def test_health_answers_beside_hostile_sockets_and_sigterm_ends(kind: str)
                 assert await process.wait() == 0
 
 
+@pytest.fixture
+def turns(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A sum for each turn in which a socket was read; tests add to the last."""
+    sums = [0]
+    read = WebSocket._read
+
+    def counted(socket: WebSocket, data: bytes) -> None:
+        sums.append(0)
+        read(socket, data)
+
+    monkeypatch.setattr(WebSocket, "_read", counted)
+    return sums
+
+
 class TestOneTurn:
     async def test_one_turn_reads_so_many_frames_and_the_rest_in_order_later(
-        self, start_server: StartServer, monkeypatch: pytest.MonkeyPatch
+        self, start_server: StartServer, turns: list[int], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        turns: list[int] = [0]
         seen: list[bytes] = []
-        read, message = WebSocket._read, WebSocket.message
-
-        def counted(socket: WebSocket, data: bytes) -> None:
-            turns.append(0)
-            read(socket, data)
+        message = WebSocket.message
 
         def noted(socket: WebSocket, received: Received) -> None:
             turns[-1] += 1
             seen.append(received.payload)
             message(socket, received)
 
-        monkeypatch.setattr(WebSocket, "_read", counted)
         monkeypatch.setattr(WebSocket, "message", noted)
         server = await start_server()
         sent = [b'{"n":%d}' % number for number in range(1_000)]
@@ -154,20 +162,14 @@ class TestOneTurn:
         assert max(turns) == TURN_FRAMES
 
     async def test_one_turn_reads_so_many_inflated_bytes(
-        self, start_server: StartServer, monkeypatch: pytest.MonkeyPatch
+        self, start_server: StartServer, turns: list[int], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        turns: list[int] = [0]
-        read, message = WebSocket._read, WebSocket.message
-
-        def counted(socket: WebSocket, data: bytes) -> None:
-            turns.append(0)
-            read(socket, data)
+        message = WebSocket.message
 
         def noted(socket: WebSocket, received: Received) -> None:
             turns[-1] += len(received.payload)
             message(socket, received)
 
-        monkeypatch.setattr(WebSocket, "_read", counted)
         monkeypatch.setattr(WebSocket, "message", noted)
         server = await start_server()
         size = TURN_BYTES // 2 + 1
@@ -184,21 +186,15 @@ class TestOneTurn:
     @pytest.mark.parametrize("kind", ["chat_completion", "response.create"])
     async def test_one_turn_starts_so_many_answers(
         self, start_server: StartServer, upstream: FakeUpstream, kind: str,
-        monkeypatch: pytest.MonkeyPatch,
+        turns: list[int], monkeypatch: pytest.MonkeyPatch,
     ) -> None:  # fmt: skip
         upstream.default = Script(tokens=1)
-        turns: list[int] = [0]
-        read, start = WebSocket._read, Answers.start
-
-        def counted(socket: WebSocket, data: bytes) -> None:
-            turns.append(0)
-            read(socket, data)
+        start = Answers.start
 
         def noted(answers: Answers, request: ChatRequest, client: Client) -> WatchedAnswer:
             turns[-1] += 1
             return start(answers, request, client)
 
-        monkeypatch.setattr(WebSocket, "_read", counted)
         monkeypatch.setattr(Answers, "start", noted)
         server = await start_server(api_gateway_endpoint=upstream.url)
         commands = [

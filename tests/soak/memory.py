@@ -167,12 +167,7 @@ async def settled(server: Server, most: float) -> float:
 
 
 async def load(
-    server: Server,
-    report: Report,
-    name: str,
-    planned: Iterator[Work],
-    *,
-    at_once: int,
+    server: Server, report: Report, name: str, planned: Iterator[Work], *, at_once: int
 ) -> None:
     """Let a load loose on a server that nobody else uses, and judge what it held and gave back.
 

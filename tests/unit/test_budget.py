@@ -50,11 +50,7 @@ class House:
         self.budget = Budget(LIMIT)
         self.manager = ConnectionManager(config, budget=self.budget)
         self.answers = Answers(
-            config,
-            Upstream(config),
-            lambda epoch: channel(epoch=epoch),
-            Telemetry(),
-            self.budget,
+            config, Upstream(config), lambda epoch: channel(epoch=epoch), Telemetry(), self.budget
         )
 
     def start(self, name: str, request_id: str) -> Answer:

@@ -95,10 +95,7 @@ class TestServe:
         assert started["service"].workers == 1
 
     def test_the_real_environment_wins_over_the_environment_file(
-        self,
-        started: dict[str, StreamingConfig],
-        monkeypatch: pytest.MonkeyPatch,
-        tmp_path: Path,
+        self, started: dict[str, StreamingConfig], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
         file = tmp_path / "x.env"
         file.write_text("STREAMING_API_PORT=1\nSTREAMING_BATCH_SIZE='2'\n")
@@ -107,9 +104,7 @@ class TestServe:
         assert (started["service"].port, started["service"].batch_size) == (3, 2)
 
     def test_nothing_starts_with_a_wrong_configuration(
-        self,
-        started: dict[str, StreamingConfig],
-        capsys: pytest.CaptureFixture[str],
+        self, started: dict[str, StreamingConfig], capsys: pytest.CaptureFixture[str]
     ) -> None:
         assert cli.main(["--port", "70000", "--log-level", "loud"]) == 2
         assert not started

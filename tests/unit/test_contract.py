@@ -386,21 +386,12 @@ def check_reply(method: str, path: str, response: aiohttp.ClientResponse, body: 
 @pytest.mark.parametrize(
     "path",
     [
-        "/",
-        "/health",
-        "/metrics",
-        "/v1/models",
-        "/streaming/status",
-        "/streaming/metrics",
-        "/streaming/connections",
-        "/streaming/history",
-        "/streaming/history?since=1",
-        "/streaming/snapshot",
-        "/streaming/schema",
-        "/streaming/openapi.json",
+        "/", "/health", "/metrics", "/v1/models", "/streaming/status", "/streaming/metrics",
+        "/streaming/connections", "/streaming/history", "/streaming/history?since=1",
+        "/streaming/snapshot", "/streaming/schema", "/streaming/openapi.json",
         "/streaming/asyncapi.json",
     ],
-)
+)  # fmt: skip
 async def test_a_reply_is_as_described(server: StreamingService, path: str) -> None:
     async with websocket(server.url) as socket:
         await socket.send(message_type="status_update")
@@ -479,12 +470,8 @@ async def test_a_server_that_is_full_answers_as_described(
     service = await start_server(max_connections=1, sse_max_connections=1)
     for kind in ("websocket", "sse"):
         service.connection_manager.admission.admit(kind, "127.0.0.1")
-    upgrade = {
-        "Connection": "Upgrade",
-        "Upgrade": "websocket",
-        "Sec-WebSocket-Version": "13",
-        "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
-    }
+    upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13",
+               "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA=="}  # fmt: skip
     headers = upgrade if "websocket" in path else {}
     described = path.replace("/metrics", "/{topic}")
 

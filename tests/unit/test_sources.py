@@ -9,6 +9,7 @@ import resource
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -39,6 +40,12 @@ from streaming_api.text import one_line
 NOON = datetime(2026, 1, 31, 12, 0, 0, 123456, tzinfo=UTC)
 
 URL = "http://exporter.test/metrics"
+
+
+def made(**changes: Any) -> values.Alert:  # noqa: ANN401 (of any type)
+    """An alert, but for these changes."""
+    given: dict[str, Any] = {"labels": {}, "annotations": {}, "state": "firing", "starts_at": NOON}
+    return make_alert(**given | {"source": "webhook"} | changes)
 
 
 def scraped(text: str, content_type: str = "text/plain") -> list[Sample]:
@@ -103,41 +110,23 @@ class TestValues:
 
     def test_an_alert_carries_its_times_as_the_wire_has_them(self) -> None:
         east = timezone(timedelta(hours=2))
-        alert = make_alert(
-            labels={"alertname": "A"},
-            annotations={},
-            state="resolved",
-            starts_at=NOON.astimezone(east),
-            ends_at=NOON.replace(microsecond=0),
-            source="streaming-api",
-        )
+        ends_at = NOON.replace(microsecond=0)
+        alert = made(
+            labels={"alertname": "A"}, state="resolved", starts_at=NOON.astimezone(east),
+            ends_at=ends_at,
+        )  # fmt: skip
         assert alert.starts_at == "2026-01-31T12:00:00.123Z"
         assert alert.ends_at == "2026-01-31T12:00:00.000Z"
         assert alert.fingerprint == fingerprint_of({"alertname": "A"})
 
     def test_texts_of_an_alert_are_clipped(self) -> None:
         long = {"a": "x" * 10_000}
-        alert = make_alert(
-            labels=long,
-            annotations=long,
-            state="firing",
-            starts_at=NOON,
-            source="webhook",
-            fingerprint="f" * 10_000,
-        )
+        alert = made(labels=long, annotations=long, fingerprint="f" * 10_000)
         assert len(alert.labels["a"]) == len(alert.annotations["a"]) == MAX_TEXT
         assert len(alert.fingerprint) == MAX_TEXT
 
     def test_the_forecast_end_of_a_firing_alert_is_left_out(self) -> None:
-        alert = make_alert(
-            labels={},
-            annotations={},
-            state="firing",
-            starts_at=NOON,
-            ends_at=NOON,
-            source="alertmanager",
-        )
-        assert alert.ends_at is None
+        assert made(ends_at=NOON, source="alertmanager").ends_at is None
 
     @pytest.mark.parametrize(
         ("url", "kept"),
@@ -152,15 +141,7 @@ class TestValues:
         ],
     )
     def test_only_web_addresses_are_kept_as_generator_url(self, url: str, kept: bool) -> None:  # noqa: FBT001
-        alert = make_alert(
-            labels={},
-            annotations={},
-            state="firing",
-            starts_at=NOON,
-            generator_url=url,
-            source="webhook",
-        )
-        assert alert.generator_url == (url if kept else None)
+        assert made(generator_url=url).generator_url == (url if kept else None)
 
 
 def webhook(**changes: object) -> dict[str, object]:

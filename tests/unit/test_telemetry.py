@@ -126,9 +126,7 @@ class TestHistogram:
         assert exact <= bound
         assert bound == min(limit for limit in BOUNDS if limit >= exact)
 
-    @given(
-        st.lists(st.tuples(st.floats(0, 40), st.integers(1, 5)), max_size=80),
-    )
+    @given(st.lists(st.tuples(st.floats(0, 40), st.integers(1, 5)), max_size=80))
     def test_the_window_is_exact_to_a_slice(self, steps: list[tuple[float, int]]) -> None:
         """What is surely inside counts, what is surely outside does not."""
         with pytest.MonkeyPatch.context() as patch:
@@ -158,8 +156,7 @@ class TestDeliveries:
     def test_messages_that_waited_for_the_window_are_as_old_as_they_are(self, clock: Clock) -> None:
         telemetry = Telemetry()
         telemetry.delivered(
-            [message(1, clock.now - 0.3), message(2, clock.now - 0.002)],
-            writes(viewer()),
+            [message(1, clock.now - 0.3), message(2, clock.now - 0.002)], writes(viewer())
         )
         assert telemetry.performance("sse") == 50
 

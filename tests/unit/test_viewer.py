@@ -159,36 +159,30 @@ class TestFallingBehind:
             on.append(chat, [b"{}"])
             assert fast.numbers()[-1] == number
 
-    def test_catching_up_on_a_long_backlog_lets_others_have_the_event_loop(self) -> None:
-        async def scenario() -> None:
-            on = channel()
-            chat = chat_stream(on)
-            on.append(chat, [b'{"a":"%b"}' % (b"x" * 40_000)] * 40)
-            viewer, shown = view(on)
-            viewer.resume(0)
-            assert 0 < len(shown.numbers()) < 40
-            while viewer.lag:
-                await asyncio.sleep(0)
-            assert shown.numbers() == list(range(1, 41))
-
-        asyncio.run(scenario())
-
-    def test_a_viewer_that_leaves_while_catching_up_is_written_no_more(self) -> None:
-        async def scenario() -> None:
-            on = channel()
-            chat = chat_stream(on)
-            on.append(chat, [b'{"a":"%b"}' % (b"x" * 40_000)] * 40)
-            viewer, shown = view(on)
-            viewer.resume(0)
-            viewer.leave()
-            viewer.leave()
-            before = len(shown.pipe.written)
+    async def test_catching_up_on_a_long_backlog_lets_others_have_the_event_loop(self) -> None:
+        on = channel()
+        chat = chat_stream(on)
+        on.append(chat, [b'{"a":"%b"}' % (b"x" * 40_000)] * 40)
+        viewer, shown = view(on)
+        viewer.resume(0)
+        assert 0 < len(shown.numbers()) < 40
+        while viewer.lag:
             await asyncio.sleep(0)
-            await asyncio.sleep(0)
-            assert len(shown.pipe.written) == before
-            assert shown.viewers == set()
+        assert shown.numbers() == list(range(1, 41))
 
-        asyncio.run(scenario())
+    async def test_a_viewer_that_leaves_while_catching_up_is_written_no_more(self) -> None:
+        on = channel()
+        chat = chat_stream(on)
+        on.append(chat, [b'{"a":"%b"}' % (b"x" * 40_000)] * 40)
+        viewer, shown = view(on)
+        viewer.resume(0)
+        viewer.leave()
+        viewer.leave()
+        before = len(shown.pipe.written)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert len(shown.pipe.written) == before
+        assert shown.viewers == set()
 
 
 class TestOffTheBacklog:

@@ -46,9 +46,7 @@ def test_a_server_on_the_path_comes_before_the_packaged_one(
     assert plan(StreamingConfig(workers=2)).server == str(server)
 
 
-def test_the_packaged_server_is_found_without_importing_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_packaged_server_is_found_without_importing_it(monkeypatch: pytest.MonkeyPatch) -> None:
     hide(monkeypatch)
     found = plan(StreamingConfig(workers=2)).server
     assert found is not None

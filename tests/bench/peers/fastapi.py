@@ -77,9 +77,6 @@ class FastApiCompressed(FastApi):
         """WebSocket alone: sse-starlette leaves event streams uncompressed."""
         return [
             ViewFace(
-                name="FastAPI WebSocket",
-                url=f"{self.base}/watch",
-                websocket=True,
-                compressed=True,
+                name="FastAPI WebSocket", url=f"{self.base}/watch", websocket=True, compressed=True
             )
         ]

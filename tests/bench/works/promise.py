@@ -109,10 +109,7 @@ async def measure(results: Results, peer: Peer, seconds: int, share: int = 1) ->
 
 def _faces(peer: Peer) -> tuple[ChatFace, ViewFace, ViewFace]:
     websocket = ViewFace(
-        name=WEBSOCKET,
-        url=f"{peer.base}/streaming/websocket",
-        websocket=True,
-        subscribe=SUBSCRIBE,
+        name=WEBSOCKET, url=f"{peer.base}/streaming/websocket", websocket=True, subscribe=SUBSCRIBE
     )
     sse = ViewFace(name=SSE, url=f"{peer.base}/streaming/sse/metrics", websocket=False)
     chat = ChatFace(

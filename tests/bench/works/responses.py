@@ -51,10 +51,7 @@ def faces(peer: Peer) -> list[ChatFace]:
     """Chat completions, and Responses."""
     chat = next(face for face in peer.chat_faces() if face.name == OPENAI)
     url = f"{peer.base}/v1/responses"
-    return [
-        chat,
-        ResponsesFace(name=RESPONSES, url=url, websocket=False, end=_END, ask=ask),
-    ]
+    return [chat, ResponsesFace(name=RESPONSES, url=url, websocket=False, end=_END, ask=ask)]
 
 
 async def run(bench: Bench) -> None:

@@ -65,10 +65,7 @@ async def main() -> None:
     second = await Runner.run(plain, "Two", previous_response_id=first.last_response_id)
     assert second.final_output.startswith("t0 t1 ")
     thinking = await Runner.run(agent("reasoning"), "Hello")
-    assert [item.type for item in thinking.new_items] == [
-        "reasoning_item",
-        "message_output_item",
-    ]
+    assert [item.type for item in thinking.new_items] == ["reasoning_item", "message_output_item"]
     async with responses_websocket_session(
         base_url=os.environ["BASE"] + "/v1", api_key="none"
     ) as socket:
