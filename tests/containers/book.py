@@ -46,6 +46,7 @@ LEFT_OUT: Final = shutil.ignore_patterns(
     ".*", "__pycache__", "*.egg-info", "build", "dist", "node_modules"
 )
 TRIED: Final = {
+    "openssl rand -hex 32": "keep_secrets",
     "printf %s KEY | sha256sum": "configure",
     "systemctl reload citadel-llm@streaming-api": "rotate",
     "streaming-api check --online": "find_out_why",
@@ -55,7 +56,6 @@ TRIED: Final = {
     "systemctl start": "activate",
     "systemctl stop": "trace_and_measure",
     "kill -USR1 PID": "find_out_why",
-    "kill -USR2": "replace_workers",
     "systemctl kill --kill-whom=main --signal=SIGUSR2 citadel-llm@streaming-api": "replace_workers",
     "journalctl -u": "Machine.logged",
     "chgrp ssl-cert": "renew_a_certificate",
@@ -216,7 +216,12 @@ def find_out_why(here: Machine) -> None:
     here(f"systemctl restart {UNIT}")
     here(f"curl -s -H 'X-Api-Key: one' {URL}/v1/chat/completions -d {shlex.quote(ASKED)}")
     here.logged(r"answer \S+ of key-one .* ended: error \(upstream_unreachable\)")
-    usage = json.loads(here(f"curl -s -H 'X-Api-Key: ops' {URL}/streaming/usage"))
+    assert here.status_of("nobody") == "401"
+    failed, refused = listed("Which answers failed, and why[?]")
+    assert "of key-one by" in here(failed)
+    here.until(refused, "1 invalid_api_key from 127.0.0.1")
+    (read_usage,) = listed("Who uses what")
+    usage = json.loads(here(f"KEY=ops; {read_usage}"))
     (row,) = (row for row in usage["keys"] if row["key"] == "key-one")
     assert (row["answers"], row["failed"]) == (1, 1), row
     ready = here(f"curl -s {URL}/readyz")
@@ -250,7 +255,8 @@ def keep_secrets(here: Machine) -> None:
     folder = "/etc/credstore/citadel-llm-streaming-api"
     assert f"{folder}.api_keys" in BOOK
     assert f"{folder}.api_gateway_key" in BOOK
-    digest = here("printf %s three | sha256sum").split()[0]
+    key = here("openssl rand -hex 32").strip()
+    digest = here(f"printf %s {key} | sha256sum").split()[0]
     row = {"name": "key-three", "sha256": digest, "scopes": ["chat", "watch"]}
     here("install -d -m 700 /etc/credstore")
     here.write(f"{folder}.api_keys", json.dumps([row]))
@@ -258,7 +264,7 @@ def keep_secrets(here: Machine) -> None:
     configure(here, KEYED_GATEWAY, ("two", "chat watch"))
     here(f"systemctl restart {UNIT}")
     asked = f"{URL}/v1/chat/completions -d {shlex.quote(ASKED)}"
-    answer = here(f"curl -sS -H 'X-Api-Key: three' {asked}")
+    answer = here(f"curl -sS -H 'X-Api-Key: {key}' {asked}")
     assert answer.rstrip().endswith("data: [DONE]"), answer
     assert here.status_of("two") == "401"
     seen = here(f"cat /proc/$(systemctl show --property=MainPID --value {UNIT})/environ")
@@ -291,7 +297,7 @@ def upgrade(here: Machine) -> None:
 
 
 def activate(here: Machine) -> None:
-    """With the socket of systemd a restart refuses nobody."""
+    """With the socket of systemd a restart refuses nobody, and two instances serve on one port."""
     comment = (ROOT / "systemd" / "citadel-llm.socket").read_text()
     lines = re.findall(r"^#   (.*)$", comment, re.MULTILINE)
     here.write(f"{DROP_INS}/socket.conf", "\n".join(lines) + "\n")
@@ -301,6 +307,14 @@ def activate(here: Machine) -> None:
     here(f"(for n in $(seq 40); do {ask}; sleep 0.1; done > /tmp/codes) & "
          f"systemctl restart {UNIT}; wait")  # fmt: skip
     assert set(here("cat /tmp/codes").split()) == {"200"}
+    here(f"cp {CONFIG} {CONFIG.replace('streaming-api.yaml', 'second.yaml')}")
+    here(f"cp -r {DROP_INS} {DROP_INS.replace('streaming-api', 'second')}; systemctl daemon-reload")
+    second = UNIT.replace("streaming-api", "second")
+    here(f"systemctl start {second}; systemctl is-active {UNIT} {second}")
+    asked = f"curl -s -H 'X-Api-Key: two' {URL}/v1/chat/completions -d {shlex.quote(ASKED)}"
+    here.until(f"{asked} > /dev/null; journalctl -u {second} -o cat", "of key-two by")
+    here.until(f"{asked} > /dev/null; journalctl -u {UNIT} -n 2 -o cat", "of key-two by")
+    here(f"systemctl stop {second}")
 
 
 def renew_a_certificate(here: Machine) -> None:

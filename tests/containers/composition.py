@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -69,6 +70,8 @@ def run(podman: Podman) -> None:
         here.until("readyz", '"ready"')
         answer = here.ask("v1/chat/completions", "--no-buffer", "--data", ASKED)
         assert answer.rstrip().endswith("data: [DONE]"), answer[-1000:]
+        log = podman("exec", f"{PROJECT}_nginx_1", "cat", "/var/log/nginx/streaming-api.log")
+        assert re.search(r'"POST /v1/chat/completions" 200 .* 127\.0\.0\.1:9096 \w{32}\n', log), log
         here.until_query('up{job="streaming-api"}', "1")
         here.until_query('streaming_answers_ended_total{outcome="stop"}', "1")
         here.until("streaming/status", r'"alertmanager":{"state":"up"')

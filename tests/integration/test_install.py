@@ -230,6 +230,20 @@ def test_the_image_runs_as_nobody_special_and_compose_says_so() -> None:
             assert not source.startswith(".") or (ROOT / source).exists(), source
 
 
+def test_grafana_finds_prometheus_and_the_dashboard_where_compose_puts_them() -> None:
+    grafana = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]["grafana"]
+    places = dict(volume.split(":")[:2] for volume in grafana["volumes"])
+    conf = ROOT / "conf/grafana"
+    (provider,) = yaml.safe_load((conf / "dashboards/streaming-api.yml").read_text())["providers"]
+    folder = Path(provider["options"]["path"])
+    assert Path(places["./conf/grafana-dashboard.json"]).parent == folder
+    (source,) = yaml.safe_load((conf / "datasources/prometheus.yml").read_text())["datasources"]
+    dashboard = json.loads((ROOT / "conf/grafana-dashboard.json").read_text())
+    (variable, *_) = dashboard["templating"]["list"]
+    assert (variable["type"], variable["query"]) == ("datasource", source["type"])
+    assert source["isDefault"]
+
+
 @pytest.mark.skipif(
     shutil.which("amtool") is None, reason="apt-get install prometheus-alertmanager"
 )
