@@ -29,6 +29,7 @@ from streaming_api.errors import (
 )
 from streaming_api.ops.context import CLIENT, CONTEXT, route_of
 from streaming_api.trace_context import TraceContext
+from streaming_api.web.absent import why_no_method, why_no_path
 from streaming_api.web.headers import preflight
 from streaming_api.web.one_request import check_expectation
 from streaming_api.web.tickets import redeem
@@ -41,7 +42,8 @@ BEARER_SUBPROTOCOL: Final = "streaming-api.bearer."
 ANY: Final = "any"
 """The scope of a handler that any key may use: permissions are checked command by command."""
 _SCOPE: Final = "streaming_api_scope"
-_ANTHROPIC: Final = "/v1/messages"
+_ANTHROPIC_PATH: Final = "/v1/messages"
+_ANTHROPIC_HEADER: Final = "anthropic-version"
 _FACES: Final = {
     "/v1/chat/completions": "openai",
     "/chat/completions": "openai",
@@ -76,7 +78,7 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         response = await handler(request)
     except ApiError as error:
         _count_refusal(request, error)
-        response = error_response(error, request.path)
+        response = error_response(error, request)
     except web.HTTPException as error:
         if error.status < 400:  # a redirect is an answer, not an error
             raise
@@ -85,7 +87,7 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         error.__traceback__ = None
         broken = BadRequest("The body is not what its headers say.", "invalid_http")
         _count_refusal(request, broken)
-        response = error_response(broken)
+        response = error_response(broken, request)
     except (ConnectionError, TimeoutError) as error:
         if request.transport is not None and not request.transport.is_closing():
             raise
@@ -94,7 +96,7 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     except Exception:
         logger.exception("%s %s failed", request.method, route_of(request))
         message = "The server failed; the operator finds the reason in its log."
-        response = error_response(ApiError(message, "internal_error"))
+        response = error_response(ApiError(message, "internal_error"), request)
     return response
 
 
@@ -198,12 +200,15 @@ def bearer_of(request: web.Request) -> str | None:
     return None
 
 
-def error_response(error: ApiError, path: str = "") -> web.Response:
+def error_response(error: ApiError, request: web.Request | None = None) -> web.Response:
     """Return ``{"error": {type, code, message, param}}`` with the error's status.
 
-    On the paths of Anthropic's API it also says ``"type": "error"``, as that API does.
+    To a client of Anthropic's API it also says ``"type": "error"``, as that API does.
     """
-    wrapper: dict[str, object] = {"type": "error"} if path.startswith(_ANTHROPIC) else {}
+    anthropic = request is not None and (
+        request.path.startswith(_ANTHROPIC_PATH) or _ANTHROPIC_HEADER in request.headers
+    )
+    wrapper: dict[str, object] = {"type": "error"} if anthropic else {}
     response = web.Response(
         body=orjson.dumps(wrapper | {"error": error.body()}),
         status=error.status,
@@ -238,7 +243,10 @@ def _http_error(request: web.Request, error: web.HTTPException) -> web.Response:
         allowed = ", ".join(sorted({*error.allowed_methods, hdrs.METH_OPTIONS}))
         if request.method == hdrs.METH_OPTIONS:
             return web.Response(status=204, headers=preflight(request, allowed))
-        return error_response(MethodNotAllowed(f"This path takes {allowed}.", allowed=allowed))
+        if (absent := why_no_path(request.path)) is not None:  # it looked like one that is there
+            return error_response(NotFound(absent, "not_found"), request)
+        why = why_no_method(request.method, request.path) or f"This path takes {allowed}."
+        return error_response(MethodNotAllowed(why, allowed=allowed), request)
     if request.method == hdrs.METH_OPTIONS and request.raw_path == "*":  # the server as a whole
         methods = {route.method for route in request.app.router.routes()} - {"*"}
         allowed = ", ".join(sorted({*methods, hdrs.METH_OPTIONS}))
@@ -250,13 +258,16 @@ def _http_error(request: web.Request, error: web.HTTPException) -> web.Response:
     kind = _KINDS.get(error.status, ApiError if error.status >= 500 else BadRequest)
     wrapped = kind(kinds.get(error.status, error.reason), _code(error))
     wrapped.status = error.status
-    return error_response(wrapped)
+    return error_response(wrapped, request)
 
 
 def _nothing_here(request: web.Request) -> str:
     """Return the message for a path that is not served; name those that are to an OpenAI client."""
     if not request.path.startswith("/v1/"):
         return "There is nothing at this path; GET /streaming/openapi.json lists what there is."
+    absent = why_no_path(request.path)
+    if absent is not None:
+        return absent
     served = sorted(
         f"{route.method} {route.resource.canonical}"
         for route in request.app.router.routes()

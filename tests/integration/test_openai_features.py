@@ -225,29 +225,38 @@ class TestChat:
         await left(asking, upstream)
 
     @pytest.mark.parametrize(
-        "ask",
+        ("ask", "why"),
         [
-            lambda c: c.chat.completions.list(),
-            lambda c: c.chat.completions.retrieve("chatcmpl-fake"),
-            lambda c: c.chat.completions.update("chatcmpl-fake", metadata={}),
-            lambda c: c.chat.completions.messages.list("chatcmpl-fake"),
-            lambda c: c.responses.compact(model="fake", input="x"),
-            lambda c: c.responses.input_tokens.count(model="fake", input="x"),
-            lambda c: c.files.list(),
-            lambda c: c.batches.list(),
-            lambda c: c.vector_stores.list(),
-            lambda c: c.conversations.create(),
-            lambda c: c.fine_tuning.jobs.list(),
-            lambda c: c.containers.list(),
+            (lambda c: c.chat.completions.list(), "not listed here"),
+            (lambda c: c.chat.completions.retrieve("chatcmpl-fake"), "start it first"),
+            (lambda c: c.chat.completions.delete("chatcmpl-fake"), "start it first"),
+            (lambda c: c.chat.completions.update("c", metadata={}), "cannot be changed"),
+            (lambda c: c.chat.completions.messages.list("c"), "not kept here"),
+            (lambda c: c.responses.compact(model="fake", input="x"), "not compacted here"),
+            (lambda c: c.responses.input_tokens.count(model="fake", input="x"), "not counted"),
+            (lambda c: c.files.list(), "relay_paths"),
+            (lambda c: c.files.create(file=b"x", purpose="batch"), "relay_paths"),
+            (lambda c: c.uploads.create(bytes=1, filename="f", mime_type="a/b", purpose="batch"),
+             "relay_paths"),
+            (lambda c: c.batches.list(), "relay_paths"),
+            (lambda c: c.vector_stores.list(), "relay_paths"),
+            (lambda c: c.containers.list(), "relay_paths"),
+            (lambda c: c.conversations.create(), "previous_response_id"),
+            (lambda c: c.conversations.items.list("conv_1"), "previous_response_id"),
+            (lambda c: c.fine_tuning.jobs.list(), "relay_paths"),
+            (lambda c: c.models.delete("fake"), "cannot be deleted"),
+            (lambda c: c.get("/assistants", cast_to=object), "POST /v1/responses"),
+            (lambda c: c.get("/nothing", cast_to=object), "Of OpenAI's API there is"),
         ],
-    )
-    async def test_what_is_not_there_of_chats_is_refused(
-        self, client: Client, ask: Callable[[Client], Awaitable[object]]
+    )  # fmt: skip
+    async def test_what_is_not_there_is_refused_and_why_is_said(
+        self, client: Client, ask: Callable[[Client], Awaitable[object]], why: str
     ) -> None:
         with pytest.raises(openai.APIStatusError) as refused:
             await ask(client)
         assert refused.value.status_code in {404, 405}
         assert refused.value.code in {"not_found", "stream_not_found", "method_not_allowed"}
+        assert why in refused.value.message
 
 
 STATUSES: Final = {

@@ -411,6 +411,22 @@ class TestFaults:
             said = (await caller.post("/v1/messages", json={})).json()
             assert (said["type"], bool(said["error"]["message"])) == ("error", True)
 
+    async def test_faults_elsewhere_have_anthropics_shape_for_its_clients(
+        self, caller: httpx.AsyncClient
+    ) -> None:
+        header = {"anthropic-version": "2023-06-01"}
+        for path, why in (
+            ("/v1/messages/batches", "relay_paths"),
+            ("/v1/models/nope", "does not exist"),
+            ("/v1/files", "relay_paths"),
+        ):
+            refused = await caller.get(path, headers=header)
+            assert refused.status_code == 404
+            assert refused.json()["type"] == "error"
+            assert why in refused.json()["error"]["message"]
+            if "messages" not in path:
+                assert "type" not in (await caller.get(path)).json(), "OpenAI's shape for others"
+
     async def test_who_leaves_is_gone_for_the_gateway_too(
         self, caller: httpx.AsyncClient, gateway: Gateway, server: StreamingService
     ) -> None:
