@@ -38,6 +38,8 @@ _EVICTION_SECONDS: Final = 5.0
 """Seconds between two searches for expired answers, when nobody starts or asks for any."""
 _EVICTED_KEPT: Final = 10_000
 """Number of request_ids remembered after their answers are gone, so that they get 410, not 404."""
+_READ_BYTES: Final = 512 * 2**10
+"""What an answer may hold more when it has read once: 256 KiB, in messages."""
 _SPARE: Final = 16
 """The share of a limit that is freed when it is exceeded, to stay below it for a while."""
 
@@ -384,10 +386,18 @@ class Answers:
         return sorted(running, key=lambda answer: answer.account.bytes, reverse=True)
 
     def read_on(self) -> None:
-        """Resume answers that waited for memory, if there is room."""
+        """Resume answers that waited for memory: of those with lagging viewers, as many as fit.
+
+        Who keeps up goes first, and holds nothing.
+        """
         waiting, self.waiting = self.waiting, {}
-        for answer in waiting:
-            if self.has_room(answer):
+        resumed = 0
+        for answer in sorted(waiting, key=lambda answer: answer.lags):
+            room = self.budget.limit - self.budget.bytes - resumed * _READ_BYTES
+            if resumed and room < 0:
+                self.waiting[answer] = None
+            elif self.has_room(answer):
+                resumed += answer.lags
                 answer.go_on()
 
     async def keep_evicting(self) -> None:

@@ -4,6 +4,10 @@ A write wakes the process that reads, and what is done between two writes is tim
 process falls asleep again: writes that follow each other at once wake it once. A reply may be
 complete before its turn has ended, so whoever ends an answer ends the turn first.
 
+What is read counts as memory once it is taken, and whoever takes it may stop reading. So a read of
+many chunks, which another one may follow in the same turn, ends the turn: else an upstream as
+quick as this machine would be read to the last byte of what the kernel holds.
+
 The end of an answer is as much work as ten tokens. Of many that are complete at once, few end in
 each turn, so that the tokens of all others do not wait for them.
 """
@@ -16,6 +20,8 @@ from typing import Final, Protocol
 
 from streaming_api.engine.channel import Flushed
 
+AT_ONCE: Final = 32 * 2**10
+"""Bytes of one read above which they are taken at once."""
 ENDS: Final = 2
 """Answers that end in one turn."""
 
@@ -44,11 +50,13 @@ class Turn:
         self.flushed: list[Flushed] = []
 
     def add(self, taker: Taker, chunks: list[bytes]) -> None:
-        """Let ``taker`` take these chunks at the end of this turn."""
+        """Let ``taker`` take these chunks, of which there is one, at the end of this turn."""
         if not self._due:
             self._due = True
             asyncio.get_running_loop().call_soon(self._end_due)
         self._read.append((taker, chunks))
+        if len(chunks) * len(chunks[-1]) > AT_ONCE:
+            self.end()
 
     def _end_due(self) -> None:
         self._due = False

@@ -192,6 +192,29 @@ class TestARunningAnswer:
             here.answers.read_on()
             assert not here.answers.waiting
 
+    async def test_that_waited_reads_on_if_what_it_may_read_at_once_has_room(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Two of those that are behind; whoever keeps up, first of all."""
+        async with house() as here:
+            behind = [here.start(f"10.0.0.{number}", f"r-{number}") for number in range(5)]
+            for answer in behind:
+                here.watch(answer, room=0)
+                here.fill(answer, len(CHUNK))
+            quick = here.start("10.0.0.9", "quick")
+            here.watch(quick)
+            went_on: list[Answer] = []
+
+            def go_on(answer: Answer) -> None:
+                went_on.append(answer)
+
+            monkeypatch.setattr(Answer, "go_on", go_on)
+            here.answers.waiting = dict.fromkeys([*behind, quick])
+            here.answers.read_on()
+            assert went_on == [quick, *behind[:2]]
+            here.answers.read_on()
+            assert went_on == [quick, *behind[:4]]
+
 
 class TestARequest:
     def test_a_request_is_refused_for_one_of_several_reasons(self) -> None:

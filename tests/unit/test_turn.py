@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from streaming_api.engine.channel import Channel
 from streaming_api.engine.stream import Stream
-from streaming_api.engine.turn import ENDS, Turn
+from streaming_api.engine.turn import AT_ONCE, ENDS, Turn
 from streaming_api.engine.viewer import Viewer
 from streaming_api.upstreams.answer import ExchangeResult
 from streaming_api.wire import framing
@@ -47,6 +47,17 @@ async def test_all_is_appended_before_any_of_it_is_written() -> None:
     assert both[1].written == [0, 0]
     assert [b'"one"' in data for data in both[0].shown.pipe.written] == [True, False]
     assert [len(taken.shown.pipe.written) for taken in both] == [2, 1]
+
+
+async def test_a_read_after_which_more_may_come_in_the_same_turn_is_taken_at_once() -> None:
+    """Whoever takes it can then stop reading."""
+    turn = Turn()
+    taken = Taken(turn)
+    taken.everybody = [taken]
+    turn.add(taken, [b'{"text":"before"}'])
+    assert not taken.shown.pipe.written
+    turn.add(taken, [b'{"text":"many"}'] * (AT_ONCE // 10))
+    assert [b'"before"' in data for data in taken.shown.pipe.written] == [True, False]
 
 
 async def test_chunks_stand_before_the_end_of_an_answer_that_was_complete_at_once() -> None:
