@@ -1,6 +1,6 @@
 """Reload: a configuration that was read again, applied to the running process as far as it can be.
 
-What is open stays as it is, except connections of keys that are gone or changed: those end.
+What is open stays as it is, but for connections of keys that are gone: those end.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from streaming_api.config import SETTINGS, StreamingConfig
 from streaming_api.connections.endings import CloseReason
 
 if TYPE_CHECKING:
+    from streaming_api.config import ApiKey
     from streaming_api.ops.context import Context
 
 logger = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ def apply(context: Context, read: StreamingConfig) -> None:
     if context.cluster is not None:
         context.cluster.apply(config)
     logging.getLogger().setLevel(config.log_level)
-    _end_of_keys(context, before, config)
+    _keys_of_connections(context, config)
     _log(changed - waiting, "in effect")
     _log(waiting, "in effect only after a restart")
     if not changed:
@@ -66,14 +67,25 @@ def _switches(before: StreamingConfig, read: StreamingConfig) -> set[str]:
     return {name} if (getattr(before, name) is None) != (getattr(read, name) is None) else set()
 
 
-def _end_of_keys(context: Context, before: StreamingConfig, after: StreamingConfig) -> None:
-    """End the connections of keys that are gone or changed; they may come back, with a key."""
-    kept = {key.name for key in before.api_keys if key in after.api_keys}
-    if not after.api_keys:
+def _keys_of_connections(context: Context, config: StreamingConfig) -> None:
+    """Give connections the limits that their keys have now; end those whose key is gone.
+
+    With another hash or other scopes it is another key. Who is ended may come back, with a key.
+    """
+    keys = {_identity(key): key for key in config.api_keys}
+    if not keys:
         return
     for connection in context.manager.present():
-        if connection.client.owner not in kept:
+        client = connection.client
+        key = None if client.key is None else keys.get(_identity(client.key))
+        if key is None:
             connection.close(CloseReason.POLICY)
+        elif key != client.key:
+            connection.client = attrs.evolve(client, key=key)
+
+
+def _identity(key: ApiKey) -> tuple[str, str, frozenset[str]]:
+    return key.name, key.sha256.lower(), frozenset(key.scopes)
 
 
 def _log(names: set[str], what: str) -> None:

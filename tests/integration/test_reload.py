@@ -75,6 +75,26 @@ async def test_an_event_stream_of_a_key_that_is_gone_ends(tmp_path: Path) -> Non
         await stream.rest()
 
 
+async def test_other_limits_of_a_key_hold_on_its_open_connections(
+    tmp_path: Path, upstream: FakeUpstream
+) -> None:
+    conf = Configured(
+        tmp_path / "c.yaml",
+        monitoring={"api_gateway_endpoint": upstream.url},
+        security={"api_keys": [key("page", "chat") | {"models": ["one"]}]},
+    )
+    async with (
+        serving("--config", str(conf.file)) as service,
+        websocket(service.url, additional_headers=bearer("page")) as socket,
+    ):
+        await socket.start("r-1", model="other")
+        assert (await socket.receive())["data"]["error"]["code"] == "model_not_allowed"
+        conf.write(security={"api_keys": [key("page", "chat") | {"models": ["one", "other"]}]})
+        await conf.reload(service, "in effect: security.api_keys")
+        await socket.start("r-2", model="other")
+        await socket.answer()
+
+
 async def test_limits_endpoints_and_the_log_level_change(
     tmp_path: Path, upstream: FakeUpstream
 ) -> None:
