@@ -10,13 +10,13 @@ const cursors = new Map();
 let access = null;
 let chat = null;
 let series = null;
-let fine = keys;
+let fine = false;
 
 // The charts need six modules, which a browser asks for at once; the rest comes while they are drawn already.
 
 const wall = readAddress();
 const first = JSON.parse(byId("first").textContent);
-if (first) takeSnapshot(first);
+if (first) takeSnapshot(unpacked(first));
 startCharts(writeAddress);
 changed("history");
 drawDirty();
@@ -92,6 +92,15 @@ async function askWithKey() {
 
 function final(message) {
   return Object.assign(new Error(message), { final: true });
+}
+
+/** The document's snapshot: each of its times but the first says how long after the last it was. */
+function unpacked(snapshot) {
+  for (const { stream_id: stream, data } of snapshot.messages) {
+    let time = 0;
+    if (stream === "history") data.times = data.times.map((later) => (time += later));
+  }
+  return snapshot;
 }
 
 /** The first picture. What led to it is replayed: alerts and components from the start of their log. */

@@ -18,6 +18,7 @@ from markupsafe import Markup
 from streaming_api import __version__
 from streaming_api.errors import NotFound
 from streaming_api.ops.context import CONTEXT
+from streaming_api.web.first_screen import compact, without_comments
 from streaming_api.web.status import snapshot_of
 
 
@@ -32,7 +33,7 @@ class _File:
 
 
 def _read(path: Path) -> _File:
-    body = path.read_bytes()
+    body = without_comments(path.read_bytes())
     media_type = mimetypes.types_map.get(path.suffix, "application/octet-stream")
     return _File(path, body, gzip.compress(body, 9, mtime=0), media_type)
 
@@ -65,7 +66,7 @@ async def page(request: web.Request) -> web.StreamResponse:
     context = request.app[CONTEXT]
     first = b"null"
     if context.access.open:
-        first = snapshot_of(request, ("alerts", "status", "history"))
+        first = compact(snapshot_of(request, ("alerts", "status", "history")))
     values = {
         "service": context.config.name,
         "version": __version__,

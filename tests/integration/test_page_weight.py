@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import random
 import re
 from importlib.resources import files
 from typing import TYPE_CHECKING, Final
@@ -18,6 +19,7 @@ from tests.clients import eventually
 from tests.fakes.upstream import Script
 
 if TYPE_CHECKING:
+    from streaming_api.service import StreamingService
     from tests.conftest import StartServer
     from tests.fakes.upstream import FakeUpstream
 
@@ -40,9 +42,38 @@ async def url(start_server: StartServer, upstream: FakeUpstream) -> str:
     return server.url
 
 
+def remember_an_hour(server: StreamingService) -> None:
+    """Let the server have run under load for an hour, by its own account."""
+    history = server.context.topics.history
+    clock, wall = history._clock, history._wall
+    now = wall()
+    dice = random.Random(1)
+    for second in range(3_600):
+        history._clock = lambda second=second: float(second)  # type: ignore[misc]
+        history._wall = lambda second=second: now - 3_600 + second  # type: ignore[misc]
+        noise = {
+            "tokens_per_second": dice.gauss(480, 40),
+            "answers_running": float(dice.randint(8, 14)),
+            "first_token_p50_seconds": 0.0004 + (second // 7 % 9) / 1e5,
+            "first_token_p95_seconds": 0.002 + (second // 3 % 99) / 1e5,
+            "answers_stop": 215.0 + (second // 2 % 11),
+            "answers_error": float(second // 5 % 30),
+            "connections_websocket": float(dice.randint(9, 15)),
+            "event_loop_lag_seconds": dice.random() / 50,
+            "resident_memory_bytes": 1.5e8 + second * 1e4,
+            "cpu_seconds": second / 10,
+        }
+        history.sample({**history.figures(), **noise})
+    history._clock, history._wall, history._sampled = clock, wall, clock()
+
+
 async def test_the_first_visit_is_twelve_requests_and_45_kilobytes(
-    browser: Browser, url: str
+    browser: Browser, start_server: StartServer, upstream: FakeUpstream
 ) -> None:
+    """Also of a server that has something to show."""
+    server = await start_server(api_gateway_endpoint=upstream.url, poll_interval=0.2)
+    remember_an_hour(server)
+    url = server.url
     page = await browser.new_page()
     session = await page.context.new_cdp_session(page)
     await session.send("Network.enable")
