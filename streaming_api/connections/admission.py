@@ -14,7 +14,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
 from streaming_api.access import audit
-from streaming_api.connections.endings import CREDENTIAL, KINDS, REASON_OF, REFUSALS
+from streaming_api.connections.endings import (
+    COUNTED_ELSEWHERE,
+    CREDENTIAL,
+    KINDS,
+    REASON_OF,
+    REFUSALS,
+)
 from streaming_api.errors import ApiError, Forbidden, Unauthorized, Unavailable, UpstreamError
 from streaming_api.telemetry.process import Process
 
@@ -153,7 +159,7 @@ class Admission:
         return descriptor >= self._descriptors - _LAST_DESCRIPTORS
 
     def refused(self, error: ApiError, address: str, owner: str) -> None:
-        """Count an error of a client if it is a refusal, and nothing else counts such ones.
+        """Note whose an error is, if it is a refusal; count it, if nothing else counts such ones.
 
         Args:
             error: ours; an upstream's is none.
@@ -166,9 +172,11 @@ class Admission:
         if reason is None and isinstance(error, Unauthorized | Forbidden):
             reason = CREDENTIAL
         if reason is not None:
-            if address:
-                self._refused[reason].add(error.code, address, owner)
             self.telemetry.refused(reason)
+        elif error.code in COUNTED_ELSEWHERE:
+            reason = error.code
+        if reason is not None and address:
+            self._refused[reason].add(error.code, address, owner)
 
     def log_refusals(self, *, now: float | None = None) -> None:
         """Log one line for each reason with new refusals.

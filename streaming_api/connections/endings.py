@@ -75,4 +75,6 @@ REASON_OF: Final = {
     "rate_limit_exceeded": "tokens",
     "invalid_http": "bad_http",
 }
-"""The refusal that an error's code stands for; admission counts its own refusals."""
+"""The refusal that an error's code stands for; others are counted where they are found."""
+COUNTED_ELSEWHERE: Final = frozenset({"connections", "per_address", "memory", "descriptors"})
+"""Those of the others that somebody has caused; their codes are the reasons."""

@@ -321,6 +321,7 @@ class TestTheLog:
         await server.stop()
         lines = [message for message in caplog.messages if message.startswith("refused ")]
         assert 1 <= len(lines) <= 3
+        assert all(re.search(r": \d+ connections from 127\.0\.0\.1$", line) for line in lines)
         assert sum(int(re.findall(r"\d+", line)[0]) for line in lines) == 300
 
     def test_the_log_has_its_line_every_five_seconds_while_they_keep_coming(
