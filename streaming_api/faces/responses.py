@@ -86,7 +86,7 @@ class ResponseTranslator:
         self._fields |= {
             "status": self.status,
             "usage": _usage(end.usage),
-            "error": _error(end) if self.status == "failed" else None,
+            "error": _error(end) if self.status == "failed" or _was_cut(end) else None,
             "incomplete_details": _incomplete(end),
         }
         if self.status == "completed":
@@ -203,6 +203,11 @@ def _incomplete(end: End) -> dict[str, object] | None:
     code = mapping(end.error).get("code")
     reason = _REASONS.get(end.finish_reason, end.finish_reason)
     return {"reason": code if isinstance(code, str) else reason}
+
+
+def _was_cut(end: End) -> bool:
+    """Whether it is incomplete by a fault; clients look at a response's error before its status."""
+    return end.finish_reason == "incomplete" and end.error is not None
 
 
 def _error(end: End) -> dict[str, object]:

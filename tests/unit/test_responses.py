@@ -185,6 +185,16 @@ class TestTheEnd:
         last = translated(end("error", error=error))[-1]["response"]
         assert last["error"] == {"code": "upstream_timeout", "message": "Silence for 30 s."}
 
+    def test_an_answer_that_was_cut_says_what_went_wrong(self) -> None:
+        error = {"code": "upstream_disconnected", "message": "The connection broke.", "type": "x"}
+        last = translated(delta(content="Hel"), end("incomplete", error=error))[-1]["response"]
+        assert (last["status"], last["incomplete_details"]) == (
+            "incomplete", {"reason": "upstream_disconnected"},
+        )  # fmt: skip
+        assert last["error"] == {
+            "code": "upstream_disconnected", "message": "The connection broke.",
+        }  # fmt: skip
+
     def test_an_estimate_is_no_usage(self) -> None:
         assert translated(end(usage_source="estimated"))[-1]["response"]["usage"] is None
 

@@ -2,6 +2,7 @@
 
 import os
 
+import openai
 from langchain_core.messages import HumanMessage, ToolMessage
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI, OpenAIEmbeddings
@@ -53,6 +54,14 @@ for responses in (True, False):
     assert all(reply.text.startswith("t0 t1 ") for reply in replies), replies
     usage = chat("fake", use_responses_api=responses).invoke("Hello").usage_metadata
     assert usage["output_tokens"] == 10, usage
+    cut = chat("cut-rst", use_responses_api=responses)
+    for ask in (cut.invoke, lambda text, cut=cut: [*cut.stream(text)]):
+        try:
+            shown = ask("Hello")
+        except (ValueError, openai.APIError) as error:
+            assert "connection to the upstream broke" in str(error), error
+        else:
+            raise AssertionError(shown)
     image = {"type": "image", "base64": "iVBORw0KGgo=", "mime_type": "image/png"}
     asked = HumanMessage([{"type": "text", "text": "What is it?"}, image])
     assert chat("fake", use_responses_api=responses).invoke([asked]).text
