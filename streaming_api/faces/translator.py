@@ -110,18 +110,38 @@ def delta_of(chunk: Mapping[str, object]) -> Delta:
     model = _text(chunk.get("model"))
     for choice in _list(chunk.get("choices")):
         fields = mapping(choice)
-        if not fields.get("index"):  # some servers omit it, or send null
-            said = mapping(fields.get("delta") or fields.get("message"))
+        index = fields.get("index")
+        if (
+            not index or not isinstance(index, int) or index < 0
+        ):  # servers omit it, or send nonsense
+            delta = fields.get("delta")
+            said = mapping(fields.get("message") if delta is None else delta)
             calls, logprobs = said.get("tool_calls"), fields.get("logprobs")
+            text, thought = said.get("content"), ""
+            if not isinstance(text, str):
+                text, thought = _parts(text)
             return Delta(
-                reasoning=_text(said.get("reasoning_content")) or _text(said.get("reasoning")),
-                text=_text(said.get("content")),
+                reasoning=_text(said.get("reasoning_content"))
+                or _text(said.get("reasoning"))
+                or thought,
+                text=text if said else _text(fields.get("text")),
                 refusal=_text(said.get("refusal")),
                 calls=_calls(calls) if calls else (),
                 logprobs=tuple(_list(mapping(logprobs).get("content"))) if logprobs else (),
                 model=model,
             )
     return Delta(model=model)
+
+
+def _parts(content: object) -> tuple[str, str]:
+    """Return the text and the thoughts in a list of parts (Mistral)."""
+    parts = [mapping(part) for part in _list(content)]
+    thoughts = [mapping(thought) for part in parts for thought in _list(part.get("thinking"))]
+    return _joined(parts), _joined(thoughts)
+
+
+def _joined(parts: list[Mapping[str, object]]) -> str:
+    return "".join(_text(part.get("text")) for part in parts)
 
 
 def _calls(given: object) -> tuple[CallDelta, ...]:

@@ -248,7 +248,7 @@ class AnswerReader:
         return []
 
     def _take_object(self, chunk: dict[str, Any], said: bytes) -> list[bytes]:
-        """Pass on a chunk as it is, a whole answer as chunks if its text was not sent yet."""
+        """Pass on a chunk as it is; a whole answer as chunks, without text that was sent."""
         had_content = self.content_chunks > 0
         if not self._note_choices(chunk):
             if not chunk.get("usage"):
@@ -256,8 +256,10 @@ class AnswerReader:
             return []
         if self.content_chunks >= self._learn_at:
             self._learn(said, chunk)
-        if not had_content and completion.is_whole(chunk):
+        if completion.is_whole(chunk) and (not had_content or len(chunk["choices"]) == 1):
             with suppress(orjson.JSONEncodeError):
+                if had_content:
+                    chunk = completion.without_messages(chunk)
                 return completion.as_chunks(chunk, usage_asked=self._usage_asked)
         return [said.replace(b"\n", b" ") if LF in said else said]
 

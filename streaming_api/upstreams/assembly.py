@@ -12,7 +12,6 @@ from typing import Final
 
 import orjson
 
-from streaming_api.upstreams import completion
 from streaming_api.upstreams.choices import MAX_CHOICES, reason_of
 
 _NAMES: Final = frozenset({"role", "type", "id", "name", "object", "format"})
@@ -45,9 +44,7 @@ class Assembly:
         return bool(self._choices)
 
     def add(self, chunk: Mapping[str, object]) -> None:
-        """Take the next chunk; a whole answer behind its pieces takes their place."""
-        if completion.is_whole(chunk):
-            self._choices.clear()
+        """Take the next chunk."""
         for name, value in chunk.items():
             if name != "choices" and (value is not None or name not in self._head):
                 self._head[name] = value

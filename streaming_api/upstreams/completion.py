@@ -20,6 +20,14 @@ def is_whole(answer: Mapping[str, object]) -> bool:
     )
 
 
+def without_messages(answer: Mapping[str, object]) -> dict[str, object]:
+    """Return a whole answer without what it says: for clients who have been sent it in chunks."""
+    choices = answer.get("choices")
+    assert isinstance(choices, list)
+    left = [{**choice, "message": {}} for choice in choices if isinstance(choice, dict)]
+    return {**answer, "choices": left}
+
+
 def as_chunks(answer: Mapping[str, object], *, usage_asked: bool) -> list[bytes]:
     """Return the chunks that say the same, as OpenAI's clients read them.
 

@@ -192,12 +192,15 @@ class TestInput:
 
 def test_a_trim_is_worth_it_only_now_and_then() -> None:
     trimmer = Trimmer()
+    trims: list[int] = []
+    trimmer._trim = trims.append
     trimmer.look(100 * MIB, 0)
     trimmer._when -= 60
     assert not trimmer.look(102 * MIB, 0)
     assert not trimmer.look(150 * MIB, 50 * MIB), "what is held for clients is no reason"
     assert trimmer.look(150 * MIB, 0)
     assert not trimmer.look(300 * MIB, 0), "not so soon again"
+    assert trims == [0], "all of it, once"
 
 
 def test_what_could_not_be_given_back_at_once_is_tried_again_ever_more_seldom() -> None:

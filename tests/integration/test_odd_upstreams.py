@@ -306,6 +306,10 @@ async def test_a_whole_answer_as_an_event_is_shown_in_chunks_unless_its_text_was
         assert answer.chunks[-1]["usage"] == USAGE
         (choice,) = (await post(server, stream=False)).json()["choices"]
         assert choice["message"]["content"] == "ab"
+        async with http(server.url) as client:
+            reply = await client.post("/v1/responses", json={"model": "m", "input": "Hello"})
+        (message, *_calls) = reply.json()["output"]
+        assert [part["text"] for part in message["content"]] == ["ab"]
 
 
 @pytest.mark.parametrize("content_type", ["application/json", "text/plain", "text/event-stream"])

@@ -196,6 +196,13 @@ async def test_a_list_over_several_lines_is_one_list(
         assert status_line in await tcp.until(b"\r\n\r\n")
 
 
+async def test_a_head_opens_no_websocket(server: StreamingService) -> None:
+    lines = ("Upgrade: websocket", "Connection: Upgrade", *HANDSHAKE)
+    async with raw(server.url) as tcp:
+        await tcp.send(request("HEAD", "/streaming/websocket", *lines, chunks=None))
+        assert b" 405 " in await tcp.until(b"\r\n\r\n")
+
+
 async def test_codings_over_several_lines_are_one_list(server: StreamingService) -> None:
     lines = ("Accept-Encoding: br", "Accept-Encoding: gzip")
     async with raw(server.url) as tcp:

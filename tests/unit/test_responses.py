@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from streaming_api.faces.response_request import asked_for, response_fields
 from streaming_api.faces.responses import ResponseTranslator
-from streaming_api.faces.translator import END
+from streaming_api.faces.translator import END, Delta, delta_of
 from tests.responses import heard, types, valid_event
 
 Json = dict[str, Any]
@@ -90,6 +90,28 @@ class TestText:
         whole = {"choices": [{"index": 0, "message": {"role": "assistant", "content": "Hello"}}]}
         events = translated(orjson.dumps(whole), end())
         assert [event["delta"] for event in events if "delta" in event] == ["Hello"]
+
+    @pytest.mark.parametrize(
+        ("choice", "said"),
+        [
+            ({"index": "0", "delta": {"content": "a"}}, Delta(text="a")),
+            ({"index": -1, "delta": {"content": "a"}}, Delta(text="a")),
+            ({"delta": {}, "message": {"content": "ab"}}, Delta()),  # once more, all of it
+            ({"index": 0, "text": "a"}, Delta(text="a")),
+            (
+                {"delta": {"content": [{"type": "text", "text": "a"}, {"text": "b"}]}},
+                Delta(text="ab"),
+            ),
+            (
+                {"delta": {"content": [{"type": "thinking", "thinking": [{"text": "t"}]}]}},
+                Delta(reasoning="t"),
+            ),
+        ],
+    )
+    def test_what_a_choice_says_is_understood_as_odd_servers_say_it(
+        self, choice: dict[str, object], said: Delta
+    ) -> None:
+        assert delta_of({"choices": [choice]}) == said
 
     def test_other_choices_and_usage_chunks_say_nothing(self) -> None:
         usage = orjson.dumps({"choices": [], "usage": USAGE})
