@@ -15,8 +15,10 @@ from streaming_api.config import StreamingConfig
 from streaming_api.service import StreamingService
 from tests.clients import http
 from tests.fakes.upstream import FakeUpstream
+from tests.stores import RealStore, real_store
 
 StartServer = Callable[..., Awaitable[StreamingService]]
+Pair = Callable[..., Awaitable[tuple[StreamingService, StreamingService]]]
 
 
 def pytest_asyncio_loop_factories(
@@ -73,3 +75,21 @@ async def caller(server: StreamingService) -> AsyncIterator[httpx.AsyncClient]:
     """An HTTP client of that application."""
     async with http(server.url) as client:
         yield client
+
+
+@pytest.fixture
+async def store() -> AsyncIterator[RealStore]:
+    """A store of several processes."""
+    async with real_store() as store:
+        yield store
+
+
+@pytest.fixture
+def pair(start_server: StartServer, upstream: FakeUpstream, store: RealStore) -> Pair:
+    """Starts two servers of one service: ``await pair(resume_grace=1)``."""
+
+    async def both(**settings: object) -> tuple[StreamingService, StreamingService]:
+        given = {"api_gateway_endpoint": upstream.url, "cluster_url": store.url} | settings
+        return await start_server(**given), await start_server(**given)
+
+    return both

@@ -16,7 +16,7 @@ import httpx
 import websockets
 from websockets.asyncio.client import ClientConnection
 
-from tests.clients import UNIT, Socket, content, events, http, is_end, question, websocket
+from tests.clients import UNIT, content, events, http, is_end, question, websocket
 from tests.fakes.upstream import Script
 
 TOKENS: Final = 20
@@ -39,7 +39,7 @@ async def over_websocket(one: str, other: str, name: str) -> None:
         await socket.start(name, model="paced")
         seen = await socket.until(lambda message: message.get("sequence_id") == CUT)
     async with websocket(other) as socket:
-        await _resume(socket, name, CUT)
+        await socket.resume(name, CUT)
         seen += await socket.until(is_end)
     numbers = [message["sequence_id"] for message in seen if "cursor" in message]
     assert numbers == list(range(1, len(numbers) + 1))
@@ -211,10 +211,6 @@ ENDED: Final[dict[str, End]] = {
 
 
 # Their clients
-
-
-async def _resume(socket: Socket, name: str, after: int) -> None:
-    await socket.send(message_type="chat_completion", action="resume", request_id=name, after=after)
 
 
 def _ui_body(model: str, chat: str) -> Json:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import inspect
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import openresponses_types.types as specification
@@ -64,3 +65,8 @@ def heard(face: Translator, data: bytes) -> list[bytes]:
     """What a translator says to one message of an answer."""
     fields = json.loads(data)
     return face.end(end_of(fields)) if fields.get("object") == END else face.read(delta_of(fields))
+
+
+def text_of(events: Sequence[Mapping[str, Any]]) -> str:
+    """The text that the deltas among these events add up to."""
+    return "".join(e["delta"] for e in events if e["type"] == "response.output_text.delta")

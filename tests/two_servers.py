@@ -8,8 +8,6 @@ from collections.abc import Awaitable, Callable
 from streaming_api.service import StreamingService
 from tests.clients import UNIT, Message, Socket, events, is_end, question, valid
 
-Pair = Callable[..., Awaitable[tuple[StreamingService, StreamingService]]]
-
 
 def numbers(messages: list[Message]) -> list[int]:
     """The sequence numbers of what is numbered: all but gap notices."""
@@ -39,16 +37,9 @@ async def watched_elsewhere(
     return seen
 
 
-async def resume(socket: Socket, request_id: str, after: int = 0) -> None:
-    """Watch an answer from strictly after a number."""
-    await socket.send(
-        message_type="chat_completion", action="resume", request_id=request_id, after=after
-    )
-
-
-async def rest(socket: Socket) -> list[Message]:
+async def rest(socket: Socket, seconds: float = 6 * UNIT) -> list[Message]:
     """All to the end of the answer, however long it takes until the test gives up."""
-    async with asyncio.timeout(6 * UNIT):
+    async with asyncio.timeout(seconds):
         messages: list[Message] = []
         while not messages or not is_end(messages[-1]):
             messages.append(valid(await socket.connection.recv()))

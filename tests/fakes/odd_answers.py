@@ -106,9 +106,9 @@ def _went_on(heard: list[Said]) -> bool:
     """Whether any choice had content after a reason."""
     return any(
         later.content and later.choice == earlier.choice
-        for place, earlier in enumerate(heard)
+        for at, earlier in enumerate(heard)
         if earlier.reason is not None
-        for later in heard[place + 1 :]
+        for later in heard[at + 1 :]
     )
 
 
@@ -116,16 +116,16 @@ def _broken(shown: list[bytes], heard: list[Said], usage: int | None) -> Result:
     """Complete only if every choice was closed by a chunk of its own, and none went on."""
     complete = bool(heard) and not _went_on(heard)
     for choice in {said.choice for said in heard}:
-        mine = [place for place, said in enumerate(heard) if said.choice == choice]
+        mine = [at for at, said in enumerate(heard) if said.choice == choice]
         closing = [
-            place
-            for place in mine
-            if heard[place].reason is not None
-            and not heard[place].content
-            and (not heard[place].opens or any(said.content for said in heard[:place]))
+            at
+            for at in mine
+            if heard[at].reason is not None
+            and not heard[at].content
+            and (not heard[at].opens or any(said.content for said in heard[:at]))
         ]
         complete = complete and any(
-            not any(heard[later].content for later in mine if later > place) for place in closing
+            not any(heard[later].content for later in mine if later > at) for at in closing
         )
     reason = _last_reason(heard) if complete else None
     return Result(shown, reason, usage, is_fault=not complete, done=False)

@@ -3,36 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from typing import ClassVar
 
 import httpx
 import pytest
 import websockets
 
-from streaming_api.service import StreamingService
 from tests.clients import (
     UNIT,
+    bearer,
     content,
     events,
     eventually,
     fire,
     http,
     is_end,
+    key,
     name_of,
     question,
     webhook,
     websocket,
 )
-from tests.conftest import StartServer
+from tests.conftest import Pair, StartServer
 from tests.fakes.upstream import FakeUpstream, Gate, Script
 from tests.stores import RealStore, documented_user, real_store
-
-Pair = Callable[..., Awaitable[tuple[StreamingService, StreamingService]]]
 
 
 @pytest.fixture
@@ -41,25 +39,12 @@ async def store() -> AsyncIterator[RealStore]:
         yield store
 
 
-@pytest.fixture
-def pair(start_server: StartServer, upstream: FakeUpstream, store: RealStore) -> Pair:
-    """Two servers with one store and one upstream."""
-
-    async def start(**settings: object) -> tuple[StreamingService, StreamingService]:
-        given = {"api_gateway_endpoint": upstream.url, "cluster_url": store.url} | settings
-        return await start_server(**given), await start_server(**given)
-
-    return start
-
-
 def numbers(messages: list[dict[str, object]]) -> list[object]:
     return [message["sequence_id"] for message in messages if "sequence_id" in message]
 
 
 def gated(upstream: FakeUpstream, tokens: int = 20) -> Gate:
-    gate = Gate()
-    upstream.scripts["gated"] = Script(tokens=tokens, gate=gate)
-    return gate
+    return upstream.gated(Script(tokens=tokens), model="gated")
 
 
 def test_without_a_cluster_redis_is_not_imported() -> None:
@@ -127,22 +112,6 @@ class TestOnTheOther:
         assert set(texts) == {"t0 t1 t2 t3 t4 t5 t6 t7 t8 t9 "}
         assert upstream.started == len(names)
 
-    async def test_a_cancel_on_the_other_is_heard_and_confirmed(
-        self, pair: Pair, upstream: FakeUpstream
-    ) -> None:
-        gate = gated(upstream)
-        one, other = await pair()
-        async with websocket(one.url) as first:
-            await first.start("r-3", model="gated")
-            gate.release(2)
-            await first.until(lambda message: message.get("sequence_id") == 2)
-            async with http(other.url) as client:
-                assert (await client.delete("/streaming/chat/r-3")).status_code == 204
-                assert (await client.delete("/streaming/chat/r-3")).status_code == 204
-            end = (await first.answer())[-1]
-        assert end["data"]["finish_reason"] == "cancelled"
-        assert (await upstream.generation()).closed_at is not None
-
     async def test_what_is_no_longer_kept_is_410_on_both(self, pair: Pair) -> None:
         one, other = await pair(chat_retention_seconds=1)
         async with events(
@@ -198,8 +167,7 @@ class TestOnTheOther:
         async with websocket(one.url) as socket:
             for number in range(5):
                 await socket.start(f"o-{number}", model="ten-tokens")
-                await socket.send(message_type="chat_completion", action="cancel",
-                                  request_id=f"o-{number}")  # fmt: skip
+                await socket.cancel(f"o-{number}")
             ends: list[str] = []
             while len(ends) < 5:
                 message = await socket.receive()
@@ -280,15 +248,8 @@ class TestTheStore:
 
 
 class TestLimitsAndTickets:
-    KEY: ClassVar = "the-key"
-    KEYS: ClassVar = [
-        {
-            "name": "somebody",
-            "sha256": hashlib.sha256(b"the-key").hexdigest(),
-            "scopes": ["chat", "watch", "alerts", "admin"],
-        }
-    ]
-    BEARER: ClassVar = {"Authorization": "Bearer the-key"}
+    KEYS: ClassVar = [key("somebody", "chat", "watch", "alerts", "admin")]
+    BEARER: ClassVar = bearer("somebody")
 
     async def test_a_ticket_of_one_process_is_good_once_on_the_other(self, pair: Pair) -> None:
         one, other = await pair(api_keys=self.KEYS)
@@ -420,52 +381,3 @@ class TestAlerts:
             reply = await client.post("/streaming/alerts", json=webhook("DiskFull"))
         assert reply.status_code == 503
         await store.start()
-
-
-class TestOtherFaces:
-    async def test_a_response_is_the_same_object_on_both(self, pair: Pair) -> None:
-        one, other = await pair()
-        async with http(timeout=2 * UNIT) as client:
-            body = {"model": "ten-tokens", "input": "Hello"}
-            made = (await client.post(f"{one.url}/v1/responses", json=body)).json()
-            path = f"/v1/responses/{made['id']}"
-            assert (await client.get(other.url + path)).json() == made
-            items = f"{path}/input_items"
-            expected = (await client.get(one.url + items)).json()
-            assert (await client.get(other.url + items)).json() == expected
-            events = [
-                (await client.get(f"{url}{path}?stream=true")).text for url in (one.url, other.url)
-            ]
-            assert events[0] == events[1]
-            more = {**body, "previous_response_id": made["id"]}
-            reply = await client.post(f"{other.url}/v1/responses", json=more)
-            assert reply.status_code == 200
-            assert (await client.delete(other.url + path)).status_code == 200
-            for server in (other, one):
-                async with asyncio.timeout(UNIT):
-                    while (await client.get(server.url + path)).status_code != 404:
-                        await asyncio.sleep(0.02)
-
-    async def test_a_chat_of_the_ai_sdk_is_resumed_and_stopped_on_the_other(
-        self, pair: Pair, upstream: FakeUpstream
-    ) -> None:
-        gate = gated(upstream)
-        one, other = await pair()
-        message = {"id": "m", "role": "user", "parts": [{"type": "text", "text": "Hello"}]}
-        body = {"id": "c-1", "messages": [message], "model": "gated"}
-        async with (
-            http(timeout=2 * UNIT) as client,
-            client.stream("POST", f"{one.url}/api/chat", json=body) as begun,
-        ):
-            gate.release(3)
-            lines = begun.aiter_lines()
-            while "t2" not in await anext(lines):
-                pass
-            async with client.stream("GET", f"{other.url}/api/chat/c-1/stream") as resumed:
-                assert resumed.status_code == 200
-                again = resumed.aiter_lines()
-                while "t2" not in await anext(again):
-                    pass
-            stopped = await client.delete(f"{other.url}/api/chat/c-1")
-            assert stopped.status_code == 204
-        assert (await upstream.generation()).closed_at is not None

@@ -11,7 +11,7 @@ import pytest
 
 from tests.clients import eventually
 from tests.conftest import StartServer
-from tests.fakes.upstream import FakeUpstream, Gate, Script
+from tests.fakes.upstream import FakeUpstream, Script
 from tests.stores import RealStore, real_store
 from tests.two_servers import watched_elsewhere
 
@@ -59,8 +59,7 @@ async def test_every_token_once_though_the_stores_clock_jumps(
     start_server: StartServer, upstream: FakeUpstream, store: RealStore, clock: Path, jump: str
 ) -> None:
     """Ahead: all that it has expires at once. Back: nothing does, and ids begin with old times."""
-    gate = Gate()
-    upstream.scripts["gated"] = Script(tokens=40, gate=gate)
+    gate = upstream.gated(Script(tokens=40), model="gated")
     given = {"api_gateway_endpoint": upstream.url, "cluster_url": store.url}
     one, other = await start_server(**given), await start_server(**given)
 

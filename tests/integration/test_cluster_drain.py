@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
 import pytest
@@ -23,41 +23,26 @@ from tests.clients import (
     question,
     websocket,
 )
-from tests.conftest import StartServer
+from tests.conftest import Pair
 from tests.fakes.upstream import FakeUpstream, Gate, Script
-from tests.stores import RealStore, real_store
+from tests.stores import RealStore
 
 WHOLE = "".join(f"t{number} " for number in range(20))
 
-Pair = Callable[..., Awaitable[tuple[StreamingService, StreamingService]]]
-
 
 @pytest.fixture
-async def store() -> AsyncIterator[RealStore]:
-    async with real_store() as store:
-        yield store
-
-
-@pytest.fixture
-def pair(start_server: StartServer, upstream: FakeUpstream, store: RealStore) -> Pair:
+def patient(pair: Pair) -> Pair:
     """Two servers of one service, with time to stop."""
 
     async def both(**settings: object) -> tuple[StreamingService, StreamingService]:
-        given: dict[str, object] = {
-            "api_gateway_endpoint": upstream.url,
-            "cluster_url": store.url,
-            "drain_timeout": 4 * UNIT,
-        }
-        given |= settings
-        return await start_server(**given), await start_server(**given)
+        return await pair(**{"drain_timeout": 4 * UNIT} | settings)
 
     return both
 
 
 def gated(upstream: FakeUpstream, model: str = "gated", *, begun: int = 3) -> Gate:
-    gate = Gate()
+    gate = upstream.gated(Script(tokens=20), model=model)
     gate.release(begun)
-    upstream.scripts[model] = Script(tokens=20, gate=gate)
     return gate
 
 
@@ -84,10 +69,10 @@ async def read_to(lines: AsyncIterator[str], token: str) -> None:
 
 
 async def test_who_watches_answers_and_topics_is_sent_away_at_once_and_loses_nothing(
-    pair: Pair, upstream: FakeUpstream
+    patient: Pair, upstream: FakeUpstream
 ) -> None:
     gates = [gated(upstream, f"gated-{number}") for number in range(2)]
-    one, other = await pair()
+    one, other = await patient()
     async with AsyncExitStack() as stack:
         topics = await stack.enter_async_context(websocket(one.url))
         await topics.send(message_type="status_update")
@@ -126,14 +111,14 @@ async def test_who_watches_answers_and_topics_is_sent_away_at_once_and_loses_not
 
 
 async def test_clients_of_other_wires_are_shown_their_answers_to_the_end(
-    pair: Pair, upstream: FakeUpstream
+    patient: Pair, upstream: FakeUpstream
 ) -> None:
     names = ("openai", "whole", "responses", "ui", "socket")
     gates = {name: gated(upstream, name) for name in names}
     gates["relay"] = gate = Gate()
     gate.release(3)
     upstream.default = Script(tokens=20, gate=gate)
-    one, _ = await pair()
+    one, _ = await patient()
     part = [{"type": "text", "text": "Hello"}]
     asked = {
         "openai": ("/v1/chat/completions", question("openai", stream=True)),
@@ -179,11 +164,11 @@ async def test_clients_of_other_wires_are_shown_their_answers_to_the_end(
 
 
 async def test_a_viewer_of_another_process_is_sent_away_and_its_answer_goes_on(
-    pair: Pair, upstream: FakeUpstream
+    patient: Pair, upstream: FakeUpstream
 ) -> None:
     """The answer runs on the process that stays; the one that stops has shown it."""
     gate = gated(upstream)
-    one, other = await pair()
+    one, other = await patient()
     async with http(other.url) as client:
         task = asyncio.create_task(
             client.post(
@@ -216,10 +201,10 @@ async def test_a_viewer_of_another_process_is_sent_away_and_its_answer_goes_on(
 
 
 async def test_an_answer_that_has_not_begun_is_found_elsewhere(
-    pair: Pair, upstream: FakeUpstream
+    patient: Pair, upstream: FakeUpstream
 ) -> None:
     gate = gated(upstream, begun=0)
-    one, other = await pair()
+    one, other = await patient()
     async with websocket(one.url) as socket:
         await socket.start("d-4", model="gated")
         await upstream.until(lambda: upstream.started == 1)
@@ -236,10 +221,10 @@ async def test_an_answer_that_has_not_begun_is_found_elsewhere(
 
 
 async def test_nobody_is_sent_away_where_no_process_stays(
-    pair: Pair, upstream: FakeUpstream
+    patient: Pair, upstream: FakeUpstream
 ) -> None:
     gate = gated(upstream)
-    servers = await pair()
+    servers = await patient()
     async with websocket(servers[0].url) as socket:
         await socket.start("d-5", model="gated")
         seen = await socket.until(lambda message: message.get("sequence_id") == 3)
@@ -251,10 +236,10 @@ async def test_nobody_is_sent_away_where_no_process_stays(
 
 
 async def test_nobody_is_sent_away_while_the_store_is_down(
-    pair: Pair, upstream: FakeUpstream, store: RealStore
+    patient: Pair, upstream: FakeUpstream, store: RealStore
 ) -> None:
     gate = gated(upstream)
-    one, _ = await pair()
+    one, _ = await patient()
     async with websocket(one.url) as socket:
         await socket.start("d-6", model="gated")
         seen = await socket.until(lambda message: message.get("sequence_id") == 3)
@@ -268,11 +253,11 @@ async def test_nobody_is_sent_away_while_the_store_is_down(
 
 
 async def test_whoever_does_not_come_back_ends_the_answer(
-    pair: Pair, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
+    patient: Pair, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("streaming_api.answers.answer.MOVE_SECONDS", 0.2)
     gated(upstream)
-    one, _ = await pair(resume_grace=0)
+    one, _ = await patient(resume_grace=0)
     async with websocket(one.url) as socket:
         await socket.start("d-7", model="gated", on_disconnect="cancel")
         await socket.until(lambda message: message.get("sequence_id") == 3)

@@ -14,18 +14,16 @@ import pytest
 
 from tests.clients import (
     UNIT,
-    Message,
-    Socket,
     content,
     events,
     eventually,
     http,
     is_end,
     question,
-    valid,
     websocket,
 )
-from tests.fakes.upstream import FakeUpstream, Gate, Script
+from tests.fakes.upstream import FakeUpstream, Script
+from tests.two_servers import numbers, rest
 from tests.workers import Service, on_both, serving
 
 TOLD_SECONDS = 9.0
@@ -43,47 +41,28 @@ async def service(upstream: FakeUpstream) -> AsyncIterator[Service]:
         yield service
 
 
-async def resume(socket: Socket, request_id: str, after: int = 0) -> None:
-    await socket.send(
-        message_type="chat_completion", action="resume", request_id=request_id, after=after
-    )
-
-
-def numbers(messages: list[Message]) -> list[int]:
-    return [message["sequence_id"] for message in messages if "cursor" in message]
-
-
-async def end_within(socket: Socket, seconds: float) -> list[Message]:
-    async with asyncio.timeout(seconds):
-        messages: list[Message] = []
-        while not messages or not is_end(messages[-1]):
-            messages.append(valid(await socket.connection.recv()))
-        return messages
-
-
 async def test_the_death_of_an_owner_is_reported_in_time_and_nothing_is_doubled(
     service: Service, upstream: FakeUpstream
 ) -> None:
-    gate = Gate()
-    upstream.scripts["gated"] = Script(tokens=50, gate=gate)
+    gate = upstream.gated(Script(tokens=50), model="gated")
     await asyncio.sleep(6.5)  # the store must have been the same for a lease
     async with AsyncExitStack() as stack:
         first, second, owner, _ = await on_both(service, stack)
         await first.start("k-1", model="gated")
         gate.release(5)
         await first.until(lambda message: message.get("sequence_id") == 5)
-        await resume(second, "k-1")
+        await second.resume("k-1")
         before = await second.until(lambda message: message.get("sequence_id") == 5)
         os.kill(owner, signal.SIGKILL)
         began = time.monotonic()
-        after = await end_within(second, 3 * UNIT)
+        after = await rest(second, 3 * UNIT)
         assert time.monotonic() - began < TOLD_SECONDS
         assert numbers(before + after) == list(range(1, len(before + after) + 1))
         end = after[-1]["data"]
         assert (end["finish_reason"], end["error"]["code"]) == ("incomplete", "server_lost")
         late = await stack.enter_async_context(websocket(service.url))
-        await resume(late, "k-1", after=9)
-        told = await end_within(late, UNIT)
+        await late.resume("k-1", after=9)
+        told = await rest(late, UNIT)
         assert [message["data"].get("reason") for message in told[:-1]] == ["lost"]
         assert told[-1]["sequence_id"] == 10
 
@@ -97,15 +76,15 @@ async def test_an_owner_that_hangs_is_sealed_and_does_not_write_when_it_wakes(
         first, second, owner, _ = await on_both(service, stack)
         await first.start("z-1", model="slow")
         await first.receive()
-        await resume(second, "z-1")
+        await second.resume("z-1")
         await second.receive()
         os.kill(owner, signal.SIGSTOP)
         try:
-            after = await end_within(second, 3 * UNIT)
+            after = await rest(second, 3 * UNIT)
         finally:
             os.kill(owner, signal.SIGCONT)
         assert after[-1]["data"]["error"]["code"] == "server_lost"
-        end = (await end_within(first, 3 * UNIT))[-1]["data"]
+        end = (await rest(first, 3 * UNIT))[-1]["data"]
         assert end["finish_reason"] == "incomplete"
         assert end["error"]["code"] == "server_lost"
 

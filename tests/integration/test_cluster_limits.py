@@ -3,29 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
 
 import httpx
 import pytest
 
 from streaming_api.service import StreamingService
-from tests.clients import UNIT, Message, eventually, http, question, websocket
-from tests.conftest import StartServer
+from tests.clients import UNIT, Message, bearer, eventually, http, key, question, websocket
+from tests.conftest import Pair, StartServer
 from tests.fakes.upstream import FakeUpstream, Gate, Script
-from tests.stores import RealStore, real_store
+from tests.stores import RealStore
 
 TOKENS = 17
 """What the model ``ten-tokens`` reports: 7 of the question and 10 of the answer."""
-
-Pair = Callable[..., Awaitable[tuple[StreamingService, StreamingService]]]
-
-
-@pytest.fixture
-async def store() -> AsyncIterator[RealStore]:
-    async with real_store() as store:
-        yield store
 
 
 @pytest.fixture
@@ -33,40 +23,22 @@ def start(start_server: StartServer, upstream: FakeUpstream, store: RealStore) -
     """One more server of the service."""
 
     async def start(**settings: object) -> StreamingService:
-        given: dict[str, object] = {
-            "api_gateway_endpoint": upstream.url,
-            "cluster_url": store.url,
-        }
+        given = {"api_gateway_endpoint": upstream.url, "cluster_url": store.url}
         return await start_server(**(given | settings))
 
     return start
 
 
-@pytest.fixture
-def pair(start: StartServer) -> Pair:
-    """Two servers of one service."""
-
-    async def both(**settings: object) -> tuple[StreamingService, StreamingService]:
-        return await start(**settings), await start(**settings)
-
-    return both
-
-
-def key(name: str, *scopes: str, **limits: object) -> dict[str, object]:
-    digest = hashlib.sha256(name.encode()).hexdigest()
-    return {"name": name, "sha256": digest, "scopes": scopes or ("chat",), **limits}
-
-
 async def ask(server: StreamingService, name: str, model: str = "ten-tokens") -> httpx.Response:
     async with http(server.url, timeout=2 * UNIT) as client:
-        bearer = {"Authorization": f"Bearer {name}"}
-        return await client.post("/v1/chat/completions", json=question(model), headers=bearer)
+        path = "/v1/chat/completions"
+        return await client.post(path, json=question(model), headers=bearer(name))
 
 
 async def usage(server: StreamingService) -> dict[str, Message]:
     """What ``/streaming/usage`` says, by key."""
     async with http(server.url) as client:
-        reply = await client.get("/streaming/usage", headers={"Authorization": "Bearer ops"})
+        reply = await client.get("/streaming/usage", headers=bearer("ops"))
     return {row["key"]: row for row in reply.json()["keys"]}
 
 

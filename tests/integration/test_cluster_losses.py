@@ -12,11 +12,11 @@ from streaming_api.cluster.cluster import Cluster
 from streaming_api.cluster.meta import FORMAT
 from streaming_api.service import StreamingService
 from tests.clients import UNIT, Events, content, events, eventually, http, question, websocket
-from tests.conftest import StartServer
+from tests.conftest import Pair, StartServer
 from tests.fakes.fault_proxy import FaultProxy
 from tests.fakes.upstream import FakeUpstream, Gate, Script
 from tests.stores import RealStore, real_store
-from tests.two_servers import Pair, numbers, rest, resume, watched_elsewhere
+from tests.two_servers import numbers, rest, watched_elsewhere
 
 ALL = 43
 """Messages of an answer of 40 tokens: its role, the tokens, why it ended, its end."""
@@ -29,20 +29,9 @@ async def store() -> AsyncIterator[RealStore]:
 
 
 @pytest.fixture
-def pair(start_server: StartServer, upstream: FakeUpstream, store: RealStore) -> Pair:
-    async def start(**settings: object) -> tuple[StreamingService, StreamingService]:
-        given = {"api_gateway_endpoint": upstream.url, "cluster_url": store.url} | settings
-        return await start_server(**given), await start_server(**given)
-
-    return start
-
-
-@pytest.fixture
 def gate(upstream: FakeUpstream) -> Gate:
     """Lets the tokens of the model ``gated`` through."""
-    gate = Gate()
-    upstream.scripts["gated"] = Script(tokens=40, gate=gate)
-    return gate
+    return upstream.gated(Script(tokens=40), model="gated")
 
 
 def cluster_of(server: StreamingService) -> Cluster:
@@ -131,7 +120,7 @@ async def test_answers_go_on_while_a_store_evicts(
         async with websocket(one.url) as here, websocket(other.url) as away:
             await here.start(name, model="paced")
             first = await here.receive()
-            await resume(away, name)
+            await away.resume(name)
             reading = asyncio.create_task(rest(here))
             seen = [await away.receive()]
             begun.append(name)

@@ -17,9 +17,9 @@ from tests.certificates import make_certificate
 from tests.clients import UNIT, eventually, http, question, websocket
 from tests.conftest import StartServer
 from tests.fakes.fault_proxy import FaultProxy, Faults
-from tests.fakes.upstream import FakeUpstream, Gate, Script
+from tests.fakes.upstream import FakeUpstream, Script
 from tests.stores import RealStore, real_store
-from tests.two_servers import numbers, rest, resume, watched_elsewhere
+from tests.two_servers import numbers, rest, watched_elsewhere
 
 LEASE = 2
 TOLD_SECONDS = 9.0
@@ -100,8 +100,7 @@ async def test_an_owner_that_cannot_reach_the_store(
     upstream: FakeUpstream,
 ) -> None:
     """Its viewers go on, others are told, and when it returns so are its own."""
-    gate = Gate()
-    upstream.scripts["gated"] = Script(tokens=100, gate=gate)
+    gate = upstream.gated(Script(tokens=100), model="gated")
     one, other = apart
     await asyncio.sleep(LEASE)  # the store must have been the same for a lease
     async with (
@@ -109,7 +108,7 @@ async def test_an_owner_that_cannot_reach_the_store(
         websocket(other.url) as there,
     ):
         await here.start("p-1", model="gated")
-        await resume(there, "p-1")
+        await there.resume("p-1")
         gate.release(SEEN - 1)  # and what says whose role it is
         before = await there.until(lambda message: message["sequence_id"] == SEEN)
         own = await here.until(lambda message: message["sequence_id"] == SEEN)
@@ -140,8 +139,7 @@ async def test_a_reader_that_cannot_reach_the_store(
     upstream: FakeUpstream,
 ) -> None:
     """It ends nothing that is not its own: it has itself not seen the store."""
-    gate = Gate()
-    upstream.scripts["gated"] = Script(tokens=40, gate=gate)
+    gate = upstream.gated(Script(tokens=40), model="gated")
 
     async def cut_off() -> None:
         pull(proxies[1])

@@ -13,7 +13,7 @@ import pytest
 
 from tests.clients import UNIT, eventually, websocket
 from tests.fakes.upstream import FakeUpstream, Gate, Script
-from tests.two_servers import numbers, rest, resume
+from tests.two_servers import numbers, rest
 from tests.workers import Service, on_both, serving
 
 LEASE = 2
@@ -37,9 +37,7 @@ async def service(upstream: FakeUpstream) -> AsyncIterator[Service]:
 @pytest.fixture
 def gate(upstream: FakeUpstream) -> Gate:
     """Lets the tokens of the model ``gated`` through."""
-    gate = Gate()
-    upstream.scripts["gated"] = Script(tokens=40, gate=gate)
-    return gate
+    return upstream.gated(Script(tokens=40), model="gated")
 
 
 async def all_killed(service: Service, processes: list[int]) -> None:
@@ -65,12 +63,12 @@ async def test_an_answer_whose_workers_all_die_ends_for_whoever_comes_back(
             await first.start(name, model="gated")
             gate.release(4)
             seen = await first.until(lambda message: message.get("sequence_id") == 5)
-            await resume(second, name)
+            await second.resume(name)
             assert await second.until(lambda message: message.get("sequence_id") == 5) == seen
             await all_killed(service, service.workers)
             began = time.monotonic()
             back = await stack.enter_async_context(websocket(service.url))
-            await resume(back, name, after=5)
+            await back.resume(name, after=5)
             after = await rest(back)
             assert time.monotonic() - began < TOLD_SECONDS
             assert numbers(after) == [6]
@@ -87,7 +85,7 @@ async def test_when_store_and_workers_die_together_an_answer_is_reported_as_gone
         await first.until(lambda message: message.get("sequence_id") == 5)
         await all_killed(service, [*service.workers, service.store])
         back = await stack.enter_async_context(websocket(service.url))
-        await resume(back, "all-1", after=5)
+        await back.resume("all-1", after=5)
         refusal = await back.receive()
         assert refusal["data"]["error"]["code"] == "stream_not_found"
 
@@ -101,7 +99,7 @@ async def test_a_worker_that_hangs_while_it_looks_on_shows_the_rest_when_it_wake
         await first.start("look-1", model="gated")
         gate.release(5)
         seen = await first.until(lambda message: message.get("sequence_id") == 5)
-        await resume(second, "look-1")
+        await second.resume("look-1")
         there = await second.until(lambda message: message.get("sequence_id") == 5)
         os.kill(reader, signal.SIGSTOP)
         try:

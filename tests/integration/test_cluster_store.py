@@ -7,28 +7,18 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from streaming_api.service import StreamingService
 from tests.clients import UNIT, eventually, http, noise, question, websocket
-from tests.conftest import StartServer
+from tests.conftest import Pair, StartServer
 from tests.fakes.fault_proxy import FaultProxy, Faults
-from tests.fakes.upstream import FakeUpstream, Gate, Script
+from tests.fakes.upstream import FakeUpstream, Script
 from tests.stores import RealStore, real_store
-from tests.two_servers import Pair, watched_elsewhere
+from tests.two_servers import watched_elsewhere
 
 
 @pytest.fixture
 async def store() -> AsyncIterator[RealStore]:
     async with real_store(port=True) as store:
         yield store
-
-
-@pytest.fixture
-def pair(start_server: StartServer, upstream: FakeUpstream) -> Pair:
-    async def start(url: str, **settings: object) -> tuple[StreamingService, StreamingService]:
-        given = {"api_gateway_endpoint": upstream.url, "cluster_url": url} | settings
-        return await start_server(**given), await start_server(**given)
-
-    return start
 
 
 async def nothing() -> None:
@@ -42,7 +32,7 @@ async def test_connections_that_are_cut_again_and_again(
     upstream.scripts["paced"] = Script(tokens=120, rate=40)
     async with FaultProxy(f"http://127.0.0.1:{store.port}") as proxy:
         proxy.faults = lambda chance: Faults(cut_after=chance.randint(200, 6_000))
-        one, other = await pair(proxy.url.replace("http", "redis"))
+        one, other = await pair(cluster_url=proxy.url.replace("http", "redis"))
         for attempt in range(10):  # a claim may be among what is cut
             async with http(one.url) as client:
                 body = question("ten-tokens", request_id=f"try-{attempt}", stream=True)
@@ -63,9 +53,8 @@ async def test_connections_that_are_cut_again_and_again(
 async def test_a_store_that_is_full_and_has_room_again(
     pair: Pair, upstream: FakeUpstream, store: RealStore
 ) -> None:
-    gate = Gate()
-    upstream.scripts["gated"] = Script(tokens=40, gate=gate)
-    one, other = await pair(store.url)
+    gate = upstream.gated(Script(tokens=40), model="gated")
+    one, other = await pair()
 
     async def fill() -> None:
         gate.release(3)
@@ -79,9 +68,8 @@ async def test_a_store_that_is_full_and_has_room_again(
 
 
 async def test_a_store_that_evicts(pair: Pair, upstream: FakeUpstream, store: RealStore) -> None:
-    gate = Gate()
-    upstream.scripts["gated"] = Script(tokens=40, gate=gate)
-    one, other = await pair(store.url)
+    gate = upstream.gated(Script(tokens=40), model="gated")
+    one, other = await pair()
 
     async def evict() -> None:
         gate.release(10)
@@ -96,9 +84,8 @@ async def test_a_replica_that_is_promoted_some_writes_behind(
     pair: Pair, upstream: FakeUpstream, store: RealStore
 ) -> None:
     """What was acknowledged is gone from the end of the stream."""
-    gate = Gate()
-    upstream.scripts["gated"] = Script(tokens=40, gate=gate)
-    one, other = await pair(store.url)
+    gate = upstream.gated(Script(tokens=40), model="gated")
+    one, other = await pair()
 
     async def lose() -> None:
         for _ in range(10):
@@ -116,7 +103,7 @@ async def test_hints_that_are_lost_cost_time_and_no_tokens(
     pair: Pair, upstream: FakeUpstream, store: RealStore
 ) -> None:
     upstream.scripts["paced"] = Script(tokens=60, rate=20)
-    one, other = await pair(store.url)
+    one, other = await pair()
 
     async def drop() -> None:
         for _ in range(20):
@@ -128,20 +115,20 @@ async def test_hints_that_are_lost_cost_time_and_no_tokens(
 
 
 async def test_answers_and_messages_that_are_larger_than_an_entry(
-    pair: Pair, upstream: FakeUpstream, store: RealStore
+    pair: Pair, upstream: FakeUpstream
 ) -> None:
     large = tuple(noise(300_000, seed) for seed in range(20))
     upstream.scripts["large"] = Script(tokens=large, rate=20)
-    one, other = await pair(store.url, chat_retention_bytes=16 * 2**20)
+    one, other = await pair(chat_retention_bytes=16 * 2**20)
     seen = await watched_elsewhere(one, other, "large", nothing)
     assert len(seen) > len(large)
 
 
 async def test_a_slow_viewer_there_stops_the_upstream_here(
-    pair: Pair, upstream: FakeUpstream, store: RealStore
+    pair: Pair, upstream: FakeUpstream
 ) -> None:
     upstream.scripts["flood"] = Script(tokens=(noise(20_000, 1),) * 2_000)
-    one, other = await pair(store.url, chat_retention_bytes=500_000, stall_timeout=60)
+    one, other = await pair(chat_retention_bytes=500_000, stall_timeout=60)
     async with websocket(other.url, max_queue=1) as slow:
         await slow.start("f-1", model="flood")  # begins there, and is resumed here
         await slow.receive()
@@ -158,7 +145,7 @@ async def test_a_slow_viewer_there_stops_the_upstream_here(
 async def test_clients_that_leave_during_their_claim_cost_no_connections(
     pair: Pair, store: RealStore
 ) -> None:
-    one, _ = await pair(store.url)
+    one, _ = await pair()
     before = (await store.client.info("stats"))["total_connections_received"]
 
     async def leave(number: int) -> None:
@@ -192,7 +179,7 @@ async def test_a_wrong_password_is_said_and_shown_to_nobody(
 
 async def test_a_store_that_may_evict_is_warned_of(pair: Pair, store: RealStore) -> None:
     await store.client.config_set("maxmemory-policy", "allkeys-lru")
-    one, _ = await pair(store.url)
+    one, _ = await pair()
 
     def reason() -> str:
         return one.context.topics.components().get("cluster", {}).get("reason") or ""

@@ -105,7 +105,7 @@ class TestConnections:
             await sockets.pop().abandoned()
             await eventually(lambda: open_now["websocket"] == WEBSOCKETS - 1)
             async with websocket(server.url):
-                pass  # a place that is free again is given again
+                pass  # a slot that is free again is given again
         assert sum(server.context.telemetry.endings.values()) == 2
 
     async def test_connections_of_one_address_are_limited_and_the_next_address_is_not(

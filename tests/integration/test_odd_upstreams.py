@@ -12,18 +12,12 @@ import pytest
 
 from streaming_api.service import StreamingService
 from tests.clients import Message, events, http, question
-from tests.conftest import StartServer
 from tests.fakes.script import as_json
 from tests.fakes.upstream import FakeUpstream, Script
 
 DONE: Final = b"data: [DONE]\n\n"
 USAGE: Final = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
 BASE: Final[dict[str, object]] = {"id": "c", "object": "chat.completion.chunk", "created": 1}
-
-
-@pytest.fixture
-async def server(start_server: StartServer, upstream: FakeUpstream) -> StreamingService:
-    return await start_server(api_gateway_endpoint=upstream.url)
 
 
 def event(value: object) -> bytes:

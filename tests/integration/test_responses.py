@@ -17,7 +17,7 @@ from streaming_api.service import StreamingService
 from tests.clients import UNIT, bearer, eventually, http, key
 from tests.conftest import StartServer
 from tests.fakes.upstream import FakeUpstream, Script
-from tests.responses import types, valid_event, valid_response
+from tests.responses import text_of, types, valid_event, valid_response
 
 Json = dict[str, Any]
 PATH = "/v1/responses"
@@ -64,10 +64,6 @@ def chat_of(upstream: FakeUpstream, number: int = 0) -> Json:
 
 def first_data(text: str) -> str:
     return text.split("data: ")[1].split("\n", maxsplit=1)[0]
-
-
-def text_of(events: list[Json]) -> str:
-    return "".join(e["delta"] for e in events if e["type"] == "response.output_text.delta")
 
 
 class TestCreate:

@@ -16,7 +16,7 @@ from websockets.asyncio.client import ClientConnection
 from streaming_api.service import StreamingService
 from tests.clients import UNIT, eventually
 from tests.fakes.upstream import FakeUpstream
-from tests.responses import types, valid_event
+from tests.responses import text_of, types, valid_event
 
 Json = dict[str, Any]
 TEN = "".join(f"t{number} " for number in range(10))
@@ -52,10 +52,6 @@ async def rest(socket: ClientConnection) -> list[Json]:
     while not ended(events[-1]):
         events.append(await receive(socket))
     return events
-
-
-def text_of(events: list[Json]) -> str:
-    return "".join(e["delta"] for e in events if e["type"] == "response.output_text.delta")
 
 
 class TestTheSdk:

@@ -16,18 +16,11 @@ from pathlib import Path
 import pytest
 
 from tests.clients import UNIT, eventually, http, is_end, websocket
-from tests.fakes.upstream import FakeUpstream, Gate, Script
+from tests.fakes.upstream import FakeUpstream, Script
 from tests.raw import raw
 from tests.workers import ROOT, Service, serving
 
 LONG = "3600"
-
-
-def gated() -> tuple[Script, Gate]:
-    """An answer that begins, and ends when the test says so."""
-    gate = Gate()
-    gate.release()
-    return Script(tokens=3, gate=gate), gate
 
 
 async def test_health_checks_fail_first_while_all_is_served() -> None:
@@ -58,7 +51,8 @@ async def test_health_checks_fail_first_while_all_is_served() -> None:
 async def test_answers_get_their_time_and_watchers_are_notified_after_them(
     upstream: FakeUpstream,
 ) -> None:
-    upstream.default, gate = gated()
+    gate = upstream.gated(Script(tokens=3))
+    gate.release()
     variables = {"API_GATEWAY_ENDPOINT": upstream.url, "STREAMING_DRAIN_DELAY": "0"}
     async with serving(**variables, STREAMING_DRAIN_TIMEOUT=LONG) as service:
         async with websocket(service.url) as chat, websocket(service.url) as watching:
@@ -94,7 +88,8 @@ async def test_a_second_signal_ends_it_at_once(upstream: FakeUpstream) -> None:
 
 async def test_a_worker_leaves_the_second_signal_to_its_supervisor(upstream: FakeUpstream) -> None:
     """Ctrl+C reaches workers twice: from the terminal, and from their supervisor."""
-    upstream.default, gate = gated()
+    gate = upstream.gated(Script(tokens=3))
+    gate.release()
     variables = {"API_GATEWAY_ENDPOINT": upstream.url, "STREAMING_DRAIN_DELAY": "0"}
     async with (
         serving(**variables, STREAMING_WORKERS="2", STREAMING_DRAIN_TIMEOUT=LONG) as service,

@@ -21,7 +21,7 @@ async def settle() -> None:
 
 
 def ignore(_: int) -> None:
-    """Told a place in the queue."""
+    """Take a position in the queue."""
 
 
 class TestQueue:
@@ -57,7 +57,7 @@ class TestQueue:
         assert positions == {"a": [1], "b": [2, 1], "c": [3, 2, 1]}
 
     async def test_who_comes_late_does_not_overtake(self) -> None:
-        """A place that is free for a moment belongs to the queue."""
+        """A slot that is free for a moment belongs to the queue."""
         queue = AnswerQueue(1, 10)
         await queue.acquire(ignore)
         first = asyncio.create_task(queue.acquire(ignore))
@@ -84,7 +84,7 @@ class TestQueue:
         await second
 
     async def test_giving_up_at_the_moment_of_being_passed_over_is_a_cancellation(self) -> None:
-        """Cancelled and released in one step: no place is lost, and the error is the right one."""
+        """Cancelled and released in one step: no slot is lost, and the error is the right one."""
         queue = AnswerQueue(1, 10)
         await queue.acquire(ignore)
         waiting = asyncio.create_task(queue.acquire(ignore))

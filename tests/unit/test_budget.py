@@ -40,7 +40,7 @@ QUARTER: Final = LIMIT // 4
 CHUNK: Final = b'{"choices":[{"index":0,"delta":{"content":"%b"}}]}' % (b"x" * (8 * KIB))
 
 
-class House:
+class Application:
     """Answers that nobody fills but the test, and connections that take what it says."""
 
     def __init__(self, retention: int = 4 * 2**20) -> None:
@@ -76,8 +76,8 @@ class House:
 
 
 @asynccontextmanager
-async def house(retention: int = 4 * 2**20) -> AsyncIterator[House]:
-    made = House(retention)
+async def application(retention: int = 4 * 2**20) -> AsyncIterator[Application]:
+    made = Application(retention)
     try:
         yield made
     finally:
@@ -96,7 +96,7 @@ class TestWhatIsGivenUp:
     async def test_what_has_ended_is_given_up_first_the_oldest_first_and_no_more_than_is_needed(
         self,
     ) -> None:
-        async with house() as here:
+        async with application() as here:
             for number in range(8):
                 answer = here.start(f"address {number}", f"a-{number}")
                 here.fill(answer, 96 * KIB)
@@ -110,7 +110,7 @@ class TestWhatIsGivenUp:
             assert len(running.stream) > 5
 
     async def test_what_watchers_of_a_running_answer_have_seen_is_given_up_next(self) -> None:
-        async with house() as here:
+        async with application() as here:
             answers = [here.start(f"address {n}", f"a-{n}") for n in range(4)]
             fast = [here.watch(answer) for answer in answers]
             slow = here.watch(answers[3], room=0)
@@ -121,7 +121,7 @@ class TestWhatIsGivenUp:
             assert not any(shown.closes for shown in [*fast, slow])
 
     async def test_slow_viewers_of_evicted_answers_go_then(self) -> None:
-        async with house() as here:
+        async with application() as here:
             slow = []
             for number in range(4):
                 answer = here.start(f"address {number}", f"a-{number}")
@@ -137,7 +137,7 @@ class TestWhatIsGivenUp:
             assert here.budget.bytes <= LIMIT - QUARTER
 
     async def test_slow_viewers_of_running_answers_go_last_of_the_largest_first(self) -> None:
-        async with house() as here:
+        async with application() as here:
             sizes = (200, 240, 160, 232)
             answers = [here.start(f"address {n}", f"a-{n}") for n in range(4)]
             slow = [here.watch(answer, room=0) for answer in answers]
@@ -149,7 +149,7 @@ class TestWhatIsGivenUp:
             assert not answers[1].task.done(), "the answer goes on"
 
     async def test_what_is_given_up_is_ones_own_where_ones_own_share_is_used_up(self) -> None:
-        async with house() as here:
+        async with application() as here:
             mine: list[Shown] = []
             theirs: list[Shown] = []
             for number in range(2):
@@ -170,7 +170,7 @@ class TestARunningAnswer:
     async def test_a_running_answer_goes_on_above_its_share_if_nobody_is_behind_and_holds_nothing(
         self,
     ) -> None:
-        async with house() as here:
+        async with application() as here:
             answer = here.start("one", "a")
             here.watch(answer)
             for _ in range(20):
@@ -179,7 +179,7 @@ class TestARunningAnswer:
             assert not here.answers.waiting
 
     async def test_a_running_answer_waits_above_its_share_while_somebody_is_behind(self) -> None:
-        async with house() as here:
+        async with application() as here:
             answer = here.start("one", "a")
             slow = here.watch(answer, room=0)
             here.fill(answer, QUARTER + 16 * KIB)
@@ -243,7 +243,7 @@ class TestARequest:
 
 class TestConnections:
     async def test_connections_on_which_most_waits_go_until_there_is_room(self) -> None:
-        here = House()
+        here = Application()
         shown = []
         for number, size in enumerate((300, 250, 240, 230, 200, 3)):
             connection = Shown(Pipe(0), manager=here.manager)
@@ -257,7 +257,7 @@ class TestConnections:
         assert here.budget.bytes == (250 + 240 + 230 + 200 + 3) * KIB
 
     async def test_heavier_connections_of_others_are_no_shelter(self) -> None:
-        here = House()
+        here = Application()
         shares = [here.budget.share(name) for name in ("alone", "many")]
         shown = []
         for share, size in zip((shares[0], *[shares[1]] * 4), (200, 80, 80, 80, 80), strict=True):
@@ -271,7 +271,7 @@ class TestConnections:
         assert [c.pipe.aborted for c in shown] == [False, True, False, False, False]
 
     async def test_connections_are_counted_as_soon_as_they_are_behind(self) -> None:
-        here = House()
+        here = Application()
         connection = Shown(Pipe(0, high=KIB), manager=here.manager)
         connection.write(b"x" * (10 * KIB))
         assert here.budget.unsent.bytes == 10 * KIB
@@ -288,7 +288,7 @@ class TestNothingStays:
         gc.enable()
 
     async def test_nothing_stays_of_a_face_that_is_full_when_all_leave(self) -> None:
-        async with house(64 * KIB) as here:
+        async with application(64 * KIB) as here:
             answer = here.start("one", "a")
             shown = Shown(Pipe(0), manager=here.manager)
             shown.write(b"x")
@@ -303,7 +303,7 @@ class TestNothingStays:
             assert here.budget.bytes == 0
 
     async def test_nothing_stays_of_an_answer_that_was_cancelled_before_it_began(self) -> None:
-        async with house() as here:
+        async with application() as here:
             answer = here.start("one", "a")
             await end(answer)
             here.answers.forget(answer)
@@ -311,7 +311,7 @@ class TestNothingStays:
             assert here.budget.bytes == 0
 
     async def test_nothing_stays_of_a_connection_that_is_gone(self) -> None:
-        here = House()
+        here = Application()
         counted = asyncio.Event()
 
         class Counted(Shown):
@@ -337,14 +337,14 @@ def _slot(manager: ConnectionManager, address: str) -> Slot:
 class Remotely:
     """Mirrors as `Answers` sees them: two that nobody watches, and one that somebody does."""
 
-    def __init__(self, here: House) -> None:
+    def __init__(self, here: Application) -> None:
         self.idle = [self._mirror(here, f"idle {number}") for number in range(2)]
         self.seen = self._mirror(here, "seen")
         self.shown = Shown(Pipe(None), manager=here.manager)
         self.seen.watch(self.shown, 0)
         here.answers.remote = self  # type: ignore[assignment]
 
-    def _mirror(self, here: House, name: str) -> Mirror:
+    def _mirror(self, here: Application, name: str) -> Mirror:
         share = here.budget.share(name)
         request = ChatRequest(name, None, b"{}")
         mirror = Mirror(request, "", name, channel(epoch=name), AMPLE, "owner", share)
@@ -362,7 +362,7 @@ class Remotely:
 
 class TestMirrors:
     async def test_mirrors_that_nobody_watches_go_before_all_else(self) -> None:
-        async with house() as here:
+        async with application() as here:
             answer = here.start("one", "a")
             here.fill(answer, 220 * KIB)
             await end(answer)
@@ -371,7 +371,7 @@ class TestMirrors:
             assert (len(remote.idle), here.answers.present) == (1, [answer])
 
     async def test_mirrors_that_are_watched_let_go_of_what_has_been_seen(self) -> None:
-        async with house() as here:
+        async with application() as here:
             remote = Remotely(here)
             here.budget.limit = QUARTER
             here.budget.share("asking").check(QUARTER // 4)

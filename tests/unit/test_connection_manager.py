@@ -25,7 +25,7 @@ from tests.fakes.engine import Clock, Pipe, Shown
 HERE = "127.0.0.1"
 
 
-class Beating(Shown):
+class Client(Shown):
     """A connection that counts its heartbeats, and goes when it is asked to."""
 
     def __init__(self, manager: ConnectionManager, pipe: Pipe | None = None) -> None:
@@ -64,13 +64,13 @@ def clock() -> Iterator[Clock]:
         yield clock
 
 
-def house(process: Process | None = None, **settings: object) -> ConnectionManager:
+def new_manager(process: Process | None = None, **settings: object) -> ConnectionManager:
     config = StreamingConfig(**settings)  # type: ignore[arg-type]
     return ConnectionManager(config, Telemetry(), process)
 
 
-def come(manager: ConnectionManager, kind: str = "sse", address: str = HERE) -> Beating:
-    connection = Beating(manager)
+def come(manager: ConnectionManager, kind: str = "sse", address: str = HERE) -> Client:
+    connection = Client(manager)
     manager.add(connection, manager.admission.admit(kind, address))
     return connection
 
@@ -93,34 +93,34 @@ async def turns(work: Callable[[], Awaitable[None]], clock: Clock, *pauses: floa
 class TestAdmission:
     @pytest.mark.parametrize("kind", KINDS)
     def test_the_limit_of_connections_is_reached_by_the_last_that_fits(self, kind: str) -> None:
-        manager = house(max_connections=3, sse_max_connections=3)
-        places = [manager.admission.admit(kind, HERE) for _ in range(3)]
+        manager = new_manager(max_connections=3, sse_max_connections=3)
+        slots = [manager.admission.admit(kind, HERE) for _ in range(3)]
         with pytest.raises(Unavailable, match="All 3") as caught:
             manager.admission.admit(kind, HERE)
         assert caught.value.code == "connections"
         assert caught.value.retry_after
         assert manager.telemetry.refusals["connections"] == 1
-        manager.admission.give_back(places.pop())
+        manager.admission.give_back(slots.pop())
         manager.admission.admit(kind, HERE)
 
     def test_one_kinds_limit_is_nothing_to_the_other(self) -> None:
-        manager = house(max_connections=1, sse_max_connections=1)
+        manager = new_manager(max_connections=1, sse_max_connections=1)
         manager.admission.admit("websocket", HERE)
         manager.admission.admit("sse", HERE)
 
     def test_one_address_cannot_take_all(self) -> None:
-        manager = house(max_connections_per_ip=2)
-        places = [manager.admission.admit(kind, HERE) for kind in KINDS]
+        manager = new_manager(max_connections_per_ip=2)
+        slots = [manager.admission.admit(kind, HERE) for kind in KINDS]
         with pytest.raises(Unavailable, match="one address") as caught:
             manager.admission.admit("sse", HERE)
         assert caught.value.code == "per_address"
         manager.admission.admit("sse", "10.0.0.2")
-        manager.admission.give_back(places[0])
+        manager.admission.give_back(slots[0])
         manager.admission.admit("sse", HERE)
 
     def test_short_of_memory_nobody_more_comes_in(self, clock: Clock) -> None:
         process = Small()
-        manager = house(process, memory_gb=1)
+        manager = new_manager(process, memory_gb=1)
         process.used = int(0.9 * 2**30)
         manager.admission.admit("sse", HERE)
         process.used += 2
@@ -134,7 +134,7 @@ class TestAdmission:
         manager.admission.admit("sse", HERE)
 
     def test_the_last_descriptors_are_not_for_viewers(self) -> None:
-        manager = house()
+        manager = new_manager()
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         manager.admission.admit("sse", HERE, 20)
         with pytest.raises(Unavailable, match="file descriptors") as caught:
@@ -142,14 +142,14 @@ class TestAdmission:
         assert caught.value.code == "descriptors"
 
     async def test_a_server_that_stops_takes_nobody(self) -> None:
-        manager = house()
+        manager = new_manager()
         await manager.drain(1)
         with pytest.raises(Unavailable, match="stopping") as caught:
             manager.admission.admit("sse", HERE)
         assert caught.value.code == "draining"
 
     def test_a_slot_that_was_not_taken_is_given_back(self) -> None:
-        manager = house(max_connections_per_ip=1)
+        manager = new_manager(max_connections_per_ip=1)
         for _ in range(3):
             with contextlib.suppress(ConnectionResetError), manager.admission.admit("sse", HERE):
                 raise ConnectionResetError
@@ -157,7 +157,7 @@ class TestAdmission:
         assert manager.admission.per_address == {}
 
     def test_a_refused_connection_takes_no_slot(self) -> None:
-        manager = house(max_connections=1)
+        manager = new_manager(max_connections=1)
         manager.admission.admit("websocket", HERE)
         for _ in range(3):
             with pytest.raises(Unavailable):
@@ -178,8 +178,8 @@ class TestAdmission:
     def test_counts_are_right_whoever_comes_and_goes(
         self, steps: list[tuple[str, str, str]]
     ) -> None:
-        manager = house(max_connections=4, sse_max_connections=3, max_connections_per_ip=3)
-        here: list[tuple[Slot, Beating]] = []
+        manager = new_manager(max_connections=4, sse_max_connections=3, max_connections_per_ip=3)
+        here: list[tuple[Slot, Client]] = []
         for what, kind, address in steps:
             if what == "go":
                 if here:
@@ -187,25 +187,25 @@ class TestAdmission:
                     connection.connection_lost(None)
                     connection.connection_lost(None)
                 continue
-            with contextlib.suppress(Unavailable), manager.admission.admit(kind, address) as place:
+            with contextlib.suppress(Unavailable), manager.admission.admit(kind, address) as slot:
                 if what == "come":
-                    connection = Beating(manager)
-                    manager.add(connection, place)
-                    here.append((place, connection))
-        places = [place for place, _ in here]
+                    connection = Client(manager)
+                    manager.add(connection, slot)
+                    here.append((slot, connection))
+        slots = [slot for slot, _ in here]
         for kind in KINDS:
-            assert manager.open[kind] == sum(place.kind == kind for place in places)
+            assert manager.open[kind] == sum(slot.kind == kind for slot in slots)
         assert dict(manager.admission.per_address) == {
             address: count
             for address in "abc"
-            if (count := sum(place.address == address for place in places))
+            if (count := sum(slot.address == address for slot in slots))
         }
         assert set(manager.connections.values()) == {connection for _, connection in here}
 
 
 class TestRegistry:
     def test_a_connection_has_a_number_of_its_own_and_our_high_water_mark(self) -> None:
-        manager = house(buffer_size=1234)
+        manager = new_manager(buffer_size=1234)
         first, second = come(manager), come(manager)
         assert (first.number, second.number) == (1, 2)
         assert first.pipe.high == 1234
@@ -218,7 +218,7 @@ class TestRegistry:
     def test_who_goes_without_a_word_left_or_broke(
         self, error: Exception | None, ending: str
     ) -> None:
-        manager = house()
+        manager = new_manager()
         come(manager).connection_lost(error)
         assert manager.telemetry.endings["sse", ending] == 1
         assert manager.connections == {}
@@ -227,7 +227,7 @@ class TestRegistry:
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level(logging.INFO, "streaming_api")
-        connection = come(house())
+        connection = come(new_manager())
         connection.path = "/evil\r\n2026-01-31 forged"
         connection.connection_lost(None)
         (record,) = caplog.records
@@ -239,7 +239,7 @@ class TestRegistry:
         assert set(CloseReason) >= FAULTS
 
     def test_the_manager_says_how_it_stands(self) -> None:
-        manager = house(max_connections=5, sse_max_connections=7)
+        manager = new_manager(max_connections=5, sse_max_connections=7)
         come(manager)
         assert repr(manager) == "<ConnectionManager 0 of 5 websocket, 1 of 7 sse>"
 
@@ -248,14 +248,14 @@ class TestHeartbeats:
     async def test_each_connection_has_a_heartbeat_when_it_is_due_and_not_before(
         self, clock: Clock
     ) -> None:
-        manager = house()
+        manager = new_manager()
         connection = come(manager)
         connection.heartbeats.clear()
         await turns(manager.keep_heartbeats, clock, *[1.0] * 25)
         assert [sent - 1000 for sent in connection.heartbeats] == [10, 20]
 
     async def test_a_heartbeat_can_be_asked_for_earlier(self, clock: Clock) -> None:
-        manager = house()
+        manager = new_manager()
         connection = come(manager)
         connection.heartbeats.clear()
         manager.heartbeat_at(connection, clock.now + 3)
@@ -265,7 +265,7 @@ class TestHeartbeats:
     async def test_who_is_gone_has_no_heartbeat_and_leaves_nothing_behind(
         self, clock: Clock
     ) -> None:
-        manager = house()
+        manager = new_manager()
         for _ in range(100):
             come(manager).connection_lost(None)
         await turns(manager.keep_heartbeats, clock, 11)
@@ -274,7 +274,7 @@ class TestHeartbeats:
 
 class TestStalled:
     async def test_who_takes_nothing_for_the_timeout_is_dropped(self, clock: Clock) -> None:
-        manager = house(stall_timeout=8)
+        manager = new_manager(stall_timeout=8)
         stuck, slow, fine = come(manager), come(manager), come(manager)
         stuck.pipe.unsent, slow.pipe.unsent = 1000, 1000
 
@@ -290,7 +290,7 @@ class TestStalled:
         assert not fine.pipe.aborted
 
     async def test_nobody_is_dropped_before_the_timeout(self, clock: Clock) -> None:
-        manager = house(stall_timeout=8)
+        manager = new_manager(stall_timeout=8)
         stuck = come(manager)
         stuck.pipe.unsent = 1000
         await turns(manager.keep_sweeping_stalled, clock, *[1.0] * 7)
@@ -300,8 +300,8 @@ class TestStalled:
 
     async def test_what_we_write_is_no_progress_of_the_clients(self, clock: Clock) -> None:
         """Keep-alives and replies go on into the buffer of one that takes nothing."""
-        manager = house(stall_timeout=8)
-        stuck = Beating(manager, Pipe(room=0))
+        manager = new_manager(stall_timeout=8)
+        stuck = Client(manager, Pipe(room=0))
         manager.add(stuck, manager.admission.admit("sse", HERE))
         for _ in range(12):
             stuck.write(b": keep-alive\n\n")
@@ -313,7 +313,7 @@ class TestIdle:
     async def test_a_connection_without_deliveries_and_messages_is_closed(
         self, clock: Clock
     ) -> None:
-        manager = house(cleanup_interval=10, max_idle_time=60)
+        manager = new_manager(cleanup_interval=10, max_idle_time=60)
         idle, sender, reader, alive = (come(manager) for _ in range(4))
         for _ in range(7):
             await turns(manager.keep_sweeping_idle, clock, 10.0)
@@ -324,7 +324,7 @@ class TestIdle:
         assert sender.closes == reader.closes == []
 
     async def test_who_is_closing_already_is_left_to_it(self, clock: Clock) -> None:
-        manager = house(cleanup_interval=10, max_idle_time=60)
+        manager = new_manager(cleanup_interval=10, max_idle_time=60)
         closing = come(manager)
         closing.ending = CloseReason.DRAINED
         await turns(manager.keep_sweeping_idle, clock, *[10.0] * 20)
@@ -333,7 +333,7 @@ class TestIdle:
 
 class TestDrain:
     async def test_everybody_is_notified_and_gone(self) -> None:
-        manager = house()
+        manager = new_manager()
         connections = [come(manager) for _ in range(50)]
         await manager.drain(30)
         assert all(connection.closes == ["drained"] for connection in connections)
@@ -341,7 +341,7 @@ class TestDrain:
         assert manager.open["sse"] == 0
 
     async def test_who_does_not_go_is_dropped_when_the_time_is_over(self) -> None:
-        manager = house()
+        manager = new_manager()
         stubborn, polite = come(manager), come(manager)
         stubborn.stubborn = True
         await manager.drain(0.01)
@@ -350,12 +350,12 @@ class TestDrain:
 
     async def test_the_drain_does_not_wait_with_nobody_there(self) -> None:
         async with asyncio.timeout(5):
-            await house().drain(1_000)
+            await new_manager().drain(1_000)
 
 
 class TestFigures:
     def test_stability_is_what_was_seen(self) -> None:
-        manager = house()
+        manager = new_manager()
         come(manager).connection_lost(None)
         come(manager).abort(CloseReason.STALLED)
         come(manager).connection_lost(ConnectionResetError())

@@ -14,7 +14,7 @@ from aiohttp import web
 
 import streaming_api
 from streaming_api.app import make_app
-from streaming_api.config import ConfigError, StreamingConfig
+from streaming_api.config import StreamingConfig
 from streaming_api.service import StreamingService
 from tests.clients import http
 from tests.conftest import StartServer
@@ -100,19 +100,6 @@ def test_the_version_is_the_one_that_is_installed() -> None:
 
 
 class TestConfiguration:
-    def test_the_flat_constructor_takes_the_documented_arguments(self) -> None:
-        config = StreamingConfig(
-            port=9096, memory_gb=2, cpu_cores=4, max_connections=1000, heartbeat_interval=30
-        )
-        assert (config.port, config.memory_gb, config.cpu_cores) == (9096, 2, 4)
-        assert (config.max_connections, config.heartbeat_interval) == (1000, 30)
-
-    def test_all_that_is_wrong_is_said_at_once(self) -> None:
-        with pytest.raises(ConfigError) as caught:
-            StreamingConfig(port=99_999, max_connections=0, sse_enabled="false")  # type: ignore[arg-type]
-        told = str(caught.value)
-        assert all(name in told for name in ("port", "max_connections", "sse_enabled"))
-
     def test_an_argument_that_there_is_not_is_refused(self) -> None:
         with pytest.raises(TypeError):
             StreamingConfig(colour="blue")  # type: ignore[call-arg]

@@ -34,7 +34,7 @@ TOPICS = {"metrics": Policy.LATEST, "alerts": Policy.HISTORY, "status": Policy.H
 FEW = Retention(bytes=2**30, messages=3, seconds=10**6)
 
 
-def house(on: Channel, retention: Retention = AMPLE) -> dict[str, State]:
+def topics_on(on: Channel, retention: Retention = AMPLE) -> dict[str, State]:
     """The three topics on their channel."""
     return {name: State(on, name, policy, retention) for name, policy in TOPICS.items()}
 
@@ -63,7 +63,7 @@ def resume(on: Channel, cursor: int, *names: str, shown: Shown | None = None) ->
 class TestJoining:
     def test_who_joins_gets_a_snapshot_of_each_topic_then_what_comes(self) -> None:
         on = channel()
-        topics = house(on)
+        topics = topics_on(on)
         topics["metrics"].change()
         topics["alerts"].change()
         shown = join(on)
@@ -78,7 +78,7 @@ class TestJoining:
     def test_what_waits_for_the_window_is_in_the_snapshot_and_does_not_come_again(self) -> None:
         clock = Clock()
         on = channel(clock=clock, flush_interval=10, batch_size=1)
-        topics = house(on)
+        topics = topics_on(on)
         for _ in range(3):
             topics["metrics"].change()
         shown = join(on)
@@ -91,7 +91,7 @@ class TestJoining:
     def test_a_client_cut_off_between_two_snapshots_misses_none(self) -> None:
         """Until the last one is shown its cursor is that of who has seen nothing."""
         on = channel()
-        topics = house(on)
+        topics = topics_on(on)
         topics["alerts"].change()
         shown = join(on)
         *before, last = shown.messages()
@@ -101,13 +101,13 @@ class TestJoining:
 
     def test_a_snapshot_of_one_topic_is_where_its_client_is(self) -> None:
         on = channel()
-        house(on)["metrics"].change()
+        topics_on(on)["metrics"].change()
         assert join(on, "metrics").messages()[0]["cursor"] == f"{EPOCH}:1"
 
     def test_a_cursor_that_is_not_flushed_yet_is_not_written_again(self) -> None:
         clock = Clock()
         on = channel(clock=clock, flush_interval=10, batch_size=1)
-        topics = house(on)
+        topics = topics_on(on)
         topics["alerts"].change()
         topics["alerts"].change()
         assert (on.flushed, on.number) == (1, 2)
@@ -120,7 +120,7 @@ class TestJoining:
 class TestFallingBehind:
     def test_nothing_more_is_written_until_the_transport_drains(self) -> None:
         on = channel()
-        topics = house(on)
+        topics = topics_on(on)
         shown = resume(on, 0, "alerts", shown=Shown(Pipe(room=0)))
         for _ in range(9):
             topics["alerts"].change()
@@ -134,7 +134,7 @@ class TestFallingBehind:
         """One batch, two topics, two viewers: the first one's write is one too many."""
         clock = Clock()
         on = channel(clock=clock, flush_interval=10, batch_size=1)
-        topics = house(on)
+        topics = topics_on(on)
         shown = Shown()
         for name in ("metrics", "alerts"):
             join(on, name, shown=shown)
@@ -188,7 +188,7 @@ class TestFallingBehind:
 class TestOffTheBacklog:
     def test_latest_jumps_to_the_newest_state(self) -> None:
         on = channel()
-        topics = house(on, FEW)
+        topics = topics_on(on, FEW)
         shown = join(on, "metrics", shown=Shown(Pipe(room=0)))
         for _ in range(20):
             topics["metrics"].change()
@@ -199,7 +199,7 @@ class TestOffTheBacklog:
 
     def test_history_gets_a_gap_and_then_the_oldest_that_is_kept(self) -> None:
         on = channel()
-        topics = house(on, FEW)
+        topics = topics_on(on, FEW)
         shown = join(on, "alerts", shown=Shown(Pipe(room=0)))
         for _ in range(20):
             topics["alerts"].change()
@@ -223,7 +223,7 @@ class TestOffTheBacklog:
     def test_a_snapshot_amid_other_topics_leaves_the_cursor_where_they_are(self) -> None:
         """Cut off right behind it, the client comes back for the alerts it has not seen."""
         on = channel()
-        topics = house(on)
+        topics = topics_on(on)
         topics["metrics"].stream.retention = FEW
         topics["alerts"].change()
         shown = join(on, "metrics", "alerts", shown=Shown(Pipe(room=0)))
@@ -238,7 +238,7 @@ class TestOffTheBacklog:
     def test_the_same_gap_is_not_reported_twice(self) -> None:
         """Eviction goes on while a viewer of several topics reads on."""
         on = channel()
-        topics = house(on)
+        topics = topics_on(on)
         topics["alerts"].stream.retention = FEW
         shown = join(on, shown=Shown(Pipe(room=0)))
         for _ in range(10):
@@ -323,7 +323,7 @@ class TestAnyOrderOfThings:
         """With a long log, or one so short that it falls off: then a gap says what it misses."""
         clock = Clock()
         on = channel(clock=clock, flush_interval=1.0, batch_size=2)
-        topics = house(on, FEW if few else AMPLE)
+        topics = topics_on(on, FEW if few else AMPLE)
         client = Client(on, tuple(sorted(names)))
         for what, how in steps:
             if what in {"change", "urgent"}:
@@ -421,7 +421,7 @@ class TestAnyOrderOfThings:
         """As on a WebSocket: one viewer a topic, one transport for all, paused by any."""
         clock = Clock()
         on = channel(clock=clock, flush_interval=1.0, batch_size=1)
-        topics = house(on)
+        topics = topics_on(on)
         names = sorted(TOPICS)
         shown = Shown(Pipe(room=0, high=100))
         for name in names:

@@ -13,7 +13,7 @@ from tests.bench.measure import measuring
 from tests.bench.peers.base import ChatFace
 from tests.bench.peers.ours import CONFIG, OPENAI, Ours
 from tests.bench.works.first_token import Probe
-from tests.certificates import make_certificate
+from tests.certificates import server_tls
 from tests.fakes.script import Script
 from tests.fakes.upstream import FakeUpstream
 from tests.fakes.wire import Connection, Request
@@ -59,9 +59,7 @@ async def run(bench: Bench) -> None:
     """One answer with a handshake, then others without one; handshakes are counted."""
     folder = bench.folder / "kept-tls"
     folder.mkdir()
-    certificate, key = make_certificate(folder)
-    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    tls.load_cert_chain(certificate, key)
+    certificate, tls = server_tls(folder)
     async with TlsUpstream(tls) as upstream:
         peer = OursOverTls(bench.folder, upstream.url)
         peer.certificate = certificate
