@@ -196,7 +196,7 @@ class TestARunningAnswer:
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Two of those that are behind; whoever keeps up, first of all."""
-        async with house() as here:
+        async with application() as here:
             behind = [here.start(f"10.0.0.{number}", f"r-{number}") for number in range(5)]
             for answer in behind:
                 here.watch(answer, room=0)
