@@ -101,7 +101,7 @@ class Machine:
         )  # fmt: skip
         (reload,) = re.findall(r"^ExecReload=(.*)$", text, re.MULTILINE)
         self.on_reload = [
-            word.replace("$MAINPID", str(process.pid)) for word in shlex.split(reload)
+            self.placed(word).replace("$MAINPID", str(process.pid)) for word in shlex.split(reload)
         ]
         try:
             assert b"READY=1" in manager.recv(4096)
@@ -153,6 +153,10 @@ def reload_a_key(machine: Machine) -> None:
     file = machine.folder / "opt/citadel/config/services/streaming-api.yaml"
     row = {"name": "page", "sha256": digest, "scopes": ["watch"]}
     document = yaml.safe_load(file.read_text())
+    file.write_text("service: {port: none}\n")
+    failed = subprocess.run(machine.on_reload, check=False, capture_output=True, text=True)
+    assert failed.returncode != 0
+    assert f"{file}:1: service.port: found" in failed.stderr
     document["security"]["api_keys"] = [row]
     file.write_text(yaml.safe_dump(document))
     subprocess.run(machine.on_reload, check=True)
