@@ -80,17 +80,16 @@ async def _ask(
 async def _ask_store(url: str) -> str | None:
     """Ask the store of the cluster, whose address may contain a password: it is not shown."""
     try:
-        from streaming_api.cluster.store import (  # noqa: PLC0415
-            StoreError,
-            connect,
-            reason_of,
-            run_on,
-        )
+        from streaming_api.cluster.connection import Connection, Refused, StoreError  # noqa: PLC0415
     except ImportError:
         return f"cluster.url needs the store's client: {HELP}"
+    store = Connection(url, seconds=_STORE_SECONDS)
     try:
-        async with connect(url, seconds=_STORE_SECONDS) as store:
-            (reply,) = await run_on(store, [("PING",)])
+        await store.ask(("PING",))
+    except Refused as error:
+        return f"cluster.url: {error}"
     except StoreError as error:
         return f"cluster.url does not answer: {error}"
-    return f"cluster.url: {reason_of(reply)}" if isinstance(reply, Exception) else None
+    finally:
+        await store.close()
+    return None

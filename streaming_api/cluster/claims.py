@@ -14,9 +14,10 @@ import attrs
 from streaming_api.answers.answers import gone, not_found
 from streaming_api.answers.elsewhere import Key
 from streaming_api.cluster import meta as metas
+from streaming_api.cluster.connection import Command, StoreError
 from streaming_api.cluster.meta import Meta, ref_of
 from streaming_api.cluster.shared import unavailable
-from streaming_api.cluster.store import RUNNING_SECONDS, Command, StoreError
+from streaming_api.cluster.store import RUNNING_SECONDS
 from streaming_api.errors import ApiError, Gone, NotFound, TooMany
 
 if TYPE_CHECKING:

@@ -18,6 +18,7 @@ from streaming_api.answers.answers import Answers, not_found
 from streaming_api.answers.elsewhere import Key
 from streaming_api.cluster.agreement import about, difference
 from streaming_api.cluster.claims import Claims
+from streaming_api.cluster.connection import Command, Message, StoreError, reason_of
 from streaming_api.cluster.exchange import Exchange
 from streaming_api.cluster.figures import Figures
 from streaming_api.cluster.membership import Membership, Missing
@@ -30,14 +31,7 @@ from streaming_api.cluster.presence import Counts, Presence
 from streaming_api.cluster.rates import Rates
 from streaming_api.cluster.reader import Reader
 from streaming_api.cluster.shared import SharedBindings, Tickets, unavailable
-from streaming_api.cluster.store import (
-    FORGET_SECONDS,
-    RUNNING_SECONDS,
-    Command,
-    Message,
-    Store,
-    StoreError,
-)
+from streaming_api.cluster.store import FORGET_SECONDS, RUNNING_SECONDS, Store
 from streaming_api.cluster.topics import SharedTopics
 from streaming_api.cluster.usage import Usage
 from streaming_api.cluster.writer import Recording, Writer
@@ -159,6 +153,11 @@ class Cluster:
     def lag(self) -> int:
         """Number of messages shown here and not yet in the store."""
         return self._writer.lag
+
+    @property
+    def trips(self) -> int:
+        """How many round trips to the store there were."""
+        return self.store.trips + (0 if self._membership is None else self._membership.beats)
 
     @property
     def mirrors(self) -> Mapping[Key, Mirror]:
@@ -346,27 +345,32 @@ class Cluster:
             ticks += 1
             self._mirrors.look()
             self._owner.look()
-            self._outbox.notify(self.instance, "mark")
             try:
-                await self._ask_who_lives(renew=ticks % RENEW_TICKS == 0)
+                refused = await self._ask_who_lives(renew=ticks % RENEW_TICKS == 0)
             except StoreError as error:
                 self.figures.failed(str(error))
             else:
-                self._assess_store()
+                self._assess_store(refused)
             reason = self.figures.reason or self._risk() or self._disagreement()
             self._components.set("cluster", "up" if self.figures.up else "down", reason)
 
-    async def _ask_who_lives(self, *, renew: bool) -> None:
-        """Find out which processes are alive, and end the answers of those that are not."""
+    async def _ask_who_lives(self, *, renew: bool) -> str | None:
+        """Find out which processes are alive, and end the answers of those that are not.
+
+        Returns:
+            Why the store does not let this process send itself a mark, if it does not.
+        """
         owners = self._mirrors.owners
         commands: list[Command] = [("EXISTS", self.store.key("i", owner)) for owner in owners]
         commands += self._claims.renew()
         self._outbox.repeat()
         if renew:
             commands += self._writer.renew()
-        replies = await self.store.run(*commands, ("TIME",))
+        mark = self.store.message(self.instance, "mark")
+        replies = await self.store.along(*commands, mark)
         alive = {owner: bool(reply) for owner, reply in zip(owners, replies, strict=False)}
         await self._mirrors.seal(self._missing.saw(alive))
+        return reason_of(replies[-1]) if isinstance(replies[-1], Exception) else None
 
     def _risk(self) -> str | None:
         """Return what is wrong with a store that answers, if anything is."""
@@ -377,11 +381,14 @@ class Cluster:
             return None
         return f"The store may drop answers: set its maxmemory-policy ({evicts}) to noeviction."
 
-    def _assess_store(self) -> None:
+    def _assess_store(self, refused: str | None) -> None:
         membership = self._membership
         assert membership is not None
         membership.turned()
         self.figures.joined = membership.joined
+        if refused is not None:
+            self.figures.failed(refused)
+            return
         hung = time.monotonic() - self._reader.marked > MARK_SECONDS
         if hung:
             self._reader.restart()

@@ -1,4 +1,4 @@
-"""Exchange: sends and receives what all processes count together, in a round trip every 250 ms.
+"""Exchange: sends and receives what all processes count together, every 250 ms.
 
 Each part says what is due and takes the replies. When the store does not answer, every process
 goes on with what it counts itself; nothing here is ever waited for by a token.
@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Protocol
 
+from streaming_api.cluster.connection import Command, StoreError, reason_of
 from streaming_api.cluster.figures import Figures
-from streaming_api.cluster.store import Command, Store, StoreError, reason_of
+from streaming_api.cluster.store import TOGETHER_SECONDS, Store
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ class Exchange:
     def hurry(self) -> None:
         """Exchange now: what has just been counted decides on what others ask for next."""
         self._wake.set()
+        self._store.depart()
 
     async def fresh(self) -> bool:
         """Wait for an exchange that begins after this call; return whether it succeeded."""
@@ -59,7 +61,7 @@ class Exchange:
             return False
         waiter = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
-        self._wake.set()
+        self.hurry()
         return bool(await waiter)
 
     async def complete(self) -> bool:
@@ -72,20 +74,21 @@ class Exchange:
     async def keep_exchanging(self) -> None:
         """Exchange forever."""
         while True:
+            ask = self._store.run if self._wake.is_set() else self._store.along
             self._wake.clear()
             waiters, self._waiters = self._waiters, []
-            done = await self._exchange()
+            done = await self._exchange(ask)
             for waiter in waiters:
                 if not waiter.done():
                     waiter.set_result(done)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(EXCHANGE_SECONDS):
+                async with asyncio.timeout(EXCHANGE_SECONDS - TOGETHER_SECONDS):
                     await self._wake.wait()
 
-    async def _exchange(self) -> bool:
+    async def _exchange(self, ask: Callable[..., Awaitable[list[Any]]]) -> bool:
         commands = [part.due() for part in self._parts]
         try:
-            replies = await self._store.exchange(*(one for due in commands for one in due))
+            replies = await ask(*(one for due in commands for one in due))
         except StoreError as error:
             self._figures.failed(str(error))
             for part in self._parts:

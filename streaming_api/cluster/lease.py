@@ -12,7 +12,7 @@ from typing import Final
 
 import attrs
 
-from streaming_api.cluster.store import Message
+from streaming_api.cluster.connection import Message
 from streaming_api.cluster.topic_store import TopicStore
 from streaming_api.topics.processes import Report
 

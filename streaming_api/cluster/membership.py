@@ -16,8 +16,9 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from streaming_api.cluster.connection import REPLY_SECONDS, reason_of
 from streaming_api.cluster.figures import Figures
-from streaming_api.cluster.store import INBOX_SECONDS, REPLY_SECONDS, Store, reason_of
+from streaming_api.cluster.store import INBOX_SECONDS, Store
 
 HEARTBEAT_SECONDS: Final = 1.0
 HANG_SECONDS: Final = 3.0
@@ -37,6 +38,7 @@ class Membership:
     Attributes:
         evicts: the policy by which the store drops keys; None if it drops none.
         failed: why the last heartbeat failed; None if it did not.
+        beats: how many were sent.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Membership:
         self._sent = -lease
         self.evicts: str | None = None
         self.failed: str | None = None
+        self.beats = 0
 
     def start(self) -> None:
         """Begin to send heartbeats."""
@@ -102,6 +105,7 @@ class Membership:
 
     def _beat(self, client: redis.Redis) -> None:
         sent = time.monotonic()
+        self.beats += 1
         pipeline = client.pipeline(transaction=False)
         milliseconds = round(self._lease * 1000)
         pipeline.set(self._store.key("i", self._instance), 1, px=milliseconds, get=True)

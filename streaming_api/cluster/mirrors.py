@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from streaming_api.answers.elsewhere import Key
+from streaming_api.cluster.connection import Message
 from streaming_api.cluster.entries import SEAL_ID, Entry
 from streaming_api.cluster.meta import FORMAT, Meta, ref_of
 from streaming_api.cluster.mirror import Mirror
 from streaming_api.cluster.shared import unavailable
-from streaming_api.cluster.store import GONE_SECONDS, SEALED_MARK, Message
+from streaming_api.cluster.store import GONE_SECONDS, SEALED_MARK
 from streaming_api.errors import Unavailable
 from streaming_api.wire.messages import CHAT
 
@@ -33,6 +34,8 @@ IDLE_SECONDS: Final = 10.0
 """How long a mirror without viewers is kept."""
 LOAD_SECONDS: Final = 2.0
 CANCEL_SECONDS: Final = 2.0
+_TOGETHER: Final = 500
+"""Number of answers of which one message to their owner speaks."""
 
 Soil = Callable[[str, Mirror], None]
 
@@ -115,8 +118,7 @@ class Mirrors:
         if mirror.channel.ended:
             return
         if mirror.channel.watched:
-            known = f"{_ref(mirror)} {mirror.channel.fastest()}"
-            self._outbox.notify(mirror.instance, "watch", k=known)
+            self._outbox.notify(mirror.instance, "watch", k=_progress(mirror))
         else:
             kind = "move" if mirror.moving else "unwatch"
             self._outbox.notify(mirror.instance, kind, k=_ref(mirror))
@@ -166,12 +168,17 @@ class Mirrors:
     def look(self) -> None:
         """Read what is watched, whether or not there was a hint; drop what nobody watches."""
         now = time.monotonic()
+        shown: dict[str, list[str]] = {}
         for key, mirror in tuple(self.present.items()):
             if mirror.channel.watched:
                 self._soil(ref_of(key), mirror)
-                self._watched(mirror)
+                if not mirror.channel.ended:
+                    shown.setdefault(mirror.instance, []).append(_progress(mirror))
             elif now - mirror.idle_since > IDLE_SECONDS:
                 del self.present[key]
+        for instance, known in shown.items():
+            for at in range(0, len(known), _TOGETHER):
+                self._outbox.notify(instance, "watch", k="\n".join(known[at : at + _TOGETHER]))
 
     # Memory
 
@@ -236,3 +243,8 @@ class Mirrors:
 
 def _ref(mirror: Mirror) -> str:
     return ref_of((mirror.owner, mirror.request_id))
+
+
+def _progress(mirror: Mirror) -> str:
+    """Return how far its fastest viewer is, for its owner."""
+    return f"{_ref(mirror)} {mirror.channel.fastest()}"

@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 from typing import Any, Final
 
+from streaming_api.cluster.connection import Command, StoreError
 from streaming_api.cluster.figures import Figures
-from streaming_api.cluster.store import Command, Store, StoreError
+from streaming_api.cluster.store import Store
 
 _MOST: Final = 10_000
 _TOGETHER: Final = 500

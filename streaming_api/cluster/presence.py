@@ -13,7 +13,8 @@ import attrs
 import orjson
 
 if TYPE_CHECKING:
-    from streaming_api.cluster.store import Command, Store
+    from streaming_api.cluster.connection import Command
+    from streaming_api.cluster.store import Store
 
 Counts = Mapping[str, Mapping[str, int]]
 """Numbers by kind, ``answers`` (by key) or ``connections`` (by address)."""

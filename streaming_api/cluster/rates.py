@@ -14,7 +14,8 @@ import attrs
 
 if TYPE_CHECKING:
     from streaming_api.access.rates import Bucket, Buckets
-    from streaming_api.cluster.store import Command, Store
+    from streaming_api.cluster.connection import Command
+    from streaming_api.cluster.store import Store
 
 MOST: Final = 1_000
 """Buckets of one kind that are reconciled in one exchange."""

@@ -12,9 +12,10 @@ from collections.abc import Callable
 from typing import Final
 
 from streaming_api.background import Backoff
+from streaming_api.cluster.connection import READ_ENTRIES, Message, StoreError
 from streaming_api.cluster.figures import Figures
 from streaming_api.cluster.mirror import Mirror
-from streaming_api.cluster.store import READ_ENTRIES, Message, Store, StoreError
+from streaming_api.cluster.store import Store
 
 _SLICE: Final = 100
 """Number of answers that are read together."""

@@ -10,8 +10,9 @@ import orjson
 
 from streaming_api.answers.elsewhere import Elsewhere
 from streaming_api.answers.idempotency import Binding
+from streaming_api.cluster.connection import Command, StoreError
 from streaming_api.cluster.meta import ref_of
-from streaming_api.cluster.store import RUNNING_SECONDS, Command, Store, StoreError
+from streaming_api.cluster.store import RUNNING_SECONDS, Store
 from streaming_api.errors import Unavailable
 
 TICKET_SECONDS: Final = 30

@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from streaming_api.background import Backoff
+from streaming_api.cluster.connection import Message, StoreError
 from streaming_api.cluster.entries import Unreadable
-from streaming_api.cluster.store import Message, StoreError
 from streaming_api.cluster.topic_entries import TopicEntry, decode, decode_state
 from streaming_api.cluster.topic_store import TopicStore
 from streaming_api.topics import Topics

@@ -5,20 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from streaming_api.cluster.store import (
+from streaming_api.cluster.connection import (
     BLOCK_SECONDS,
     READ_ENTRIES,
     REPLY_SECONDS,
     Command,
     Message,
-    Refused,
-    Store,
-    connect,
     messages_of,
-    reason_of,
-    run_on,
-    wait_on,
 )
+from streaming_api.cluster.store import Store
 
 
 class TopicStore:
@@ -30,8 +25,8 @@ class TopicStore:
         self.reports = store.key("topics", "reports")
         self.webhooks = store.key("webhooks")
         self._store = store
-        self._client = connect(store.url)
-        self._listener = connect(store.url, seconds=BLOCK_SECONDS + 2 * REPLY_SECONDS)
+        self._main = store.connection()
+        self._listener = store.connection(BLOCK_SECONDS + 2 * REPLY_SECONDS)
 
     def stream(self, board: str, epoch: str) -> str:
         """Return the key of a board's stream."""
@@ -41,18 +36,13 @@ class TopicStore:
         """Return the key of a board's state."""
         return self._store.key(board, f"{epoch}:state")
 
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._client.aclose()
-        await self._listener.aclose()
-
     async def run(self, *commands: Command) -> list[Any]:
         """Run commands in one round trip; return replies, and errors of single commands among them.
 
         Raises:
             StoreError: it is unknown what came of them.
         """
-        return await run_on(self._client, commands)
+        return await self._main.run(*commands)
 
     async def ask(self, *commands: Command) -> list[Any]:
         """Run commands like `run`, where an error of one command is an error of all.
@@ -61,11 +51,7 @@ class TopicStore:
             StoreError: as in `run`.
             Refused: the store refuses.
         """
-        replies = await self.run(*commands)
-        for reply in replies:
-            if isinstance(reply, Exception):
-                raise Refused(reason_of(reply))
-        return replies
+        return await self._main.ask(*commands)
 
     async def wait(self, after: Mapping[str, str]) -> list[tuple[str, str, Message]]:
         """Wait a second for entries after the ids of some streams; return key, id and fields.
@@ -73,7 +59,7 @@ class TopicStore:
         Raises:
             StoreError: the store cannot be asked, or gives no answer.
         """
-        return await wait_on(self._listener, after)
+        return await self._listener.wait(after)
 
     async def since(self, after: Mapping[str, str]) -> list[tuple[str, str, Message]]:
         """Return all entries after the ids of some streams, as `wait` does, without waiting.

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from streaming_api.cluster.store import Command, StoreError
+from streaming_api.cluster.connection import Command, StoreError, is_old
 from streaming_api.cluster.topic_entries import OPENING, TopicEntry, encode_state
 from streaming_api.cluster.topic_reader import TopicReader
 from streaming_api.cluster.topic_store import TopicStore
@@ -36,12 +36,15 @@ class TopicWriter:
 
     Attributes:
         stale: whether what it is given is dropped.
+        refused: whether the store has refused an append for another reason than its number, and
+            nothing has been written since.
     """
 
     def __init__(
         self, store: TopicStore, topics: Topics, reader: TopicReader, may_write: Callable[[], bool]
     ) -> None:
         self.stale = True
+        self.refused = False
         self._store = store
         self._topics = topics
         self._reader = reader
@@ -111,6 +114,7 @@ class TopicWriter:
         if isinstance(reply, bytes):
             tops[name] += len(lines)
         elif tops is self._tops:
+            self.refused = isinstance(reply, Exception) and not is_old(reply)
             self.stop()
 
     # States, and new epochs
@@ -167,4 +171,5 @@ class TopicWriter:
             )
             commands.append(("DEL", *keys))
         await self._store.ask(*commands)
+        self.refused = False
         return epoch

@@ -17,9 +17,10 @@ from collections.abc import Callable
 from typing import Final
 
 from streaming_api.background import Background
+from streaming_api.cluster.connection import StoreError
 from streaming_api.cluster.lease import Lease, Standing
 from streaming_api.cluster.making import Making, Role
-from streaming_api.cluster.store import Store, StoreError
+from streaming_api.cluster.store import Store
 from streaming_api.cluster.topic_entries import memory_of
 from streaming_api.cluster.topic_reader import TopicReader, epoch_of
 from streaming_api.cluster.topic_store import TopicStore
@@ -94,7 +95,6 @@ class SharedTopics:
         await self._making.stop()
         with contextlib.suppress(StoreError):
             await self._lease.leave()
-        await self._store.close()
 
     # Once a second
 
@@ -127,9 +127,7 @@ class SharedTopics:
     @property
     def _may_lead(self) -> bool:
         """Whether to take the lease, or to keep it."""
-        if not self._leaving:
-            return True
-        return self.role is Role.LEADING and all(each.leaving for each in self._lease.reports)
+        return not self._leaving or all(each.leaving for each in self._lease.reports)
 
     async def _stand(self, standing: Standing) -> bool:
         """Show what is valid, and make the topics or leave that to others; return whether so."""
@@ -157,7 +155,7 @@ class SharedTopics:
             await self._writer.save()
             await self._lease.forget_dead()
             return True
-        if epoch is None or not await self._is_whole(epoch):
+        if epoch is None or self._writer.refused or not await self._is_whole(epoch):
             epoch = await self._writer.open(standing.run, standing.before)
             if not await self._join(epoch):
                 return False

@@ -20,7 +20,8 @@ from streaming_api.cluster.usage_script import SCRIPT
 if TYPE_CHECKING:
     from streaming_api.answer_record import Used
     from streaming_api.answers.quotas import Quotas
-    from streaming_api.cluster.store import Command, Store
+    from streaming_api.cluster.connection import Command
+    from streaming_api.cluster.store import Store
 
 FIELDS: Final = ("answers", "failed", "input_tokens", "output_tokens")
 _DAY: Final = 86_400

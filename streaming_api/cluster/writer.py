@@ -17,20 +17,12 @@ import attrs
 from streaming_api.answers.answer import Answer
 from streaming_api.answers.elsewhere import Key
 from streaming_api.background import Backoff
+from streaming_api.cluster.connection import Command, StoreError, is_old, reason_of
 from streaming_api.cluster.figures import Figures
 from streaming_api.cluster.meta import Meta, ref_of
 from streaming_api.cluster.recorder import Append, Ask, Recorder, Rewrite, Step
 from streaming_api.cluster.remote_viewer import RemoteViewer
-from streaming_api.cluster.store import (
-    FORGET_SECONDS,
-    GONE_SECONDS,
-    RUNNING_SECONDS,
-    Command,
-    Store,
-    StoreError,
-    is_old,
-    reason_of,
-)
+from streaming_api.cluster.store import FORGET_SECONDS, GONE_SECONDS, RUNNING_SECONDS, Store
 
 TICKS: Final = 4
 

@@ -227,6 +227,7 @@ def _cluster(cluster: Cluster) -> Iterator[Metric]:
         ("repairs", "Answers written again because the store had lost something.", figures.repairs),
         ("seals", "Answers ended in the stead of a process that is gone.", figures.seals),
         ("holes", "Times that something was missing in the store.", figures.holes),
+        ("round_trips", "Round trips of this process to the store.", cluster.trips),
     ):
         counter = CounterMetricFamily(f"streaming_cluster_{name}", text)
         counter.add_metric([], count)

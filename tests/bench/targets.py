@@ -192,18 +192,19 @@ def _connections(results: Results) -> Iterator[Target]:
 
 def _cluster(results: Results) -> Iterator[Target]:
     for answers in cluster.SIZES:
-        paced = relay.case("paced", answers)
-        ratio = results.ratio(relay.WORK, paced, f"{WEBSOCKET}, with a store", WEBSOCKET)
-        what = f"relay with a store, entries deflated, {answers} answers"
+        size = cluster.case(answers)
+        ratio = results.ratio(cluster.WORK, size, cluster.OWNER, cluster.WITHOUT)
+        what = f"the owner with a store, entries deflated, {size}"
         yield at_most(what, ratio, 1.25, times("without"))
         for how in (cluster.ALONE, cluster.WATCHED):
             size = cluster.case(answers, how)
             cost = results.median(cluster.WORK, size, cluster.STORE)
             if how == cluster.ALONE:
                 yield at_most(f"the store, a token, {size}", cost, 2.5, microseconds)
-            trips = [s.units / s.wall_s for s in results.of(cluster.TRIPS, size, cluster.OWNER)]
-            most = max(trips, default=None)
-            yield at_most(f"round trips a second, {size}", most, 45, lambda n: f"{n:.0f}")
+            for face in (cluster.OWNER, cluster.OTHER)[: 1 + bool(how)]:
+                trips = [s.units / s.wall_s for s in results.of(cluster.TRIPS, size, face)]
+                what = f"round trips a second, {size}: {face}"
+                yield at_most(what, max(trips, default=None), 45, lambda n: f"{n:.0f}")
     watched = [cluster.case(answers, cluster.WATCHED) for answers in cluster.SIZES]
     p50 = results.median(cluster.WORK, watched[0], cluster.OTHER, "p50_ms")
     yield at_most(f"to who watches elsewhere, p50, {watched[0]}", p50, 15.5, milliseconds)

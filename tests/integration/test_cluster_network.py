@@ -108,10 +108,11 @@ async def test_an_owner_that_cannot_reach_the_store(
         websocket(other.url) as there,
     ):
         await here.start("p-1", model="gated")
+        own = [await here.receive()]  # what says whose role it is
         await there.resume("p-1")
-        gate.release(SEEN - 1)  # and what says whose role it is
+        gate.release(SEEN - 1)
         before = await there.until(lambda message: message["sequence_id"] == SEEN)
-        own = await here.until(lambda message: message["sequence_id"] == SEEN)
+        own += await here.until(lambda message: message["sequence_id"] == SEEN)
         assert own == before
         await eventually(lambda: not cluster_of(one).lag)
         pull(proxies[0])

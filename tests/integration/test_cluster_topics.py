@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -13,7 +14,19 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from tests.clients import UNIT, Message, Socket, eventually, fire, http, name_of, websocket
+from tests.clients import (
+    UNIT,
+    Message,
+    Socket,
+    eventually,
+    fire,
+    http,
+    name_of,
+    question,
+    valid,
+    websocket,
+)
+from tests.fakes.upstream import FakeUpstream, Gate, Script
 from tests.lifecycle import Lifecycle
 from tests.stores import RealStore, documented_user, real_store
 from tests.workers import Service, serving
@@ -22,6 +35,7 @@ LEASE = 2
 """Seconds; what the processes of these tests hold the lease for."""
 
 Start = Callable[[str], Awaitable[Service]]
+Trouble = Callable[[RealStore], Awaitable[None]]
 
 
 class Exposition(Lifecycle):
@@ -80,9 +94,10 @@ async def start(store: RealStore, source: Exposition) -> AsyncIterator[Start]:
 
 
 def one_process(
-    name: str, store: RealStore, source: Exposition, lease: float = LEASE
+    name: str, store: RealStore, source: Exposition, lease: float = LEASE, **variables: str
 ) -> AbstractAsyncContextManager[Service]:
     return serving(
+        **variables,
         STREAMING_CLUSTER=store.url,
         STREAMING_CLUSTER_NAME=name,
         STREAMING_CLUSTER_LEASE=str(lease),
@@ -198,6 +213,88 @@ async def test_one_that_is_told_to_stop_hands_over_at_once(
             assert not gaps(seen)
 
 
+@asynccontextmanager
+async def two_with_answers(
+    store: RealStore, source: Exposition
+) -> AsyncIterator[tuple[Service, Service]]:
+    """Two processes, the one that makes the topics first; each has an answer that waits."""
+    gate = Gate()
+    async with FakeUpstream() as upstream, AsyncExitStack() as stack:
+        upstream.scripts["gated"] = Script(tokens=3, gate=gate)
+        begin = functools.partial(
+            one_process, store=store, source=source, lease=600, API_GATEWAY_ENDPOINT=upstream.url
+        )
+        one = await stack.enter_async_context(begin("one"))
+        other = await stack.enter_async_context(begin("other"))
+        answers = [
+            asyncio.create_task(answer_of(service), name="answer") for service in (one, other)
+        ]
+        await upstream.until(lambda: upstream.started == 2)
+        leader, follower = await settled(one, other)
+        yield leader, follower
+        gate.open()
+        assert await asyncio.gather(*answers) == [200, 200]
+
+
+async def answer_of(service: Service) -> int:
+    """An answer on a wire whose clients cannot come back: it is shown to its end where it is."""
+    async with http(service.url, timeout=6 * UNIT) as client:
+        reply = await client.post("/v1/chat/completions", json=question("gated", stream=True))
+        assert reply.text.endswith("data: [DONE]\n\n")
+        return reply.status_code
+
+
+async def test_one_that_waits_for_its_answers_to_end_has_handed_over_before(
+    store: RealStore, source: Exposition
+) -> None:
+    async with (
+        two_with_answers(store, source) as (leader, other),
+        subscribed(other.url) as watcher,
+    ):
+        seen = await watcher.until(shows(source.value + 3))
+        leader.signal(signal.SIGTERM)
+        await other.logged("this process polls the sources")
+        await eventually(lambda: role_of(leader) == "follows", 2 * UNIT)
+        assert leader.process.returncode is None
+        seen += await watcher.until(shows(source.value + 3))
+        assert in_order(seen)
+        assert not gaps(seen)
+
+
+async def test_while_all_wait_for_their_answers_to_end_one_goes_on(
+    store: RealStore, source: Exposition
+) -> None:
+    """Whichever is told first, and also if both are told at once."""
+    async with (
+        two_with_answers(store, source) as (leader, other),
+        subscribed(other.url) as watcher,
+    ):
+        seen = await watcher.until(shows(source.value + 3))
+        for service in (leader, other):
+            service.signal(signal.SIGTERM)
+        seen += await watcher.until(shows(source.value + 20))
+        assert in_order(seen)
+        assert not gaps(seen)
+
+
+async def test_a_store_that_restarts_from_what_it_had_long_ago_begins_a_new_epoch(
+    start: Start, source: Exposition, store: RealStore
+) -> None:
+    one, other = await start("one"), await start("other")
+    async with subscribed(one.url) as first, subscribed(other.url) as second:
+        await first.until(shows(source.value + 3))
+        await store.client.save()
+        for socket in (first, second):
+            await socket.until(shows(source.value + 5))
+        await store.kill()
+        await store.start()
+        for socket in (first, second):
+            async with asyncio.timeout(3 * UNIT):
+                assert (await until_gap(socket))["data"]["reason"] == "epoch"
+        mine = await first.until(shows(source.value + 3))
+        assert mine[-1] in await second.until(lambda message: message == mine[-1])
+
+
 async def test_one_that_hung_and_wakes_appends_nothing(start: Start, source: Exposition) -> None:
     leader, other = await settled(await start("one"), await start("other"))
     async with subscribed(other.url) as watcher, subscribed(leader.url) as there:
@@ -238,13 +335,42 @@ async def test_a_store_that_has_lost_everything_is_a_gap_and_the_same_state(
         assert last[-1] in await second.until(lambda message: message == last[-1])
 
 
+async def freeze(store: RealStore) -> None:
+    store.freeze()
+
+
+async def thaw(store: RealStore) -> None:
+    store.thaw()
+
+
+async def forbid(store: RealStore) -> None:
+    await store.client.execute_command("ACL", "SETUSER", "streaming", "-xadd")  # type: ignore[no-untyped-call]
+
+
+async def permit(store: RealStore) -> None:
+    await store.client.execute_command("ACL", "SETUSER", "streaming", "+xadd")  # type: ignore[no-untyped-call]
+
+
+async def fill(store: RealStore) -> None:
+    await store.client.config_set("maxmemory", 1)
+
+
+async def empty(store: RealStore) -> None:
+    await store.client.config_set("maxmemory", 0)
+
+
+@pytest.mark.parametrize(
+    ("trouble", "mend"),
+    [(RealStore.kill, RealStore.start), (freeze, thaw), (forbid, permit), (fill, empty)],
+    ids=["gone", "hangs", "forbids", "full"],
+)
 async def test_without_the_store_each_polls_for_itself_and_then_one_again(
-    start: Start, source: Exposition, store: RealStore
+    start: Start, source: Exposition, store: RealStore, trouble: Trouble, mend: Trouble
 ) -> None:
     one, other = await start("one"), await start("other")
     async with subscribed(one.url) as first, subscribed(other.url) as second:
         await first.until(shows(source.value + 2))
-        await store.kill()
+        await trouble(store)
         for socket in (first, second):
             async with asyncio.timeout(3 * UNIT):
                 alone = await until_gap(socket)
@@ -255,7 +381,7 @@ async def test_without_the_store_each_polls_for_itself_and_then_one_again(
             for service in (one, other):
                 status = (await client.get(f"{service.url}/streaming/status")).json()
                 assert status["components"]["cluster"]["state"] == "down"
-        await store.start()
+        await mend(store)
         for socket in (first, second):
             async with asyncio.timeout(3 * UNIT):
                 await until_gap(socket)
@@ -266,7 +392,7 @@ async def test_without_the_store_each_polls_for_itself_and_then_one_again(
 
 async def until_gap(socket: Socket) -> Message:
     while True:
-        message = await socket.receive()
+        message = valid(await socket.connection.recv())  # nothing comes for some seconds
         if gaps([message]):
             return message
 

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import attrs
+import httpx
 import orjson
-import redis
 
 from tests.bench import clients, processes
 from tests.bench.audience import Incomplete
 from tests.bench.bench import Bench
 from tests.bench.measure import Meter, Sample, measuring
 from tests.bench.peers.base import ChatFace, Peer
-from tests.bench.peers.ours import OursInCluster, OursToo, ask_ours
+from tests.bench.peers.ours import Ours, OursInCluster, OursToo, ask_ours
 from tests.bench.peers.per_token import PerToken
+from tests.bench.peers.with_store import WithStore
 from tests.bench.works import first_token, relay
 from tests.bench.works.relay import Answer, Progress
 
@@ -25,6 +27,7 @@ WORK = "cluster"
 TRIPS = "cluster: round trips"
 FIRST = "cluster: first token"
 OWNER, STORE, OTHER = "its owner", "the store", "who shows it elsewhere"
+WITHOUT = "without a store"
 THEIRS, THEIR_STORE = "per token, its owner", "per token, the store"
 OWN_ID, SERVERS_ID = "id of the client's", "id of the server's"
 ALONE, WATCHED = "", ", watched elsewhere"
@@ -61,12 +64,12 @@ def _resume(request_id: str) -> bytes:
 
 @attrs.define
 class Measured:
-    """CPU of several processes in the same time, and the round trips to the store."""
+    """CPU of several processes in the same time, and the round trips of two of them."""
 
     owner: Meter
     store: Meter = attrs.field(factory=Meter)
     other: Meter = attrs.field(factory=Meter)
-    trips: int = 0
+    trips: Mapping[str, int] = attrs.field(factory=dict)
 
     def samples(
         self, case: str, faces: tuple[str, str], latencies: Sequence[int], tokens: int
@@ -81,31 +84,32 @@ class Measured:
 
 
 @contextmanager
-def _measuring(peer: OursInCluster | PerToken, other: Peer | None) -> Iterator[Measured]:
-    store = [peer.store.pid]
+def _measuring(peer: Peer, other: Peer | None) -> Iterator[Measured]:
+    store = [peer.store.pid] if isinstance(peer, WithStore) else []
     others = [] if other is None else other.pids()
-    client = redis.Redis.from_url(peer.store.url)
-    trips = _trips(client)
+    sharing: dict[str, Peer] = {OWNER: peer} if isinstance(peer, OursInCluster) else {}
+    if other is not None:
+        sharing[OTHER] = other
+    trips = {face: _trips(each) for face, each in sharing.items()}
     at_store, at_other = processes.cpu_ns(store), processes.cpu_ns(others)
     with measuring(peer) as meter:
         measured = Measured(meter)
         yield measured
     measured.store.cpu_ns = processes.cpu_ns(store) - at_store
     measured.other.cpu_ns = processes.cpu_ns(others) - at_other
-    measured.trips = _trips(client) - trips - 1  # the one that asks
-    client.close()
+    measured.trips = {face: _trips(each) - trips[face] for face, each in sharing.items()}
 
 
-def _trips(client: redis.Redis) -> int:
-    """How often the store has read from its connections."""
-    stats = client.info("stats")
-    assert isinstance(stats, dict)
-    return int(stats["total_reads_processed"])
+def _trips(peer: Peer) -> int:
+    """How many round trips to the store a process of ours says it has made."""
+    with httpx.Client(trust_env=False) as client:
+        text = client.get(f"{peer.base}/streaming/metrics").text
+    found = re.search(r"^streaming_cluster_round_trips_total (\S+)", text, re.MULTILINE)
+    assert found is not None
+    return int(float(found[1]))
 
 
-async def alone(
-    bench: Bench, peer: OursInCluster | PerToken, answers: int, faces: tuple[str, str]
-) -> None:
+async def alone(bench: Bench, peer: Peer, answers: int, faces: tuple[str, str]) -> None:
     """Answers that nobody watches elsewhere."""
     face = peer.chat_faces()[0]
     opened = await clients.open_all(answers, face.connect)
@@ -124,13 +128,13 @@ async def alone(
     tokens = len(progress.latencies) - before
     for sample in measured.samples(case(answers), faces, (), tokens):
         bench.results.add(sample)
-    if faces[0] == OWNER:
-        _add_trips(bench, case(answers), measured)
+    _add_trips(bench, case(answers), measured)
 
 
 def _add_trips(bench: Bench, size: str, measured: Measured) -> None:
-    meter = Meter(wall_ns=measured.owner.wall_ns)
-    bench.results.add(meter.sample(work=TRIPS, case=size, face=OWNER, units=measured.trips))
+    for face, trips in measured.trips.items():
+        meter = Meter(wall_ns=measured.owner.wall_ns)
+        bench.results.add(meter.sample(work=TRIPS, case=size, face=face, units=trips))
 
 
 async def watched(bench: Bench, peer: OursInCluster, other: Peer, answers: int) -> None:
@@ -192,6 +196,7 @@ async def run(bench: Bench) -> None:
     """Owner, store and another process, at each size, round after round."""
     for number in bench.rounds(3, seconds=90):
         peer = await bench.peer(OursInCluster)
+        without = await bench.peer(Ours)
         theirs = await bench.peer(PerToken)
         if not isinstance(peer, OursInCluster):
             return
@@ -200,6 +205,9 @@ async def run(bench: Bench) -> None:
             await other.start(bench.cores.load)
             for answers in (20,) if bench.quick else SIZES:
                 what = f"{WORK}, round {number + 1}: {case(answers)}"
+                if without is not None:
+                    measurement = alone(bench, without, answers, (WITHOUT, ""))
+                    await bench.attempt(f"{what}, {WITHOUT}", measurement)
                 await bench.attempt(what, alone(bench, peer, answers, (OWNER, STORE)))
                 await bench.attempt(f"{what}{WATCHED}", watched(bench, peer, other, answers))
                 if isinstance(theirs, PerToken) and answers <= theirs.most_answers:

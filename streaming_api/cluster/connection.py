@@ -1,0 +1,194 @@
+"""Connections to the store, and how it fails. The only module that knows redis-py.
+
+Its time-outs are short and it retries nothing: the caller knows what may be repeated. No request
+handler may await it directly: a command that is cancelled while its reply is on the way costs a
+connection, and handlers are cancelled with their clients.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final, cast
+
+from redis.asyncio import Redis
+from redis.asyncio.client import Pipeline
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError, ResponseError
+
+REPLY_SECONDS: Final = 0.5
+BLOCK_SECONDS: Final = 1.0
+READ_ENTRIES: Final = 200
+
+Command = tuple[Any, ...]
+Message = dict[bytes, bytes]
+_FAULTS: Final = (RedisError, OSError, TimeoutError, RuntimeError)
+"""How the client fails; uvloop raises RuntimeError where a connection has just been closed."""
+
+
+class StoreError(Exception):
+    """The store did not do what it was asked, or did not confirm it; a sentence says why."""
+
+
+class Refused(StoreError):
+    """The store has answered and refuses: it is full, or this user lacks permission."""
+
+
+def is_old(error: object) -> bool:
+    """Return whether an append was refused because the stream has its number, or a higher one."""
+    return isinstance(error, ResponseError) and "equal or smaller" in str(error)
+
+
+def reason_of(error: BaseException) -> str:
+    """Return a sentence that shows no address and no password."""
+    if isinstance(error, TimeoutError) or "Timeout" in type(error).__name__:
+        return "The store does not answer in time."
+    if isinstance(error, ResponseError):
+        return f"The store refuses: {str(error)[:100]}."
+    return f"The store cannot be reached ({type(error).__name__})."
+
+
+class Connection:
+    """A connection to the store, opened on first use; concurrent calls open more of them.
+
+    Args:
+        url: the store's address; may hold a password, so it is in no message.
+        seconds: how long to wait for a reply.
+
+    Attributes:
+        trips: how many round trips there were.
+    """
+
+    def __init__(self, url: str, *, seconds: float = REPLY_SECONDS) -> None:
+        self.trips = 0
+        self._client: Redis = Redis.from_url(
+            url,
+            socket_timeout=seconds,
+            socket_connect_timeout=REPLY_SECONDS,
+            retry=Retry(NoBackoff(), 0),
+            health_check_interval=0,
+        )
+
+    async def close(self) -> None:
+        """Close it."""
+        await self._client.aclose()
+
+    async def run(self, *commands: Command) -> list[Any]:
+        """Run commands in one round trip; return replies, and errors of single commands among them.
+
+        Raises:
+            StoreError: it is unknown what came of them.
+        """
+        try:
+            try:
+                return await self._run(commands)
+            except RuntimeError:  # uvloop's: it was reset while it was idle, so nothing was sent
+                await self._close_idle()
+                return await self._run(commands)
+        except _FAULTS as error:
+            await self._close_idle()  # what has cut this one has probably cut those, too
+            raise StoreError(reason_of(error)) from None
+
+    async def _run(self, commands: Sequence[Command]) -> list[Any]:
+        self.trips += 1
+        pipeline = self._client.pipeline(transaction=False)
+        for command in commands:
+            pipeline.execute_command(*command)
+        replies: list[Any] = await pipeline.execute(raise_on_error=False)
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise asyncio.CancelledError  # which `wait_for` in redis loses if a reply comes then
+        return replies
+
+    async def _close_idle(self) -> None:
+        await self._client.connection_pool.disconnect(inuse_connections=False)
+
+    async def ask(self, *commands: Command) -> list[Any]:
+        """Run commands like `run`, where an error of one command is an error of all.
+
+        Raises:
+            StoreError: as in `run`.
+            Refused: the store refuses.
+        """
+        return unrefused(await self.run(*commands))
+
+    async def wait(self, after: Mapping[str, str]) -> list[tuple[str, str, Message]]:
+        """Wait a second for entries after the ids of some streams; return key, id and fields.
+
+        Raises:
+            StoreError: the store cannot be asked, or gives no answer.
+        """
+        self.trips += 1
+        try:
+            command = self._client.execute_command(  # type: ignore[no-untyped-call]
+                "XREAD", "COUNT", READ_ENTRIES, "BLOCK", round(BLOCK_SECONDS * 1000),
+                "STREAMS", *after, *after.values(),
+            )  # fmt: skip
+            reply = await command
+        except _FAULTS as error:
+            await self._client.connection_pool.disconnect()
+            raise StoreError(reason_of(error)) from None
+        return messages_of(reply)
+
+    @asynccontextmanager
+    async def watching(self, key: str) -> AsyncIterator[Pipeline]:
+        """Begin a transaction that is refused if a key changes before its end.
+
+        Raises:
+            StoreError: it is unknown what came of it.
+        """
+        self.trips += 3  # the key, what decides, and what is done
+        try:
+            async with self._client.pipeline(transaction=True) as pipeline:
+                await pipeline.watch(key)
+                yield pipeline
+        except _FAULTS as error:
+            raise StoreError(reason_of(error)) from None
+
+
+def unrefused(replies: list[Any]) -> list[Any]:
+    """Return replies without an error among them.
+
+    Raises:
+        Refused: there is one.
+    """
+    for reply in replies:
+        if isinstance(reply, Exception):
+            raise Refused(reason_of(reply))
+    return replies
+
+
+def messages_of(reply: object) -> list[tuple[str, str, Message]]:
+    """Return XREAD's reply as key, id and message."""
+    return [
+        (key.decode(), number.decode(), fields)
+        for key, entries in _streams(reply)
+        for number, fields in entries
+    ]
+
+
+def _streams(reply: object) -> Sequence[tuple[bytes, Sequence[tuple[bytes, Message]]]]:
+    """Return XREAD's reply in one form, whatever protocol and parser gave it."""
+    if not reply:
+        return []
+    rows = reply.items() if isinstance(reply, dict) else cast("Sequence[Any]", reply)
+    found = []
+    for key, entries in rows:
+        if (
+            entries
+            and isinstance(entries[0], list)
+            and entries[0]
+            and isinstance(entries[0][0], list | tuple)
+        ):
+            entries = entries[0]  # noqa: PLW2901 (RESP3 wraps them once more)
+        found.append((key, [(number, mapping(fields)) for number, fields in entries]))
+    return found
+
+
+def mapping(fields: Any) -> Message:  # noqa: ANN401 (redis-py says no more)
+    """Return a hash in one form, whatever protocol and parser gave it."""
+    if isinstance(fields, dict):
+        return fields
+    return dict(zip(fields[::2], fields[1::2], strict=True))
