@@ -547,8 +547,11 @@ class StreamingConfig(APIConfigSchema):
         for what in ("name", "sha256"):
             values = [getattr(key, what) for key in self.api_keys]
             if len(set(values)) < len(values):
+                twice = next(value for value in values if values.count(value) > 1)
+                names = [key.name for key in self.api_keys if getattr(key, what) == twice]
                 yield Problem(
                     path="api_keys",
-                    message=f"found two entries with the same {what}; each needs its own",
+                    message=f"found entries with the same {what}, {' and '.join(names[:3])};"
+                    " each needs its own",
                     fields=("api_keys",),
                 )

@@ -325,6 +325,13 @@ class TestYaml:
         assert result.origins["batch_size"] == "streaming-api.yaml:2"
         assert result.origins["cpu_cores"] == "streaming-api.yaml:4"
 
+    def test_keys_that_are_the_same_are_named(self, tmp_path: Path) -> None:
+        rows = [("wall", "1"), ("page", "2"), ("wall", "2")]
+        keys = [f"{{name: {name}, sha256: {digit * 64}, scopes: [chat]}}" for name, digit in rows]
+        found = "\n".join(problems(tmp_path, f"security:\n  api_keys: [{', '.join(keys)}]\n"))
+        assert "the same name, wall and wall; each needs its own" in found
+        assert "the same sha256, page and wall; each needs its own" in found
+
     def test_a_setting_twice_names_both_lines(self, tmp_path: Path) -> None:
         text = "sse:\n  enabled: true\n  enabled: true\nsse:\n  enabled: false\n"
         assert problems(tmp_path, text) == [
