@@ -326,7 +326,7 @@ class TestYaml:
         assert result.origins["cpu_cores"] == "streaming-api.yaml:4"
 
     def test_keys_that_are_the_same_are_named(self, tmp_path: Path) -> None:
-        rows = [("wall", "1"), ("page", "2"), ("wall", "2")]
+        rows = [("wall", "a"), ("page", "b"), ("wall", "b")]
         keys = [f"{{name: {name}, sha256: {digit * 64}, scopes: [chat]}}" for name, digit in rows]
         found = "\n".join(problems(tmp_path, f"security:\n  api_keys: [{', '.join(keys)}]\n"))
         assert "the same name, wall and wall; each needs its own" in found
