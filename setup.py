@@ -26,6 +26,7 @@ WAY_OF_A_TOKEN = (
     "telemetry/deliveries.py",
     "connections/connection.py",
     "faces/chunk_reader.py",
+    "faces/feed.py",
     "faces/framing.py",
     "faces/translator.py",
     "faces/response_items.py",

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from streaming_api.access.client import Client
     from streaming_api.answers.queue import AnswerQueue
     from streaming_api.engine.budget import Account
-    from streaming_api.engine.channel import Channel, Flushed
+    from streaming_api.engine.channel import Channel
     from streaming_api.engine.sink import Sink
     from streaming_api.engine.turn import Turn
     from streaming_api.upstreams.gateway import OpenAIClient
@@ -144,9 +144,9 @@ class Answer(WatchedAnswer):
         return self._stopped is not None or super().failed
 
     @property
-    def later(self) -> list[Flushed] | None:
-        """What is written next, while this turn of the event loop is being written."""
-        return self._turn.later
+    def turn(self) -> Turn:
+        """The turn of the event loop in which it is written, beside others."""
+        return self._turn
 
     def cancel(self, outcome: AnswerOutcome | None = None) -> None:
         """End it: the upstream's connection is closed at once. Harmless when it has ended."""

@@ -18,8 +18,9 @@ from streaming_api.engine.viewer import Viewer
 from streaming_api.wire.messages import CHAT, Encoder, notice
 
 if TYPE_CHECKING:
-    from streaming_api.engine.channel import Channel, Flushed
+    from streaming_api.engine.channel import Channel
     from streaming_api.engine.sink import Sink
+    from streaming_api.engine.turn import Turn
     from streaming_api.upstreams.reply_errors import UpstreamFault
     from streaming_api.wire.commands import ChatRequest
 
@@ -113,8 +114,8 @@ class WatchedAnswer:
         return self.outcome is not None and self.outcome.finish_reason in _FAILED
 
     @property
-    def later(self) -> list[Flushed] | None:
-        """Take what a face shows of what is being written, to write it next; None: write it now."""
+    def turn(self) -> Turn | None:
+        """The turn in which it is written, if it is read in this process."""
         return None
 
     def cancel(self, outcome: AnswerOutcome | None = None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from mypy_extensions import mypyc_attr
@@ -58,7 +59,7 @@ class Viewer:
         self.connection = connection
         self.framing = connection.framing
         self.kind = connection.kind
-        self.write = connection.transport.write
+        self.write: Callable[[bytes], None] = connection.transport.write
         self.unsent = connection.transport.get_write_buffer_size
         self.channel = channel
         self.watched = watched

@@ -16,7 +16,7 @@ from streaming_api.answers.watched_answer import AnswerOutcome, weakly
 from streaming_api.engine.stream import Policy, Stream
 from streaming_api.engine.viewer import Viewer
 from streaming_api.errors import BadRequest, Gone
-from streaming_api.faces.chunk_reader import ChunkReader
+from streaming_api.faces.feed import LOOK_EVERY, Feed
 from streaming_api.faces.framing import LINES
 from streaming_api.faces.translator import Translator
 from streaming_api.upstreams.reply_errors import UpstreamFault
@@ -61,7 +61,6 @@ class Derived:
     ) -> None:
         self.request_id = answer.request_id
         self.translator = translator
-        self._chunks = ChunkReader(translator)
         self.ended = False
         self.lost = False
         self.seen = False
@@ -74,6 +73,7 @@ class Derived:
         self._cursor = 0
         self._account = answer.account
         self._counted = 0
+        self._translated = 0  # characters of the translator's that are counted
         self.channel = answer.channel.sibling()
         name = f"{face}/{answer.request_id}"
         encoder = BareEncoder(CHAT, name, answer.request_id, answer.request_id)
@@ -83,6 +83,14 @@ class Derived:
         self.channel.on_unwatched = weakly(self._unwatched)
         self.channel.on_room = self._tap.resume_writing
         self.channel.append(self.stream, translator.opening())
+        self._feed = Feed(
+            translator,
+            self.channel,
+            self.stream,
+            answer.turn,
+            look=weakly(self._look),
+            end=_weakly_end(weakref.ref(self)),
+        )
         answer.faces[face] = self
         answer.on_ended.append(self._read_on)
         self._read_on()
@@ -139,6 +147,7 @@ class Derived:
                 viewer.attach(self.channel.number - 1)
             else:
                 self._ahead.append(viewer)
+                self._feed.watchful = True
         return viewer
 
     def wait(self, connection: Sink) -> Viewer:
@@ -167,27 +176,24 @@ class Derived:
         if self._reader is None and not self.ended and not self.lost:
             self._answer.returned()
             self._reader = _Reader(self._tap, self._answer.channel, self._answer.watched)
+            self._reader.write = self._feed.take
             self._reader.resume(self._cursor)
 
-    def feed(self, data: bytes) -> None:
-        """Translate messages of the answer, one on each line."""
-        translator, channel = self.translator, self.channel
-        before = translator.size
-        events = self._chunks.read(data)
-        if self._chunks.ended:
-            self._end(events)
-            return
-        self.count(translator.size - before)
-        if events:
-            channel.append(self.stream, events, later=self._answer.later)
-            if self._ahead:
-                self._let_go_on()
-        if channel.full:
+    def _look(self) -> None:
+        """Count what the translator holds; pause the answer, or end it, if that is too much."""
+        size = self.translator.size
+        self.count(size - self._translated)
+        self._translated = size
+        self._feed.look_at = min(size + LOOK_EVERY, self._most + 1)
+        if self._ahead:
+            self._let_go_on()
+        if self.channel.full:
             self._tap.pause_writing()
-        if translator.size > self._most:
+        if size > self._most:
             self._answer.cancel(AnswerOutcome("error", _TOO_LARGE))
 
-    def _end(self, events: list[bytes]) -> None:
+    def end(self, events: list[bytes]) -> None:
+        """Append the last events, and let the viewers go when they have been shown them."""
         self.ended = True
         *others, last = events
         self.channel.append(self.stream, others)
@@ -210,6 +216,7 @@ class Derived:
                 viewer.resume(self.channel.number - 1)
             else:
                 self._ahead.append(viewer)
+        self._feed.watchful = bool(self._ahead)
 
     def lose(self) -> None:
         """Notify the viewers that they were too slow: the answer moved on without this stream."""
@@ -231,6 +238,17 @@ class Derived:
 _FINISH: Final = OnDisconnect.FINISH
 
 
+def _weakly_end(reference: weakref.ref[Derived]) -> Callable[[list[bytes]], None]:
+    """Return a call of `Derived.end` that does not keep the stream alive."""
+
+    def end(events: list[bytes]) -> None:
+        derived = reference()
+        if derived is not None:
+            derived.end(events)
+
+    return end
+
+
 class _Tap:
     """What the answer sees as a viewer's connection: the way into a derived stream."""
 
@@ -239,7 +257,7 @@ class _Tap:
     def __init__(self, derived: Derived) -> None:
         self._derived: Derived = weakref.proxy(derived)
         self.framing = LINES
-        self.transport: asyncio.Transport = _Input(derived)
+        self.transport: asyncio.Transport = _Input()
         self.paused = False
         self.viewers: set[Watcher] = set()
         self.unsent: Final = 0
@@ -277,17 +295,10 @@ class _Tap:
 
 
 class _Input(asyncio.Transport):
-    """The transport of a tap, which takes everything at once."""
-
-    def __init__(self, derived: Derived) -> None:
-        super().__init__()
-        self._derived = weakref.ref(derived)
+    """The transport of a tap: never full. A reader writes past it, to its feed."""
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Pass on messages of the answer."""
-        derived = self._derived()
-        if derived is not None:
-            derived.feed(bytes(data))
+        """Drop what is written: nobody reads it."""
 
     def get_write_buffer_size(self) -> int:
         """Return 0: nothing ever waits here."""

@@ -149,6 +149,9 @@ class Telemetry:
         """Note that a flush has written a batch; uvloop sends at once what the kernel takes."""
         if not writes:
             return
+        kind = writes[0][0].kind
+        if kind not in _KINDS:
+            return  # to nobody: a derived stream has read it
         first = batch[0].appended
         count = len(writes)
         for viewer, _ in writes:
@@ -157,9 +160,6 @@ class Telemetry:
                 self._wait(viewer.connection, first, len(batch))
         if not count:
             return
-        kind = writes[0][0].kind
-        if kind not in _KINDS:
-            return  # to nobody: a derived stream has read it
         now = time.monotonic()
         self.deliveries[kind] += count * len(batch)
         observe = self.latency[kind].observe
