@@ -151,6 +151,12 @@ async def ask(page: Page, question: str, model: str) -> None:
     await page.locator("#question").press("Enter")
 
 
+async def enter_key(page: Page, secret: str) -> None:
+    """Give the page a key."""
+    await page.locator("#key-input").fill(secret)
+    await page.locator("#key-input").press("Enter")
+
+
 def readout(page: Page, chart: str, label: str) -> Locator:
     """A value beside a chart's title."""
     return page.locator(f"#chart-{chart} .readout", has_text=label).locator(".value")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Self
 
 from aiohttp import web
 from aiohttp.test_utils import TestServer
@@ -16,8 +14,10 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+from tests.lifecycle import Lifecycle
 
-class Collector:
+
+class Collector(Lifecycle):
     """Takes spans.
 
     Attributes:
@@ -53,16 +53,12 @@ class Collector:
             content_type="application/x-protobuf",
         )
 
-    async def __aenter__(self) -> Self:
+    async def start(self) -> None:
+        """Listen."""
         await self._server.start_server()
-        return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def stop(self) -> None:
+        """Close the port."""
         await self._server.close()
 
 

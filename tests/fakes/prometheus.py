@@ -13,6 +13,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from tests.clients import http
 from tests.lifecycle import Lifecycle
 
 READY_SECONDS = 30.0
@@ -195,6 +196,17 @@ receivers:
             "--cluster.listen-address=",
             "--log.level=warn",
         ]
+
+
+async def silence(manager: RealAlertmanager, alertname: str) -> None:
+    """Silence an alert for ever."""
+    body = {
+        "matchers": [{"name": "alertname", "value": alertname, "isRegex": False}],
+        "startsAt": "2020-01-01T00:00:00Z", "endsAt": "2099-01-01T00:00:00Z",
+        "createdBy": "test", "comment": "test",
+    }  # fmt: skip
+    async with http(manager.url) as client:
+        assert (await client.post("/api/v2/silences", json=body)).is_success
 
 
 def free_port() -> int:

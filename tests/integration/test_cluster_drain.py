@@ -93,10 +93,7 @@ async def test_who_watches_answers_and_topics_is_sent_away_at_once_and_loses_not
         assert not any(map(is_end, seen + read))
 
         again = await stack.enter_async_context(websocket(other.url))
-        await again.send(
-            message_type="chat_completion", action="resume", request_id="d-1",
-            after=seen[-1]["sequence_id"],
-        )  # fmt: skip
+        await again.resume("d-1", seen[-1]["sequence_id"])
         last = read[-1]["sequence_id"]
         back = await stack.enter_async_context(
             events(other.url, f"/streaming/sse/chat/d-2?after={last}")
@@ -178,9 +175,7 @@ async def test_a_viewer_of_another_process_is_sent_away_and_its_answer_goes_on(
         )
         await upstream.until(lambda: upstream.started == 1)
         async with websocket(one.url) as socket:
-            await socket.send(
-                message_type="chat_completion", action="resume", request_id="d-3", after=0
-            )
+            await socket.resume("d-3", 0)
             seen = await socket.until(lambda message: message.get("sequence_id") == 3)
             task.cancel()
             answer = other.context.answers.running[0]
@@ -190,10 +185,7 @@ async def test_a_viewer_of_another_process_is_sent_away_and_its_answer_goes_on(
             await stopping
         await eventually(lambda: not answer.channel.watched)
         async with websocket(other.url) as back:
-            await back.send(
-                message_type="chat_completion", action="resume", request_id="d-3",
-                after=seen[-1]["sequence_id"],
-            )  # fmt: skip
+            await back.resume("d-3", seen[-1]["sequence_id"])
             gate.release(2)
             seen += await back.until(lambda message: message.get("sequence_id") == 5)
     generation = await upstream.generation()
@@ -211,9 +203,7 @@ async def test_an_answer_that_has_not_begun_is_found_elsewhere(
         stopping = asyncio.create_task(one.stop())
         assert await socket.closed() == 1012
         async with websocket(other.url) as again:
-            await again.send(
-                message_type="chat_completion", action="resume", request_id="d-4", after=0
-            )
+            await again.resume("d-4", 0)
             await eventually(lambda: other.context.cluster.mirrors)  # type: ignore[union-attr]
             gate.open()
             assert whole(await again.answer())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -11,17 +10,18 @@ import aiohttp
 import pytest
 from playwright.async_api import Browser, expect
 
-from streaming_api.config import ApiKey
 from tests.browser import (
     Cable,
     ask,
     browser,
+    enter_key,
     needs_chromium,
     open_chat,
     open_page,
     open_served,
     readout,
 )
+from tests.clients import key, webhook
 from tests.fakes.upstream import Script
 
 if TYPE_CHECKING:
@@ -197,26 +197,11 @@ async def test_an_answer_goes_on_after_the_page_is_reloaded(
 async def test_markup_in_an_alert_is_text(browser: Browser, url: str) -> None:
     """What an alert says is shown letter by letter, and its link only leads to http."""
     markup = "<img src=x onerror=\"document.title='taken'\">"
-    alert = {
-        "status": "firing",
+    body = webhook(markup) | {"externalURL": "http://127.0.0.1:9093"}
+    body["alerts"][0] |= {
         "labels": {"alertname": markup, "severity": "critical", "team": "<b>x</b>"},
         "annotations": {"summary": "<script>document.title='taken'</script>"},
-        "startsAt": "2026-01-31T12:00:00Z",
-        "endsAt": "0001-01-01T00:00:00Z",
         "generatorURL": "javascript:document.title='taken'",
-        "fingerprint": "abc123",
-    }
-    body = {
-        "version": "4",
-        "groupKey": "{}:{}",
-        "truncatedAlerts": 0,
-        "status": "firing",
-        "receiver": "streaming-api",
-        "groupLabels": {},
-        "commonLabels": {},
-        "commonAnnotations": {},
-        "externalURL": "http://127.0.0.1:9093",
-        "alerts": [alert],
     }
     page = await open_served(browser, url)
     title = await page.title()
@@ -268,19 +253,12 @@ async def test_the_page_asks_for_a_key_and_uses_it(
     browser: Browser, start_server: StartServer, upstream: FakeUpstream
 ) -> None:
     """A wrong key is refused in words; the right one opens everything, the chat included."""
-    secret = "sk-live-page-test"
-    key = ApiKey(
-        name="page",
-        sha256=hashlib.sha256(secret.encode()).hexdigest(),
-        scopes=frozenset({"chat", "watch", "admin"}),
-    )
-    server = await start_server(api_gateway_endpoint=upstream.url, api_keys=(key,))
+    keys = [key("sk-live-page-test", "chat", "watch", "admin")]
+    server = await start_server(api_gateway_endpoint=upstream.url, api_keys=keys)
     page = await open_page(browser, server.url)
-    await page.locator("#key-input").fill("wrong")
-    await page.locator("#key-input").press("Enter")
+    await enter_key(page, "wrong")
     await expect(page.locator("#key-problem")).to_contain_text("key")
-    await page.locator("#key-input").fill(secret)
-    await page.locator("#key-input").press("Enter")
+    await enter_key(page, "sk-live-page-test")
     await expect(page.locator("#verdict-text")).to_have_text("All well")
     await expect(page.locator("#key-panel")).to_be_hidden()
     await page.get_by_role("link", name="Chat").click()

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from typing import TYPE_CHECKING
 
 import aiohttp
 from playwright.async_api import Browser, Page, expect
 
-from streaming_api.config import ApiKey
-from tests.browser import Cable, ask, browser, needs_chromium, open_chat, open_page, open_served
+from tests.browser import (
+    Cable,
+    ask,
+    browser,
+    enter_key,
+    needs_chromium,
+    open_chat,
+    open_page,
+    open_served,
+)
+from tests.clients import key
 from tests.fakes.prometheus import free_port
 from tests.fakes.upstream import Script
 
@@ -138,14 +146,11 @@ async def test_a_server_without_figures_draws_no_empty_charts(
 async def test_who_may_see_nothing_is_shown_no_empty_charts(
     browser: Browser, start_server: StartServer
 ) -> None:
-    digest = hashlib.sha256(b"chatter").hexdigest()
-    keys = (ApiKey(name="chatter", sha256=digest, scopes=frozenset({"chat"})),)
-    server = await start_server(api_keys=keys)
+    server = await start_server(api_keys=[key("chatter", "chat")])
     page = await open_page(browser, server.url)
     await expect(page.locator("#verdict-text")).to_have_text("This server asks for a key")
     await expect(page.locator("#charts")).to_be_hidden()
-    await page.locator("#key-input").fill("chatter")
-    await page.locator("#key-input").press("Enter")
+    await enter_key(page, "chatter")
     await expect(page.locator("#verdict-detail")).to_contain_text("The chat is open.")
     await expect(page.locator("#charts")).to_be_hidden()
     await page.get_by_role("link", name="Series").click()

@@ -11,9 +11,18 @@ from typing import TYPE_CHECKING, Final
 import aiohttp
 from playwright.async_api import Browser, expect
 
-from tests.browser import Cable, ask, browser, needs_chromium, open_page, open_served, readout
-from tests.clients import key
-from tests.fakes.prometheus import RealAlertmanager, RealPrometheus, free_port
+from tests.browser import (
+    Cable,
+    ask,
+    browser,
+    enter_key,
+    needs_chromium,
+    open_page,
+    open_served,
+    readout,
+)
+from tests.clients import bearer, fire, key
+from tests.fakes.prometheus import RealAlertmanager, RealPrometheus, free_port, silence
 from tests.nginx import running
 
 if TYPE_CHECKING:
@@ -99,16 +108,7 @@ async def test_with_neither_sockets_nor_streams_it_asks_again_and_again(
     server = await start_server(websocket_enabled=False, sse_enabled=False)
     page = await open_page(browser, server.url)
     await expect(page.locator("#data-age")).to_contain_text("asked for every 2 s")
-    alert = {
-        "status": "firing",
-        "labels": {"alertname": "Polled", "severity": "warning"},
-        "annotations": {},
-        "startsAt": "2026-01-31T12:00:00Z",
-    }
-    async with aiohttp.ClientSession() as session:
-        body = {"version": "4", "alerts": [alert]}
-        async with session.post(f"{server.url}/streaming/alerts", json=body) as reply:
-            assert reply.ok
+    await fire(server.url, "Polled")
     await expect(page.locator("#alerts")).to_contain_text("Polled")
 
 
@@ -157,13 +157,11 @@ async def test_the_last_slots_are_for_keys_with_admin(start_server: StartServer)
         refused = 0
         for _ in range(40):
             try:
-                open_sockets.append(
-                    await session.ws_connect(url, headers={"Authorization": "Bearer user"})
-                )
+                open_sockets.append(await session.ws_connect(url, headers=bearer("user")))
             except aiohttp.WSServerHandshakeError as error:
                 refused += error.status == 503
         assert 0 < refused < 10
-        admin = await session.ws_connect(url, headers={"Authorization": "Bearer boss"})
+        admin = await session.ws_connect(url, headers=bearer("boss"))
         for socket in [*open_sockets, admin]:
             await socket.close()
 
@@ -243,18 +241,7 @@ async def test_an_alert_that_comes_three_ways_is_one_and_a_silence_takes_it_out(
             await expect(row).to_contain_text(told, timeout=60_000)
             await expect(row).to_have_count(1)
             await expect(page.locator("#alerts-counts")).to_contain_text("1 critical")
-            silence = {
-                "matchers": [{"name": "alertname", "value": "AlwaysFiring", "isRegex": False}],
-                "startsAt": "2020-01-01T00:00:00Z",
-                "endsAt": "2099-01-01T00:00:00Z",
-                "createdBy": "test",
-                "comment": "test",
-            }
-            async with (
-                aiohttp.ClientSession() as session,
-                session.post(f"{manager.url}/api/v2/silences", json=silence) as reply,
-            ):
-                assert reply.ok
+            await silence(manager, "AlwaysFiring")
             quiet = page.locator("#alerts-quiet summary")
             await expect(quiet).to_contain_text("1 alert silenced")
             await expect(page.locator("#verdict-text")).to_have_text("All well")
@@ -268,8 +255,7 @@ async def test_a_key_that_may_only_watch_is_offered_no_box(
     keys = (key("watcher", "watch"), key("chatter", "chat"))
     server = await start_server(api_gateway_endpoint=upstream.url, api_keys=keys)
     page = await open_page(browser, server.url, path="/#chat")
-    await page.locator("#key-input").fill("watcher")
-    await page.locator("#key-input").press("Enter")
+    await enter_key(page, "watcher")
     await expect(page.locator("#chat-state")).to_contain_text("This key may watch, and not chat.")
     await expect(page.locator("#question")).to_be_hidden()
 
@@ -282,8 +268,7 @@ async def test_a_key_that_may_only_chat_is_asked_nothing_else(
     page = await open_page(browser, server.url, path="/#chat")
     refused: list[str] = []
     page.on("response", lambda reply: refused.extend([reply.url] * (reply.status == 403)))
-    await page.locator("#key-input").fill("chatter")
-    await page.locator("#key-input").press("Enter")
+    await enter_key(page, "chatter")
     await ask(page, "hello", "ten-tokens")
     await expect(page.locator(".ending")).to_contain_text("10 tokens")
     await expect(page.locator("#verdict-text")).to_have_text("This key may chat, and not watch")

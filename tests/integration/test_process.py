@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from pathlib import Path
+from contextlib import AsyncExitStack, suppress
 
 import pytest
 import websockets
@@ -18,37 +15,11 @@ import websockets
 from tests.clients import UNIT, Socket, is_end, question, valid, websocket
 from tests.fakes.upstream import FakeUpstream, Script
 from tests.raw import dechunked, messages_of, raw
+from tests.workers import ROOT, serving
 
-ROOT = Path(__file__).parents[2]
 SOCKETS, STREAMS, ANSWERS = 200, 100, 20
 GRACE = 10.0
 """Seconds within which the process must be gone."""
-
-
-@asynccontextmanager
-async def serving(
-    *arguments: str, **variables: str
-) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
-    """The process and its address, once it serves."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "streaming_api", "serve", "--port", "0", *arguments,
-        cwd=ROOT,
-        env={**os.environ, "STREAMING_EMBEDDED_MODEL": "none", **variables},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )  # fmt: skip
-    try:
-        assert process.stdout is not None
-        async with asyncio.timeout(4 * UNIT):
-            while (
-                found := re.search(rb"http://[\d.]+:\d+", await process.stdout.readline())
-            ) is None:
-                assert process.returncode is None
-        yield process, found[0].decode()
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.communicate()
 
 
 async def told_on_a_socket(socket: Socket) -> int:
@@ -67,12 +38,11 @@ async def test_sigterm_under_load_notifies_everybody_within_ten_seconds(
     async with (
         serving(
             API_GATEWAY_ENDPOINT=upstream.url,
-            STREAMING_COMMANDS_PER_SECOND="10000",
             STREAMING_DRAIN_TIMEOUT="3",
-        ) as (process, url),
+        ) as service,
         AsyncExitStack() as stack,
     ):
-        enter = stack.enter_async_context
+        enter, url = stack.enter_async_context, service.url
         sockets = [await enter(websocket(url, ping_interval=None)) for _ in range(SOCKETS)]
         chats = sockets[: ANSWERS // 2]
         for socket in sockets[len(chats) :]:
@@ -92,7 +62,7 @@ async def test_sigterm_under_load_notifies_everybody_within_ten_seconds(
             await socket.receive()
         await upstream.until(lambda: upstream.running == ANSWERS)
 
-        process.send_signal(signal.SIGTERM)
+        service.signal(signal.SIGTERM)
         begun = time.monotonic()
         ends = asyncio.gather(*(socket.answer() for socket in chats))
         codes = asyncio.gather(*(told_on_a_socket(socket) for socket in sockets[len(chats) :]))
@@ -102,7 +72,7 @@ async def test_sigterm_under_load_notifies_everybody_within_ten_seconds(
             rest = [await told_on_a_socket(socket) for socket in chats]
             assert [*(await codes), *rest] == [1012] * SOCKETS
             found = [messages_of(dechunked(body)) for body in await bodies]
-            assert await process.wait() == 0
+            assert await service.ended(2 * GRACE) == 0
         assert time.monotonic() - begun < GRACE
     answers += [seen[-1]["data"] for seen in found[: ANSWERS - len(chats)]]
     assert len(answers) == ANSWERS
@@ -118,14 +88,13 @@ async def test_sigterm_under_load_notifies_everybody_within_ten_seconds(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_an_idle_process_ends_at_once(number: signal.Signals) -> None:
-    async with serving() as (process, url):
-        async with websocket(url) as socket:
+    async with serving() as service:
+        async with websocket(service.url) as socket:
             await socket.send(message_type="status_update")
             await socket.receive()
-            process.send_signal(number)
+            service.signal(number)
             assert await told_on_a_socket(socket) == 1012
-        async with asyncio.timeout(GRACE):
-            assert await process.wait() == 0
+        assert await service.ended(GRACE) == 0
 
 
 async def test_a_port_that_is_taken_is_said_and_not_a_traceback(upstream: FakeUpstream) -> None:

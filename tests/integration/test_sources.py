@@ -31,7 +31,7 @@ from streaming_api.sources.prometheus import (
 )
 from streaming_api.sources.values import AlertList, Sample, SourceError
 from tests.certificates import server_tls
-from tests.fakes.prometheus import RealAlertmanager, RealPrometheus, free_port
+from tests.fakes.prometheus import RealAlertmanager, RealPrometheus, free_port, silence
 
 UNIT = 0.2
 """Seconds; every timeout in these tests is a multiple of it."""
@@ -159,15 +159,7 @@ class TestRealPrometheus:
                 posted = [{"labels": {"alertname": name}}]
                 async with session.post(f"{manager.url}/api/v2/alerts", json=posted) as response:
                     assert response.ok
-            silence = {
-                "matchers": [{"name": "alertname", "value": "Silenced", "isRegex": False}],
-                "startsAt": "2020-01-01T00:00:00Z",
-                "endsAt": "2099-01-01T00:00:00Z",
-                "createdBy": "test",
-                "comment": "test",
-            }
-            async with session.post(f"{manager.url}/api/v2/silences", json=silence) as response:
-                assert response.ok
+            await silence(manager, "Silenced")
             client = Alertmanager(manager.url, session)
             listed = await until(
                 client.alerts, lambda answer: any(a.suppressed for a in answer.alerts)

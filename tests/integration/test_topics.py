@@ -21,6 +21,7 @@ from tests.clients import Message, events
 from tests.conftest import StartServer
 from tests.fakes.engine import Deliveries
 from tests.fakes.prometheus import RealAlertmanager, RealPrometheus, free_port
+from tests.lifecycle import Lifecycle
 
 UNIT: Final = 0.05
 """Seconds between two polls; bounds of waiting are multiples of it."""
@@ -75,7 +76,7 @@ def alerts_of(topics: Topics) -> list[Json]:
     return alerts
 
 
-class FakeSource:
+class FakeSource(Lifecycle):
     """An HTTP server whose answer can be changed while it runs; it keeps its port.
 
     Attributes:
@@ -115,10 +116,8 @@ class FakeSource:
 
 @pytest.fixture
 async def source() -> AsyncIterator[FakeSource]:
-    fake = FakeSource()
-    await fake.start()
-    yield fake
-    await fake.stop()
+    async with FakeSource() as fake:
+        yield fake
 
 
 def text(body: str, content_type: str = "text/plain", status: int = 200) -> Callable[..., Any]:

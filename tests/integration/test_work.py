@@ -29,8 +29,9 @@ from tests.clients import UNIT, eventually, http, question, valid, websocket
 from tests.conftest import StartServer
 from tests.fakes.upstream import FakeUpstream, Script
 from tests.integration.test_hostile import DEFLATE, UPGRADE, deflated, frame, others
-from tests.integration.test_process import GRACE, serving
+from tests.integration.test_process import GRACE
 from tests.raw import TEXT, raw
+from tests.workers import serving
 
 SOCKETS: Final = 10
 """Hostile ones at once."""
@@ -107,7 +108,8 @@ async def health_median(url: str, seconds: float = 3.0) -> float:
 
 @pytest.mark.parametrize("kind", [*ATTACKS, "pipelined requests"])
 async def test_health_answers_beside_hostile_sockets_and_sigterm_ends(kind: str) -> None:
-    async with serving() as (process, url):
+    async with serving() as service:
+        url = service.url
 
         def begin() -> list[asyncio.Task[None]]:
             work = (
@@ -119,9 +121,8 @@ async def test_health_answers_beside_hostile_sockets_and_sigterm_ends(kind: str)
         async with attacked(begin):
             await asyncio.sleep(0)
             assert await health_median(url) < PROMISED
-            process.send_signal(signal.SIGTERM)
-            async with asyncio.timeout(GRACE):
-                assert await process.wait() == 0
+            service.signal(signal.SIGTERM)
+            assert await service.ended(GRACE) == 0
 
 
 @pytest.fixture

@@ -16,10 +16,11 @@ import pytest
 from streaming_api.answer_record import AnswerRecord
 from streaming_api.ops.context import Context
 from streaming_api.upstreams.gateway import ExchangeResult
+from streaming_api.upstreams.http1 import ResponseProtocol
 from streaming_api.wire import framing
 from streaming_api.wire.framing import Framing
 from tests.fakes import hot_path
-from tests.fakes.hot_path import READ, relay, watching
+from tests.fakes.hot_path import READ, CountingTransport, relay, watching
 
 GROWTH = 1.2
 
@@ -38,6 +39,24 @@ def counted(work: Callable[[], object]) -> int:
     finally:
         sys.setprofile(None)
     return calls - 1  # sys.setprofile itself
+
+
+def calls_a_token(
+    context: Context, stream: ResponseProtocol, transport: CountingTransport, tokens: int
+) -> float:
+    """Calls for each token, where each of 20 reads brings so many; each read is one write."""
+    read = READ * tokens
+
+    def reads(times: int = 20) -> None:
+        for _ in range(times):
+            stream.data_received(read)
+            context.answers.turn.end()
+
+    reads(2)
+    before = transport.writes
+    calls = counted(reads) / 20 / tokens
+    assert transport.writes - before == 20, "one write a read, however many tokens it brought"
+    return calls
 
 
 @pytest.fixture
@@ -61,19 +80,7 @@ async def test_relaying_a_token_makes_so_many_calls(
 ) -> None:
     """One token a read, as an answer at human speed comes; and many, as a burst comes."""
     stream, transport = relay(context, kind)
-    read = READ * tokens
-    stream.data_received(read)
-    context.answers.turn.end()
-    before = transport.writes
-
-    def reads() -> None:
-        for _ in range(20):
-            stream.data_received(read)
-            context.answers.turn.end()
-
-    calls = counted(reads) / 20 / tokens
-    assert transport.writes - before == 20, "one write a read, however many tokens it brought"
-    assert calls <= most * GROWTH
+    assert calls_a_token(context, stream, transport, tokens) <= most * GROWTH
 
 
 @pytest.mark.parametrize(
@@ -90,20 +97,7 @@ async def test_a_token_on_another_wire_makes_so_many_calls(
 ) -> None:
     """The answer's stream, and the derived one: two appends and one write, and nothing parsed."""
     stream, transport = hot_path.derived(context, face)
-    read = READ * tokens
-    for _ in range(2):
-        stream.data_received(read)
-        context.answers.turn.end()
-    before = transport.writes
-
-    def reads() -> None:
-        for _ in range(20):
-            stream.data_received(read)
-            context.answers.turn.end()
-
-    calls = counted(reads) / 20 / tokens
-    assert transport.writes - before == 20, "one write a read, however many tokens it brought"
-    assert calls <= most * GROWTH
+    assert calls_a_token(context, stream, transport, tokens) <= most * GROWTH
 
 
 async def test_a_token_leaves_nothing_for_the_garbage_collector(context: Context) -> None:
