@@ -36,12 +36,7 @@ class ApiError(Exception):
     type: ClassVar[str] = "server_error"
 
     def __init__(
-        self,
-        message: str,
-        code: str,
-        *,
-        param: str | None = None,
-        retry_after: float | None = None,
+        self, message: str, code: str, *, param: str | None = None, retry_after: float | None = None
     ) -> None:
         super().__init__(message)
         self.message = message

@@ -17,11 +17,7 @@ from streaming_api.upstreams.gateway import MODELS_PATH
 
 _PATIENCE: Final = aiohttp.ClientTimeout(total=5)
 _STORE_SECONDS: Final = 5.0
-_OTHERS: Final = (
-    "metrics_server_endpoint",
-    "custom_metrics_endpoint",
-    "alertmanager_endpoint",
-)
+_OTHERS: Final = ("metrics_server_endpoint", "custom_metrics_endpoint", "alertmanager_endpoint")
 
 
 def unreachable(config: StreamingConfig) -> list[str]:
@@ -56,10 +52,7 @@ async def _ask_gateway(
 
 
 async def _ask(
-    session: aiohttp.ClientSession,
-    name: str,
-    url: str,
-    headers: Mapping[str, str] | None = None,
+    session: aiohttp.ClientSession, name: str, url: str, headers: Mapping[str, str] | None = None
 ) -> str | None:
     """Ask one endpoint; any HTTP reply will do, but for 401 to a key of ours."""
     try:

@@ -71,9 +71,7 @@ class _Given:
 
 
 def load(
-    path: Path | None,
-    environ: Mapping[str, str],
-    overrides: Mapping[str, object] = _NOTHING,
+    path: Path | None, environ: Mapping[str, str], overrides: Mapping[str, object] = _NOTHING
 ) -> Loaded:
     """Read and check everything.
 
@@ -190,11 +188,7 @@ def _from_credentials(environ: Mapping[str, str], problems: list[Problem]) -> li
     URL of the store.
     """
     directory = environ.get("CREDENTIALS_DIRECTORY")
-    names = {
-        "api_keys": "api_keys",
-        "api_gateway_key": "gateway_api_key",
-        "cluster": "cluster_url",
-    }
+    names = {"api_keys": "api_keys", "api_gateway_key": "gateway_api_key", "cluster": "cluster_url"}
     given = []
     for name, field in names.items():
         path = Path(directory or "", name)

@@ -26,8 +26,7 @@ class Pattern:
 
 
 KeyName = Annotated[
-    str,
-    Pattern(r"[A-Za-z0-9_.@-]{1,64}", "a name of 1 to 64 letters, digits and _ . @ -"),
+    str, Pattern(r"[A-Za-z0-9_.@-]{1,64}", "a name of 1 to 64 letters, digits and _ . @ -")
 ]
 Sha256 = Annotated[
     str,

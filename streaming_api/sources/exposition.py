@@ -41,14 +41,7 @@ _OPENMETRICS = "application/openmetrics-text"
 _TEXT = "text/plain"
 _ACCEPT = f"{_TEXT};version=0.0.4,{_OPENMETRICS};version=1.0.0;q=0.5"
 
-_PARSER_ERRORS = (
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    ArithmeticError,
-    NameError,
-)
+_PARSER_ERRORS = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, NameError)
 """What the library raises on bad input: mostly ValueError, sometimes something else."""
 
 _BARE_COUNTER = re.compile(r"^#[ \t]+TYPE[ \t]+(\S+)(?<!_total)[ \t]+counter[ \t]*$", re.MULTILINE)

@@ -30,13 +30,7 @@ import attrs
 import orjson
 
 from streaming_api.engine.stream import Policy
-from streaming_api.sources.values import (
-    Alert,
-    AlertList,
-    AlertSource,
-    fingerprint_of,
-    format_time,
-)
+from streaming_api.sources.values import Alert, AlertList, AlertSource, fingerprint_of, format_time
 from streaming_api.topics.reported_alerts import MAX_ALERTS, Reported, ReportedAlerts
 from streaming_api.topics.shown_alert import ShownAlert
 from streaming_api.topics.topic import Json, Note, Topic, ignore

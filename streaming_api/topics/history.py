@@ -50,9 +50,7 @@ class History(Topic):
     policy: ClassVar[Policy] = Policy.LATEST
 
     def __init__(
-        self,
-        clock: Callable[[], float] = time.monotonic,
-        wall: Callable[[], float] = time.time,
+        self, clock: Callable[[], float] = time.monotonic, wall: Callable[[], float] = time.time
     ) -> None:
         super().__init__()
         self.figures: Callable[[], Figures] = dict

@@ -22,13 +22,7 @@ from streaming_api.sources.fetch import TIMEOUT
 from streaming_api.sources.prometheus import Prometheus
 from streaming_api.sources.values import SourceError
 from streaming_api.topics.alerts import Alerts
-from streaming_api.topics.metrics import (
-    MAX_SERIES,
-    Metrics,
-    Values,
-    query_values,
-    sample_values,
-)
+from streaming_api.topics.metrics import MAX_SERIES, Metrics, Values, query_values, sample_values
 from streaming_api.topics.reported_alerts import MAX_ALERTS
 
 _LABELS_SECONDS: Final = 60.0

@@ -65,13 +65,7 @@ class EmbeddedModel:
         max_requests: requests that may be open at once.
     """
 
-    def __init__(
-        self,
-        model: str = "auto",
-        threads: int = 1,
-        *,
-        max_requests: int = 100,
-    ) -> None:
+    def __init__(self, model: str = "auto", threads: int = 1, *, max_requests: int = 100) -> None:
         self._model = model
         self._threads = threads
         self._max_requests = max_requests

@@ -19,21 +19,12 @@ from streaming_api.upstreams.exchange import Exchange
 from streaming_api.upstreams.model_list import ModelsReader
 from streaming_api.upstreams.question import Question
 from streaming_api.upstreams.relay import Relay
-from streaming_api.upstreams.reply_errors import (
-    UpstreamError,
-    UpstreamFault,
-    fault,
-)
+from streaming_api.upstreams.reply_errors import UpstreamError, UpstreamFault, fault
 from streaming_api.upstreams.signs import Signs
 from streaming_api.upstreams.stream_usage import Fallback
 from streaming_api.upstreams.whole_answer import WholeAnswerReader
 
-__all__ = [
-    "ExchangeResult",
-    "OpenAIClient",
-    "UpstreamError",
-    "UpstreamFault",
-]
+__all__ = ["ExchangeResult", "OpenAIClient", "UpstreamError", "UpstreamFault"]
 
 CHAT_PATH: Final = "/chat/completions"
 MODELS_PATH: Final = "/models"
@@ -152,12 +143,7 @@ class OpenAIClient:
         )
 
     def relay(
-        self,
-        method: str,
-        path: str,
-        query: str,
-        headers: list[tuple[str, str]],
-        body: bytes | None,
+        self, method: str, path: str, query: str, headers: list[tuple[str, str]], body: bytes | None
     ) -> Relay:
         """Prepare to pass a request on.
 

@@ -251,10 +251,7 @@ def _http_error(request: web.Request, error: web.HTTPException) -> web.Response:
         methods = {route.method for route in request.app.router.routes()} - {"*"}
         allowed = ", ".join(sorted({*methods, hdrs.METH_OPTIONS}))
         return web.Response(status=204, headers=preflight(request, allowed))
-    kinds = {
-        404: _nothing_here(request),
-        413: "The body is too large.",
-    }
+    kinds = {404: _nothing_here(request), 413: "The body is too large."}
     kind = _KINDS.get(error.status, ApiError if error.status >= 500 else BadRequest)
     wrapped = kind(kinds.get(error.status, error.reason), _code(error))
     wrapped.status = error.status

@@ -190,10 +190,7 @@ def _topic(message_type: str, fields: Mapping[str, object]) -> str:
 
 
 def chat_request(
-    fields: Mapping[str, object],
-    text: bytes,
-    *,
-    on_disconnect: OnDisconnect = OnDisconnect.GRACE,
+    fields: Mapping[str, object], text: bytes, *, on_disconnect: OnDisconnect = OnDisconnect.GRACE
 ) -> ChatRequest:
     """Parse the request for an answer, whichever face it came through.
 

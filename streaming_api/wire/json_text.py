@@ -14,9 +14,7 @@ from typing import Final
 import orjson
 
 EMPTY: Final = b"{}"
-_KEY: Final = re.compile(
-    r'[ \t\n\r,]*("[^"\\]*+(?:\\.[^"\\]*+)*+")[ \t\n\r]*:[ \t\n\r]*',
-)
+_KEY: Final = re.compile(r'[ \t\n\r,]*("[^"\\]*+(?:\\.[^"\\]*+)*+")[ \t\n\r]*:[ \t\n\r]*')
 # Numbers need not be converted: only where a value ends is of interest.
 _READ: Final = json.JSONDecoder(parse_int=str, parse_float=str).raw_decode
 

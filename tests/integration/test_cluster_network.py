@@ -103,10 +103,7 @@ async def test_an_owner_that_cannot_reach_the_store(
     gate = upstream.gated(Script(tokens=100), model="gated")
     one, other = apart
     await asyncio.sleep(LEASE)  # the store must have been the same for a lease
-    async with (
-        websocket(one.url) as here,
-        websocket(other.url) as there,
-    ):
+    async with websocket(one.url) as here, websocket(other.url) as there:
         await here.start("p-1", model="gated")
         own = [await here.receive()]  # what says whose role it is
         await there.resume("p-1")

@@ -432,15 +432,9 @@ async def test_a_webhook_is_taken_by_any_and_shown_by_all_also_after_a_restart_o
         assert told["marks"][: len(kept["marks"])] == kept["marks"]
 
 
-async def test_the_page_is_the_same_on_both_and_its_figures_are_the_services(
-    start: Start,
-) -> None:
+async def test_the_page_is_the_same_on_both_and_its_figures_are_the_services(start: Start) -> None:
     one, other = await start("one"), await start("other")
-    async with (
-        http() as client,
-        subscribed(one.url, "alert"),
-        subscribed(other.url, "alert"),
-    ):
+    async with http() as client, subscribed(one.url, "alert"), subscribed(other.url, "alert"):
 
         async def both(path: str) -> list[Any]:
             return [(await client.get(s.url + path)).json() for s in (one, other)]

@@ -36,10 +36,7 @@ async def test_sigterm_under_load_notifies_everybody_within_ten_seconds(
     """200 WebSockets, 100 event streams, 20 running answers."""
     upstream.default = Script(endless=True, rate=20)
     async with (
-        serving(
-            API_GATEWAY_ENDPOINT=upstream.url,
-            STREAMING_DRAIN_TIMEOUT="3",
-        ) as service,
+        serving(API_GATEWAY_ENDPOINT=upstream.url, STREAMING_DRAIN_TIMEOUT="3") as service,
         AsyncExitStack() as stack,
     ):
         enter, url = stack.enter_async_context, service.url
