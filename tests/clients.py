@@ -7,6 +7,7 @@ import base64
 import hashlib
 import json
 import random
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -70,7 +71,26 @@ def http(url: str = "", *, timeout: float = UNIT) -> httpx.AsyncClient:
     return httpx.AsyncClient(base_url=url, trust_env=False, verify=False, timeout=timeout)  # noqa: S501
 
 
-class Socket:
+class Reader(ABC):
+    """Reads messages."""
+
+    @abstractmethod
+    async def receive(self) -> Message:
+        """The next message."""
+
+    async def until(self, condition: Callable[[Message], bool]) -> list[Message]:
+        """Messages up to and with the first for which the condition holds."""
+        messages = [await self.receive()]
+        while not condition(messages[-1]):
+            messages.append(await self.receive())
+        return messages
+
+    async def answer(self) -> list[Message]:
+        """Messages up to the end of an answer."""
+        return await self.until(is_end)
+
+
+class Socket(Reader):
     """A WebSocket client (the `websockets` package)."""
 
     def __init__(self, connection: ClientConnection) -> None:
@@ -106,17 +126,6 @@ class Socket:
         async with asyncio.timeout(UNIT):
             return valid(await self.connection.recv())
 
-    async def until(self, condition: Callable[[Message], bool]) -> list[Message]:
-        """Messages up to and with the first for which the condition holds."""
-        messages = [await self.receive()]
-        while not condition(messages[-1]):
-            messages.append(await self.receive())
-        return messages
-
-    async def answer(self) -> list[Message]:
-        """Messages up to the end of an answer."""
-        return await self.until(is_end)
-
     async def closed(self) -> int:
         """Wait for the server to close; the code."""
         async with asyncio.timeout(UNIT):
@@ -140,7 +149,16 @@ async def websocket(
         yield Socket(connection)
 
 
-class Events:
+async def both_see(one: Socket, other: Socket, request_id: str, number: int) -> list[Message]:
+    """Start a gated answer, and resume it from another socket: what both have up to there."""
+    await one.start(request_id, model="gated")
+    seen = await one.until(lambda message: message.get("sequence_id") == number)
+    await other.resume(request_id)
+    assert await other.until(lambda message: message.get("sequence_id") == number) == seen
+    return seen
+
+
+class Events(Reader):
     """An event stream client (the `httpx-sse` package)."""
 
     def __init__(self, response: httpx.Response, source: httpx_sse.EventSource) -> None:
@@ -159,13 +177,6 @@ class Events:
         assert event.event == message["message_type"]
         assert event.id == message.get("cursor", event.id)
         return message
-
-    async def until(self, condition: Callable[[Message], bool]) -> list[Message]:
-        """Messages up to and with the first for which the condition holds."""
-        messages = [await self.receive()]
-        while not condition(messages[-1]):
-            messages.append(await self.receive())
-        return messages
 
     async def rest(self) -> list[Message]:
         """Messages until the response ends."""

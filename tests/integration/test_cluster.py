@@ -16,6 +16,7 @@ import websockets
 from tests.clients import (
     UNIT,
     bearer,
+    both_see,
     content,
     events,
     eventually,
@@ -64,12 +65,8 @@ class TestOnTheOther:
         gate = gated(upstream)
         one, other = await pair()
         async with websocket(one.url) as first, websocket(other.url) as second:
-            await first.start("r-1", model="gated")
             gate.release(5)
-            seen = await first.until(lambda message: message.get("sequence_id") == 6)
-            await second.resume("r-1")
-            early = await second.until(lambda message: message.get("sequence_id") == 6)
-            assert early == seen
+            await both_see(first, second, "r-1", 6)
             gate.open()
             assert await first.answer() == await second.answer()
 
@@ -184,11 +181,8 @@ class TestTheStore:
         gate = gated(upstream)
         one, other = await pair()
         async with websocket(one.url) as first, websocket(other.url) as second:
-            await first.start("s-1", model="gated")
             gate.release(3)
-            await first.until(lambda message: message.get("sequence_id") == 3)
-            await second.resume("s-1")
-            before = await second.until(lambda message: message.get("sequence_id") == 3)
+            before = await both_see(first, second, "s-1", 3)
             await store.client.flushall()
             gate.open()
             await first.answer()
@@ -201,11 +195,8 @@ class TestTheStore:
         gate = gated(upstream)
         one, other = await pair()
         async with websocket(one.url) as first, websocket(other.url) as second:
-            await first.start("s-2", model="gated")
             gate.release(3)
-            await first.until(lambda message: message.get("sequence_id") == 3)
-            await second.resume("s-2")
-            before = await second.until(lambda message: message.get("sequence_id") == 3)
+            before = await both_see(first, second, "s-2", 3)
             await store.kill()
             gate.release(3)
             await first.until(lambda message: message.get("sequence_id") == 6)

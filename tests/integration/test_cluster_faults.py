@@ -15,6 +15,7 @@ import pytest
 from tests.clients import (
     UNIT,
     Message,
+    both_see,
     content,
     events,
     eventually,
@@ -52,11 +53,8 @@ async def test_the_death_of_an_owner_is_reported_in_time_and_nothing_is_doubled(
     await asyncio.sleep(6.5)  # the store must have been the same for a lease
     async with AsyncExitStack() as stack:
         first, second, owner, _ = await on_both(service, stack)
-        await first.start("k-1", model="gated")
         gate.release(5)
-        await first.until(lambda message: message.get("sequence_id") == 5)
-        await second.resume("k-1")
-        before = await second.until(lambda message: message.get("sequence_id") == 5)
+        before = await both_see(first, second, "k-1", 5)
         os.kill(owner, signal.SIGKILL)
         began = time.monotonic()
         after = await rest(second, 3 * UNIT)

@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from tests.clients import UNIT, eventually, websocket
+from tests.clients import UNIT, both_see, eventually, websocket
 from tests.fakes.upstream import FakeUpstream, Gate, Script
 from tests.two_servers import numbers, rest
 from tests.workers import Service, on_both, serving
@@ -60,11 +60,8 @@ async def test_an_answer_whose_workers_all_die_ends_for_whoever_comes_back(
         for turn in range(2):
             name = f"both-{turn}"
             first, second, *_ = await on_both(service, stack)
-            await first.start(name, model="gated")
             gate.release(4)
-            seen = await first.until(lambda message: message.get("sequence_id") == 5)
-            await second.resume(name)
-            assert await second.until(lambda message: message.get("sequence_id") == 5) == seen
+            await both_see(first, second, name, 5)
             await all_killed(service, service.workers)
             began = time.monotonic()
             back = await stack.enter_async_context(websocket(service.url))
@@ -96,22 +93,18 @@ async def test_a_worker_that_hangs_while_it_looks_on_shows_the_rest_when_it_wake
     await asyncio.sleep(LEASE)
     async with AsyncExitStack() as stack:
         first, second, _, reader = await on_both(service, stack)
-        await first.start("look-1", model="gated")
         gate.release(5)
-        seen = await first.until(lambda message: message.get("sequence_id") == 5)
-        await second.resume("look-1")
-        there = await second.until(lambda message: message.get("sequence_id") == 5)
+        await both_see(first, second, "look-1", 5)
         os.kill(reader, signal.SIGSTOP)
         try:
             gate.release(20)
-            seen += await first.until(lambda message: message.get("sequence_id") == 25)
+            seen = await first.until(lambda message: message.get("sequence_id") == 25)
             await asyncio.sleep(LEASE + 2.5)  # longer than it may be silent
         finally:
             os.kill(reader, signal.SIGCONT)
         gate.open()
         seen += await rest(first)
-        there += await rest(second)
-        assert there == seen
+        assert await rest(second) == seen
         assert seen[-1]["data"]["finish_reason"] == "stop"
 
 

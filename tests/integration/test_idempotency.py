@@ -7,7 +7,6 @@ from collections import Counter
 from typing import Any, Final
 
 import httpx
-import openai
 import pytest
 
 from streaming_api.answers import idempotency
@@ -16,6 +15,7 @@ from streaming_api.service import StreamingService
 from tests.clients import events, eventually, http, key, question, websocket
 from tests.conftest import StartServer
 from tests.fakes.upstream import FakeUpstream, Gate, Script
+from tests.sdk import moody, sdk
 
 PATH: Final = "/v1/chat/completions"
 KEY: Final = {"Idempotency-Key": "k-1"}
@@ -108,22 +108,10 @@ class TestARetry:
         self, server: StreamingService, upstream: FakeUpstream
     ) -> None:
         """Its retries carry the key of the first attempt."""
-        upstream.scripts["moody"] = upstream.scripts["error-500"]
-
-        async def mend() -> None:
-            await upstream.generation()
-            del upstream.scripts["moody"]
-
-        async with openai.AsyncOpenAI(
-            base_url=f"{server.url}/v1",
-            api_key="sk-client",
-            http_client=openai.DefaultAsyncHttpxClient(trust_env=False, verify=False),
-        ) as sdk:
-            mending = asyncio.create_task(mend())
-            answer = await sdk.chat.completions.create(
+        async with sdk(server) as client, moody(upstream):
+            answer = await client.chat.completions.create(
                 model="moody", messages=[{"role": "user", "content": "Hi"}], extra_headers=KEY
             )
-            await mending
         assert answer.choices[0].message.content == upstream.default.text()
 
     @pytest.mark.parametrize("stream", [True, False])

@@ -19,6 +19,7 @@ from tests.clients import eventually, http, question, websocket
 from tests.conftest import StartServer
 from tests.fakes.upstream import FakeUpstream, Script
 from tests.raw import dechunked, raw
+from tests.sdk import moody, sdk
 
 HELLO: list[ChatCompletionUserMessageParam] = [{"role": "user", "content": "Hello"}]
 PATH = "/v1/chat/completions"
@@ -26,12 +27,8 @@ PATH = "/v1/chat/completions"
 
 @pytest.fixture
 async def client(server: StreamingService) -> AsyncIterator[openai.AsyncOpenAI]:
-    async with openai.AsyncOpenAI(
-        base_url=f"{server.url}/v1",
-        api_key="sk-client",
-        http_client=openai.DefaultAsyncHttpxClient(trust_env=False, verify=False),
-    ) as sdk:
-        yield sdk
+    async with sdk(server) as client:
+        yield client
 
 
 class TestTheSdk:
@@ -73,15 +70,8 @@ class TestTheSdk:
     async def test_the_sdk_tries_again_by_itself_what_failed_for_a_moment(
         self, client: openai.AsyncOpenAI, upstream: FakeUpstream
     ) -> None:
-        upstream.scripts["moody"] = upstream.scripts["error-500"]
-
-        async def mend() -> None:
-            await upstream.generation()
-            del upstream.scripts["moody"]
-
-        mending = asyncio.create_task(mend())
-        answer = await client.chat.completions.create(model="moody", messages=HELLO)
-        await mending
+        async with moody(upstream):
+            answer = await client.chat.completions.create(model="moody", messages=HELLO)
         assert answer.choices[0].message.content == upstream.default.text()
 
     async def test_the_sdk_that_closes_its_stream_frees_the_upstream(

@@ -18,6 +18,7 @@ from tests.clients import UNIT, bearer, eventually, http, key
 from tests.conftest import StartServer
 from tests.fakes.upstream import FakeUpstream, Script
 from tests.responses import text_of, types, valid_event, valid_response
+from tests.sdk import sdk
 
 Json = dict[str, Any]
 PATH = "/v1/responses"
@@ -33,13 +34,8 @@ TEN = "".join(f"t{number} " for number in range(10))
 
 @pytest.fixture
 async def client(server: StreamingService) -> AsyncIterator[openai.AsyncOpenAI]:
-    async with openai.AsyncOpenAI(
-        base_url=f"{server.url}/v1",
-        api_key="sk-client",
-        max_retries=0,
-        http_client=openai.DefaultAsyncHttpxClient(trust_env=False, verify=False),
-    ) as sdk:
-        yield sdk
+    async with sdk(server, attempts=1) as client:
+        yield client
 
 
 async def events_of(

@@ -13,6 +13,7 @@ from streaming_api.service import StreamingService
 from tests.clients import Message, content, events, http, question, websocket
 from tests.conftest import StartServer
 from tests.fakes.upstream import NAMED, FakeUpstream
+from tests.sdk import sdk
 
 SILENCE = 0.4
 """Seconds of an upstream's silence after which its answer ends."""
@@ -153,7 +154,7 @@ class TestOpenAIsOwnFace:
     async def test_openais_wire_passes_a_sound_answer_on(
         self, server: StreamingService, model: str
     ) -> None:
-        async with sdk(server) as client:
+        async with sdk(server, attempts=1) as client:
             parts, reason = [], None
             async for chunk in await client.chat.completions.create(
                 model=model, messages=[{"role": "user", "content": "Hello"}], stream=True
@@ -218,7 +219,7 @@ class TestOpenAIsOwnFace:
     async def test_openais_wire_gives_the_sdk_its_own_exceptions(
         self, server: StreamingService
     ) -> None:
-        async with sdk(server) as client:
+        async with sdk(server, attempts=1) as client:
             for model, kind, words in (
                 ("unauthorized", openai.AuthenticationError, "Incorrect API key provided."),
                 ("rate-limited", openai.RateLimitError, "Slow down."),
@@ -238,7 +239,7 @@ class TestOpenAIsOwnFace:
     async def test_openais_wire_gives_the_sdk_an_exception_midway(
         self, server: StreamingService
     ) -> None:
-        async with sdk(server) as client:
+        async with sdk(server, attempts=1) as client:
             parts = []
             stream = await client.chat.completions.create(
                 model="error-midway", messages=[{"role": "user", "content": "Hello"}], stream=True
@@ -247,16 +248,6 @@ class TestOpenAIsOwnFace:
                 async for chunk in stream:
                     parts += [choice.delta.content or "" for choice in chunk.choices]
         assert "".join(parts) == "t0 t1 t2 "
-
-
-def sdk(server: StreamingService) -> openai.AsyncOpenAI:
-    """The `openai` package with only its base_url changed, and no second attempts."""
-    return openai.AsyncOpenAI(
-        base_url=f"{server.url}/v1",
-        api_key="sk-test",
-        max_retries=0,
-        http_client=openai.DefaultAsyncHttpxClient(trust_env=False, verify=False),
-    )
 
 
 async def post(server: StreamingService, model: str, *, stream: bool) -> httpx.Response:
@@ -273,9 +264,8 @@ class TestAnUpstreamThatIsNotThere:
         async with FakeUpstream() as gone:
             url = gone.url
         server = await start_server(api_gateway_endpoint=url)
-        for ask in (over_sse,):
-            end = (await ask(server, "fake"))[-1]["data"]
-            assert (end["finish_reason"], end["error"]["code"]) == ("error", "upstream_unreachable")
+        end = (await over_sse(server, "fake"))[-1]["data"]
+        assert (end["finish_reason"], end["error"]["code"]) == ("error", "upstream_unreachable")
         for stream in (True, False):
             reply = await post(server, "fake", stream=stream)
             assert reply.status_code == 502
