@@ -14,7 +14,7 @@ TOKEN_TESTS := $(foreach name, chat gateway hostile odd_upstreams openai real_cl
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install run test compiled coverage lint format constraints bench conformance soak containers wheel clean
+.PHONY: help install run test compiled coverage lint format constraints bench conformance soak pictures containers wheel clean
 
 help: ## list the targets
 	@echo "Targets (ARGS='...' is passed on, PYTHON=... chooses the interpreter):"
@@ -61,6 +61,9 @@ conformance: $(STAMPS)/test ## run other people's test suites
 soak: $(STAMPS)/test embedded ## run under load and faults for 10 minutes, then as long over a store
 	$(BIN)/python -m tests.soak $(ARGS)
 	$(BIN)/python -m tests.soak.cluster $(CLUSTER_ARGS)
+
+pictures: $(STAMPS)/test ## take the pictures of the page in docs/, under load, in six minutes
+	$(BIN)/python -m tests.pictures $(ARGS)
 
 containers: $(STAMPS)/test ## build the image, compose it with its neighbours; follow the book under a real systemd
 	$(BIN)/python -m tests.containers $(ARGS)

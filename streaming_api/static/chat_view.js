@@ -247,6 +247,7 @@ function drawComposer() {
   if (typing && document.activeElement === document.body) ui.question.focus({ preventScroll: true });
   ui.forget.disabled = chat.turns.length === 0;
   const [tone, text] = stateLine(running, obstacle);
+  ui.state.ariaLive = chat.waitUntil > performance.now() && ui.state.textContent ? "off" : "polite"; // a countdown is said once
   setTone(ui.state, tone);
   setText(ui.state, text);
 }

@@ -126,7 +126,7 @@ function drawAge(seconds, stale) {
   const words = noFigures() ? (state.connection.phase === "open" ? "connected" : "") : seconds === null ? "no data yet" : stale ? `${age(seconds)} old` : seconds < 2 ? "live" : `${age(seconds)} ago`;
   setText(node, mode && !stale ? `${words}, ${mode}` : words);
   const down = [...state.components.keys()].filter((name) => state.components.get(name).state === "down" && hasShown(name));
-  setText(byId("data-old"), down.length > 0 ? `${down.map(title).join(", ")}: values are from before` : "");
+  setText(byId("data-old"), down.length > 0 ? `${down.map(title).join(", ")}: values are from before.` : "");
 }
 
 /** Whether something on the page was reported by this source. */

@@ -307,6 +307,7 @@ async def test_an_answer_is_opened_on_another_device_and_retry_after_counts_down
         await expect(each.locator(".ending")).to_contain_text("10 tokens")
     await ask(page, "again please", "rate-limited")
     await expect(page.locator("#chat-state")).to_contain_text(re.compile(r"try again in \d+ s"))
+    await expect(page.locator("#chat-state")).to_have_attribute("aria-live", "off")
     await expect(page.locator("#question")).to_have_value("again please")
     await page.reload()
     await expect(page.locator("#question")).to_have_value("again please")
