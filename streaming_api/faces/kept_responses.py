@@ -84,7 +84,7 @@ class ResponseStream(Derived):
         fields = response_fields(asked, answer.request_id, created)
         translator = ResponseTranslator(fields, answer.request_id)
         super().__init__(answer, FACE, translator)
-        self.count(parsed_bytes(orjson.dumps(asked.items)))
+        self.count(_size(asked))
 
     @classmethod
     def of(cls, answer: WatchedAnswer) -> Self | None:
@@ -114,6 +114,11 @@ class ResponseStream(Derived):
         output = self.response["output"]
         assert isinstance(output, list)
         return (*self.asked.items, *output)
+
+
+def _size(asked: Asked) -> int:
+    """Return the bytes of memory that the items of a request take as long as they are kept."""
+    return parsed_bytes(orjson.dumps(asked.items))
 
 
 class Responses:
@@ -186,18 +191,21 @@ class Responses:
             f"{_PREFIX}{request_id}",
             asked.items,
             [*translator.opening(), *translator.end(End("stop", usage={"total_tokens": 0}))],
-            parsed_bytes(orjson.dumps(asked.items)),
+            _size(asked),
         )
 
     def _asked(
         self, body: Fields, request_id: str, client: Client, remembered: Mapping[str, Turn]
     ) -> Asked:
-        return asked_for(
+        """Read a request, and find room for what is to be kept of it."""
+        asked = asked_for(
             body,
             request_id,
             earlier=self._earlier(body, client, remembered),
             find_item=lambda item_id: self._item(client, item_id),
         )
+        self._answers.budget.share(client.name).check(_size(asked))
+        return asked
 
     def find(self, client: Client, response_id: str) -> tuple[WatchedAnswer, ResponseStream]:
         """Return a response of this client.

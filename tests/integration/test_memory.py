@@ -167,6 +167,18 @@ class TestFaces:
             assert (await client.post("/v1/responses", json=body)).status_code == 200
         assert held(server)["kept"] > 2 * MIB
 
+    async def test_what_a_response_was_asked_finds_room_or_is_refused(
+        self, start_server: StartServer, upstream: FakeUpstream
+    ) -> None:
+        """As objects that are kept the items take thirty times what was sent."""
+        server = await start_server(api_gateway_endpoint=upstream.url, memory_budget_mb=32)
+        items = [{"role": "user", "content": "x"} for _ in range(10_000)]
+        async with http(server.url) as client:
+            reply = await client.post("/v1/responses", json={"model": "fake", "input": items})
+        assert (reply.status_code, reply.json()["error"]["code"]) == (413, "too_large")
+        assert not upstream.generations
+        assert sum(held(server).values()) < MIB
+
 
 def _forgotten(server: StreamingService) -> bool:
     server.context.answers.evict()
