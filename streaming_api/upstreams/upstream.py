@@ -164,8 +164,10 @@ class Upstream:
             signs.listed(error)
             if not _is_an_answer(error.status) and not signs.outweigh_the_list:
                 return Health("down", error.message)
-            if error.status in {401, 403} and (not self._has_key or signs.outweigh_the_list):
-                return Health("up", signs.complaint)  # it lists nothing without a key, or with it
+            if error.status in {401, 403}:  # its own words may hold the key
+                silent = not self._has_key or signs.outweigh_the_list
+                words = f"It lists no models: {error.status} to monitoring.api_gateway_key."
+                return Health("up", signs.complaint or (None if silent else words))
             return Health("up", signs.complaint or f"It lists no models: {error.message}")
         signs.listed(None)
         return Health("up", signs.complaint, tuple(str(model["id"]) for model in listed))

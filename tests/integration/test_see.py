@@ -69,7 +69,7 @@ class TestTheLog:
                 return str(status["components"]["gateway"]["reason"])
 
             async with asyncio.timeout(4 * UNIT):
-                while "Incorrect API key" not in await reason():  # to the list of models
+                while "no models: 401 to monitoring.api_gateway_key" not in await reason():
                     await asyncio.sleep(UNIT / 20)
                 assert (await ask(server.url)).status_code == 401
                 while "is monitoring.api_gateway_key right?" not in await reason():
