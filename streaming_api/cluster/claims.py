@@ -14,7 +14,8 @@ import attrs
 from streaming_api.answers.answers import gone, not_found
 from streaming_api.answers.elsewhere import Key
 from streaming_api.cluster import meta as metas
-from streaming_api.cluster.connection import Command, StoreError
+from streaming_api.cluster.claim_scripts import COUNT, DISOWN, RELEASE, RENEW, TAKE
+from streaming_api.cluster.connection import Command, StoreError, mapping
 from streaming_api.cluster.meta import Meta, ref_of
 from streaming_api.cluster.shared import unavailable
 from streaming_api.cluster.store import RUNNING_SECONDS
@@ -135,7 +136,7 @@ class Claims:
         """Return the commands that keep running answers counted."""
         lease = round(self._lease)
         return [
-            ("EVAL", _RENEW, 1, self._store.key("q", name), request_id, lease)
+            ("EVAL", RENEW, 1, self._store.key("q", name), request_id, lease)
             for name, request_id in self._counted
         ]
 
@@ -175,7 +176,7 @@ class Claims:
                 raise gone(key[1])
             if not found:
                 raise unavailable() if self._has_lost(lives) else not_found(key[1])
-            fields = _mapping(found)
+            fields = mapping(found)
             if b"v" in fields:
                 await self._show(key, metas.decode(key[1], fields))
                 return
@@ -220,12 +221,12 @@ class Claims:
         ref = ref_of(key)
         about = self._store.key("m", ref)
         taken, lives = await self._outbox.ask(
-            ("EVAL", _TAKE, 2, about, self._store.key("g", ref),
+            ("EVAL", TAKE, 2, about, self._store.key("g", ref),
              self._outbox.instance, number, RUNNING_SECONDS),
             self._heartbeat,
         )  # fmt: skip
         if taken and chosen and self._has_lost(lives):
-            self._outbox.insist(("EVAL", _RELEASE, 1, about, number))
+            self._outbox.insist(("EVAL", RELEASE, 1, about, number))
             message = "The store has lost something; it is written again."
             raise StoreError(message)
         return bool(taken)
@@ -235,14 +236,14 @@ class Claims:
         with contextlib.suppress(StoreError):
             (lives,) = await self._outbox.ask(("EXISTS", self._store.key("i", instance)))
             if not lives:
-                await self._outbox.ask(("EVAL", _DISOWN, 1, self._store.key("m", ref), instance))
+                await self._outbox.ask(("EVAL", DISOWN, 1, self._store.key("m", ref), instance))
 
     def _release(self, key: Key, name: str, number: str) -> None:
         """Release a claim that nobody uses: the start was refused, or its client has left."""
         self._claimed.pop(key, None)
         self._uncount(name, key[1])
         about = self._store.key("m", ref_of(key))
-        self._outbox.insist(("EVAL", _RELEASE, 1, about, number))
+        self._outbox.insist(("EVAL", RELEASE, 1, about, number))
 
     async def _count(self, client: Client, request_id: str) -> None:
         """Count an answer among those of its key.
@@ -257,50 +258,9 @@ class Claims:
             return
         name = self._store.key("q", client.name)
         (counted,) = await self._outbox.ask(
-            ("EVAL", _COUNT, 1, name, most, request_id, round(self._lease))
+            ("EVAL", COUNT, 1, name, most, request_id, round(self._lease))
         )
         if not counted:
             message = f"{most} answers are running for this key; wait for one to end."
             raise TooMany(message, "too_many_answers", retry_after=1)
         self._counted.add((client.name, request_id))
-
-
-_COUNT: Final = """
-local now = tonumber(redis.call('TIME')[1])
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - 1)
-if redis.call('ZSCORE', KEYS[1], ARGV[2]) == false
-   and redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[1]) then return 0 end
-redis.call('ZADD', KEYS[1], now + tonumber(ARGV[3]), ARGV[2])
-redis.call('EXPIRE', KEYS[1], 3600)
-return 1
-"""
-_TAKE: Final = """
-local holder = redis.call('HGET', KEYS[1], 'instance')
-if holder and (holder ~= ARGV[1] or redis.call('HEXISTS', KEYS[1], 'v') == 1) then return 0 end
-redis.call('HSET', KEYS[1], 'instance', ARGV[1], 'claim', ARGV[2])
-redis.call('EXPIRE', KEYS[1], ARGV[3])
-redis.call('DEL', KEYS[2])
-return 1
-"""
-_DISOWN: Final = """
-if redis.call('HGET', KEYS[1], 'instance') ~= ARGV[1] then return 0 end
-if redis.call('HEXISTS', KEYS[1], 'v') == 1 then return 0 end
-return redis.call('DEL', KEYS[1])
-"""
-_RENEW: Final = """
-local now = tonumber(redis.call('TIME')[1])
-return redis.call('ZADD', KEYS[1], 'XX', now + tonumber(ARGV[2]), ARGV[1])
-"""
-
-
-_RELEASE: Final = """
-if redis.call('HGET', KEYS[1], 'claim') == ARGV[1] then return redis.call('DEL', KEYS[1]) end
-return 0
-"""
-
-
-def _mapping(fields: object) -> dict[bytes, bytes]:
-    if isinstance(fields, dict):
-        return fields
-    assert isinstance(fields, list)
-    return dict(zip(fields[::2], fields[1::2], strict=True))

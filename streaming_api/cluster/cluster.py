@@ -18,10 +18,10 @@ from streaming_api.answers.answers import Answers, not_found
 from streaming_api.answers.elsewhere import Key
 from streaming_api.cluster.agreement import about, difference
 from streaming_api.cluster.claims import Claims
-from streaming_api.cluster.connection import Command, Message, StoreError, reason_of
+from streaming_api.cluster.connection import Message, StoreError
 from streaming_api.cluster.exchange import Exchange
 from streaming_api.cluster.figures import Figures
-from streaming_api.cluster.membership import Membership, Missing
+from streaming_api.cluster.health import Health
 from streaming_api.cluster.meta import Meta, key_of, ref_of
 from streaming_api.cluster.mirror import Mirror
 from streaming_api.cluster.mirrors import Mirrors
@@ -30,11 +30,12 @@ from streaming_api.cluster.owner import Owner, end_sealed
 from streaming_api.cluster.presence import Counts, Presence
 from streaming_api.cluster.rates import Rates
 from streaming_api.cluster.reader import Reader
+from streaming_api.cluster.recording import Recording
 from streaming_api.cluster.shared import SharedBindings, Tickets, unavailable
 from streaming_api.cluster.store import FORGET_SECONDS, RUNNING_SECONDS, Store
 from streaming_api.cluster.topics import SharedTopics
 from streaming_api.cluster.usage import Usage
-from streaming_api.cluster.writer import Recording, Writer
+from streaming_api.cluster.writer import Writer
 
 if TYPE_CHECKING:
     from streaming_api.access.client import Client
@@ -52,8 +53,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MARK_SECONDS: Final = 3.0
-"""How long it may take until this process receives what it sends itself through the store."""
 RENEW_TICKS: Final = 60
 
 
@@ -133,8 +132,15 @@ class Cluster:
         rates = Rates(self.store, lambda: access.rates)
         self._exchange = Exchange(self.store, self.figures, [self.usage, rates, self._presence])
         self.apply(config)
-        self._missing = Missing(self.figures, self._lease)
-        self._membership: Membership | None = None
+        self._health = Health(
+            self.store,
+            self.instance,
+            self._lease,
+            self.figures,
+            self._reader,
+            self._writer,
+            self._mirrors,
+        )
         self._differs: str | None = None
         self.tickets = Tickets(self.store, self._outbox.ask)
         self.bindings = SharedBindings(
@@ -157,7 +163,7 @@ class Cluster:
     @property
     def trips(self) -> int:
         """How many round trips to the store there were."""
-        return self.store.trips + (0 if self._membership is None else self._membership.beats)
+        return self.store.trips + self._health.beats
 
     @property
     def mirrors(self) -> Mapping[Key, Mirror]:
@@ -345,101 +351,27 @@ class Cluster:
             ticks += 1
             self._mirrors.look()
             self._owner.look()
-            try:
-                refused = await self._ask_who_lives(renew=ticks % RENEW_TICKS == 0)
-            except StoreError as error:
-                self.figures.failed(str(error))
-            else:
-                self._assess_store(refused)
-            reason = self.figures.reason or self._risk() or self._disagreement()
+            self._outbox.repeat()
+            due = self._claims.renew()
+            if ticks % RENEW_TICKS == 0:
+                due += self._writer.renew()
+            await self._health.look(*due)
+            reason = self.figures.reason or self._health.risk or self._disagreement()
             self._components.set("cluster", "up" if self.figures.up else "down", reason)
-
-    async def _ask_who_lives(self, *, renew: bool) -> str | None:
-        """Find out which processes are alive, and end the answers of those that are not.
-
-        Returns:
-            Why the store does not let this process send itself a mark, if it does not.
-        """
-        owners = self._mirrors.owners
-        commands: list[Command] = [("EXISTS", self.store.key("i", owner)) for owner in owners]
-        commands += self._claims.renew()
-        self._outbox.repeat()
-        if renew:
-            commands += self._writer.renew()
-        mark = self.store.message(self.instance, "mark")
-        replies = await self.store.along(*commands, mark)
-        alive = {owner: bool(reply) for owner, reply in zip(owners, replies, strict=False)}
-        await self._mirrors.seal(self._missing.saw(alive))
-        return reason_of(replies[-1]) if isinstance(replies[-1], Exception) else None
-
-    def _risk(self) -> str | None:
-        """Return what is wrong with a store that answers, if anything is."""
-        if self.figures.outdated:
-            return "Other processes run a newer version: answers of theirs are not shown here."
-        evicts = None if self._membership is None else self._membership.evicts
-        if evicts is None:
-            return None
-        return f"The store may drop answers: set its maxmemory-policy ({evicts}) to noeviction."
-
-    def _assess_store(self, refused: str | None) -> None:
-        membership = self._membership
-        assert membership is not None
-        membership.turned()
-        self.figures.joined = membership.joined
-        if refused is not None:
-            self.figures.failed(refused)
-            return
-        hung = time.monotonic() - self._reader.marked > MARK_SECONDS
-        if hung:
-            self._reader.restart()
-            self.figures.failed("What this process sends itself through the store does not arrive.")
-        elif membership.failed is not None:
-            self.figures.failed(membership.failed)
-        elif not self.figures.up and not self._writer.lag:
-            self._writer.recovered()
 
     # Life
 
     async def start(self, background: Background) -> None:
         """Join the other processes."""
-        loop = asyncio.get_running_loop()
-
-        def restarted() -> None:
-            loop.call_soon_threadsafe(self._other_store)
-
-        def lost() -> None:
-            loop.call_soon_threadsafe(self._lost)
-
-        self._membership = Membership(self.store, self.instance, self._lease, restarted, lost)
-        self._membership.start()
+        self._health.start()
         background.start("cluster writer", self._writer.run)
         background.start("cluster inbox", self._reader.keep_listening)
         background.start("cluster reader", self._reader.keep_reading)
         background.start("cluster hints", self._outbox.keep_sending)
         background.start("cluster exchange", self._exchange.keep_exchanging)
         background.start("cluster look", self._keep_looking)
-        background.start("cluster turns", self._keep_turning)
+        background.start("cluster turns", self._health.keep_turning)
         await self.topics.arrive(background)
-
-    async def _keep_turning(self) -> None:
-        while True:
-            if self._membership is not None:
-                self._membership.turned()
-            await asyncio.sleep(0.5)
-
-    def _other_store(self) -> None:
-        """Assume nothing and ask everything: the store has restarted, or is another one."""
-        logger.warning("the store is another one than before; what it has is verified")
-        self._reader.restart()
-        self._verify()
-
-    def _lost(self) -> None:
-        logger.warning("the store has lost something; what it has is verified")
-        self._verify()
-
-    def _verify(self) -> None:
-        self.figures.lost_at = self.figures.stable_since = time.monotonic()
-        self._writer.verify()
 
     def leave(self) -> None:
         """Let the other processes know that this one stops."""
@@ -474,8 +406,7 @@ class Cluster:
     async def stop(self) -> None:
         """Leave the other processes."""
         await self.topics.stop()
-        if self._membership is not None:
-            await asyncio.to_thread(self._membership.stop)
+        await self._health.stop()
         with contextlib.suppress(StoreError):
             await self.store.run(self._presence.gone())
         await self.store.close()

@@ -13,7 +13,8 @@ from streaming_api.cluster.remote_viewer import SILENCE_SECONDS, RemoteViewer
 if TYPE_CHECKING:
     from streaming_api.answers.answers import Answers
     from streaming_api.cluster.outbox import Outbox
-    from streaming_api.cluster.writer import Recording, Writer
+    from streaming_api.cluster.recording import Recording
+    from streaming_api.cluster.writer import Writer
 
 logger = logging.getLogger(__name__)
 

@@ -10,43 +10,19 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, Final
-
-import attrs
+from typing import Final
 
 from streaming_api.answers.answer import Answer
 from streaming_api.answers.elsewhere import Key
 from streaming_api.background import Backoff
-from streaming_api.cluster.connection import Command, StoreError, is_old, reason_of
+from streaming_api.cluster.connection import Command, StoreError, reason_of
 from streaming_api.cluster.figures import Figures
-from streaming_api.cluster.meta import Meta, ref_of
-from streaming_api.cluster.recorder import Append, Ask, Recorder, Rewrite, Step
-from streaming_api.cluster.remote_viewer import RemoteViewer
-from streaming_api.cluster.store import FORGET_SECONDS, GONE_SECONDS, RUNNING_SECONDS, Store
+from streaming_api.cluster.meta import Meta
+from streaming_api.cluster.recorder import Recorder, Rewrite
+from streaming_api.cluster.recording import Recording, refusal_in
+from streaming_api.cluster.store import Store
 
 TICKS: Final = 4
-
-
-@attrs.define(eq=False)
-class Recording:
-    """An answer of this process, and what the store has of it.
-
-    Attributes:
-        watchers: other processes that show it, by name.
-        slot: the tick of a window in which it is written.
-    """
-
-    key: Key
-    answer: Answer
-    meta: Meta
-    slot: int
-    watchers: dict[str, RemoteViewer] = attrs.field(factory=dict)
-    recorder: Recorder = attrs.field(init=False)
-
-    @property
-    def ref(self) -> str:
-        """Its name in the store."""
-        return ref_of(self.key)
 
 
 class Writer:
@@ -165,7 +141,9 @@ class Writer:
         for recording, step in steps:
             begin = len(commands)
             if not isinstance(step, Rewrite):
-                commands += self._commands(recording, step)
+                wanted = self.recordings.get(recording.key) is recording
+                kept = self._kept if wanted else None
+                commands += recording.commands(self._store, step, kept)
             at.append(slice(begin, len(commands)))
         commands += self._news(recording for recording, _ in steps)
         begun = time.monotonic()
@@ -179,7 +157,7 @@ class Writer:
             if isinstance(step, Rewrite):
                 refused = await self._rewrite(recording, step) or refused
             else:
-                refused = _report(recording.recorder, step, replies[where]) or refused
+                refused = recording.took(step, replies[where]) or refused
             self._next(recording)
         if refused is not None:
             await self._failed(refused, [])
@@ -196,47 +174,14 @@ class Writer:
         elif not recording.recorder.done:
             recording.recorder.flushed()
 
-    def _commands(self, recording: Recording, step: Step) -> list[Command]:
-        store, ref = self._store, recording.ref
-        commands = [store.step(ref, step)]
-        if isinstance(step, Ask):
-            commands.append(("EXISTS", store.key("m", ref)))
-        elif isinstance(step, Append):
-            if step.create:
-                commands += self.describe(recording)
-            if step.entry.final and self.recordings.get(recording.key) is recording:
-                commands += self._expire(ref)
-            elif step.entry.final:  # deleted: nobody is to be told that it was there
-                commands.append(("EXPIRE", store.key("a", ref), FORGET_SECONDS))
-        return commands
-
     def describe(self, recording: Recording) -> list[Command]:
         """Return the commands that say whose answer it is, and what was asked."""
-        store, ref = self._store, recording.ref
-        fields = [part for pair in recording.meta.encode().items() for part in pair]
-        return [
-            ("HSET", store.key("m", ref), *fields),
-            ("EXPIRE", store.key("m", ref), RUNNING_SECONDS),
-            ("EXPIRE", store.key("a", ref), RUNNING_SECONDS),
-        ]
-
-    def _expire(self, ref: str) -> list[Command]:
-        """Return commands by which the store forgets an answer, and remembers that for a while."""
-        store = self._store
-        return [
-            ("EXPIRE", store.key("a", ref), self._kept),
-            ("EXPIRE", store.key("m", ref), self._kept),
-            ("SET", store.key("g", ref), 1, "EX", self._kept + GONE_SECONDS),
-        ]
+        return recording.describe(self._store)
 
     def renew(self) -> list[Command]:
         """Return the commands that keep running answers in the store."""
-        return [
-            ("EXPIRE", self._store.key(kind, recording.ref), RUNNING_SECONDS)
-            for recording in self.recordings.values()
-            if recording.answer.outcome is None
-            for kind in ("a", "m")
-        ]
+        running = (each for each in self.recordings.values() if each.answer.outcome is None)
+        return [command for recording in running for command in recording.renew(self._store)]
 
     def _news(self, recordings: Iterable[Recording]) -> list[Command]:
         """Return a hint to each process that shows one of them, to follow the data itself."""
@@ -254,14 +199,14 @@ class Writer:
         recorder = recording.recorder
         try:
             written = await self._store.rewrite(recording.ref, step)
-            more = self.describe(recording)
+            more = recording.describe(self._store)
             if recording.answer.outcome is not None:
-                more += self._expire(recording.ref)
+                more += recording.expire(self._store, self._kept)
             replies = await self._store.run(*more, *self._news([recording]))
         except StoreError as error:
             recorder.unsure()
             return str(error)
-        if (refusal := _refusal(replies)) is not None:
+        if (refusal := refusal_in(replies)) is not None:
             recorder.unsure()
             return reason_of(refusal)
         if written:
@@ -291,26 +236,3 @@ class Writer:
         for recording in self.recordings.values():
             recording.recorder.store_is_up = True
         self.verify()
-
-
-def _report(recorder: Recorder, step: Step, replies: list[Any]) -> str | None:
-    """Report the result of its step to a recorder; return what the store refuses, if anything."""
-    if (refusal := _refusal(replies)) is not None:
-        recorder.unsure()
-        return None if is_old(refusal) else reason_of(refusal)
-    reply = replies[0]
-    if isinstance(step, Ask):
-        number = int(reply[0][0].partition(b"-")[0]) if reply else None
-        recorder.found(number)
-        if number is not None and not replies[1]:
-            recorder.missing()  # the answer is there and its description is not
-        return None
-    if reply is None:
-        recorder.missing()
-    else:
-        recorder.accepted()
-    return None
-
-
-def _refusal(replies: list[Any]) -> Exception | None:
-    return next((reply for reply in replies if isinstance(reply, Exception)), None)

@@ -103,7 +103,7 @@ def _measuring(peer: Peer, other: Peer | None) -> Iterator[Measured]:
 def _trips(peer: Peer) -> int:
     """How many round trips to the store a process of ours says it has made."""
     with httpx.Client(trust_env=False) as client:
-        text = client.get(f"{peer.base}/streaming/metrics").text
+        text = client.get(f"{peer.base}/metrics").text
     found = re.search(r"^streaming_cluster_round_trips_total (\S+)", text, re.MULTILINE)
     assert found is not None
     return int(float(found[1]))
