@@ -10,12 +10,16 @@ from contextlib import AsyncExitStack
 import httpx
 import pytest
 import uvloop
+from hypothesis import settings
 
 from streaming_api.config import StreamingConfig
 from streaming_api.service import StreamingService
 from tests.clients import http
 from tests.fakes.upstream import FakeUpstream
 from tests.stores import RealStore, real_store
+
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 StartServer = Callable[..., Awaitable[StreamingService]]
 Pair = Callable[..., Awaitable[tuple[StreamingService, StreamingService]]]

@@ -48,7 +48,7 @@ class ChunkReader:
         for line in data.split(b"\n"):
             if line.startswith(before) and line.endswith(after):
                 said = line[len(before) : -len(after)]
-                if said and _QUOTE not in said and _ESCAPE not in said:
+                if said and said.find(_QUOTE) < 0 and said.find(_ESCAPE) < 0:
                     events += say(said.decode(), said)
                     continue
                 text = _text_of(said)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
 import orjson
@@ -13,23 +12,50 @@ from streaming_api.wire.messages import Message
 _TYPE: Final = len(b'{"type":"')
 
 
-class _Bodies(Framing):
-    """The body of a response over HTTP; a notice is a comment."""
+class _Events(Framing):
+    """Events as the body of a response over HTTP/1.0; a notice is a comment."""
 
-    __slots__ = ("_body", "_event")
-
-    def __init__(
-        self, name: str, event: Callable[[Message], bytes], body: Callable[[bytes], bytes]
-    ) -> None:
-        super().__init__(name)
-        self._event = event
-        self._body = body
-
-    def message(self, message: Message) -> bytes:
-        return self._body(self._event(message))
+    __slots__ = ()
 
     def notice(self, payload: bytes, message_type: str) -> bytes:  # noqa: ARG002 (a comment has none)
-        return self._body(b": %b\n" % payload)
+        return b": %b\n" % payload
+
+
+class _Responses(_Events):
+    __slots__ = ()
+
+    def message(self, message: Message) -> bytes:
+        data = message.data
+        return b"event: %b\ndata: %b\n\n" % (data[_TYPE : data.index(b'"', _TYPE)], data)
+
+
+class _ChunkedResponses(_Responses):
+    __slots__ = ()
+
+    def message(self, message: Message) -> bytes:
+        return chunk(super().message(message))
+
+    def notice(self, payload: bytes, message_type: str) -> bytes:
+        return chunk(super().notice(payload, message_type))
+
+
+class _UiMessages(_Events):
+    __slots__ = ()
+
+    def message(self, message: Message) -> bytes:
+        if message.final:
+            return b"data: %b\n\ndata: [DONE]\n\n" % message.data
+        return b"data: %b\n\n" % message.data
+
+
+class _ChunkedUiMessages(_UiMessages):
+    __slots__ = ()
+
+    def message(self, message: Message) -> bytes:
+        return chunk(super().message(message))
+
+    def notice(self, payload: bytes, message_type: str) -> bytes:
+        return chunk(super().notice(payload, message_type))
 
 
 class _Lines(Framing):
@@ -39,25 +65,10 @@ class _Lines(Framing):
         return message.data + b"\n"
 
 
-def _response_event(message: Message) -> bytes:
-    data = message.data
-    return b"event: %b\ndata: %b\n\n" % (data[_TYPE : data.index(b'"', _TYPE)], data)
-
-
-def _ui_event(message: Message) -> bytes:
-    if message.final:
-        return b"data: %b\n\ndata: [DONE]\n\n" % message.data
-    return b"data: %b\n\n" % message.data
-
-
-def _plain(data: bytes) -> bytes:
-    return data
-
-
-RESPONSES: Final[Framing] = _Bodies("responses", _response_event, _plain)
-CHUNKED_RESPONSES: Final[Framing] = _Bodies("chunked-responses", _response_event, chunk)
-UI_MESSAGES: Final[Framing] = _Bodies("ui-messages", _ui_event, _plain)
-CHUNKED_UI_MESSAGES: Final[Framing] = _Bodies("chunked-ui-messages", _ui_event, chunk)
+RESPONSES: Final[Framing] = _Responses("responses")
+CHUNKED_RESPONSES: Final[Framing] = _ChunkedResponses("chunked-responses")
+UI_MESSAGES: Final[Framing] = _UiMessages("ui-messages")
+CHUNKED_UI_MESSAGES: Final[Framing] = _ChunkedUiMessages("chunked-ui-messages")
 LINES: Final[Framing] = _Lines("lines")
 """The data of each message on its own line, as a derived stream reads it."""
 
