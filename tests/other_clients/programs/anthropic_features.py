@@ -1,5 +1,6 @@
-"""anthropic, passed on to the gateway: messages whole, streamed and raw; what is not there."""
+"""anthropic: messages passed on whole, streamed, raw, many at once; models; what is not there."""
 
+import asyncio
 import os
 
 import anthropic
@@ -24,4 +25,32 @@ for wrong, ask in (
         assert error.body["error"]["message"], error.body
     else:
         raise AssertionError(wrong)
+picture = {"type": "base64", "media_type": "image/png", "data": "iVBORw0KGgo="}
+given = client.messages.create(
+    model="any",
+    max_tokens=100,
+    messages=[{"role": "user", "content": [{"type": "image", "source": picture}]}],
+    tools=[{"name": "add", "input_schema": {"type": "object"}}],
+    tool_choice={"type": "auto"},
+    thinking={"type": "enabled", "budget_tokens": 1024},
+)
+assert given.stop_reason == "end_turn", given
+assert "ten-tokens" in [model.id for model in client.models.list()]
+try:
+    client.models.retrieve("nope")
+except anthropic.NotFoundError as error:
+    assert error.body["type"] == "error", error.body
+else:
+    raise AssertionError
+
+
+async def together() -> None:
+    async with anthropic.AsyncAnthropic(base_url=os.environ["BASE"], api_key="none") as sdk:
+        messages = await asyncio.gather(*(sdk.messages.create(**ASKED) for _ in range(10)))
+        async with sdk.messages.stream(**ASKED) as events:
+            text = "".join([piece async for piece in events.text_stream])
+    assert {message.content[0].text for message in messages} == {text}
+
+
+asyncio.run(together())
 print("done")
