@@ -309,6 +309,7 @@ class Answer(WatchedAnswer):
         log_end(self.record, outcome)
         self._observer.ended(self)
         self.channel.end(self.stream, orjson.dumps(data))
+        self.stream.settle()
         self.channel.on_unwatched = self.channel.on_room = None  # or they would keep each other
         notify(self.on_begun)
         notify(self.on_ended)

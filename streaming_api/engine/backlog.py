@@ -25,18 +25,20 @@ class Backlog:
         account: counts the memory of the backlog, until the backlog is freed.
 
     Attributes:
+        account: counts its memory.
         bytes: size of the payloads that are kept.
+        encoder: makes its messages.
     """
 
     __slots__ = (
-        "_account", "_appended", "_encoder", "_numbers", "_payloads", "_start", "bytes",
+        "_appended", "_numbers", "_payloads", "_start", "account", "bytes", "encoder",
     )  # fmt: skip
 
     def __init__(self, encoder: Encoder, account: Account = NOBODY) -> None:
         self.bytes = 0
-        self._account = account
+        self.account = account
         account.charge(ANSWER_BYTES)
-        self._encoder = encoder
+        self.encoder = encoder
         self._numbers: list[int] = []
         self._payloads: list[bytes] = []
         self._appended: list[float] = []
@@ -44,7 +46,7 @@ class Backlog:
 
     def __del__(self) -> None:
         """Release its bytes, now that not even a slow viewer of an evicted answer holds it."""
-        self._account.charge(-(ANSWER_BYTES + self.bytes + len(self) * MESSAGE_BYTES))
+        self.account.charge(-(ANSWER_BYTES + self.bytes + len(self) * MESSAGE_BYTES))
 
     def __len__(self) -> int:
         return len(self._numbers) - self._start
@@ -59,7 +61,7 @@ class Backlog:
             self._payloads.append(message.payload)
             self._appended.append(message.appended)
         grown = self.bytes - before + count * MESSAGE_BYTES
-        account = self._account  # the same as its `charge`, without a call
+        account = self.account  # the same as its `charge`, without a call
         share = account.share
         account.bytes += grown
         account.kind.bytes += grown
@@ -76,6 +78,11 @@ class Backlog:
         """Monotonic time in seconds at which the oldest message came."""
         return self._appended[self._start]
 
+    def columns(self) -> tuple[list[int], list[bytes], list[float]]:
+        """Return the numbers, payloads and times of what is kept."""
+        begin = self._start
+        return self._numbers[begin:], self._payloads[begin:], self._appended[begin:]
+
     def longest_gap(self) -> float:
         """Return the seconds of the longest silence between two messages that are kept."""
         times = self._appended[self._start :]
@@ -85,7 +92,7 @@ class Backlog:
         """Forget the oldest message."""
         size = len(self._payloads[self._start])
         self.bytes -= size
-        self._account.charge(-size - MESSAGE_BYTES)
+        self.account.charge(-size - MESSAGE_BYTES)
         self._payloads[self._start] = b""
         self._start += 1
         if self._start > _CUT and self._start > len(self._numbers) // 2:
@@ -113,6 +120,6 @@ class Backlog:
             size += len(payloads[last])
             last += 1
         return [
-            self._encoder.again(numbers[at], payloads[at], self._appended[at])
+            self.encoder.again(numbers[at], payloads[at], self._appended[at])
             for at in range(first, last)
         ]

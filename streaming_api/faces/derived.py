@@ -198,6 +198,7 @@ class Derived:
         *others, last = events
         self.channel.append(self.stream, others)
         self.channel.end(self.stream, last)
+        self.stream.settle()
         self._let_go_on()
         self.channel.on_unwatched = self.channel.on_room = None
         once, self.on_ended = self.on_ended, []
