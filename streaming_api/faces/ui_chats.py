@@ -16,20 +16,25 @@ FACE: Final = "ui-messages"
 
 
 class UiChats:
-    """The newest answer of each chat while it runs or is kept, by owner and chat id."""
+    """The newest answer of each chat while it runs or is kept, by owner and chat id.
+
+    Its stream is referred to, and not the answer: compiled (`setup.py`), an answer that is freed
+    does not clear what refers to it weakly.
+    """
 
     def __init__(self) -> None:
-        self._newest: weakref.WeakValueDictionary[tuple[str, str], WatchedAnswer] = (
+        self._newest: weakref.WeakValueDictionary[tuple[str, str], Derived] = (
             weakref.WeakValueDictionary()
         )
 
-    def put(self, client: Client, chat_id: str, answer: WatchedAnswer) -> None:
-        """Note the newest answer of a chat."""
-        self._newest[client.owner, chat_id] = answer
+    def put(self, client: Client, chat_id: str, shown: Derived) -> None:
+        """Note the stream of the newest answer of a chat."""
+        self._newest[client.owner, chat_id] = shown
 
-    def get(self, client: Client, chat_id: str) -> WatchedAnswer | None:
-        """Return the newest answer of a chat, or None."""
-        return self._newest.get((client.owner, chat_id))
+    def get(self, client: Client, chat_id: str) -> str | None:
+        """Return the request_id of the newest answer of a chat, or None."""
+        shown = self._newest.get((client.owner, chat_id))
+        return None if shown is None else shown.request_id
 
 
 def stream_of(answer: WatchedAnswer, message_id: str | None = None) -> Derived:

@@ -8,6 +8,7 @@ an answer: a page that only leaves does not, for it may come back.
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Final
 
 import orjson
@@ -82,10 +83,10 @@ async def start(request: web.Request) -> web.StreamResponse:
     )
     with reserve_slot(request, "sse") as slot:
         answer = await when_arrived(lambda: context.retries.start(key, asked, client))
-        request.app[UI_CHATS].put(client, chat, answer)
         if context.cluster is not None:
             context.cluster.note_chat((client.owner, answer.request_id), chat)
         derived = stream_of(answer, message_id(fields))
+        request.app[UI_CHATS].put(client, chat, derived)
         return UiReply(request, answer, derived).open(request, slot)
 
 
@@ -102,12 +103,16 @@ async def _newest(request: web.Request) -> WatchedAnswer | None:
     """Return the newest answer of a chat, whichever process it is on."""
     context, client = request.app[CONTEXT], client_of(request)
     chat = request.match_info["id"]
+    here = request.app[UI_CHATS].get(client, chat)
+    elsewhere = None
     if context.cluster is not None:
-        request_id = await context.cluster.chat_answer(client.owner, chat)
+        elsewhere = await context.cluster.chat_answer(client.owner, chat)
+    for request_id in (elsewhere, here):
         if request_id is not None:
             with contextlib.suppress(NotFound, Gone):
-                return await when_arrived(lambda: context.answers.find(client.owner, request_id))
-    return request.app[UI_CHATS].get(client, chat)
+                find = partial(context.answers.find, client.owner, request_id)
+                return await when_arrived(find)
+    return None
 
 
 @scope("chat")

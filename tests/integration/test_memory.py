@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import weakref
 from typing import Final
 
 import pytest
@@ -153,6 +154,9 @@ class TestFaces:
                 await whole.rest()
                 kept = 2 if path.startswith(("/v1/resp", "/api")) else 1
                 assert held(server)["kept"] > kept * 100_000
+                # Compiled, an answer that is freed leaves any other weak reference dangling.
+                for answer in server.context.answers._kept.values():
+                    assert {type(ref) for ref in weakref.getweakrefs(answer)} <= {weakref.ProxyType}
                 await left.more()
             await eventually(lambda: not server.connection_manager.connections)
             await eventually(lambda: _forgotten(server))
