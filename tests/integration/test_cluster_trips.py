@@ -19,6 +19,7 @@ from streaming_api.wire.commands import ChatRequest
 from tests.clients import UNIT, events, eventually, question
 from tests.conftest import StartServer
 from tests.fakes.engine import AMPLE, channel, chat_stream
+from tests.fakes.fault_proxy import FaultProxy
 from tests.fakes.upstream import FakeUpstream, Gate, Script
 from tests.stores import RealStore, documented_user, real_store
 
@@ -118,6 +119,21 @@ async def test_what_goes_along_outlives_who_takes_it_along(store: Store) -> None
     taking.cancel()
     with pytest.raises(StoreError):
         await asyncio.wait_for(waiting, UNIT)
+
+
+async def test_a_connection_that_is_reset_while_idle_fails_nobody() -> None:
+    async with (
+        real_store(port=True) as real,
+        FaultProxy(f"http://127.0.0.1:{real.port}") as proxy,
+    ):
+        store = Store(proxy.url.replace("http", "redis"), "streaming")
+        await store.run(said("one"))
+        (idle,) = store._main._client.connection_pool._available_connections
+        proxy.reset_all()
+        await eventually(lambda: idle._writer is None or idle._writer.transport.is_closing())
+        assert await store.run(said("two")) == [b"two"]
+        assert proxy.accepted == 2
+        await store.close()
 
 
 async def test_an_owner_is_told_of_all_that_is_shown_elsewhere_at_once(
