@@ -22,7 +22,6 @@ WAY_OF_A_TOKEN = (
     "upstreams/whole_answer.py",
     "upstreams/http1.py",
     "upstreams/exchange.py",
-    "answers/answer.py",
     "telemetry/deliveries.py",
     "connections/connection.py",
     "faces/chunk_reader.py",
