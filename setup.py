@@ -32,8 +32,13 @@ WAY_OF_A_TOKEN = (
     "faces/responses.py",
     "faces/ui_messages.py",
 )
-"""From the upstream's read to the viewer's write."""
-INTERPRETED = {"budget.py": "is referred to weakly, which native objects do not allow"}
+"""From the upstream's read to the viewer's write.
+
+``answers/answer.py`` is not compiled, nor is ``engine/budget.py``: answers and shares are referred
+to weakly. A native object that is freed does not clear such references, even where its class has
+a place for them because a base of it is interpreted; then the next collection may crash.
+"""
+INTERPRETED = {"budget.py"}
 
 
 def compiled() -> dict[str, object]:
