@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_right
 from collections.abc import Iterable
 from operator import sub
@@ -15,10 +16,11 @@ _CUT: Final = 256
 
 
 class Backlog:
-    """Kept messages in three flat lists; a `Message` is made again for each reader.
+    """Kept messages in three columns; a `Message` is made again for each reader.
 
     Numbers and bytes cost the garbage collector nothing; kept as objects, messages would be
-    visited by each of its passes (docs/benchmarks.md).
+    visited by each of its passes (docs/benchmarks.md). And a number as an object of its own would
+    keep the memory around it from going back to the system (`streaming_api.engine.settled`).
 
     Args:
         encoder: makes the messages.
@@ -39,9 +41,9 @@ class Backlog:
         self.account = account
         account.charge(ANSWER_BYTES)
         self.encoder = encoder
-        self._numbers: list[int] = []
+        self._numbers = array("q")
         self._payloads: list[bytes] = []
-        self._appended: list[float] = []
+        self._appended = array("d")
         self._start = 0  # the backlog begins here: what was dropped is cut off in large pieces
 
     def __del__(self) -> None:
@@ -78,7 +80,7 @@ class Backlog:
         """Monotonic time in seconds at which the oldest message came."""
         return self._appended[self._start]
 
-    def columns(self) -> tuple[list[int], list[bytes], list[float]]:
+    def columns(self) -> tuple[array[int], list[bytes], array[float]]:
         """Return the numbers, payloads and times of what is kept."""
         begin = self._start
         return self._numbers[begin:], self._payloads[begin:], self._appended[begin:]
@@ -96,8 +98,9 @@ class Backlog:
         self._payloads[self._start] = b""
         self._start += 1
         if self._start > _CUT and self._start > len(self._numbers) // 2:
-            for column in (self._numbers, self._payloads, self._appended):
-                del column[: self._start]
+            del self._numbers[: self._start]
+            del self._payloads[: self._start]
+            del self._appended[: self._start]
             self._start = 0
 
     def payloads(self, cursor: int, until: int, limit: int) -> tuple[int, list[bytes]]:

@@ -14,8 +14,8 @@ from weakref import WeakValueDictionary
 
 from streaming_api.errors import TooLarge, TooMany, Unavailable
 
-MESSAGE_BYTES: Final = 112
-"""Size of a message's number, time, three list slots and ``bytes`` header, beside its payload."""
+MESSAGE_BYTES: Final = 64
+"""Size of a message's number, time, list slot and ``bytes`` header, beside its payload."""
 ANSWER_BYTES: Final = 8 * 2**10
 """Size of an answer beside its messages and its request: objects, task, queue entry."""
 KINDS: Final = ("requests", "running", "kept", "evicted", "mirrored", "input", "unsent")

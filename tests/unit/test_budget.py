@@ -115,7 +115,7 @@ class TestWhatIsGivenUp:
             fast = [here.watch(answer) for answer in answers]
             slow = here.watch(answers[3], room=0)
             for answer in answers:
-                here.fill(answer, 220 * KIB)
+                here.fill(answer, 232 * KIB)
             here.budget.share("asking").check(QUARTER)
             assert [len(answer.stream) == 0 for answer in answers] == [True, True, False, False]
             assert not any(shown.closes for shown in [*fast, slow])
@@ -126,7 +126,7 @@ class TestWhatIsGivenUp:
             for number in range(4):
                 answer = here.start(f"address {number}", f"a-{number}")
                 slow.append(here.watch(answer, room=0))
-                here.fill(answer, 220 * KIB)
+                here.fill(answer, 232 * KIB)
                 await end(answer)
             del answer
             assert here.budget.kept.bytes > 3 * QUARTER
@@ -364,7 +364,7 @@ class TestMirrors:
     async def test_mirrors_that_nobody_watches_go_before_all_else(self) -> None:
         async with application() as here:
             answer = here.start("one", "a")
-            here.fill(answer, 220 * KIB)
+            here.fill(answer, 232 * KIB)
             await end(answer)
             remote = Remotely(here)
             here.budget.share("asking").check(QUARTER)
