@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import io
 import re
-from collections.abc import AsyncIterator
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -28,11 +30,13 @@ class Backend:
 
     def __init__(self) -> None:
         self.second = asyncio.Event()
+        self.flooded = asyncio.Event()
         self.requests: list[web.Request] = []
         self.app = web.Application(client_max_size=2**26)
         self.app.router.add_get("/events", self.events)
         self.app.router.add_get("/socket", self.socket)
         self.app.router.add_get("/metrics", self.metrics)
+        self.app.router.add_get("/flood", self.flood)
         self.app.router.add_get("/slow", self.slow)
         self.app.router.add_post("/take", self.take)
         self.app.router.add_post("/break", self.broken)
@@ -53,6 +57,14 @@ class Backend:
             await ws.send_str(message.data)
         return ws
 
+    async def flood(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        for _ in range(64):
+            await response.write(b"data: %b\n\n" % bytes(2**20))
+        self.flooded.set()
+        return response
+
     async def slow(self, _request: web.Request) -> web.Response:
         await asyncio.sleep(0.7)
         return web.Response(text="a whole answer")
@@ -67,8 +79,32 @@ class Backend:
         request.transport.abort()
         return web.Response()
 
-    async def metrics(self, _request: web.Request) -> web.Response:
+    async def metrics(self, request: web.Request) -> web.Response:
+        self.requests.append(request)
         return web.Response(text="up 1\n")
+
+
+def in_milliseconds(setting: str) -> Callable[[str], str]:
+    """A change to the configuration: so many milliseconds instead of seconds."""
+
+    def change(sample: str) -> str:
+        changed, times = re.subn(rf"({setting} \d+)s;", r"\1ms;", sample)
+        assert times == 1
+        return changed
+
+    return change
+
+
+@contextmanager
+def gone() -> Iterator[int]:
+    """The port of a machine that is gone: it does not even refuse connections."""
+    with ExitStack() as stack:
+        full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(2):  # all that the kernel accepts for it
+            waiting = stack.enter_context(socket.socket())
+            waiting.settimeout(0)
+            waiting.connect_ex(full.getsockname())
+        yield full.getsockname()[1]
 
 
 def _port(server: BaseTestServer) -> int:
@@ -102,6 +138,14 @@ async def test_each_event_passes_when_it_is_written(backend: Backend, proxy: str
     (request,) = backend.requests
     assert request.headers["X-Forwarded-For"] == "127.0.0.1"
     assert request.host == proxy.removeprefix("http://")  # with its port
+
+
+async def test_nothing_is_kept_for_a_client_that_does_not_read(
+    backend: Backend, proxy: str
+) -> None:
+    async with aiohttp.ClientSession() as http, http.get(f"{proxy}/flood"):
+        with pytest.raises(TimeoutError):  # within a second nginx would take all of it
+            await asyncio.wait_for(backend.flooded.wait(), 1)
 
 
 async def test_connections_to_the_server_are_kept_and_learn_what_the_client_used(
@@ -150,21 +194,23 @@ async def test_no_ticket_is_logged(backend: Backend, proxy: str, tmp_path: Path)
     assert "s3cret" not in log
 
 
-async def test_metrics_are_for_this_machine_only(proxy: str) -> None:
+async def test_metrics_are_for_this_machine_only(backend: Backend, proxy: str) -> None:
     async with aiohttp.ClientSession() as http, http.get(f"{proxy}/metrics") as response:
         assert response.status == 200
     assert "deny all;" in SAMPLE.read_text(encoding="utf-8")
+    (request,) = backend.requests
+    assert request.host == proxy.removeprefix("http://")
+    assert request.version == HttpVersion11
+    assert "Connection" not in request.headers
 
 
 async def test_a_whole_answer_may_take_longer_than_any_sdk_waits(
     backend: Backend, tmp_path: Path
 ) -> None:
-    def in_milliseconds(sample: str) -> str:
-        return re.sub(r"proxy_read_timeout (\d+)s;", r"proxy_read_timeout \1ms;", sample)
-
+    change = in_milliseconds("proxy_read_timeout")
     async with (
         TestServer(backend.app) as server,
-        nginx(tmp_path, _port(server), change=in_milliseconds) as url,
+        nginx(tmp_path, _port(server), change=change) as url,
         aiohttp.ClientSession() as http,
         http.get(f"{url}/slow") as response,
     ):
@@ -191,3 +237,31 @@ async def test_what_may_have_started_an_answer_is_not_sent_again(tmp_path: Path)
     ):
         assert response.status == 502
     assert sum(len(backend.requests) for backend in backends) == 1
+
+
+async def test_a_machine_that_is_gone_holds_nobody_up(backend: Backend, tmp_path: Path) -> None:
+    change = in_milliseconds("proxy_connect_timeout")
+    with gone() as elsewhere:
+        async with (
+            TestServer(backend.app) as server,
+            nginx(tmp_path, elsewhere, _port(server), change=change) as url,
+            aiohttp.ClientSession() as http,
+            asyncio.timeout(S),  # nginx itself would wait for a minute
+        ):
+            for _ in range(2):  # one is first asked of each
+                async with http.post(f"{url}/take", data=b"x") as response:
+                    assert await response.text() == "1"
+
+
+async def test_a_connection_that_nobody_uses_is_closed_by_nginx_and_not_by_the_server(
+    backend: Backend, tmp_path: Path
+) -> None:
+    async with (
+        TestServer(backend.app) as server,
+        nginx(tmp_path, _port(server), change=in_milliseconds("keepalive_timeout")) as url,
+        aiohttp.ClientSession() as http,
+        http.post(f"{url}/take", data=b"x"),
+        asyncio.timeout(S),
+    ):
+        while backend.requests[0].protocol.transport is not None:
+            await asyncio.sleep(0.02)
