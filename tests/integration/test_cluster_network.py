@@ -200,6 +200,8 @@ async def test_a_store_behind_tls(
     await watched_elsewhere(one, other, "paced", lambda: asyncio.sleep(0))
 
 
+# redis-py leaves the socket of a handshake that has failed to be closed by its last reference.
+@pytest.mark.filterwarnings("ignore:unclosed <ssl.SSLSocket:ResourceWarning")
 async def test_a_store_whose_certificate_nobody_vouches_for_is_not_spoken_to(
     start_server: StartServer, upstream: FakeUpstream, encrypted: tuple[str, Path], tmp_path: Path
 ) -> None:

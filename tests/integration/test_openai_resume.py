@@ -111,7 +111,7 @@ class TestBeside:
         assert (await caller.get("/models")).json()["object"] == "list"
 
     async def test_what_is_not_there_says_what_is(self, caller: httpx.AsyncClient) -> None:
-        reply = await caller.get("/v1/threads")
+        reply = await caller.get("/v1/nothing")
         assert reply.status_code == 404
         assert "POST /v1/chat/completions" in reply.json()["error"]["message"]
 
