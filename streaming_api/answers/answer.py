@@ -223,13 +223,13 @@ class Answer(WatchedAnswer):
             return
         self._first = time.monotonic()
         self._note_headers()
+        shown = self._mark_substitution(chunks)
+        self.chunks = len(shown)
+        self.channel.append(self.stream, shown)
+        notify(self.on_begun)
         self._observer.begun(self._first - self.started)
         self._answering = _model_of(chunks)
         self._debug("has its first chunk")
-        chunks = self._mark_substitution(chunks)
-        self.chunks = len(chunks)
-        self.channel.append(self.stream, chunks)
-        notify(self.on_begun)
         self._look_for_room()
 
     def take(self, chunks: list[bytes]) -> None:

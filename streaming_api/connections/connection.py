@@ -70,6 +70,7 @@ class Connection:
         comes_back: whether its client connects again by itself, and goes on where it was.
         share: the share that its memory counts towards.
         counted_input, counted_unsent: how much of each `count_memory` has counted.
+        opening: bytes that go ahead of whatever is written first, along with it.
         paused: whether the transport holds more than ``buffer_size`` unsent bytes.
         progress: bytes that the kernel had taken at the stall sweep's last progress, and when.
         ending: why it ends, once it ends.
@@ -91,6 +92,7 @@ class Connection:
         "manager",
         "number",
         "opened",
+        "opening",
         "path",
         "paused",
         "progress",
@@ -111,6 +113,7 @@ class Connection:
         self.counted_input = self.counted_unsent = 0
         self.number = 0
         self.opened = self.received = time.monotonic()
+        self.opening = b""
         self.paused = False
         self.ending: CloseReason | None = None
         self.viewers: set[Watcher] = set()
@@ -127,6 +130,8 @@ class Connection:
 
     def write(self, data: bytes) -> None:
         """Write bytes that are already framed."""
+        if self.opening:
+            data, self.opening = self.opening + data, b""
         self.transport.write(data)
         self._bytes += len(data)
         self._last_write = time.monotonic()

@@ -17,12 +17,14 @@ class Sink(Protocol):
     Attributes:
         framing: how messages are framed for it.
         transport: takes the bytes.
+        opening: bytes that go ahead of whatever is written first, along with it.
         paused: whether the transport is over its high-water mark.
         viewers: those that are shown on it.
     """
 
     framing: Framing
     transport: asyncio.Transport
+    opening: bytes
     paused: bool
     viewers: set[Watcher]
 

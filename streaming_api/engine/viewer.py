@@ -182,6 +182,8 @@ class Viewer:
             if self.gone or self._audience is not None or self.connection.paused:
                 return
             if self._cursor >= self.channel.flushed:
+                if self.connection.opening:
+                    self._put(0, b"")
                 if self.channel.ended:
                     self.caught_up()
                 elif self._cursor == self.channel.flushed:  # else it waits for the channel
@@ -206,12 +208,18 @@ class Viewer:
             self._write_late(messages)
         channel.progressed()
 
-    def _write_late(self, messages: list[Message]) -> None:
-        data = self.framing.batch(messages)
+    def _put(self, messages: int, data: bytes) -> None:
+        """Write so many messages, after what goes ahead of whatever is written first."""
+        opening = self.connection.opening
+        if opening:
+            data, self.connection.opening = opening + data, b""
         self.write(data)
+        self.connection.count(messages, len(data), time.monotonic())
+
+    def _write_late(self, messages: list[Message]) -> None:
+        self._put(len(messages), self.framing.batch(messages))
         if self.framing.has_window:
             self.connection.add_plain(self.framing.plain(messages))
-        self.connection.count(len(messages), len(data), time.monotonic())
         self.channel.delivered_late(self, messages)
 
     def _miss(self, stream: Stream, seen: int) -> bool:

@@ -259,6 +259,7 @@ class _Tap:
         self._derived: Derived = weakref.proxy(derived)
         self.framing = LINES
         self.transport: asyncio.Transport = _Input()
+        self.opening = b""
         self.paused = False
         self.viewers: set[Watcher] = set()
         self.unsent: Final = 0

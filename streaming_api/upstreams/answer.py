@@ -116,7 +116,7 @@ class AnswerReader:
         self._other = ""  # the beginning of the first event that was no chunk
         self._text_before = _NEVER
         self._text_after = b""
-        self._learn_at = 0
+        self._learn_at = 2  # the first token does not wait for it
         self.content_chunks = 0
         self.done = False
         self.error: UpstreamFault | None = None

@@ -65,6 +65,7 @@ class OpenAIClient:
             ValueError: `base_url` is not such an address.
         """
         self._endpoint = Endpoint.parse(base_url)
+        self._chat_address = self._endpoint.address(CHAT_PATH)
         self._connections = Connections(
             self._endpoint,
             connect_timeout=connect_timeout,
@@ -114,7 +115,7 @@ class OpenAIClient:
         Raises:
             ValueError: `authorization` holds control characters.
         """
-        limit, address = self._max_event_bytes, self._endpoint.address(CHAT_PATH)
+        limit, address = self._max_event_bytes, self._chat_address
         credential = self.credential(authorization)
         our_key = credential == self._authorization
 

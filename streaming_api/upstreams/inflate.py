@@ -18,7 +18,9 @@ def coding_of(headers: Mapping[str, str]) -> str:
     Args:
         headers: by their names in lower case.
     """
-    codings = [each.strip().lower() for each in headers.get("content-encoding", "").split(",")]
+    if "content-encoding" not in headers:
+        return ""
+    codings = [each.strip().lower() for each in headers["content-encoding"].split(",")]
     return ", ".join(coding for coding in codings if coding not in {"", "identity"})
 
 

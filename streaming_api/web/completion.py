@@ -130,10 +130,11 @@ class Completion(EventStream):
             self._answer.on_ended.append(self._begun)
 
     def _head(self) -> None:
+        """Let the head go ahead of whatever is written next."""
         if not self._headed:
             self._headed = True
             coding = "Transfer-Encoding: chunked\r\n" if self._chunked else ""
-            self.write(self._head_bytes(200, "text/event-stream", coding))
+            self.opening = self._head_bytes(200, "text/event-stream", coding)
 
     def _head_bytes(self, status: int, content_type: str, extra: str) -> bytes:
         ours = (extra + self._common).lower()
@@ -166,7 +167,7 @@ class Completion(EventStream):
         if _has_failed(outcome):
             self.send_error(error_of(outcome.error, outcome.finish_reason))
         else:
-            super().comment(b"data: [DONE]\n\n")
+            self.opening += self.in_body(b"data: [DONE]\n\n")  # it goes along with the end
         self.end_body(CloseReason.FINISHED)
 
     def end_body(self, ending: CloseReason) -> None:
@@ -257,8 +258,8 @@ def error_of(error: reply_errors.UpstreamFault | None, finish_reason: str) -> Up
 
 def with_headers(asked: ChatRequest, request: web.Request) -> ChatRequest:
     """Return the request with those of the client's headers that go to the upstream."""
-    names = request.app[CONTEXT].config.forward_headers
-    return attrs.evolve(asked, headers=chosen(request.headers, names))
+    headers = chosen(request.headers, request.app[CONTEXT].config.forward_headers)
+    return attrs.evolve(asked, headers=headers) if headers else asked
 
 
 def head_alone(extra: Mapping[str, str] | None = None) -> web.StreamResponse:

@@ -75,7 +75,11 @@ class EventStream(Connection):
         if self.framing is framing.GZIP_EVENTS:
             self.add_plain(text)
             text = framing.stored(text)
-        self.write(framing.chunk(text) if self._chunked else text)
+        self.write(self.in_body(text))
+
+    def in_body(self, text: bytes) -> bytes:
+        """Return bytes as they stand in the response's body."""
+        return framing.chunk(text) if self._chunked else text
 
     def send(self, payload: bytes, message_type: str) -> None:
         """Send a notice or an error to this client alone."""
@@ -127,10 +131,11 @@ class EventStream(Connection):
             return
         self.leave_all()
         self.ending = ending
+        last = _LAST_CHUNK if self._chunked else b""
         if self.framing is framing.GZIP_EVENTS:
-            self.write(framing.chunk(framing.gzip_end(*self._checksum)))
-        if self._chunked:
-            self.write(_LAST_CHUNK)
+            last = framing.chunk(framing.gzip_end(*self._checksum)) + last
+        if last or self.opening:
+            self.write(last)
         self._leave(ending)
 
     def _leave(self, ending: CloseReason) -> None:
@@ -175,7 +180,10 @@ def _head_alone(request: web.Request) -> web.StreamResponse:
 
 
 def open_events(request: web.Request, slot: Slot) -> EventStream:
-    """Answer a request with an event stream, and take its connection over."""
+    """Answer a request with an event stream, and take its connection over.
+
+    Its head waits for the first that is written there, and goes along with it.
+    """
     context = request.app[CONTEXT]
     kind = _negotiate(request)
     gzip = kind is framing.GZIP_EVENTS
@@ -188,8 +196,8 @@ def open_events(request: web.Request, slot: Slot) -> EventStream:
     keep_alive = connection.keep_alive and not context.manager.leaving
     head = _head(head_lines(request), gzip=gzip, chunked=chunked, keep_alive=keep_alive)
     date = f"Date: {rfc822_formatted_time()}\r\n\r\n".encode()
-    body = framing.chunk(opening) if chunked else opening
-    take_over(request, connection, slot, head + date + body)
+    connection.opening = head + date + connection.in_body(opening)
+    take_over(request, connection, slot)
     return connection
 
 

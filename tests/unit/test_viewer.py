@@ -117,6 +117,37 @@ class TestJoining:
         assert shown.numbers() == [3]
 
 
+class TestOpening:
+    """What goes ahead of the first message: a response's head."""
+
+    def test_it_goes_along_with_what_is_there_already(self) -> None:
+        on = channel()
+        on.append(chat_stream(on), [b"{}"] * 2)
+        shown = Shown()
+        shown.opening = b"head "
+        view(on, shown=shown)[0].resume(0)
+        (written,) = shown.pipe.written
+        assert written.startswith(b"head event: ")
+        assert shown.sent() == (2, len(written))
+
+    def test_it_does_not_wait_for_a_message(self) -> None:
+        shown = Shown()
+        shown.opening = b"head "
+        on = channel()
+        chat = chat_stream(on)
+        view(on, shown=shown)[0].resume(0)
+        assert shown.pipe.written == [b"head "]
+        on.append(chat, [b"{}"])
+        assert b"head" not in shown.pipe.written[1]
+
+    def test_it_goes_ahead_of_whatever_else_is_written(self) -> None:
+        shown = Shown()
+        shown.opening = b"head "
+        shown.write(b"comment")
+        shown.write(b"another")
+        assert shown.pipe.written == [b"head comment", b"another"]
+
+
 class TestFallingBehind:
     def test_nothing_more_is_written_until_the_transport_drains(self) -> None:
         on = channel()
