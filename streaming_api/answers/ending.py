@@ -32,6 +32,12 @@ _NO_REASON: Final = UpstreamFault(
     code="upstream_incomplete",
     message="The upstream stopped without saying why: the answer may be cut short.",
 )
+_NO_WORDS: Final = UpstreamFault(
+    status=None,
+    type="upstream_error",
+    code="upstream_error",
+    message="The upstream ended the answer with an error, and said nothing more.",
+)
 _OUR_WORDS: Final = frozenset(
     {
         "upstream_unreachable",
@@ -88,6 +94,8 @@ def outcome_of(ending: ExchangeResult) -> AnswerOutcome:
         return AnswerOutcome("error", error)
     if ending.finish_reason is None:
         return AnswerOutcome("incomplete", error or _NO_REASON, done=ending.done)
+    if ending.finish_reason == "error":  # its own word
+        error = error or _NO_WORDS
     return AnswerOutcome(ending.finish_reason, error, done=ending.done)
 
 

@@ -82,7 +82,7 @@ class ResponseTranslator:
         self._close_current(whole=end.whole)
         for call in tuple(self._calls.values()):
             self._close_call(call, whole=end.whole)
-        self.status = _STATUS.get(end.finish_reason, "completed")
+        self.status = _STATUS[end.kind]
         self._fields |= {
             "status": self.status,
             "usage": _usage(end.usage),
@@ -180,6 +180,8 @@ class ResponseTranslator:
 
 
 _STATUS: Final = {
+    "stop": "completed",
+    "tool_calls": "completed",
     "length": "incomplete",
     "content_filter": "incomplete",
     "incomplete": "incomplete",
@@ -187,21 +189,21 @@ _STATUS: Final = {
     "abandoned": "cancelled",
     "error": "failed",
 }
-"""The status for a finish reason; every other one is the model's own, and means completed."""
+"""The status for what a finish reason means."""
 _LAST_EVENT: Final = {
     "completed": "response.completed",
     "incomplete": "response.incomplete",
     "cancelled": "response.incomplete",  # the standard has no event of that name
     "failed": "response.failed",
 }
-_REASONS: Final = {"length": "max_output_tokens"}
+_REASONS: Final = {"length": "max_output_tokens", "content_filter": "content_filter"}
 
 
 def _incomplete(end: End) -> dict[str, object] | None:
-    if _STATUS.get(end.finish_reason) not in {"incomplete", "cancelled"}:
+    if _STATUS[end.kind] not in {"incomplete", "cancelled"}:
         return None
     code = mapping(end.error).get("code")
-    reason = _REASONS.get(end.finish_reason, end.finish_reason)
+    reason = _REASONS.get(end.kind, end.finish_reason)
     return {"reason": code if isinstance(code, str) else reason}
 
 

@@ -15,6 +15,23 @@ import orjson
 
 END: Final = "chat.completion.end"
 """``object`` of an answer's last message, which says how it ended."""
+_KINDS: Final = frozenset(
+    {
+        "stop", "tool_calls", "length", "content_filter",
+        "cancelled", "abandoned", "incomplete", "error",
+    }
+)  # fmt: skip
+_MEANINGS: Final = {
+    word: kind
+    for kind, words in {
+        "stop": "end_turn stop_sequence eos eos_token end done finish finished complete completed",
+        "tool_calls": "function_call tool_call tool_use",
+        "length": "max_tokens max_output_tokens model_length model_context_window_exceeded",
+        "content_filter": "safety sensitive recitation blocklist prohibited_content spii refusal",
+    }.items()
+    for word in words.split()
+}
+"""Finish reasons of others, in OpenAI's words."""
 _NOTHING: Final[Mapping[str, object]] = {}
 
 
@@ -64,9 +81,17 @@ class End:
     @property
     def whole(self) -> bool:
         """Whether the model has said all that it wanted to say."""
-        return self.finish_reason not in {
-            "length", "content_filter", "cancelled", "abandoned", "incomplete", "error",
-        }  # fmt: skip
+        return self.kind in {"stop", "tool_calls"}
+
+    @property
+    def kind(self) -> str:
+        """What the finish reason means, in one of OpenAI's words or of ours.
+
+        A word that nobody knows may stand for a failure (SGLang's ``abort``, DeepSeek's
+        ``insufficient_system_resource``): it is ``incomplete``.
+        """
+        reason = self.finish_reason.lower()
+        return reason if reason in _KINDS else _MEANINGS.get(reason, "incomplete")
 
 
 def end_of(fields: Mapping[str, object]) -> End:

@@ -69,7 +69,7 @@ class UiMessageTranslator:
             self._say({"type": "error", "errorText": message or "The answer was cut short."})
             return self._taken()
         self._say({"type": "finish-step"})
-        reason = _REASONS.get(end.finish_reason, "other")
+        reason = _REASONS.get(end.kind, "other")
         self._say({"type": "finish", "finishReason": reason})
         return self._taken()
 
@@ -163,6 +163,5 @@ _REASONS: Final = {
     "stop": "stop",
     "length": "length",
     "tool_calls": "tool-calls",
-    "function_call": "tool-calls",
     "content_filter": "content-filter",
 }

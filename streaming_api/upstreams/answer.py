@@ -10,9 +10,9 @@ end, and only an error object or bytes that cannot be read are faults.
 - *An end*: ``[DONE]``; the end of a body that says where it ends; the end of the connection where
   the body does not, unless finish reasons have proved empty before; and, for an answer that is
   cut, a finish reason in a chunk of its own for every choice (`Choices.are_closed`).
-- *Faults*: an error object (after the content that it has itself), an event of that name, an event
-  that begins an object and is not JSON, for it may have been content; under a name of its own only
-  where it speaks of ``choices``.
+- *Faults*: an error object, also in a choice (after the content that it has itself), an event of
+  that name, an event that begins an object and is not JSON, for it may have been content; under a
+  name of its own only where it speaks of ``choices``.
 
 A chunk is checked here and passed on as it came: parsed once, encoded never. Most are not even
 parsed: within one answer, chunks of text differ in the text alone (`_learn`).
@@ -31,7 +31,12 @@ from mypy_extensions import mypyc_attr
 from streaming_api.text import excerpt
 from streaming_api.upstreams import completion, repair
 from streaming_api.upstreams.choices import Choices
-from streaming_api.upstreams.reply_errors import UpstreamFault, error_of_object, fault
+from streaming_api.upstreams.reply_errors import (
+    UpstreamFault,
+    error_of_object,
+    fault,
+    is_bare_error,
+)
 from streaming_api.upstreams.sse_parser import Event, EventParser, EventTooLargeError
 
 LF: Final = 10
@@ -185,8 +190,9 @@ class AnswerReader:
                 self.repaired += 1
             choices = answer.get("choices")
             is_answer = isinstance(choices, list) and (choices or not self._as_chunks)
-            if _is_error(answer) or not is_answer:
-                self._take_error(answer)
+            erring = _erring(answer)
+            if erring is not None or not is_answer:
+                self._take_error(erring or answer)
                 return []
             if self._as_chunks:
                 chunks = completion.as_chunks(answer, usage_asked=self._usage_asked)
@@ -236,13 +242,16 @@ class AnswerReader:
             self._take_error_event(event, payload)
         elif event == "[DONE]":
             self.over = self.done = True
-        elif isinstance(event, dict) and _is_error(event):
+        elif isinstance(event, dict):
+            erring = _erring(event)
+            if erring is None:
+                return self._take_object(event, said)
             before = self.content_chunks
             chunks = self._take_object(event, said)
-            self._take_error(event)
+            self._take_error(erring)
             return chunks if self.content_chunks > before else []
-        elif isinstance(event, dict):
-            return self._take_object(event, said)
+        elif error := error_of_object(event):  # in a list (Google)
+            self._refuse(error)
         else:
             self._other = self._other or excerpt(payload)
         return []
@@ -370,6 +379,18 @@ def _loads(body: bytes) -> tuple[dict[str, Any], bytes]:
     return answer, said
 
 
+def _erring(reply: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the object that is an error: the reply, or one of its choices (OpenRouter)."""
+    if _is_error(reply):
+        return reply
+    choices = reply.get("choices")
+    if isinstance(choices, list):
+        for choice in choices:
+            if isinstance(choice, dict) and choice.get("error") and _is_error(choice):
+                return choice
+    return None
+
+
 def _is_error(reply: dict[str, Any]) -> bool:
     """Return whether an object is an error, not an answer with an empty field for one."""
     error = reply.get("error")
@@ -377,7 +398,7 @@ def _is_error(reply: dict[str, Any]) -> bool:
         return any(error.values())
     if reply.keys() == {"detail"}:
         return bool(reply["detail"])
-    return bool(error) or reply.get("object") == "error"
+    return bool(error) or (not reply.get("choices") and is_bare_error(reply))
 
 
 def _is_text(inside: bytes) -> bool:

@@ -2,7 +2,7 @@
 
 Some servers stream whatever they are asked. How the pieces of a field add up is OpenAI's way: texts
 are joined, objects and lists are merged member by member (a list's by `index`, where its members
-have one), and of anything else the newest counts.
+have one), and of anything else the newest counts. A text among the parts of a content is a part.
 """
 
 from __future__ import annotations
@@ -74,7 +74,9 @@ class Assembly:
                 whole.setdefault(name, None)
             elif isinstance(value, str) and name not in _NAMES:
                 self.size += len(value)
-                if not isinstance(known, _Text):
+                if name == "content" and isinstance(known, list):
+                    known = _text_part(known)
+                elif not isinstance(known, _Text):
                     known = whole[name] = _Text()
                 known.pieces.append(value)
             elif isinstance(value, dict) and depth < _DEEPEST:
@@ -82,9 +84,11 @@ class Assembly:
                     known = whole[name] = {}
                 self._merge(known, value, depth + 1)
             elif isinstance(value, list) and depth < _DEEPEST:
-                if not isinstance(known, list):
-                    known = whole[name] = []
-                self._extend(known, value, depth + 1)
+                parts: list[object] = known if isinstance(known, list) else []
+                if name == "content" and isinstance(known, _Text):
+                    parts.append(_part(known))
+                whole[name] = parts
+                self._extend(parts, value, depth + 1)
             else:
                 whole[name] = value
 
@@ -113,6 +117,20 @@ class Assembly:
             for index, choice in sorted(self._choices.items())
         ]
         return orjson.dumps({**self._head, "object": "chat.completion", "choices": choices})
+
+
+def _part(text: _Text) -> dict[str, object]:
+    return {"type": "text", "text": text}
+
+
+def _text_part(parts: list[object]) -> _Text:
+    """Return the text of the last part, which is a new one unless that is of text (Mistral)."""
+    last = parts[-1] if parts else None
+    text = last.get("text") if isinstance(last, dict) and last.get("type") == "text" else None
+    if not isinstance(text, _Text):
+        text = _Text()
+        parts.append(_part(text))
+    return text
 
 
 def _is_repeated(choice: Mapping[str, object], whole: Mapping[str, object]) -> bool:

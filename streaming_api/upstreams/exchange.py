@@ -270,6 +270,8 @@ class Exchange(Generic[R]):
             self._fail(self._refusal(self._head))
         elif outcome is not ResponseEnd.COMPLETE:
             self._fail(broken(outcome, detail))
+        elif self._collected is None and self._inflater is not None and self._inflater.is_cut:
+            self._fail(broken(ResponseEnd.CUT, "its compressed stream has no end"))
         elif self._head is not None:
             self._read_end(self._head)
 

@@ -44,6 +44,11 @@ class Inflater:
         self._members = 0
         self._inflate: zlib._Decompress | None = None
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether what has come so far has not reached an end of its own."""
+        return self._inflate is not None and not self._inflate.eof
+
     def feed(self, data: bytes) -> bytes:
         """Return the content of the next piece, at most the limit.
 

@@ -17,6 +17,7 @@ MAX_MESSAGE: Final = 4_000  # characters of an upstream's own message that are p
 MAX_PAGE_TEXT: Final = 300  # characters of a page or plain text that are quoted
 MAX_FIELDS: Final = 16_384  # bytes of an upstream's error object that is passed on whole
 MAX_PAGE: Final = 16_384  # characters of a page that are looked at
+_ERRORS: Final = frozenset(str(status) for status in range(400, 600))
 
 
 @attrs.frozen
@@ -69,7 +70,8 @@ def error_of_object(reply: object, status: int | None = None) -> UpstreamFault |
     """Read an error out of a decoded JSON reply, or return None where there is none.
 
     Knows ``{"error": {...}}`` (OpenAI), the same in a list (Google), ``{"error": "text"}`` (Ollama,
-    TGI), ``{"detail": ...}`` (FastAPI) and ``{"object": "error", "message": ...}`` (older vLLM).
+    TGI), ``{"detail": ...}`` (FastAPI), ``{"object": "error", "message": ...}`` (older vLLM) and
+    others that are an error themselves (`is_bare_error`).
     """
     if isinstance(reply, list) and len(reply) == 1:
         reply = reply[0]
@@ -83,9 +85,27 @@ def error_of_object(reply: object, status: int | None = None) -> UpstreamFault |
         return UpstreamFault(status, kind, _text(reply.get("code")), _sentence(error))
     if reply.get("detail"):
         return UpstreamFault(status, "upstream_error", None, _detail(reply["detail"]))
-    if reply.get("object") == "error" or (status is not None and reply.get("message")):
+    if is_bare_error(reply) or (status is not None and reply.get("message")):
         return _error_of_fields(reply, status)
     return None
+
+
+def is_bare_error(reply: Mapping[str, object]) -> bool:
+    """Return whether an object without choices is itself an error: called so, or numbered as one.
+
+    For example ``{"code": 500, "message": ...}`` or ``{"type": "server_error", "message": ...}``.
+    """
+    if reply.get("object") == "error":
+        return True
+    names = ("code", "type", "status")
+    return isinstance(reply.get("message"), str) and any(_is_of_error(reply.get(n)) for n in names)
+
+
+def _is_of_error(value: object) -> bool:
+    """Return whether a code, a type or a status is that of an error."""
+    if isinstance(value, str):
+        return "error" in value.lower() or value in _ERRORS
+    return isinstance(value, int) and str(value) in _ERRORS
 
 
 def error_of_reply(status: int, content_type: str, body: bytes) -> UpstreamFault:

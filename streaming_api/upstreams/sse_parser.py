@@ -6,6 +6,9 @@ the colon is dropped; an event ends at an empty line; a byte order mark at the v
 dropped. One that has not ended at the end of the stream is discarded there; here `finish` hands it
 out, for a caller who knows that the stream was not cut.
 
+Two kinds of lines that the standard has a reader ignore are events by themselves, because servers
+write them: ``error: {...}`` (llama.cpp), an event of that name; and an object without any field.
+
 Two paths give the same result. The fast one takes a read that holds whole events with LF ends,
 which is nearly every read of a live answer, and cuts it with `bytes.split`. The other one takes
 everything else, line by line. Both are linear in the bytes fed, however these are cut.
@@ -153,6 +156,12 @@ class EventParser:
         elif name == b"event":
             self._check_bound(len(value))
             self._type = value.removeprefix(b" ")
+        elif name == b"error":
+            self._end_event(events)
+            events.append((name, value.removeprefix(b" ")))
+        elif line.startswith(b'{"'):
+            self._end_event(events)
+            events.append((b"", line))
 
     def _end_event(self, events: list[Event]) -> None:
         if self._data:

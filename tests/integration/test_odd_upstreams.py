@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Sequence
 from typing import Final, Literal
 
@@ -170,6 +171,75 @@ async def test_an_error_with_content_shows_it_first(
     seen = await on_our_wire(server)
     assert shown(seen) == "ab"
     assert seen[-1]["data"]["error"]["message"] == "x"
+
+
+BOOM: Final = {"message": "boom", "type": "server_error", "code": 500}
+ERRORS: Final[dict[str, bytes]] = {
+    "vLLM": event({"error": BOOM}),
+    "vLLM, once": event({"object": "error", **BOOM}),
+    "llama.cpp": b"error: " + as_json(BOOM) + b"\n\n",
+    "a message and a code": event({"code": 503, "message": "boom"}),
+    "a message and a type": event({"message": "boom", "type": "InternalServerError"}),
+    "without a field": as_json({"error": BOOM}) + b"\n\n",
+    "in a list": event([{"error": BOOM}]),
+    "in words": event({"error": "boom", "error_type": "generation"}),
+    "of a name": b"event: error\n" + event(BOOM),
+    "OpenRouter": event({**BASE, "error": BOOM, "choices": [
+        {"index": 0, "delta": {"content": ""}, "finish_reason": "error"}]}),
+    "of a choice": event({**BASE, "choices": [
+        {"index": 0, "delta": {"content": ""}, "finish_reason": "error", "error": BOOM}]}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ERRORS)
+async def test_an_error_in_the_stream_is_one_in_every_dialect(
+    server: StreamingService, upstream: FakeUpstream, name: str
+) -> None:
+    """Also where the upstream says [DONE] behind it."""
+    upstream.default = body(text("ab") + ERRORS[name] + DONE)
+    seen = await on_our_wire(server)
+    end = seen[-1]["data"]
+    assert (shown(seen), end["finish_reason"], end["error"]["message"]) == ("ab", "error", "boom")
+    answer = await on_openais(server)
+    assert (answer.text, answer.is_done) == ("ab", False)
+    assert answer.error is not None
+    assert answer.error["message"] == "boom"
+    assert (await post(server, stream=False)).status_code == 502
+
+
+@pytest.mark.parametrize(
+    "sign",
+    [{"message": "loading", "status": "waiting"}, {"message": "ok", "code": 200, "type": "info"}],
+)
+async def test_a_message_without_an_errors_code_is_a_sign_of_life(
+    server: StreamingService, upstream: FakeUpstream, sign: object
+) -> None:
+    upstream.default = body(text("a") + event(sign) + text("b") + chunk({}, "stop") + DONE)
+    answer = await on_openais(server)
+    assert (answer.text, answer.error, answer.is_done) == ("ab", None, True)
+
+
+async def test_an_error_without_words_is_said_in_ours(
+    server: StreamingService, upstream: FakeUpstream
+) -> None:
+    upstream.default = body(text("ab") + chunk({}, "error") + DONE)
+    end = (await on_our_wire(server))[-1]["data"]
+    assert (end["finish_reason"], end["error"]["code"]) == ("error", "upstream_error")
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate"])
+async def test_a_compressed_stream_without_its_end_is_cut(
+    server: StreamingService, upstream: FakeUpstream, coding: str
+) -> None:
+    """However well HTTP ends: a proxy compressed what broke behind it."""
+    compress = zlib.compressobj(wbits=31 if coding == "gzip" else 15)
+    data = compress.compress(text("a", "b", reason="stop")) + compress.flush(zlib.Z_SYNC_FLUSH)
+    head = b"HTTP/1.1 200 OK\r\nContent-Encoding: %b\r\nContent-Length: %d\r\n\r\n"
+    for end, reason in ((b"", "incomplete"), (compress.flush(), "stop")):
+        wire = head % (coding.encode(), len(data + end)) + data + end
+        upstream.default = Script(wire=wire)
+        seen = await on_our_wire(server)
+        assert (shown(seen), seen[-1]["data"]["finish_reason"]) == ("ab", reason)
 
 
 CUT: Final[dict[str, bytes]] = {

@@ -96,6 +96,18 @@ def test_tool_calls_are_put_together_by_their_index() -> None:
     ]
 
 
+def test_texts_among_the_parts_of_a_content_are_parts() -> None:
+    """Mistral's models think in parts and answer in texts."""
+    thought = {"type": "thinking", "thinking": [{"type": "text", "text": "h"}]}
+    pieces: list[object] = ["a", [thought], "b", "c", [{"type": "text", "text": "d"}], "e"]
+    answer = whole(*({"index": 0, "delta": {"content": piece}} for piece in pieces))
+    texts = [{"type": "text", "text": text} for text in ("a", "bc", "de")]
+    content = [texts[0], thought, *texts[1:]]
+    assert answer["choices"] == [
+        {"index": 0, "message": {"content": content}, "finish_reason": None}
+    ]
+
+
 def test_lists_go_on_and_nesting_is_bounded() -> None:
     nested: object = {"x": 1}
     for _ in range(200):

@@ -36,6 +36,11 @@ def reference(stream: bytes) -> list[Event]:
             event_type, data = b"", b""
         name, _, value = line.partition(b":")
         value = value.removeprefix(b" ")
+        if name == b"error" or line.startswith(b'{"'):  # ours: it is an event by itself
+            if data:
+                events.append((event_type, data.removesuffix(b"\n")))
+            event_type, data = b"", b""
+            events.append((name, value) if name == b"error" else (b"", line))
         if name == b"data":
             data += value + b"\n"
         elif name == b"event":
@@ -89,6 +94,15 @@ def test_the_event_field_is_returned_and_does_not_stay_for_the_next_event() -> N
     stream = b"event: error\ndata: a\n\nevent: lost\n\ndata: b\n\n"
     assert parse(stream) == [(b"error", b"a"), (b"", b"b")]
     assert parse(b"\n", stream, b"event: x\n", b"\n", stream) == parse(stream + stream)
+
+
+def test_an_error_line_and_an_object_without_a_field_are_events() -> None:
+    """llama.cpp writes `error: {...}`; what the standard drops here could be content."""
+    stream = b'data: a\n\nerror: {"code":500}\n\ndata: b\n{"c":1}\n{"d":2}\n\n'
+    events = [(b"", b"a"), (b"error", b'{"code":500}'), (b"", b"b"), (b"", b'{"c":1}'),
+              (b"", b'{"d":2}')]  # fmt: skip
+    assert parse(stream) == events
+    assert parse(b"\n", stream, stream) == events * 2
 
 
 def test_a_line_end_cut_in_two_is_one_line_end() -> None:
@@ -158,8 +172,9 @@ def test_a_huge_line_grows_in_place(size: int, count: int) -> None:
 
 pieces_of_streams = st.lists(
     st.sampled_from(
-        [b"data", b"event", b"id", b":", b" ", b"\n", b"\r", b"\r\n", b"\n\n", b"data: " + CHUNK,
-         b"data: x\n\n", b"\xef\xbb\xbf", "🙂".encode(), b"\xff", b"\x00", "\u2028".encode()]
+        [b"data", b"event", b"id", b"error", b'{"', b":", b" ", b"\n", b"\r", b"\r\n", b"\n\n",
+         b"data: " + CHUNK, b"data: x\n\n", b"\xef\xbb\xbf", "🙂".encode(), b"\xff", b"\x00",
+         "\u2028".encode()]
     ),
     max_size=30,
 )  # fmt: skip

@@ -95,7 +95,7 @@ class TestTheEnd:
     @pytest.mark.parametrize(
         ("reason", "expected"),
         [("stop", "stop"), ("length", "length"), ("content_filter", "content-filter"),
-         ("eos", "other")],
+         ("eos", "stop"), ("abort", "other")],
     )  # fmt: skip
     def test_the_end_has_the_reason(self, reason: str, expected: str) -> None:
         assert translated(finish_reason=reason) == finished(expected)
