@@ -34,10 +34,18 @@ class ResponseEnd(enum.Enum):
 
 @attrs.frozen
 class Head:
-    """Status and headers of a response; names in lower case, the last of repeated ones."""
+    """Status and headers of a response.
+
+    Attributes:
+        lines: name, in lower case, and value of each header, in the order in which they came.
+        headers: the same by name, the last of repeated ones.
+    """
 
     status: int
-    headers: dict[str, str]
+    lines: list[tuple[str, str]]
+    headers: dict[str, str] = attrs.field(
+        init=False, default=attrs.Factory(lambda head: dict(head.lines), takes_self=True)
+    )
 
     @property
     def content_type(self) -> str:
@@ -74,6 +82,8 @@ class ResponseProtocol:
 
     Attributes:
         answered: whether a byte has been received.
+        body_pending: whether more of the request's body is to come; if the response is complete
+            before that, no other request may follow, for it would be taken for the rest.
         on_closed: called when it has no connection any more.
         on_reusable: given the connection of a complete response if another request may follow on
             it; without it, and otherwise, the connection is closed.
@@ -100,6 +110,7 @@ class ResponseProtocol:
         "_timer",
         "_transport",
         "answered",
+        "body_pending",
         "on_body",
         "on_closed",
         "on_reusable",
@@ -130,7 +141,7 @@ class ResponseProtocol:
         self._pieces: list[bytes] = []
         self.on_body = self._pieces.append
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
-        self._headers: dict[str, str] = {}
+        self._headers: list[tuple[str, str]] = []
         self._headers_size = 0
         self._fruitless = 0  # bytes read since the body last grew
         self._head: Head | None = None
@@ -138,6 +149,7 @@ class ResponseProtocol:
         self._is_complete = False  # the message has ended by HTTP's rules
         self._is_reusable = False  # and another may follow on the connection
         self.answered = False
+        self.body_pending = False
         self._is_over = False  # the receiver knows of the end, or does not want to
         self._is_paused = False
         self._last_read = 0.0
@@ -279,14 +291,14 @@ class ResponseProtocol:
         """Take a header, or count and drop a trailer."""
         self._headers_size += len(name) + len(value) + 4
         if self._head is None and self._headers_size <= MAX_HEAD:
-            self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+            self._headers.append((name.decode("latin-1").lower(), value.decode("latin-1")))
 
     def on_headers_complete(self) -> None:
         """Keep the head of the final response; forget an interim one (RFC 9110, 15.2)."""
         status = self._parser.get_status_code() if self._parser is not None else 0
         if status >= FIRST_FINAL_STATUS and self._head is None:
             self._head = Head(status, self._headers)
-        self._headers = {}
+        self._headers = []
 
     def on_message_begin(self) -> None:
         """Begin a response; one after the final one answers nothing that was asked."""
@@ -330,6 +342,7 @@ class ResponseProtocol:
             not reusable
             or transport is None
             or transport.is_closing()
+            or self.body_pending
             or transport.get_write_buffer_size()  # of a request that was answered before its end
         ):
             self.abort()

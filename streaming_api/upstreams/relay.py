@@ -99,6 +99,11 @@ class Relay:
         if self._ended is None and self._stream is not None:
             self._stream.send(data)
 
+    def end_body(self) -> None:
+        """Note that the request's body has been sent to its end."""
+        if self._stream is not None:
+            self._stream.body_pending = False
+
     def close(self) -> None:
         """Let go of the connection; an incomplete response is cut."""
         if self._ended is None and self._stream is not None:
@@ -132,6 +137,7 @@ class Relay:
         loop = asyncio.get_running_loop()
         stream = ResponseProtocol(loop, self._request, self, self._connections.silence_timeout)
         stream.on_writable = self._set_writable
+        stream.body_pending = not self._whole
         self._stream = stream
         return stream
 

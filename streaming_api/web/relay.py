@@ -51,12 +51,16 @@ _NOT_TO_UPSTREAM: Final = _HOP_BY_HOP | {
     "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", _KEY,
 }  # fmt: skip
 _NOT_TO_CLIENT: Final = _HOP_BY_HOP | {
-    "access-control-allow-origin", "access-control-expose-headers", "alt-svc", "content-length",
-    "date", "server", "set-cookie", "strict-transport-security", "x-request-id",
+    "access-control-allow-credentials", "access-control-allow-headers",
+    "access-control-allow-methods", "access-control-allow-origin", "access-control-expose-headers",
+    "access-control-max-age", "alt-svc", "content-length", "date", "server", "set-cookie",
+    "strict-transport-security", "x-request-id",
 }  # fmt: skip
 _INFLATED: Final = frozenset({"gzip", "deflate", "br", "zstd"})
 """Content codings that are undone before anybody sees the body."""
 _BODILESS: Final = frozenset({204, 304})
+_METHODS: Final = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
+"""What is passed on where an operator opens a path; OPTIONS is answered here, as everywhere."""
 
 
 def add_routes(router: web.UrlDispatcher, paths: tuple[str, ...]) -> None:
@@ -68,8 +72,9 @@ def add_routes(router: web.UrlDispatcher, paths: tuple[str, ...]) -> None:
     """
     for path in paths:
         rest = path.endswith("*")
-        route = path[:-1] + "{rest:.+}" if rest else path
-        router.add_route(hdrs.METH_POST if path in RELAY_PATHS else "*", route, relay)
+        route = path[:-1] + "{rest:.*}" if rest else path
+        for method in [hdrs.METH_POST] if path in RELAY_PATHS else _METHODS:
+            router.add_route(method, route, relay)
 
 
 @scope("chat")
@@ -210,18 +215,20 @@ async def _send(exchange: Relay, request: web.Request, *, chunked: bool) -> None
         await exchange.write(b"%x\r\n%b\r\n" % (len(data), data) if chunked else data)
     if chunked:
         await exchange.write(b"0\r\n\r\n")
+    exchange.end_body()
 
 
 async def _reply(exchange: Relay, request: web.Request, usage: PassedUsage) -> web.StreamResponse:
     head = await exchange.head()
     response = web.StreamResponse(status=head.status)
     for name, value in _headers_for_client(head):
-        response.headers[name] = value
-    bodiless = head.status in _BODILESS or request.method == hdrs.METH_HEAD
+        response.headers.add(name, value)
     length = head.headers.get("content-length", "")
-    if length.isdigit() and not bodiless:
+    if length.isdigit() and head.status not in _BODILESS:
         response.content_length = int(length)
     await response.prepare(request)
+    if request.method == hdrs.METH_HEAD:  # the length is that of a body that does not come
+        return response
     try:
         while data := await exchange.read():
             usage.feed(data)
@@ -262,7 +269,7 @@ def _headers_for_client(head: Head) -> list[tuple[str, str]]:
     named = _named_in_connection(head.headers.get("connection", ""))
     headers = [
         (name, value)
-        for name, value in head.headers.items()
+        for name, value in head.lines
         if name not in _NOT_TO_CLIENT and name not in named
     ]
     if (theirs := head.headers.get("x-request-id")) is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -11,10 +12,12 @@ from typing import Final
 import httpx
 import pytest
 from aiohttp import web
+from multidict import CIMultiDict
 
 from streaming_api.service import StreamingService
 from tests.clients import UNIT, bearer, eventually, http, key
 from tests.conftest import StartServer
+from tests.raw import raw
 
 PATH: Final = "/v1/embeddings"
 MEGABYTE: Final = bytes(range(256)) * 4096
@@ -218,6 +221,22 @@ class TestHeads:
             assert name not in seen.headers
         assert reply.headers["X-Custom"] == "1"
         assert reply.headers["X-Upstream-Request-Id"] == "theirs"
+
+    async def test_heads_have_every_line_but_those_about_pages(
+        self, caller: httpx.AsyncClient, gateway: Gateway
+    ) -> None:
+        async def answer(*_: object) -> web.StreamResponse:
+            lines = [
+                ("Link", "</1>"),
+                ("Link", "</2>"),
+                ("Access-Control-Allow-Credentials", "true"),
+            ]
+            return web.Response(headers=CIMultiDict(lines))
+
+        gateway.answer = answer
+        reply = await caller.post(PATH, json={})
+        assert reply.headers.get_list("Link") == ["</1>", "</2>"]
+        assert "Access-Control-Allow-Credentials" not in reply.headers
 
     @pytest.mark.parametrize("path", ["/v1/messages/count_tokens", "/v1/audio/speech", "/tokenize"])
     async def test_requests_go_to_the_same_path(
@@ -439,6 +458,35 @@ class TestFaults:
         assert server.context.telemetry.relayed["failed"] == 1
 
 
+class TestARequestThatIsAnsweredBeforeItsEnd:
+    """The gateway refuses a body by its head, and still takes what comes for the rest of it."""
+
+    @pytest.mark.parametrize("length", ["Content-Length: 1000000", "Transfer-Encoding: chunked"])
+    async def test_a_request_after_it_is_no_part_of_it(
+        self, start_server: StartServer, length: str
+    ) -> None:
+        async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+                while True:
+                    head = await reader.readuntil(b"\r\n\r\n")
+                    writer.write(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\n{}")
+                    if b"Content-Length: 1000000" in head:
+                        await reader.readexactly(1_000_000)
+                    elif b"chunked" in head:
+                        await reader.readuntil(b"0\r\n\r\n")
+            writer.close()
+
+        gateway = await asyncio.start_server(refuse, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{gateway.sockets[0].getsockname()[1]}"
+        server = await start_server(api_gateway_endpoint=url)
+        async with raw(server.url) as first, http(server.url) as other:
+            begun = f"POST {PATH} HTTP/1.1\r\nHost: 127.0.0.1\r\n{length}\r\n\r\n"
+            await first.send(begun.encode() + b"1\r\nx\r\n")
+            assert b" 401 " in await first.until(b"{}")
+            assert (await other.post(PATH)).status_code == 401
+        gateway.close()
+
+
 class TestWhatIsPassedOn:
     async def test_what_is_passed_on_is_a_setting(
         self, start_server: StartServer, gateway: Gateway
@@ -447,7 +495,37 @@ class TestWhatIsPassedOn:
         async with serving(start_server, **given) as caller:
             assert (await caller.get("/v1/files/f-1")).status_code == 200
             assert gateway.seen.path == "/v1/files/f-1"
+            assert (await caller.get("/v1/files?limit=2")).status_code == 200
+            assert gateway.seen.raw_path == "/v1/files?limit=2"
             assert (await caller.post(PATH, json={})).status_code == 404
+
+    async def test_what_is_passed_on_may_have_a_length_and_no_body(
+        self, start_server: StartServer, gateway: Gateway
+    ) -> None:
+        async def answer(*_: object) -> web.StreamResponse:
+            return web.Response(headers={"Content-Length": "12345", "X-Custom": "1"})
+
+        gateway.answer = answer
+        given = {"api_gateway_endpoint": gateway.url, "relay_paths": ("/v1/files*",)}
+        async with serving(start_server, **given) as caller:
+            for _ in range(2):  # also on a connection that has had one
+                reply = await caller.head("/v1/files/f-1/content")
+                assert reply.headers["Content-Length"] == "12345"
+                assert reply.headers["X-Custom"] == "1"
+
+    async def test_what_is_passed_on_may_be_asked_for_by_pages(
+        self, start_server: StartServer, gateway: Gateway
+    ) -> None:
+        page = "https://page.example"
+        given = {"allowed_origins": (page,), "api_keys": (key("k"),)}
+        asked = {"Origin": page, "Access-Control-Request-Method": "DELETE"}
+        async with serving(
+            start_server, api_gateway_endpoint=gateway.url, relay_paths=("/v1/files*",), **given
+        ) as caller:
+            reply = await caller.options("/v1/files/f-1", headers=asked)
+        assert reply.status_code == 204
+        assert "DELETE" in reply.headers["Access-Control-Allow-Methods"].split(", ")
+        assert not gateway.requests
 
     async def test_what_is_passed_on_is_not_files_by_default(
         self, caller: httpx.AsyncClient
