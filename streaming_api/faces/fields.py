@@ -26,8 +26,8 @@ def unsupported(name: str, value: object = None) -> BadRequest:
     return BadRequest(message, "unsupported_parameter", param=name)
 
 
-def boolean(fields: Fields, name: str, *, default: bool) -> bool:
-    """Return a boolean; null stands for the default.
+def boolean(fields: Fields, name: str, *, default: bool, path: str = "") -> bool:
+    """Return a boolean; null stands for the default. ``path``: as for `optional_text`.
 
     Raises:
         BadRequest: the value is not a boolean.
@@ -36,7 +36,29 @@ def boolean(fields: Fields, name: str, *, default: bool) -> bool:
     if value is None:
         return default
     if not isinstance(value, bool):
-        raise invalid(name, "true or false")
+        raise invalid(path or name, "true or false")
+    return value
+
+
+def whole_number(
+    fields: Fields, name: str, *, least: int = 0, most: int | None = None
+) -> int | None:
+    """Return a whole number within bounds, or None.
+
+    Raises:
+        BadRequest: the value is no such number.
+    """
+    value = fields.get(name)
+    if value is None:
+        return None
+    if (
+        not isinstance(value, int)
+        or isinstance(value, bool)
+        or value < least
+        or (most is not None and value > most)
+    ):
+        bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise invalid(name, f"a whole number {bounds}")
     return value
 
 

@@ -20,6 +20,7 @@ from streaming_api.faces.fields import (
     optional_text,
     texts,
     unsupported,
+    whole_number,
 )
 from streaming_api.faces.response_input import input_items, messages_of
 from streaming_api.faces.response_tools import chat_tools, tool_list
@@ -152,16 +153,13 @@ def _output(body: Fields) -> dict[str, object]:
     reasoning = optional_object(body, "reasoning")
     if (effort := optional_text(reasoning, "effort", "reasoning.effort")) is not None:
         chat["reasoning_effort"] = effort
+    optional_text(reasoning, "summary", "reasoning.summary")
     for name, usual in _USUAL.items():
         asked = optional_text(reasoning, name, f"reasoning.{name}")
         if asked is not None and asked not in usual:
             raise unsupported(f"reasoning.{name}", asked)
-    most = body.get("max_output_tokens")
-    if most is not None:
-        if not isinstance(most, int) or isinstance(most, bool) or most < 1:
-            raise invalid("max_output_tokens", "a number of tokens, at least 1")
-        chat["max_completion_tokens"] = most
-    return chat
+    most = whole_number(body, "max_output_tokens", least=1)
+    return chat if most is None else chat | {"max_completion_tokens": most}
 
 
 _USUAL: Final = {"mode": {"standard"}, "context": {"auto", "current_turn"}}
@@ -175,6 +173,9 @@ def _format(form: Fields) -> dict[str, object]:
         raise unsupported("text.format.type", form.get("type"))
     if not isinstance(form.get("schema"), Mapping):
         raise missing("text.format.schema")
+    for name in ("name", "description"):
+        optional_text(form, name, f"text.format.{name}")
+    boolean(form, "strict", default=False, path="text.format.strict")
     named = {
         name: form[name]
         for name in ("name", "description", "schema", "strict")
@@ -188,9 +189,7 @@ def _logprobs(body: Fields) -> dict[str, object]:
     for index, name in enumerate(included):
         if name not in _NO_EFFECT and name != _LOGPROBS:
             raise unsupported(f"include[{index}]", name)
-    top = body.get("top_logprobs")
-    if top is not None and (not isinstance(top, int) or isinstance(top, bool) or top < 0):
-        raise invalid("top_logprobs", "a number from 0 to 20")
+    top = whole_number(body, "top_logprobs", most=20)
     if not top and _LOGPROBS not in included:
         return {}
     return {"logprobs": True} | ({"top_logprobs": top} if top else {})
@@ -212,22 +211,22 @@ def _repeated(body: Fields) -> dict[str, object]:
             for tool in tool_list(body) if isinstance(tool, Mapping)
         ],
         "tool_choice": body.get("tool_choice") or "auto",
-        "parallel_tool_calls": body.get("parallel_tool_calls", True) is not False,
+        "parallel_tool_calls": boolean(body, "parallel_tool_calls", default=True),
         "text": _text_field(optional_object(body, "text")),
         "reasoning": {"effort": reasoning.get("effort"), "summary": reasoning.get("summary")},
         "max_output_tokens": body.get("max_output_tokens"),
-        "max_tool_calls": body.get("max_tool_calls"),
+        "max_tool_calls": whole_number(body, "max_tool_calls", least=1),
         "temperature": _number(body, "temperature", 1.0),
         "top_p": _number(body, "top_p", 1.0),
         "presence_penalty": _number(body, "presence_penalty", 0.0),
         "frequency_penalty": _number(body, "frequency_penalty", 0.0),
         "top_logprobs": body.get("top_logprobs") or 0,
         "truncation": "disabled",
-        "service_tier": body.get("service_tier") or "default",
+        "service_tier": optional_text(body, "service_tier") or "default",
         "metadata": optional_object(body, "metadata"),
-        "safety_identifier": body.get("safety_identifier"),
-        "prompt_cache_key": body.get("prompt_cache_key"),
-        "user": body.get("user"),
+        "safety_identifier": optional_text(body, "safety_identifier"),
+        "prompt_cache_key": optional_text(body, "prompt_cache_key"),
+        "user": optional_text(body, "user"),
     }  # fmt: skip
 
 

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from streaming_api.faces.fields import Fields, invalid, optional_text, unsupported
+from streaming_api.faces.fields import (
+    Fields,
+    boolean,
+    invalid,
+    optional_object,
+    optional_text,
+    unsupported,
+)
 
 
 def chat_tools(body: Fields) -> dict[str, object]:
@@ -16,7 +23,7 @@ def chat_tools(body: Fields) -> dict[str, object]:
     tools = [_tool(tool, f"tools[{index}]") for index, tool in enumerate(tool_list(body))]
     choice = body.get("tool_choice")
     if not tools:
-        if isinstance(choice, Mapping) or choice == "required":
+        if choice not in (None, "none", "auto"):
             raise invalid("tool_choice", "left out where there are no tools")
         return {}
     parallel = body.get("parallel_tool_calls")
@@ -70,6 +77,9 @@ def _tool(tool: object, where: str) -> dict[str, object]:
         raise unsupported(f"{where}.type", tool.get("type"))
     if not isinstance(tool.get("name"), str) or not tool["name"]:
         raise invalid(f"{where}.name", "the name of a function")
+    optional_text(tool, "description", f"{where}.description")
+    optional_object(tool, "parameters", f"{where}.parameters")
+    boolean(tool, "strict", default=False, path=f"{where}.strict")
     function = {
         name: tool[name]
         for name in ("name", "description", "parameters", "strict")

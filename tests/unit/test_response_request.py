@@ -12,6 +12,7 @@ from streaming_api.faces.response_request import asked_for
 Json = dict[str, Any]
 ADD = {"type": "function", "name": "add", "parameters": {"type": "object"}, "strict": True}
 SUB = {"type": "function", "name": "sub", "parameters": {"type": "object"}}
+SHAPE = {"type": "json_schema", "name": "s", "schema": {"type": "object"}}
 IMAGE = "data:image/png;base64,AAAA"
 
 
@@ -184,6 +185,20 @@ class TestParameters:
         ({"truncation": "auto"}, "truncation"),
         ({"include": ["file_search_call.results"]}, "include[0]"),
         ({"max_output_tokens": 0}, "max_output_tokens"),
+        ({"max_tool_calls": "x"}, "max_tool_calls"),
+        ({"top_logprobs": 50}, "top_logprobs"),
+        ({"parallel_tool_calls": "x"}, "parallel_tool_calls"),
+        ({"tool_choice": "x"}, "tool_choice"),
+        ({"service_tier": 5}, "service_tier"),
+        ({"safety_identifier": 5}, "safety_identifier"),
+        ({"prompt_cache_key": 5}, "prompt_cache_key"),
+        ({"user": 5}, "user"),
+        ({"reasoning": {"summary": 5}}, "reasoning.summary"),
+        ({"tools": [ADD | {"description": 5}]}, "tools[0].description"),
+        ({"tools": [ADD | {"parameters": "x"}]}, "tools[0].parameters"),
+        ({"tools": [ADD | {"strict": "x"}]}, "tools[0].strict"),
+        ({"text": {"format": SHAPE | {"name": 5}}}, "text.format.name"),
+        ({"text": {"format": SHAPE | {"strict": 5}}}, "text.format.strict"),
         ({"background": "yes"}, "background"),
         ({"background": True, "store": False}, "store"),
         ({"temperature": "hot"}, "temperature"),
