@@ -73,7 +73,7 @@ class HttpProtocol(OneRequest):
             access_log=None,  # type: ignore[arg-type]  # run_app passes None, too: no access log
         )
         self._connections = manager
-        self._start_reading()
+        self._start_reading(manager.turns)
 
     @property
     def is_fresh(self) -> bool:

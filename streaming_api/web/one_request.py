@@ -8,7 +8,8 @@ answered. Then the next one is fed, or whoever has taken the transport over gets
 
 No framing is read here, for two readers of one request may differ (request smuggling): the parser
 says where a request ends. A head, or a body in chunks, can only end at an empty line, so the parser
-is asked after each of those; a body of known length is counted.
+is asked after each of those; a body of known length is counted. Both are work for every few bytes,
+if a client wants it so, and are done in turns.
 """
 
 from __future__ import annotations
@@ -31,8 +32,13 @@ if TYPE_CHECKING:
 
     from aiohttp.streams import StreamReader
 
+    from streaming_api.connections.turns import Turns
+
 MOST_BEHIND: Final = 65_536
 """Bytes after a request that are held until it is answered; above that the client has to wait."""
+TURN_PIECES: Final = 64
+TURN_BYTES: Final = 16 * 2**10
+"""What is fed of heads and chunks in one turn: pieces, and bytes (chunks of one, perhaps)."""
 _EMPTY_LINE: Final = b"\r\n\r\n"
 _EDGE: Final = len(_EMPTY_LINE) - 1
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -63,6 +69,8 @@ class OneRequest(RequestTask):
         "_last",
         "_missing",
         "_stage",
+        "_turns",
+        "_waits",
         "ended",
         "expected",
         "on_ended",
@@ -76,8 +84,10 @@ class OneRequest(RequestTask):
     expected: str
     """The ``Expect`` of the current request, before its body is sent (RFC 9110 section 10.1.1)."""
 
-    def _start_reading(self) -> None:
-        """Wait for the first request."""
+    def _start_reading(self, turns: Turns) -> None:
+        """Wait for the first request; what takes more than a turn goes on in one of these."""
+        self._turns = turns
+        self._waits = False  # for its turn
         self._stage = _Stage.HEAD
         self._missing = 0  # bytes of a body of known length
         self._behind = b""  # received, but not fed yet
@@ -132,17 +142,25 @@ class OneRequest(RequestTask):
         return behind
 
     def _read(self) -> None:
-        """Feed the bytes that belong to the current request."""
+        """Feed the bytes that belong to the current request, as many as one turn may take."""
         data, at = self._edge + self._behind, len(self._edge)
-        while at < len(data) and self._stage in _READING and not self._reading_paused:
+        most, pieces = at + TURN_BYTES, TURN_PIECES
+        while (
+            at < len(data) and self._stage in _READING and not (self._reading_paused or self._waits)
+        ):
             if self._close or self._force_close:
                 self._stage = _Stage.OVER
                 break
             if self._stage is _Stage.LENGTH:
                 end = min(len(data), at + self._missing)
+            elif at >= most or not pieces:
+                self._waits = True
+                self._turns.later(self._read_on)
+                break
             else:
-                empty_line = data.find(_EMPTY_LINE, max(at - _EDGE, 0))
-                end = len(data) if empty_line < 0 else empty_line + len(_EMPTY_LINE)
+                empty_line = data.find(_EMPTY_LINE, max(at - _EDGE, 0), most)
+                end = min(len(data), most) if empty_line < 0 else empty_line + len(_EMPTY_LINE)
+                pieces -= 1
             self._feed(data[at:end])
             at = end
         delimited = self._stage in {_Stage.HEAD, _Stage.CHUNKS}
@@ -155,6 +173,12 @@ class OneRequest(RequestTask):
             self._resume_reading_for_buffer()
         if self.ended and not self._is_asked and self.transport is not None:
             self.transport.close()
+
+    def _read_on(self) -> None:
+        """Go on: it is this connection's turn."""
+        self._waits = False
+        if self.transport is not None:
+            self._read()
 
     def _resume_reading_if_drained(self) -> None:
         """Do nothing: aiohttp asks when it takes a request up; `_read` knows when there is room."""

@@ -74,9 +74,19 @@ async def attack(url: str, data: bytes) -> None:
         await asyncio.sleep(0)
 
 
-async def pipeline(url: str) -> None:
-    """Cheap requests, more than are answered."""
-    data = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n" * 2_000
+CHUNKS: Final = (
+    b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+)
+PIPELINES: Final = {
+    "requests": b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n" * 2_000,
+    "empty lines before a request": b"\r\n" * 100_000,
+    "chunks of one byte": CHUNKS + b"1;a=b;c=d\r\n \r\n" * 40_000,
+    "chunks of empty lines": CHUNKS + (b"10000\r\n" + b"\r\n" * 32_769) * 4,
+}
+
+
+async def pipeline(url: str, data: bytes) -> None:
+    """What is cheap to send, more than is answered."""
     while True:
         with suppress(OSError, TimeoutError):
             async with raw(url) as tcp:
@@ -106,14 +116,14 @@ async def health_median(url: str, seconds: float = 3.0) -> float:
     return statistics.median(took)
 
 
-@pytest.mark.parametrize("kind", [*ATTACKS, "pipelined requests"])
+@pytest.mark.parametrize("kind", [*ATTACKS, *PIPELINES])
 async def test_health_answers_beside_hostile_sockets_and_sigterm_ends(kind: str) -> None:
     async with serving() as service:
         url = service.url
 
         def begin() -> list[asyncio.Task[None]]:
             work = (
-                attack(url, ATTACKS[kind]) if kind in ATTACKS else pipeline(url)
+                attack(url, ATTACKS[kind]) if kind in ATTACKS else pipeline(url, PIPELINES[kind])
                 for _ in range(SOCKETS)
             )
             return [asyncio.ensure_future(one) for one in work]
