@@ -99,6 +99,7 @@ class Answer(WatchedAnswer):
     ) -> None:
         super().__init__(asked.request, client.owner, client.name, channel, retention, account)
         self.share = share = account.share
+        self._held, self._everything = share.tally, share.budget.tally
         self._request_bytes = request_bytes(asked.request)
         share.charge(self._request_bytes, share.budget.requests)
         self.repaired = 0
@@ -236,9 +237,9 @@ class Answer(WatchedAnswer):
         """Append chunks as they are; they are written at the end of this turn."""
         try:
             self.chunks = self.chunks + len(chunks)
-            channel, share = self.channel, self.share
+            channel, held, everything = self.channel, self._held, self._everything
             channel.append(self.stream, chunks, later=self._turn.flushed)
-            if channel.full or share.bytes > share.limit or share.budget.bytes > share.budget.limit:
+            if channel.full or held.bytes > held.limit or everything.bytes > everything.limit:
                 self._look_for_room()
         except Exception:
             logger.exception("an answer failed")
@@ -246,11 +247,10 @@ class Answer(WatchedAnswer):
 
     def _look_for_room(self) -> None:
         """Stop reading while its viewers, or the memory of all, cannot take more."""
-        share = self.share
         if self.channel.full and self._exchange is not None:
             self.channel.on_room = self._exchange.resume_reading
             self._exchange.pause_reading()
-        elif share.bytes > share.limit or share.budget.bytes > share.budget.limit:
+        elif self.share.over:
             self._turn.write()  # making room may end connections
             self._wait_for_memory()
 

@@ -11,6 +11,7 @@ from streaming_api.wire.window import Window
 
 if TYPE_CHECKING:
     from streaming_api.engine.budget import Account
+    from streaming_api.engine.observer import Writes
     from streaming_api.engine.sink import Watcher
     from streaming_api.wire.framing import Framing
 
@@ -22,17 +23,37 @@ class Audience:
     """
 
     __slots__ = (
-        "bytes", "framing", "last_write", "messages", "viewers", "watched", "window",
+        "_writes", "bytes", "framing", "last_write", "messages", "viewers", "watched", "window",
     )  # fmt: skip
 
     def __init__(self, framing: Framing, watched: frozenset[str], account: Account) -> None:
         self.framing = framing
         self.watched = watched
         self.viewers: dict[Watcher, Callable[[bytes], None]] = {}
+        self._writes: Writes | None = None  # made for the next batch after a change
         self.messages = 0
         self.bytes = 0
         self.last_write = 0.0
         self.window = Window(account.charge) if framing.has_window else None
+
+    def join(self, viewer: Watcher) -> None:
+        """Write to a viewer from the next batch on."""
+        self.viewers[viewer] = viewer.write
+        self._writes = None
+        if self.window is not None:
+            self.window.spoiled = True
+
+    def leave(self, viewer: Watcher) -> None:
+        """Write no further batch to a viewer."""
+        self.viewers.pop(viewer, None)
+        self._writes = None
+
+    def writes(self) -> Writes:
+        """Return the viewers of now: who leaves while a batch is written still gets it."""
+        writes = self._writes
+        if writes is None:
+            writes = self._writes = tuple(self.viewers.items())
+        return writes
 
     @property
     def checksum(self) -> Checksum:

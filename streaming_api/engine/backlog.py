@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable
 from operator import sub
 from typing import Final
 
@@ -33,12 +32,16 @@ class Backlog:
     """
 
     __slots__ = (
-        "_appended", "_numbers", "_payloads", "_start", "account", "bytes", "encoder",
+        "_all", "_appended", "_numbers", "_own", "_payloads", "_share", "_start", "account",
+        "bytes", "encoder",
     )  # fmt: skip
 
     def __init__(self, encoder: Encoder, account: Account = NOBODY) -> None:
         self.bytes = 0
         self.account = account
+        self._own = account.tally
+        self._share = account.share.tally
+        self._all = account.share.budget.tally
         account.charge(ANSWER_BYTES)
         self.encoder = encoder
         self._numbers = array("q")
@@ -53,7 +56,7 @@ class Backlog:
     def __len__(self) -> int:
         return len(self._numbers) - self._start
 
-    def add(self, messages: Iterable[Message]) -> None:
+    def add(self, messages: list[Message]) -> None:
         """Keep messages, newer than all before them."""
         before, count = self.bytes, 0
         for message in messages:
@@ -63,12 +66,10 @@ class Backlog:
             self._payloads.append(message.payload)
             self._appended.append(message.appended)
         grown = self.bytes - before + count * MESSAGE_BYTES
-        account = self.account  # the same as its `charge`, without a call
-        share = account.share
-        account.bytes += grown
-        account.kind.bytes += grown
-        share.bytes += grown
-        share.budget.bytes += grown
+        self._own.bytes += grown  # the same as the account's `charge`, without a call
+        self._share.bytes += grown
+        self._all.bytes += grown
+        self.account.kind.bytes += grown
 
     @property
     def oldest(self) -> int:

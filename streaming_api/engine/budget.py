@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Final
 from weakref import WeakValueDictionary
 
+from streaming_api.engine.tally import UNLIMITED, Tally
 from streaming_api.errors import TooLarge, TooMany, Unavailable
 
 MESSAGE_BYTES: Final = 64
@@ -19,37 +20,35 @@ MESSAGE_BYTES: Final = 64
 ANSWER_BYTES: Final = 8 * 2**10
 """Size of an answer beside its messages and its request: objects, task, queue entry."""
 KINDS: Final = ("requests", "running", "kept", "evicted", "mirrored", "input", "unsent")
-_UNLIMITED: Final = 2**62
 _PARTS: Final = 4
 """No key and no address gets more than a quarter."""
 _SETTING: Final = "a quarter of performance.memory_budget_mb"
-
-
-class Tally:
-    """The bytes of one of the `KINDS`."""
-
-    __slots__ = ("bytes",)
-
-    def __init__(self) -> None:
-        self.bytes = 0
 
 
 class Share:
     """What is held for one key or address.
 
     Attributes:
-        bytes: everything that is held.
-        limit: how much may be held.
+        tally: everything that is held, and how much may be held.
         kept: the number of answers that have ended and are kept.
     """
 
-    __slots__ = ("__weakref__", "budget", "bytes", "kept", "limit")
+    __slots__ = ("__weakref__", "budget", "kept", "tally")
 
     def __init__(self, budget: Budget) -> None:
         self.budget = budget
-        self.bytes = 0
-        self.limit = budget.limit // _PARTS
+        self.tally = Tally(budget.limit // _PARTS)
         self.kept = 0
+
+    @property
+    def bytes(self) -> int:
+        """Everything that is held."""
+        return self.tally.bytes
+
+    @property
+    def limit(self) -> int:
+        """How much may be held."""
+        return self.tally.limit
 
     @property
     def over(self) -> bool:
@@ -63,8 +62,8 @@ class Share:
 
     def charge(self, size: int, kind: Tally) -> None:
         """Add ``size`` bytes, which may be negative."""
-        self.bytes += size
-        self.budget.bytes += size
+        self.tally.bytes += size
+        self.budget.tally.bytes += size
         kind.bytes += size
 
     @contextmanager
@@ -108,27 +107,32 @@ class Account:
     """What one answer holds: its backlog, and those of its faces.
 
     Attributes:
-        bytes: everything that is held.
+        tally: everything that is held.
         kind: the kind that it counts as now.
         share: the share that it counts towards.
     """
 
-    __slots__ = ("bytes", "kind", "share")
+    __slots__ = ("kind", "share", "tally")
 
     def __init__(self, share: Share, kind: Tally) -> None:
-        self.bytes = 0
+        self.tally = Tally()
         self.kind = kind
         self.share = share
 
+    @property
+    def bytes(self) -> int:
+        """Everything that is held."""
+        return self.tally.bytes
+
     def charge(self, size: int) -> None:
         """Add ``size`` bytes, which may be negative."""
-        self.bytes += size
+        self.tally.bytes += size
         self.share.charge(size, self.kind)
 
     def become(self, kind: Tally) -> None:
         """Count as another kind from here on."""
-        self.kind.bytes -= self.bytes
-        kind.bytes += self.bytes
+        self.kind.bytes -= self.tally.bytes
+        kind.bytes += self.tally.bytes
         self.kind = kind
 
 
@@ -139,16 +143,15 @@ class Budget:
         limit: in bytes.
 
     Attributes:
-        bytes: held now; the sum of the kinds.
+        tally: held now, the sum of the kinds; and the limit.
         requests, running, kept, evicted, mirrored, input, unsent: the kinds.
         relieve: makes room in a share for this many bytes, if it can; returns whether there is.
         refused: called for each start or body that is refused.
         is_short: whether the process as a whole is near its limit.
     """
 
-    def __init__(self, limit: int = _UNLIMITED) -> None:
-        self.limit = limit
-        self.bytes = 0
+    def __init__(self, limit: int = UNLIMITED) -> None:
+        self.tally = Tally(limit)
         self.requests = Tally()
         self.running = Tally()
         self.kept = Tally()
@@ -163,6 +166,16 @@ class Budget:
 
     def __repr__(self) -> str:
         return f"<Budget {self.bytes} of {self.limit} bytes>"
+
+    @property
+    def bytes(self) -> int:
+        """Held now."""
+        return self.tally.bytes
+
+    @property
+    def limit(self) -> int:
+        """How much may be held."""
+        return self.tally.limit
 
     def share(self, name: str) -> Share:
         """Return the share of this key or address; it lasts as long as something refers to it."""

@@ -56,6 +56,7 @@ class Channel:
     """
 
     __slots__ = (
+        "_batch_size",
         "_call_later",
         "_delivered",
         "_due",
@@ -98,6 +99,7 @@ class Channel:
         self.audiences: dict[tuple[Framing, frozenset[str]], Audience] = {}
         self.lagging: set[Watcher] = set()
         self._waiting: list[Message] = []  # appended, not yet flushed
+        self._batch_size = batch_size
         self._recent: deque[float] = deque(maxlen=batch_size)  # times of the last flushes
         self._due = False  # a flush is scheduled
         self._flush_interval = flush_interval
@@ -119,7 +121,7 @@ class Channel:
             self.epoch,
             call_later=self._call_later,
             flush_interval=self._flush_interval,
-            batch_size=self._recent.maxlen or 1,
+            batch_size=self._batch_size,
             observer=self._observer,
         )
 
@@ -171,7 +173,8 @@ class Channel:
             self.flush(now)
         elif not self._due:
             recent = self._recent
-            wait = recent[0] + self._flush_interval - now if len(recent) == recent.maxlen else 0.0
+            used_up = len(recent) == self._batch_size
+            wait = recent[0] + self._flush_interval - now if used_up else 0.0
             if wait > 0:
                 self._due = True
                 self._call_later(wait, self._flush_due)
@@ -196,8 +199,7 @@ class Channel:
         for audience in self.audiences.values():
             part = batch if len(audience.watched) == len(self.streams) else audience.part(batch)
             if part:
-                data, viewers = audience.frame(part, now), tuple(audience.viewers.items())
-                due.append((self, part, data, viewers))
+                due.append((self, part, audience.frame(part, now), audience.writes()))
         if later is None:
             for _, part, data, viewers in due:
                 self.write(part, data, viewers)
@@ -335,9 +337,7 @@ class Channel:
         if audience is None:
             account = next(iter(self.streams.values())).account
             audience = self.audiences[key] = Audience(*key, account)
-        audience.viewers[viewer] = viewer.write
-        if audience.window is not None:
-            audience.window.spoiled = True
+        audience.join(viewer)
         return audience
 
     def lag(self, viewer: Watcher) -> None:
@@ -356,8 +356,8 @@ class Channel:
     def _leave_audience(self, viewer: Watcher) -> None:
         key = (viewer.framing, viewer.watched)
         audience = self.audiences.get(key)
-        if audience is not None and viewer in audience.viewers:
-            del audience.viewers[viewer]
+        if audience is not None:
+            audience.leave(viewer)
             if not audience.viewers:
                 del self.audiences[key]
 

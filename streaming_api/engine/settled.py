@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable
 from itertools import accumulate
 from typing import Final
 
@@ -38,7 +37,7 @@ class Settled(Backlog):
         self._block = b"".join(payloads)
         self._ends = array("q", accumulate(map(len, payloads), initial=0))
 
-    def add(self, messages: Iterable[Message]) -> None:
+    def add(self, messages: list[Message]) -> None:
         """Refuse messages: none follow the last."""
         raise NotImplementedError
 

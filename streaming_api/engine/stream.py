@@ -63,6 +63,8 @@ class Stream:
     __slots__ = (
         "_backlog",
         "_encoder",
+        "_most_bytes",
+        "_most_messages",
         "_snapshot",
         "_state",
         "account",
@@ -89,7 +91,7 @@ class Stream:
         self.name = encoder.stream
         self.message_type = encoder.message_type
         self.policy = policy
-        self.retention = retention
+        self.keep(retention)
         self.request_id = encoder.request_id
         self._snapshot = snapshot
         self._state: Message | None = None
@@ -100,6 +102,11 @@ class Stream:
         self.end_cursor: int | None = None
         self._encoder = encoder
         self._backlog = Backlog(encoder, account)
+
+    def keep(self, retention: Retention) -> None:
+        """Keep so much from now on."""
+        self.retention = retention
+        self._most_bytes, self._most_messages = retention.bytes, retention.messages
 
     def __len__(self) -> int:
         return len(self._backlog)
@@ -161,14 +168,14 @@ class Stream:
 
     def overfull(self, now: float) -> bool:
         """Return whether the backlog exceeds its retention; a last message may always stay."""
-        kept, backlog = self.retention, self._backlog
+        backlog = self._backlog
         return (
-            (backlog.bytes > kept.bytes and not (self.last and len(backlog) == 1))
-            or len(backlog) > kept.messages
+            (backlog.bytes > self._most_bytes and not (self.last and len(backlog) == 1))
+            or len(backlog) > self._most_messages
             or (
                 self.policy is not Policy.LOSSLESS
                 and bool(backlog)
-                and now - backlog.since > kept.seconds
+                and now - backlog.since > self.retention.seconds
             )
         )
 

@@ -43,17 +43,17 @@ class ChunkReader:
     def read(self, data: bytes) -> list[bytes]:
         """Return the events for these messages."""
         events: list[bytes] = []
-        say = self._translator.say
+        translator = self._translator
         before, after = self._before, self._after
         for line in data.split(b"\n"):
             if line.startswith(before) and line.endswith(after):
                 said = line[len(before) : -len(after)]
                 if said and said.find(_QUOTE) < 0 and said.find(_ESCAPE) < 0:
-                    events += say(said.decode(), said)
+                    events += translator.say(said.decode(), said)
                     continue
                 text = _text_of(said)
                 if text:
-                    events += say(text, _inside(text))
+                    events += translator.say(text, _inside(text))
                     continue
             if line:
                 events += self._read(line)

@@ -13,14 +13,14 @@ from typing import Final
 import orjson
 
 from streaming_api.faces.response_items import Call, Item, Message, Reasoning
-from streaming_api.faces.translator import CallDelta, Delta, End, mapping
+from streaming_api.faces.translator import CallDelta, Delta, End, Translator, mapping
 
 _SAID: Final = (
     b'{"type":"response.output_text.delta","sequence_number":%d,%b,"delta":"%b","logprobs":[]}'
 )
 
 
-class ResponseTranslator:
+class ResponseTranslator(Translator):
     """One answer as a response.
 
     Args:

@@ -10,10 +10,10 @@ from typing import Final
 
 import orjson
 
-from streaming_api.faces.translator import CallDelta, Delta, End, is_json, mapping
+from streaming_api.faces.translator import CallDelta, Delta, End, Translator, is_json, mapping
 
 
-class UiMessageTranslator:
+class UiMessageTranslator(Translator):
     """One answer as a UI message stream.
 
     Args:

@@ -162,12 +162,12 @@ class Telemetry:
             return
         now = time.monotonic()
         self.deliveries[kind] += count * len(batch)
-        observe = self.latency[kind].observe
+        latency = self.latency[kind]
         if batch[-1].appended == first:
-            observe(now - first, count * len(batch), now)
+            latency.observe(now - first, count * len(batch), now)
         else:
             for message in batch:
-                observe(now - message.appended, count, now)
+                latency.observe(now - message.appended, count, now)
 
     def delivered_late(self, viewer: Watcher, messages: Sequence[Message]) -> None:
         """Note a viewer's read of the backlog; older messages count as due when the viewer came."""

@@ -168,10 +168,11 @@ class BareEncoder(Encoder):
     def encode_all(self, number: int, data: Iterable[bytes], appended: float) -> list[Message]:
         """Return messages from ``number`` on."""
         stream, event_head = self.stream, self._event_head
-        return [
-            BareMessage(at, stream, item, at, event_head, appended)
-            for at, item in enumerate(data, number)
-        ]
+        messages: list[Message] = []
+        for item in data:
+            messages.append(BareMessage(number, stream, item, number, event_head, appended))
+            number += 1
+        return messages
 
     def again(self, number: int, payload: bytes, appended: float) -> Message:
         """Restore a message from what was kept of it."""

@@ -373,7 +373,7 @@ class TestMirrors:
     async def test_mirrors_that_are_watched_let_go_of_what_has_been_seen(self) -> None:
         async with application() as here:
             remote = Remotely(here)
-            here.budget.limit = QUARTER
+            here.budget.tally.limit = QUARTER
             here.budget.share("asking").check(QUARTER // 4)
             assert (len(remote.idle), len(remote.seen.stream)) == (0, 0)
             assert not remote.shown.closes

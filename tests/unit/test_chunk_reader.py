@@ -112,12 +112,11 @@ def test_the_short_way_says_what_the_long_way_says(
     assert quick.size == slow.size
 
 
-class Noted:
+class Noted(Translator):
     """A translator that notes which way each text came; it says nothing."""
 
-    size = 0
-
     def __init__(self) -> None:
+        self.size = 0
         self.parsed: list[str] = []
         self.said: list[tuple[str, bytes]] = []
 

@@ -255,7 +255,7 @@ class TestOffTheBacklog:
         """Cut off right behind it, the client comes back for the alerts it has not seen."""
         on = channel()
         topics = topics_on(on)
-        topics["metrics"].stream.retention = FEW
+        topics["metrics"].stream.keep(FEW)
         topics["alerts"].change()
         shown = join(on, "metrics", "alerts", shown=Shown(Pipe(room=0)))
         for _ in range(5):
@@ -270,7 +270,7 @@ class TestOffTheBacklog:
         """Eviction goes on while a viewer of several topics reads on."""
         on = channel()
         topics = topics_on(on)
-        topics["alerts"].stream.retention = FEW
+        topics["alerts"].stream.keep(FEW)
         shown = join(on, shown=Shown(Pipe(room=0)))
         for _ in range(10):
             topics["alerts"].change()
