@@ -16,7 +16,9 @@ from streaming_api.faces.fields import invalid, missing, optional_text, unsuppor
 Fields = Mapping[str, object]
 
 _OURS: Final = frozenset({"id", "messages", "trigger", "messageId", "stream", "tools"})
-_IGNORED: Final = frozenset({"step-start", "reasoning", "source-url", "source-document"})
+_IGNORED: Final = frozenset(
+    {"custom", "reasoning", "reasoning-file", "source-document", "source-url", "step-start"}
+)
 """Parts of a message that are not sent to a model again."""
 
 

@@ -143,6 +143,8 @@ class TestRequests:
         parts = [
             {"type": "step-start"},
             {"type": "reasoning", "text": "Hm"},
+            {"type": "reasoning-file", "mediaType": "image/png", "url": "data:image/png,"},
+            {"type": "custom", "kind": "provider.note"},
             {"type": "text", "text": "Let me see."},
             {"type": "tool-add", "toolCallId": "c1", "state": "output-available",
              "input": {"a": 1}, "output": {"sum": 2}},
