@@ -117,16 +117,7 @@ class Raw:
 
     async def send_frame(self, payload: bytes, opcode: int = TEXT) -> None:
         """One masked, final frame."""
-        size = len(payload)
-        if size < 126:
-            head = bytes((0x80 | opcode, 0x80 | size))
-        elif size < 2**16:
-            head = bytes((0x80 | opcode, 0x80 | 126)) + size.to_bytes(2, "big")
-        else:
-            head = bytes((0x80 | opcode, 0x80 | 127)) + size.to_bytes(8, "big")
-        key = (_MASK * (size // 4 + 1))[:size]
-        masked = int.from_bytes(payload, "big") ^ int.from_bytes(key, "big")
-        await self.send(head + _MASK + masked.to_bytes(size, "big"))
+        await self.send(masked_frame(payload, opcode))
 
     async def command(self, **fields: object) -> None:
         """One command."""
@@ -150,6 +141,20 @@ class Raw:
                 messages.append(valid(payload))
             elif opcode == CLOSE:
                 return messages, int.from_bytes(payload[:2], "big")
+
+
+def masked_frame(payload: bytes, opcode: int = TEXT) -> bytes:
+    """The bytes of one masked, final frame."""
+    size = len(payload)
+    if size < 126:
+        head = bytes((0x80 | opcode, 0x80 | size))
+    elif size < 2**16:
+        head = bytes((0x80 | opcode, 0x80 | 126)) + size.to_bytes(2, "big")
+    else:
+        head = bytes((0x80 | opcode, 0x80 | 127)) + size.to_bytes(8, "big")
+    key = (_MASK * (size // 4 + 1))[:size]
+    masked = int.from_bytes(payload, "big") ^ int.from_bytes(key, "big")
+    return head + _MASK + masked.to_bytes(size, "big")
 
 
 @asynccontextmanager

@@ -67,7 +67,8 @@ class ResponsesSocket(WebSocket):
         responses: Responses,
     ) -> None:
         handler = CommandHandler(request.app[CONTEXT], chat_only=True)
-        super().__init__(manager, client_of(request), route_of(request), deflate, handler)
+        client, limit = client_of(request), manager.config.body_size_limit  # as over HTTP
+        super().__init__(manager, client, route_of(request), deflate, handler, limit)
         self._answers = answers
         self._responses = responses
         self._lanes: dict[Lane, deque[bytes]] = {}  # the busy ones, and what waits there

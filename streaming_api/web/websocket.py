@@ -93,7 +93,18 @@ class WebSocket(Connection):
         path: str,
         deflate: Deflate | None,
         command_handler: CommandHandler,
+        message_limit: int | None = None,
     ) -> None:
+        """Take over a connection.
+
+        Args:
+            manager: of all connections.
+            client: who it is.
+            path: the route.
+            deflate: what was agreed on compression; None for none.
+            command_handler: does what commands say.
+            message_limit: bytes that a message may have; None for ``message_size_limit``.
+        """
         config = manager.config
         kind = framing.WEBSOCKET
         if deflate is not None:
@@ -101,7 +112,8 @@ class WebSocket(Connection):
             if deflate.server_takeover and deflate.server_bits == 15:
                 kind = framing.WINDOWED_WEBSOCKET
         super().__init__(manager, client, kind, path)
-        self._parser = FrameParser(config.message_size_limit, deflate=deflate is not None)
+        limit = config.message_size_limit if message_limit is None else message_limit
+        self._parser = FrameParser(limit, deflate=deflate is not None)
         self._commands = command_handler
         self._pings = Bucket(config.pings_per_second, 2 * config.pings_per_second)
         commands = config.commands_per_second
@@ -117,7 +129,8 @@ class WebSocket(Connection):
     # From the client
 
     def data_received(self, data: bytes) -> None:
-        """Take frames, whole or in pieces."""
+        """Take frames, whole or in pieces; who is sending a large one cannot send a pong."""
+        self._pinged = False
         if self._waiting or self._choked:
             self._parser.keep(data)
         else:

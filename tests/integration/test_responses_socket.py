@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import openai
@@ -14,8 +15,11 @@ import websockets
 from websockets.asyncio.client import ClientConnection
 
 from streaming_api.service import StreamingService
+from streaming_api.web.responses_socket import ResponsesSocket
 from tests.clients import UNIT, eventually
+from tests.conftest import StartServer
 from tests.fakes.upstream import FakeUpstream
+from tests.raw import masked_frame, raw
 from tests.responses import text_of, types, valid_event
 
 Json = dict[str, Any]
@@ -216,6 +220,49 @@ class TestPrepared:
             await create(other, previous_response_id=prepared)
             error = await receive(other)
             assert error["error"]["code"] == "previous_response_not_found"
+
+
+class TestLargeMessages:
+    """An image, or the files that an agent has read, take more than a command of other sockets."""
+
+    async def test_a_message_may_be_as_large_as_a_body(
+        self, server: StreamingService, upstream: FakeUpstream
+    ) -> None:
+        budget = server.context.manager.budget
+        image = "data:image/png;base64," + "A" * 3_000_000
+        content = [{"type": "input_image", "image_url": image}]
+        async with connected(server) as socket:
+            await create(socket, input=[{"role": "user", "content": content}])
+            assert text_of(await rest(socket)) == TEN
+        (generation,) = upstream.generations
+        body: Any = generation.request.json()
+        assert body["messages"][0]["content"][0]["image_url"]["url"] == image
+        await eventually(lambda: budget.input.bytes == 0)
+
+    async def test_a_message_may_not_be_larger(self, start_server: StartServer) -> None:
+        server = await start_server(body_size_limit=2**19)
+        async with connected(server) as socket:
+            await create(socket, input="x" * 2**19)
+            with pytest.raises(websockets.ConnectionClosedError) as closed:
+                await socket.recv()
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1009
+
+    async def test_a_message_that_is_on_its_way_needs_no_pong(
+        self, server: StreamingService
+    ) -> None:
+        event = {"type": "response.create", "model": "fake", "input": "x" * 10_000}
+        frame = masked_frame(json.dumps(event).encode())
+        async with raw(server.url) as socket:
+            await socket.upgrade("/v1/responses")
+            (connection,) = server.context.manager.connections.values()
+            assert isinstance(connection, ResponsesSocket)
+            for end in (3_000, 6_000, 9_000):
+                await socket.send(frame[end - 3_000 : end])
+                await eventually(partial(lambda sent: connection.unread == sent, end))
+                connection.heartbeat(connection.opened + 100)
+            await socket.send(frame[9_000:])
+            assert b"response.created" in await socket.until(b"response.completed")
 
 
 class TestResume:
