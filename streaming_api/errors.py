@@ -8,6 +8,7 @@ ApiError
 ├── MethodNotAllowed    405  the path is there, the method is not
 ├── Gone                410  the stream was there and is no longer retained
 ├── TooLarge            413  a body above body_size_limit
+├── UnsupportedCoding   415  a body compressed in a way that is not read here
 ├── ExpectationFailed   417  an Expect that is none of HTTP's
 ├── Unprocessable       422  an Idempotency-Key of another question
 ├── UpgradeRequired     426  a plain request where a WebSocket is spoken
@@ -113,6 +114,13 @@ class TooLarge(ApiError):
     """More than ``body_size_limit`` bytes."""
 
     status = 413
+    type = "invalid_request_error"
+
+
+class UnsupportedCoding(ApiError):
+    """A ``Content-Encoding`` that is not read here."""
+
+    status = 415
     type = "invalid_request_error"
 
 

@@ -104,6 +104,11 @@ class Relay:
         if self._stream is not None:
             self._stream.body_pending = False
 
+    def give_up(self) -> None:
+        """End the exchange: the request's body does not come to its end."""
+        if self._ended is None and self._stream is not None:
+            self._stream.give_up("the request broke off")
+
     def close(self) -> None:
         """Let go of the connection; an incomplete response is cut."""
         if self._ended is None and self._stream is not None:

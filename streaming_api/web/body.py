@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, TypeVar, cast
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from streaming_api.connections.turns import TURN_BYTES
-from streaming_api.errors import BadRequest, TooLarge
+from streaming_api.errors import BadRequest, TooLarge, UnsupportedCoding
 from streaming_api.ops.context import CONTEXT, client_of
 from streaming_api.wire import json_text
 from streaming_api.wire.objects import parse_object, parsed_bytes
@@ -25,6 +25,22 @@ Together with the seconds in which the rest of a body may linger (`streaming_api
 it is gone after 15 seconds."""
 BODY_RATE: Final = 128 * 2**10
 """Bytes a second that a large body must average beyond those seconds."""
+_INFLATED: Final = frozenset({"gzip", "deflate", "br", "zstd"})
+"""Content codings that aiohttp undoes before anybody sees the body, or refuses."""
+UNSUPPORTED_CODING: Final = UnsupportedCoding(
+    "A body may be compressed with gzip or deflate.", "unsupported_coding"
+)
+
+
+def coding(request: web.Request) -> str:
+    """Return the content coding of a request's body, in lower case, "" if it has none."""
+    named = request.headers.get(hdrs.CONTENT_ENCODING, "").strip().lower()
+    return "" if named == "identity" else named
+
+
+def is_inflated(request: web.Request) -> bool:
+    """Whether the body is compressed on its way here, and read as what it was before."""
+    return coding(request) in _INFLATED
 
 
 async def raw_body(
@@ -96,8 +112,11 @@ async def read_json(request: web.Request, make: Callable[[dict[str, object], byt
         TooLarge: it has more than ``body_size_limit`` bytes, or more than one client may hold.
         Unavailable: too many large bodies are being read at once, or memory is short.
         TooMany: this key or address holds its share of the memory.
+        UnsupportedCoding: it is compressed in a way that is not read here.
         ApiError: what ``make`` raises.
     """
+    if coding(request) and not is_inflated(request):
+        raise UNSUPPORTED_CODING
     text = await raw_body(request)
     manager, client = request.app[CONTEXT].manager, client_of(request)
     share = manager.budget.share(client.name)

@@ -25,6 +25,7 @@ from streaming_api.errors import (
     TooMany,
     Unauthorized,
     Unavailable,
+    UnsupportedCoding,
     UpgradeRequired,
 )
 from streaming_api.ops.context import CLIENT, CONTEXT, route_of
@@ -221,6 +222,8 @@ def error_response(error: ApiError, request: web.Request | None = None) -> web.R
         response.headers[hdrs.CONNECTION] = "Upgrade, close"  # RFC 9110 section 7.8
         response.headers[hdrs.SEC_WEBSOCKET_VERSION] = "13"
         response.force_close()
+    if isinstance(error, UnsupportedCoding):
+        response.headers[hdrs.ACCEPT_ENCODING] = "gzip, deflate"  # RFC 9110 section 15.5.16
     if isinstance(error, MethodNotAllowed):
         response.headers[hdrs.ALLOW] = error.allowed
     if isinstance(error, Unauthorized):

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Final, cast
 import orjson
 from aiohttp import web
 from aiohttp.http import HttpVersion11
-from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.http_exceptions import ContentEncodingError, HttpProcessingError
 
 from streaming_api.errors import ApiError, BadRequest, Unavailable
+from streaming_api.web.body import UNSUPPORTED_CODING
 from streaming_api.web.guard import error_response
 from streaming_api.web.headers import COMMON
 from streaming_api.web.one_request import OneRequest
@@ -103,8 +104,10 @@ class HttpProtocol(OneRequest):
         if not isinstance(exc, HttpProcessingError):
             response = super().handle_error(request, status, exc, message)
         else:
-            self._connections.refused(_NOT_HTTP)
-            response = _closing(_NOT_HTTP)
+            coded = isinstance(exc, ContentEncodingError)  # in a way that is not installed
+            error = UNSUPPORTED_CODING if coded else _NOT_HTTP
+            self._connections.refused(error)
+            response = _closing(error)
             request._version = HttpVersion11  # noqa: SLF001 (aiohttp assumes HTTP/1.0 if unparsed)
         response.headers.update(COMMON)
         return response

@@ -22,7 +22,7 @@ from streaming_api.errors import BadRequest, NotFound
 from streaming_api.ops.context import CONTEXT, client_of, route_of
 from streaming_api.upstreams.passed_usage import PassedUsage
 from streaming_api.upstreams.reply_errors import UpstreamError
-from streaming_api.web.body import raw_body
+from streaming_api.web.body import is_inflated, raw_body
 from streaming_api.web.completion import error_of
 from streaming_api.web.guard import scope
 from streaming_api.web.one_request import OneRequest
@@ -56,8 +56,6 @@ _NOT_TO_CLIENT: Final = _HOP_BY_HOP | {
     "access-control-max-age", "alt-svc", "content-length", "date", "server", "set-cookie",
     "strict-transport-security", "x-request-id",
 }  # fmt: skip
-_INFLATED: Final = frozenset({"gzip", "deflate", "br", "zstd"})
-"""Content codings that are undone before anybody sees the body."""
 _BODILESS: Final = frozenset({204, 304})
 _METHODS: Final = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 """What is passed on where an operator opens a path; OPTIONS is answered here, as everywhere."""
@@ -145,12 +143,7 @@ async def _body(request: web.Request, client: Client) -> bytes | None:
     if _may_ask_some(client):
         return await raw_body(request)
     small = (request.content_length or MOST_WHOLE + 1) <= MOST_WHOLE
-    return await raw_body(request) if small and not _is_inflated(request) else None
-
-
-def _is_inflated(request: web.Request) -> bool:
-    """Whether the body is compressed on its way here, and read as what it was before."""
-    return request.headers.get(hdrs.CONTENT_ENCODING, "").lower() in _INFLATED
+    return await raw_body(request) if small and not is_inflated(request) else None
 
 
 def _model(body: bytes | None) -> str | None:
@@ -179,7 +172,7 @@ async def _relayed(
     gateway = await context.upstream.ready()
     headers = _headers_for_upstream(context, request)
     size = request.content_length if body is None else len(body)
-    chunked = body is None and (size is None or _is_inflated(request))
+    chunked = body is None and (size is None or is_inflated(request))
     if chunked:
         headers.append(("Transfer-Encoding", "chunked"))
     elif body or request.content_length is not None:
@@ -200,10 +193,14 @@ async def _relayed(
         if body is None:
             sending = asyncio.ensure_future(_send(exchange, request, chunked=chunked))
         return await _reply(exchange, request, usage)
+    except UpstreamError:
+        if sending is not None and sending.done():
+            sending.result()  # raises what was wrong with the body, if that was why
+        raise
     finally:
         if sending is not None:
             sending.cancel()
-            await asyncio.wait({sending})
+            await asyncio.gather(sending, return_exceptions=True)
         exchange.close()
 
 
@@ -211,8 +208,12 @@ async def _send(exchange: Relay, request: web.Request, *, chunked: bool) -> None
     """Pass the body on as it arrives, no faster than it is taken."""
     assert isinstance(request.protocol, OneRequest)
     request.protocol.continue_body()
-    async for data in request.content.iter_any():
-        await exchange.write(b"%x\r\n%b\r\n" % (len(data), data) if chunked else data)
+    try:
+        async for data in request.content.iter_any():
+            await exchange.write(b"%x\r\n%b\r\n" % (len(data), data) if chunked else data)
+    except web.RequestPayloadError:
+        exchange.give_up()
+        raise
     if chunked:
         await exchange.write(b"0\r\n\r\n")
     exchange.end_body()
@@ -243,7 +244,7 @@ async def _reply(exchange: Relay, request: web.Request, usage: PassedUsage) -> w
 
 def _headers_for_upstream(context: Context, request: web.Request) -> list[tuple[str, str]]:
     named = _named_in_connection(request.headers.get(hdrs.CONNECTION, ""))
-    if _is_inflated(request):
+    if is_inflated(request):
         named |= {hdrs.CONTENT_ENCODING.lower()}
     client = client_of(request)
     if client.key is not None and client.key.has_tokens:  # its usage is read as it passes

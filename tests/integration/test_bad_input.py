@@ -229,6 +229,16 @@ class TestABody:
             reply = await caller.post(path, content=text.encode())
             assert (reply.status_code, reply.json()["error"]["code"]) == (400, "not_an_object")
 
+    @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses", "/api/chat"])
+    @pytest.mark.parametrize("coding", ["br", "x-gzip", "compress", "gzip, gzip"])
+    async def test_a_coding_that_is_not_read_is_415_and_those_that_are_are_named(
+        self, caller: httpx.AsyncClient, path: str, coding: str
+    ) -> None:
+        reply = await caller.post(path, content=b"{}", headers={"Content-Encoding": coding})
+        assert reply.status_code == 415
+        assert reply.headers["Accept-Encoding"] == "gzip, deflate"
+        assert reply.json()["error"]["code"] == "unsupported_coding"
+
     @pytest.mark.parametrize("encoding", ["identity", "gzip"])
     @pytest.mark.parametrize("path", POSTS)
     async def test_a_body_may_have_exactly_its_limit_whatever_a_websocket_message_may_have(

@@ -123,6 +123,26 @@ class TestBytes:
         assert gateway.requests[-1][1] == text
         assert "Content-Encoding" not in gateway.seen.headers
 
+    @pytest.mark.parametrize(
+        ("headers", "body"),
+        [
+            ("Content-Encoding: gzip\r\nContent-Length: 9", b"not gzip!"),
+            (
+                "Content-Encoding: gzip\r\nTransfer-Encoding: chunked",
+                b"9\r\nnot gzip!\r\n0\r\n\r\n",
+            ),
+            ("Transfer-Encoding: chunked", b"9\r\n123456789\r\nnonsense\r\n"),
+        ],
+    )
+    async def test_bytes_that_are_not_what_they_say_end_the_request(
+        self, server: StreamingService, headers: str, body: bytes
+    ) -> None:
+        head = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n\r\n"
+        async with raw(server.url) as client:
+            await client.send(head.encode() + body)
+            assert b" 400 " in await client.until(b'"code":"invalid_http"')
+        await eventually(lambda: not server.context.answers.queue.busy)
+
     @pytest.mark.parametrize("size", [1_000, 1_000_000])
     async def test_a_body_is_asked_for_where_the_client_waits_to_be_asked(
         self, server: StreamingService, gateway: Gateway, size: int
