@@ -12,7 +12,6 @@ import enum
 from collections.abc import Callable
 from typing import Final, Protocol, cast
 
-import attrs
 import httptools
 
 MAX_HEAD: Final = 65_536  # bytes of headers, and of anything else that brings the body no further
@@ -32,7 +31,6 @@ class ResponseEnd(enum.Enum):
     SILENT = "silent"  # no byte for the silence timeout
 
 
-@attrs.frozen
 class Head:
     """Status and headers of a response.
 
@@ -41,11 +39,12 @@ class Head:
         headers: the same by name, the last of repeated ones.
     """
 
-    status: int
-    lines: list[tuple[str, str]]
-    headers: dict[str, str] = attrs.field(
-        init=False, default=attrs.Factory(lambda head: dict(head.lines), takes_self=True)
-    )
+    __slots__ = ("headers", "lines", "status")
+
+    def __init__(self, status: int, lines: list[tuple[str, str]]) -> None:
+        self.status = status
+        self.lines = lines
+        self.headers = dict(lines)
 
     @property
     def content_type(self) -> str:
