@@ -35,6 +35,7 @@ from streaming_api.upstreams.stream_usage import Fallback, is_refused, names_str
 MAX_ERROR_BODY: Final = 65_536  # bytes of a refusal's body that are read
 FIRST_REDIRECT: Final = 300
 FIRST_REFUSAL: Final = 400
+REQUEST_TIMEOUT: Final = 408
 _CLOSED: Final = frozenset({ResponseEnd.CUT, ResponseEnd.RESET})
 
 
@@ -42,7 +43,8 @@ class Exchange(Generic[R]):
     """One question to the upstream, and its reply.
 
     It is asked again where that cannot do harm: on a new connection if a kept one had been closed,
-    and without ``stream_options`` if the upstream refuses them.
+    or was about to be (408, RFC 9110 section 15.5.9), and without ``stream_options`` if the
+    upstream refuses them.
 
     Args:
         connections: to the upstream.
@@ -186,7 +188,7 @@ class Exchange(Generic[R]):
         try:
             if begun is not None or self._connections.reuse(stream):
                 await self._wait()
-                if not self._is_stale(stream):
+                if not self._was_closed:
                     stream.linger()
                     return
                 stream = self._prepare()
@@ -217,14 +219,15 @@ class Exchange(Generic[R]):
         assert self._done is not None
         await self._done
 
-    def _is_stale(self, stream: ResponseProtocol) -> bool:
-        """Return whether a kept connection had been closed by the time of this request."""
-        return self._was_closed and not stream.answered
-
     # What the connection calls.
 
     def head_received(self, head: Head) -> None:
         """Decide from status and headers whether the body is to be read."""
+        if head.status == REQUEST_TIMEOUT and self._request and self._stream is not None:
+            self._was_closed = True  # a kept connection on which it waited in vain, until now
+            self._stream.abort()
+            self._finish()
+            return
         self._head = head
         coding = coding_of(head.headers)
         if coding in ENCODINGS:

@@ -139,6 +139,24 @@ async def test_a_request_that_meets_a_closed_connection_is_sent_again_once() -> 
         await gateway.close()
 
 
+@pytest.mark.parametrize("body", [b"", b"Your browser was too slow."])
+async def test_a_kept_connection_that_says_408_had_waited_in_vain(body: bytes) -> None:
+    """HAProxy and others say so when they close an idle one, just as a request is on its way."""
+    timeout = head(408, "text/plain", length=len(body)) + body
+    async with upstream_that(lambda _, number: timeout if number else ANSWER) as (url, seen):
+        gateway = client(url)
+        for _ in range(2):
+            assert (await ask(gateway)).finish_reason == "stop"
+        assert seen == [(0, 0), (0, 1), (1, 0)]
+        await gateway.close()
+    async with upstream_that(lambda *_: timeout) as (url, seen):
+        gateway = client(url)
+        error = (await ask(gateway)).error
+        assert error is not None
+        assert (error.status, seen) == (408, [(0, 0)])
+        await gateway.close()
+
+
 async def test_a_request_on_a_new_connection_is_not_sent_again() -> None:
     async with upstream_that(lambda *_: None) as (url, seen):
         gateway = client(url)
