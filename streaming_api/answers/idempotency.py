@@ -178,5 +178,9 @@ def recognisable(request: ChatRequest, key: str | None) -> ChatRequest:
     """
     if key is None or request.digest:
         return request
-    written = json_text.canonical(request.body(request.model))
-    return attrs.evolve(request, digest=hashlib.sha256(written).hexdigest())
+    return attrs.evolve(request, digest=digest_of(request.body(request.model)))
+
+
+def digest_of(body: bytes) -> str:
+    """Return the digest of a body, which is JSON: the same however it was written."""
+    return hashlib.sha256(json_text.canonical(body)).hexdigest()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 from aiohttp import hdrs, web
 
+from streaming_api.answers.idempotency import digest_of
 from streaming_api.connections.turns import TURN_BYTES
 from streaming_api.errors import BadRequest, TooLarge, UnsupportedCoding
 from streaming_api.ops.context import CONTEXT, client_of
@@ -128,10 +129,20 @@ async def read_json(request: web.Request, make: Callable[[dict[str, object], byt
         return await manager.turns.run(lambda: make(parse_object(text), text))
 
 
-async def read_exactly(request: web.Request) -> dict[str, object]:
+async def read_exactly(request: web.Request, key: str | None) -> tuple[dict[str, object], str]:
     """Return the body as a JSON object to be written again: its numbers are those of the client.
+
+    Its digest is the second part: all of it counts, also what is not for the upstream.
+
+    Args:
+        request: the request whose body is read.
+        key: its ``Idempotency-Key``; without one there is no digest.
 
     Raises:
         ApiError: as `read_json`.
     """
-    return await read_json(request, lambda _, text: json_text.exact(text))
+
+    def make(_: dict[str, object], text: bytes) -> tuple[dict[str, object], str]:
+        return json_text.exact(text), "" if key is None else digest_of(text)
+
+    return await read_json(request, make)

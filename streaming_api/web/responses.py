@@ -6,6 +6,7 @@ import uuid
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Final
 
+import attrs
 import orjson
 from aiohttp import hdrs, web
 
@@ -142,9 +143,10 @@ async def create(request: web.Request) -> web.StreamResponse:
     key = idempotency_key(request)
 
     def begin(asked: ChatRequest, client: Client) -> WatchedAnswer:
-        return context.retries.start(key, with_headers(asked, request), client)
+        known = attrs.evolve(with_headers(asked, request), digest=digest)
+        return context.retries.start(key, known, client)
 
-    body = await read_exactly(request)
+    body, digest = await read_exactly(request, key)
     if body.get("generate") is False:
         raise unsupported("generate")  # only a connection that stays keeps what is prepared
     start = partial(responses.start, body, client, begin, uuid.uuid4().hex)

@@ -11,6 +11,7 @@ import contextlib
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Final
 
+import attrs
 import orjson
 from aiohttp import hdrs, web
 
@@ -73,14 +74,13 @@ async def start(request: web.Request) -> web.StreamResponse:
     client = client_of(request)
     client.take_command()
     key = idempotency_key(request)
-    fields = await read_exactly(request)
+    fields, digest = await read_exactly(request, key)
     chat = chat_id(fields)
     body = chat_fields(fields)
     if body.get("model") is None and (model := await _first_model(request)) is not None:
         body["model"] = model
-    asked = with_headers(
-        chat_request(body, orjson.dumps(body), on_disconnect=OnDisconnect.GRACE), request
-    )
+    question = chat_request(body, orjson.dumps(body), on_disconnect=OnDisconnect.GRACE)
+    asked = attrs.evolve(with_headers(question, request), digest=digest)
     with reserve_slot(request, "sse") as slot:
         answer = await when_arrived(lambda: context.retries.start(key, asked, client))
         if context.cluster is not None:

@@ -335,6 +335,18 @@ class TestResume:
         assert replies[0].json() == replies[1].json()
         assert len(upstream.generations) == 1
 
+    @pytest.mark.parametrize(
+        "other", [{"stream": True}, {"store": False}, {"background": True}, {"input": "y"}]
+    )
+    async def test_another_request_is_no_retry(
+        self, caller: httpx.AsyncClient, other: Json
+    ) -> None:
+        body = {"model": "fake", "input": "x"}
+        headers = {"Idempotency-Key": "one"}
+        assert (await caller.post(PATH, json=body, headers=headers)).status_code == 200
+        reply = await caller.post(PATH, json=body | other, headers=headers)
+        assert (reply.status_code, reply.json()["error"]["code"]) == (422, "idempotency_key_reused")
+
 
 class TestEnds:
     @pytest.mark.parametrize(
