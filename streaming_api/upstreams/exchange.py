@@ -17,7 +17,7 @@ import orjson
 from streaming_api.upstreams import repair
 from streaming_api.upstreams.answer import invalid
 from streaming_api.upstreams.connections import Connections
-from streaming_api.upstreams.http1 import Head, ResponseEnd, ResponseProtocol
+from streaming_api.upstreams.http1 import REQUEST_TIMEOUT, Head, ResponseEnd, ResponseProtocol
 from streaming_api.upstreams.http_faults import broken, redirected, wrong_type
 from streaming_api.upstreams.inflate import ENCODINGS, Inflater, coding_of
 from streaming_api.upstreams.question import Question, R
@@ -35,7 +35,6 @@ from streaming_api.upstreams.stream_usage import Fallback, is_refused, names_str
 MAX_ERROR_BODY: Final = 65_536  # bytes of a refusal's body that are read
 FIRST_REDIRECT: Final = 300
 FIRST_REFUSAL: Final = 400
-REQUEST_TIMEOUT: Final = 408
 _CLOSED: Final = frozenset({ResponseEnd.CUT, ResponseEnd.RESET})
 
 

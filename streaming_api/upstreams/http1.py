@@ -17,6 +17,7 @@ import httptools
 MAX_HEAD: Final = 65_536  # bytes of headers, and of anything else that brings the body no further
 LINGER: Final = 0.25  # seconds an answer that is complete may take to end its connection
 
+REQUEST_TIMEOUT: Final = 408  # no request has come; on a kept connection, that one is too late
 FIRST_FINAL_STATUS: Final = 200  # below it a response is interim, and another one follows
 
 

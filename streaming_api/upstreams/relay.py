@@ -11,7 +11,12 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from streaming_api.upstreams.http1 import Head, ResponseEnd, ResponseProtocol
+from streaming_api.upstreams.http1 import (
+    REQUEST_TIMEOUT,
+    Head,
+    ResponseEnd,
+    ResponseProtocol,
+)
 from streaming_api.upstreams.http_faults import broken
 from streaming_api.upstreams.reply_errors import UpstreamError, UpstreamFault
 
@@ -56,7 +61,10 @@ class Relay:
         stream = self._prepare()
         if self._whole and self._connections.reuse(stream):
             await self._until(lambda: self._head is not None or self._ended is not None)
-            if stream.answered or self._ended not in _CLOSED:
+            if self._head is not None and self._head.status == REQUEST_TIMEOUT:
+                stream.abort()  # it had waited in vain until now, as in `Exchange`
+                self._forget()
+            elif stream.answered or self._ended not in _CLOSED:
                 return
             self._ended = None  # it had been closed by the time of this request
             stream = self._prepare()
@@ -137,6 +145,12 @@ class Relay:
         self._changed.set()
 
     # Inside.
+
+    def _forget(self) -> None:
+        """Forget a response; another one comes in its place."""
+        self._head = None
+        self._held.clear()
+        self._size = 0
 
     def _prepare(self) -> ResponseProtocol:
         loop = asyncio.get_running_loop()

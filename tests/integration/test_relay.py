@@ -572,3 +572,21 @@ class TestWhatIsPassedOn:
             await caller.post(PATH, json={})
         transports = {id(request.transport) for request, _ in gateway.requests}
         assert len(transports) == 1
+
+    async def test_a_kept_connection_that_says_408_had_waited_in_vain(
+        self, caller: httpx.AsyncClient, gateway: Gateway
+    ) -> None:
+        transports: list[object] = []
+
+        async def answer(request: web.Request, body: bytes) -> web.StreamResponse:
+            is_kept = request.transport in transports
+            transports.append(request.transport)
+            if is_kept:
+                return web.Response(status=408, text="Your browser was too slow.")
+            return await gateway.echo(request, body)
+
+        gateway.answer = answer
+        for text in (b"one", b"two"):
+            reply = await caller.post(PATH, content=text)
+            assert (reply.status_code, reply.content) == (200, text)
+        assert len(transports) == 3
