@@ -410,6 +410,7 @@ REQUESTS: Final = [
     (200, "POST", "/v1/chat/completions", None, {"json": ASKED}),
     (200, "POST", "/v1/chat/completions", None, {"json": ASKED | {"stream": True}}),
     (400, "POST", "/v1/chat/completions", None, {"json": {}}),
+    (415, "POST", "/v1/chat/completions", None, {"headers": {"Content-Encoding": "compress"}}),
     (502, "POST", "/v1/chat/completions", None, {"json": ASKED | {"model": "html-502"}}),
     (429, "POST", "/v1/chat/completions", None, {"json": ASKED | {"model": "rate-limited"}}),
     (200, "POST", "/streaming/sse/chat", None, {"json": ASKED}),
