@@ -201,7 +201,7 @@ class Answer(WatchedAnswer):
 
     def _headers(self) -> dict[str, str]:
         """Return the headers for the upstream: the client's own, this answer's id, its trace."""
-        own = {"X-Request-Id": self.request_id} | dict(self.request.headers)
+        own = {"x-request-id": self.request_id} | dict(self.request.headers)
         return own | self._call.headers()
 
     def _note_headers(self) -> None:

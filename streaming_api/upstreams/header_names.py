@@ -8,14 +8,19 @@ from collections.abc import Mapping
 
 
 def chosen(headers: Mapping[str, str], names: tuple[str, ...]) -> dict[str, str]:
-    """Return the headers that a list names.
+    """Return the headers that a list names, with their names in lower case.
 
     Args:
-        headers: names in any case.
+        headers: names in any case; those of several lines are joined (RFC 9110, section 5.3).
         names: names in any case; ``*`` at the end of one stands for any rest.
     """
     is_named = _pattern(names).fullmatch
-    return {name: value for name, value in headers.items() if is_named(name)}
+    found: dict[str, str] = {}
+    for written, value in headers.items():
+        if is_named(written):
+            name = written.lower()
+            found[name] = f"{found[name]}, {value}" if name in found else value
+    return found
 
 
 @functools.lru_cache(maxsize=16)  # a configuration has two lists

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Final
 
+import attrs
 import orjson
 from aiohttp import web
 
@@ -28,6 +29,7 @@ from streaming_api.faces.kept_responses import (
     starting_after,
 )
 from streaming_api.ops.context import CONTEXT, client_of, route_of
+from streaming_api.upstreams.header_names import chosen
 from streaming_api.web.command_handler import CommandHandler
 from streaming_api.web.guard import scope
 from streaming_api.web.handshake import open_socket
@@ -37,9 +39,12 @@ from streaming_api.web.websocket import WebSocket
 from streaming_api.wire import json_text
 
 if TYPE_CHECKING:
+    from streaming_api.access.client import Client
     from streaming_api.answers.answers import Answers
+    from streaming_api.answers.watched_answer import WatchedAnswer
     from streaming_api.connections.manager import ConnectionManager
     from streaming_api.engine.sink import Watcher
+    from streaming_api.wire.commands import ChatRequest
     from streaming_api.wire.deflate import Deflate
 
 _MOST_WAITING: Final = 32
@@ -56,7 +61,7 @@ class ResponsesSocket(WebSocket):
 
     comes_back: ClassVar[bool] = False
 
-    __slots__ = ("_answers", "_lanes", "_responses", "_running", "_turns")
+    __slots__ = ("_answers", "_headers", "_lanes", "_responses", "_running", "_turns")
 
     def __init__(
         self,
@@ -70,6 +75,8 @@ class ResponsesSocket(WebSocket):
         client, limit = client_of(request), manager.config.body_size_limit  # as over HTTP
         super().__init__(manager, client, route_of(request), deflate, handler, limit)
         self._answers = answers
+        self._headers = chosen(request.headers, manager.config.forward_headers)
+        self._headers.pop("x-request-id", None)  # each answer of a connection has its own
         self._responses = responses
         self._lanes: dict[Lane, deque[bytes]] = {}  # the busy ones, and what waits there
         self._running: dict[Watcher, tuple[Lane, ResponseStream]] = {}
@@ -161,9 +168,13 @@ class ResponsesSocket(WebSocket):
         self._starts += 1
         try:
             if boolean(fields, "generate", default=True):
-                start = self._answers.start
                 _, response = self._responses.start(
-                    fields, self.client, start, request_id, stream=True, remembered=self._turns
+                    fields,
+                    self.client,
+                    self._start,
+                    request_id,
+                    stream=True,
+                    remembered=self._turns,
                 )
                 self._show(lane, response, 0)
                 return
@@ -177,6 +188,9 @@ class ResponsesSocket(WebSocket):
         except ApiError as error:
             self._refuse(error, fields)
         self._begin_next(lane)
+
+    def _start(self, asked: ChatRequest, client: Client) -> WatchedAnswer:
+        return self._answers.start(attrs.evolve(asked, headers=self._headers), client)
 
     def _begin_again(
         self, done: asyncio.Future[None], lane: Lane, fields: Fields, request_id: str

@@ -21,7 +21,7 @@ LAST_CHUNK: Final = b"0\r\n\r\n"
 
 @attrs.frozen
 class Request:
-    """A request as it arrived; header names in lower case."""
+    """A request as it arrived; header names in lower case, several lines of one joined."""
 
     method: str
     path: str
@@ -146,7 +146,8 @@ class Connection(asyncio.Protocol):
         self._path += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+        key, text = name.decode("latin-1").lower(), value.decode("latin-1")
+        self._headers[key] = f"{self._headers[key]}, {text}" if key in self._headers else text
 
     def on_body(self, data: bytes) -> None:
         self._body.append(data)

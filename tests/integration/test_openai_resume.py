@@ -150,3 +150,6 @@ class TestHeaders:
         assert reply.headers["x-upstream-request-id"] == "theirs"
         assert "x-secret" not in reply.headers
         assert seen["x-request-id"] == reply.headers["x-request-id"]
+        again = await caller.post(path, json=bodies[path], headers={"X-REQUEST-ID": "mine"})
+        assert upstream.generations[-1].request.headers["x-request-id"] == "mine"
+        assert again.headers["x-request-id"] != "mine"

@@ -222,6 +222,22 @@ class TestPrepared:
             assert error["error"]["code"] == "previous_response_not_found"
 
 
+class TestHeaders:
+    async def test_headers_of_the_handshake_go_along_with_each_question(
+        self, server: StreamingService, upstream: FakeUpstream
+    ) -> None:
+        url = f"{server.url.replace('http', 'ws', 1)}/v1/responses"
+        sent = {"OpenAI-Organization": "org", "X-Request-Id": "mine", "Cookie": "secret"}
+        async with websockets.connect(url, additional_headers=sent) as socket:
+            for _ in range(2):
+                await create(socket)
+                await rest(socket)
+        seen = [generation.request.headers for generation in upstream.generations]
+        assert [headers["openai-organization"] for headers in seen] == ["org", "org"]
+        assert len({headers["x-request-id"] for headers in seen} - {"mine"}) == 2
+        assert not any("cookie" in headers for headers in seen)
+
+
 class TestLargeMessages:
     """An image, or the files that an agent has read, take more than a command of other sockets."""
 
