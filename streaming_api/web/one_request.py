@@ -44,7 +44,7 @@ _EDGE: Final = len(_EMPTY_LINE) - 1
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-class _Stage(enum.Enum):
+class _Stage(enum.IntEnum):
     """How much of a request the parser has been fed."""
 
     HEAD = enum.auto()
@@ -55,6 +55,7 @@ class _Stage(enum.Enum):
 
 
 _READING: Final = frozenset({_Stage.HEAD, _Stage.LENGTH, _Stage.CHUNKS})
+_DELIMITED: Final = frozenset({_Stage.HEAD, _Stage.CHUNKS})
 _SPOKEN: Final = frozenset({HttpVersion10, HttpVersion11})
 
 
@@ -163,7 +164,7 @@ class OneRequest(RequestTask):
                 pieces -= 1
             self._feed(data[at:end])
             at = end
-        delimited = self._stage in {_Stage.HEAD, _Stage.CHUNKS}
+        delimited = self._stage in _DELIMITED
         self._edge = data[max(at - _EDGE, 0) : at] if delimited else b""
         self._behind = b"" if self._stage is _Stage.OVER else data[at:]
         if len(self._behind) > MOST_BEHIND:
@@ -179,6 +180,11 @@ class OneRequest(RequestTask):
         self._waits = False
         if self.transport is not None:
             self._read()
+
+    def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: FBT001, FBT002 (aiohttp's)
+        """Read on; nothing to do, not even for the parser, where reading was not paused."""
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
 
     def _resume_reading_if_drained(self) -> None:
         """Do nothing: aiohttp asks when it takes a request up; `_read` knows when there is room."""
