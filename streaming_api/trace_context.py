@@ -45,7 +45,8 @@ class TraceContext:
     @classmethod
     def begin(cls) -> TraceContext:
         """Return the root of a new trace."""
-        return cls(os.urandom(16).hex(), os.urandom(8).hex())
+        random = os.urandom(24).hex()
+        return cls(random[:32], random[32:])
 
     def child(self) -> TraceContext:
         """Return a place inside this one."""

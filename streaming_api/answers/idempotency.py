@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import uuid
 from typing import TYPE_CHECKING, Final, Protocol
 
 import attrs
@@ -18,6 +17,7 @@ from streaming_api.access.fair_table import FairTable
 from streaming_api.answers.elsewhere import Elsewhere
 from streaming_api.errors import ApiError, BadRequest, Gone, NotFound, Unprocessable
 from streaming_api.wire import json_text
+from streaming_api.wire.commands import new_request_id
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -106,7 +106,7 @@ class Retries:
             return self._answers.start(request, client)
         named = self._find(request.request_id, client) if request.chosen else None
         if named is not None and named.failed:  # its own id must not bring the failure back
-            request = attrs.evolve(request, request_id=uuid.uuid4().hex)
+            request = attrs.evolve(request, request_id=new_request_id())
         name = _name(key, client)
         digest = recognisable(request, key).digest
         mine = Binding(request.request_id, digest, client.owner)

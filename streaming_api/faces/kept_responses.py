@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import time
-import uuid
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
@@ -17,7 +16,7 @@ from streaming_api.faces.fields import invalid, optional_text
 from streaming_api.faces.response_request import Asked, asked_for, response_fields
 from streaming_api.faces.responses import ResponseTranslator
 from streaming_api.faces.translator import End
-from streaming_api.wire.commands import OnDisconnect, chat_request
+from streaming_api.wire.commands import OnDisconnect, chat_request, new_request_id
 from streaming_api.wire.objects import parsed_bytes
 
 if TYPE_CHECKING:
@@ -183,7 +182,7 @@ class Responses:
         Raises:
             ApiError: the request fails; the client is sent this error.
         """
-        request_id = uuid.uuid4().hex
+        request_id = new_request_id()
         asked = self._asked(body, request_id, client, remembered)
         fields = response_fields(asked, request_id, int(time.time()))
         translator = ResponseTranslator(fields, request_id)

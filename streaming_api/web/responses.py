@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Final
 
@@ -22,6 +21,7 @@ from streaming_api.web.completion import Completion, head_alone, with_headers
 from streaming_api.web.guard import scope
 from streaming_api.web.sse import idempotency_key
 from streaming_api.web.takeover import reserve_slot
+from streaming_api.wire.commands import new_request_id
 
 if TYPE_CHECKING:
     from streaming_api.access.client import Client
@@ -149,7 +149,7 @@ async def create(request: web.Request) -> web.StreamResponse:
     body, digest = await read_exactly(request, key)
     if body.get("generate") is False:
         raise unsupported("generate")  # only a connection that stays keeps what is prepared
-    start = partial(responses.start, body, client, begin, uuid.uuid4().hex)
+    start = partial(responses.start, body, client, begin, new_request_id())
     if body.get("background") is True and body.get("stream") is not True:
         _, response = await when_arrived(start)
         return _json(response.response)

@@ -8,7 +8,6 @@ follow each other; lanes run side by side. A client that comes back continues wi
 from __future__ import annotations
 
 import asyncio
-import uuid
 from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Final
@@ -37,6 +36,7 @@ from streaming_api.web.responses import responses_of
 from streaming_api.web.takeover import TAKEN
 from streaming_api.web.websocket import WebSocket
 from streaming_api.wire import json_text
+from streaming_api.wire.commands import new_request_id
 
 if TYPE_CHECKING:
     from streaming_api.access.client import Client
@@ -154,7 +154,7 @@ class ResponsesSocket(WebSocket):
         boolean(fields, "generate", default=True)
         if lane not in self._lanes:
             self._lanes[lane] = deque()
-            self._begin(lane, json_text.exact(text), uuid.uuid4().hex)
+            self._begin(lane, json_text.exact(text), new_request_id())
             return
         if sum(map(len, self._lanes.values())) >= _MOST_WAITING:
             message = f"{_MOST_WAITING} responses wait on this connection already."
@@ -211,7 +211,7 @@ class ResponsesSocket(WebSocket):
         """Begin what waits in a lane that is free, if anything does."""
         waiting = self._lanes.get(lane)
         if waiting:
-            self._begin(lane, json_text.exact(waiting.popleft()), uuid.uuid4().hex)
+            self._begin(lane, json_text.exact(waiting.popleft()), new_request_id())
         else:
             self._lanes.pop(lane, None)
 

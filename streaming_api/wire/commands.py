@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import enum
+import os
 import re
-import uuid
 from collections.abc import Mapping
 from typing import Final
 
@@ -224,7 +224,7 @@ def chat_request(
         written = json_text.value_of(text, "stream_options")
         ours = json_text.without(written or json_text.EMPTY, {"include_usage"})
     return ChatRequest(
-        request_id=uuid.uuid4().hex
+        request_id=new_request_id()
         if fields.get("request_id") is None
         else check_request_id(fields["request_id"]),
         model=model,
@@ -267,6 +267,11 @@ def _on_disconnect(fields: Mapping[str, object], default: OnDisconnect) -> OnDis
         allowed = ", ".join(choice.value for choice in OnDisconnect)
         message = f"on_disconnect must be one of {allowed}."
         raise BadRequest(message, "invalid_value", param="on_disconnect") from None
+
+
+def new_request_id() -> str:
+    """Return a request_id that nobody has used: 128 random bits."""
+    return os.urandom(16).hex()
 
 
 def check_request_id(value: object) -> str:
