@@ -24,6 +24,7 @@ WAY_OF_A_TOKEN = (
     "upstreams/exchange.py",
     "telemetry/deliveries.py",
     "connections/connection.py",
+    "faces/call_pieces.py",
     "faces/chunk_reader.py",
     "faces/feed.py",
     "faces/framing.py",

@@ -12,6 +12,7 @@ from typing import Final
 
 import orjson
 
+from streaming_api.faces.call_pieces import CallPieces
 from streaming_api.faces.response_items import Call, Item, Message, Reasoning
 from streaming_api.faces.translator import CallDelta, Delta, End, Translator, mapping
 
@@ -38,7 +39,8 @@ class ResponseTranslator(Translator):
         self._request_id = request_id
         self._items: list[Item] = []
         self._current: Reasoning | Message | None = None
-        self._calls: dict[int, Call] = {}  # still open, by the upstream's index
+        self._pieces = CallPieces()
+        self._calls: dict[int, Call] = {}  # still open
         self._events: list[bytes] = []
         self._sequence = 0
         self.status = "in_progress"
@@ -54,13 +56,15 @@ class ResponseTranslator(Translator):
         """Return the events for a chunk."""
         if delta.model:
             self._fields["model"] = delta.model
+        if delta.reasoning or delta.text or delta.refusal:
+            self._begin_calls()
         if delta.reasoning:
             self._reason(delta.reasoning)
         if delta.text or delta.logprobs:
             self._say(delta)
         if delta.refusal:
             self._refuse(delta.refusal)
-        for call in delta.calls:
+        for call in self._pieces.take(delta.calls):
             self._call(call)
         return self._taken()
 
@@ -79,6 +83,7 @@ class ResponseTranslator(Translator):
 
     def end(self, end: End) -> list[bytes]:
         """Return the events that end the response."""
+        self._begin_calls()
         self._close_current(whole=end.whole)
         for call in tuple(self._calls.values()):
             self._close_call(call, whole=end.whole)
@@ -122,11 +127,12 @@ class ResponseTranslator(Translator):
             self._open(item)
         return item
 
+    def _begin_calls(self) -> None:
+        for call in self._pieces.rest():
+            self._call(call)
+
     def _call(self, delta: CallDelta) -> None:
         call = self._calls.get(delta.index)
-        if call is not None and delta.call_id not in {"", call.call_id}:
-            self._close_call(call, whole=True)  # another call under the same index
-            call = None
         if call is None:
             if not (delta.call_id or delta.name):
                 return  # the end of arguments that were already complete: white space

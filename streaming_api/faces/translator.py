@@ -148,6 +148,8 @@ def delta_of(chunk: Mapping[str, object]) -> Delta:
             delta = fields.get("delta")
             said = mapping(fields.get("message") if delta is None else delta)
             calls, logprobs = said.get("tool_calls"), fields.get("logprobs")
+            if not calls and (function := said.get("function_call")):
+                calls = [{"index": 0, "function": function}]  # as it was before there were tools
             text, thought = said.get("content"), ""
             if not isinstance(text, str):
                 text, thought = _parts(text)
@@ -186,8 +188,13 @@ def _call(fields: Mapping[str, object], position: int) -> CallDelta:
         index=index if isinstance(index, int) else position,
         call_id=_text(fields.get("id")),
         name=_text(function.get("name")),
-        arguments=_text(function.get("arguments")),
+        arguments=_arguments(function.get("arguments")),
     )
+
+
+def _arguments(given: object) -> str:
+    """Return arguments as text; some servers send the object that the text would stand for."""
+    return orjson.dumps(given).decode() if isinstance(given, dict | list) else _text(given)
 
 
 def is_json(text: str) -> bool:

@@ -10,6 +10,7 @@ from typing import Final
 
 import orjson
 
+from streaming_api.faces.call_pieces import CallPieces
 from streaming_api.faces.translator import CallDelta, Delta, End, Translator, is_json, mapping
 
 
@@ -28,6 +29,7 @@ class UiMessageTranslator(Translator):
         self._parts = 0
         self._open: tuple[str, str] | None = None  # kind and id of the part in progress
         self._said = b""  # its events, up to the text
+        self._pieces = CallPieces()
         self._calls: dict[int, _ToolCall] = {}
         self._events: list[bytes] = []
         self.size = 0
@@ -40,13 +42,15 @@ class UiMessageTranslator(Translator):
 
     def read(self, delta: Delta) -> list[bytes]:
         """Return the events for a chunk."""
+        if delta.reasoning or delta.text or delta.refusal:
+            self._begin_calls()
         if delta.reasoning:
             self._add("reasoning", delta.reasoning)
         if delta.text:
             self._add("text", delta.text)
         if delta.refusal:
             self._add("text", delta.refusal)
-        for call in delta.calls:
+        for call in self._pieces.take(delta.calls):
             self._call(call)
         return self._taken()
 
@@ -59,6 +63,7 @@ class UiMessageTranslator(Translator):
 
     def end(self, end: End) -> list[bytes]:
         """Return the events that end the message."""
+        self._begin_calls()
         self._close_part()
         self._close_calls(whole=end.whole)
         if end.finish_reason in {"cancelled", "abandoned"}:
@@ -90,11 +95,12 @@ class UiMessageTranslator(Translator):
             self._open = None
             self._say({"type": f"{kind}-end", "id": part_id})
 
+    def _begin_calls(self) -> None:
+        for call in self._pieces.rest():
+            self._call(call)
+
     def _call(self, delta: CallDelta) -> None:
         call = self._calls.get(delta.index)
-        if call is not None and delta.call_id not in {"", call.call_id}:
-            self._close_call(delta.index, whole=True)
-            call = None
         if call is None:
             if not (delta.call_id or delta.name):
                 return  # the end of arguments that were already complete: white space

@@ -100,8 +100,10 @@ class Assembly:
             index = item.get("index")
             known = None
             if isinstance(index, int):
-                known = next((old for old in _objects(whole) if old.get("index") == index), None)
-            if known is None:
+                known = next(
+                    (old for old in _objects(whole[::-1]) if old.get("index") == index), None
+                )
+            if known is None or _is_another(known, item):
                 known = {}
                 whole.append(known)
             self._merge(known, item, depth)
@@ -137,6 +139,12 @@ def _is_repeated(choice: Mapping[str, object], whole: Mapping[str, object]) -> b
     """Whether a choice's message is what its deltas have said by now (Perplexity)."""
     delta = choice.get("delta")
     return delta is not None and bool(delta or whole.get("message"))
+
+
+def _is_another(known: Mapping[str, object], item: Mapping[str, object]) -> bool:
+    """Whether an item is another one under the same index: some servers number no calls."""
+    ids = known.get("id"), item.get("id")
+    return all(ids) and ids[0] != ids[1]
 
 
 def _objects(values: object) -> Iterator[dict[str, object]]:

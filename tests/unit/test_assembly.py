@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import orjson
 
@@ -12,7 +12,7 @@ from streaming_api.upstreams.whole_answer import WholeAnswerReader
 HEAD: Final = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m"}
 
 
-def whole(*choices: dict[str, object], **more: object) -> dict[str, object]:
+def whole(*choices: dict[str, object], **more: object) -> dict[str, Any]:
     assembly = Assembly()
     for choice in choices:
         assembly.add({**HEAD, "choices": [choice]})
@@ -93,6 +93,22 @@ def test_tool_calls_are_put_together_by_their_index() -> None:
                 ]
             },
         }
+    ]
+
+
+def test_tool_calls_under_one_index_are_told_apart_by_their_ids() -> None:
+    def delta(call_id: str, **function: str) -> dict[str, object]:
+        call = {"index": 0, "id": call_id, "function": function}
+        return {"index": 0, "delta": {"tool_calls": [call]}}
+
+    (choice,) = whole(
+        delta("a", name="add", arguments="{"),
+        delta("a", arguments="}"),
+        delta("b", name="sub", arguments="{}"),
+    )["choices"]
+    assert choice["message"]["tool_calls"] == [
+        {"id": "a", "function": {"name": "add", "arguments": "{}"}},
+        {"id": "b", "function": {"name": "sub", "arguments": "{}"}},
     ]
 
 
