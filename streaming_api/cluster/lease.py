@@ -12,7 +12,7 @@ from typing import Final
 
 import attrs
 
-from streaming_api.cluster.connection import Message
+from streaming_api.cluster.connection import Message, mapping, run_of
 from streaming_api.cluster.topic_store import TopicStore
 from streaming_api.topics.processes import Report
 
@@ -90,10 +90,11 @@ class Lease:
         held, record, info, _, _, reports = replies
         holds = wanted and held == 1
         self._until = begun + self._seconds if holds else 0.0
-        self._hear(reports)
+        self._hear(mapping(reports))
         before, _, run = (record or b"").decode().partition(" ")
-        valid = before if before and run == info["run_id"] else None
-        return Standing(holds, valid, before or None, info["run_id"])
+        now = run_of(info)
+        valid = before if before and run == now else None
+        return Standing(holds, valid, before or None, now)
 
     async def forget_dead(self) -> None:
         """Remove the reports of processes that have been silent for longer than the lease."""
