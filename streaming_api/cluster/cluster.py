@@ -30,7 +30,6 @@ from streaming_api.cluster.owner import Owner, end_sealed
 from streaming_api.cluster.presence import Counts, Presence
 from streaming_api.cluster.rates import Rates
 from streaming_api.cluster.reader import Reader
-from streaming_api.cluster.recording import Recording
 from streaming_api.cluster.shared import SharedBindings, Tickets, unavailable
 from streaming_api.cluster.store import FORGET_SECONDS, RUNNING_SECONDS, Store
 from streaming_api.cluster.topics import SharedTopics
@@ -111,7 +110,17 @@ class Cluster:
         self._outbox = Outbox(self.store, self.instance, self.figures)
         self._writer = Writer(self.store, self.figures, interval, kept, end_sealed)
         self._owner = Owner(answers, self._writer, self._outbox)
-        self._reader = Reader(self.store, self.instance, self.figures, self._receive, self._repair)
+        self.topics = SharedTopics(
+            self.store, self.instance, self._lease, topics, failures, self._hear
+        )
+        self._reader = Reader(
+            self.store,
+            self.instance,
+            self.figures,
+            self.topics.reader,
+            self._receive,
+            self._repair,
+        )
         self._mirrors = Mirrors(
             self.store, self._outbox, self.figures, answers, new_channel, kept, self._reader.soil
         )
@@ -145,9 +154,6 @@ class Cluster:
         self.tickets = Tickets(self.store, self._outbox.ask)
         self.bindings = SharedBindings(
             self.store, self.instance, self._outbox.ask, self._outbox.insist
-        )
-        self.topics = SharedTopics(
-            self.store, self.instance, self._lease, topics, failures, self._hear
         )
         answers.remote = self
 
@@ -211,12 +217,7 @@ class Cluster:
         about = Meta(self.instance, answer.asked_by, answer.request, answer.notes)
         recording = self._writer.add(key, answer, about)
         # in a moment: whoever has started it may still add notes
-        asyncio.get_running_loop().call_soon(self._describe, recording)
-
-    def _describe(self, recording: Recording) -> None:
-        """Say of an answer that it runs here, before it has a token."""
-        for command in self._writer.describe(recording):
-            self._outbox.send(command)
+        asyncio.get_running_loop().call_soon(self._writer.hurry, recording)
 
     def ended(self, answer: Answer) -> None:
         """See `Remote`."""
@@ -367,7 +368,6 @@ class Cluster:
         background.start("cluster writer", self._writer.run)
         background.start("cluster inbox", self._reader.keep_listening)
         background.start("cluster reader", self._reader.keep_reading)
-        background.start("cluster hints", self._outbox.keep_sending)
         background.start("cluster exchange", self._exchange.keep_exchanging)
         background.start("cluster look", self._keep_looking)
         background.start("cluster turns", self._health.keep_turning)

@@ -23,7 +23,6 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
 REPLY_SECONDS: Final = 0.5
-BLOCK_SECONDS: Final = 1.0
 READ_ENTRIES: Final = 200
 
 Command = tuple[Any, ...]
@@ -88,35 +87,72 @@ class Connection:
         Raises:
             StoreError: it is unknown what came of them.
         """
-        try:
-            try:
-                return await self._run(commands)
-            except RuntimeError:  # uvloop's: it was reset while it was idle, so nothing was sent
-                await self._close_idle()
-                return await self._run(commands)
-        except _FAULTS as error:
-            await self._close_idle()  # what has cut this one has probably cut those, too
-            raise StoreError(reason_of(error)) from None
-
-    async def _run(self, commands: Sequence[Command]) -> list[Any]:
-        async with self._sent(commands) as replies:
+        async with self.sending(commands) as replies:
             return await replies(len(commands), self._seconds)
 
     @asynccontextmanager
-    async def _sent(self, commands: Iterable[Command]) -> AsyncIterator[Replies]:
-        """Send commands in one write, past redis-py's pipeline, which takes six times as long."""
+    async def sending(self, commands: Sequence[Command]) -> AsyncIterator[Replies]:
+        """Send commands in one write, past redis-py's pipeline, which takes six times as long.
+
+        Raises:
+            StoreError: it is unknown what came of them.
+        """
         self.trips += 1
-        packed = b"".join(map(pack_command, commands))
+        connection = await self._send(b"".join(map(pack_command, commands)))
+        try:
+            yield partial(self._replies, connection)
+        except BaseException:  # what was not read must not be taken for a reply to something else
+            await connection.disconnect(nowait=True)
+            raise
+        finally:
+            await self._client.connection_pool.release(connection)
+
+    async def _send(self, packed: bytes) -> AbstractConnection:
+        """Return the connection on which it was sent."""
+        try:
+            try:
+                return await self._sent(packed)
+            except RuntimeError:  # uvloop's: it was reset while it was idle, so nothing was sent
+                await self._close_idle()
+                return await self._sent(packed)
+        except _FAULTS as error:
+            raise await self._failure(error) from None
+
+    async def _sent(self, packed: bytes) -> AbstractConnection:
         pool = self._client.connection_pool
         connection: AbstractConnection = await pool.get_connection()  # type: ignore[no-untyped-call]
         try:
             await connection.send_packed_command(packed, check_health=False)
-            yield partial(_replies, connection)
         except BaseException:
-            await connection.disconnect(nowait=True)
-            raise
-        finally:
             await pool.release(connection)
+            raise
+        return connection
+
+    async def _replies(
+        self, connection: AbstractConnection, count: int, seconds: float
+    ) -> list[Any]:
+        """Return the next replies; each thousand of them has so many seconds."""
+        replies: list[Any] = []
+        try:
+            async with asyncio.timeout(seconds * (1 + count // 1000)):
+                for _ in range(count):
+                    try:
+                        reply = await connection.read_response(
+                            disable_decoding=True, timeout=math.inf
+                        )
+                    except ResponseError as error:
+                        reply = error
+                    replies.append(reply)
+        except _FAULTS as error:
+            raise await self._failure(error) from None
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise asyncio.CancelledError  # which `wait_for` in redis loses if a reply comes then
+        return replies
+
+    async def _failure(self, error: BaseException) -> StoreError:
+        await self._close_idle()  # what has cut this one has probably cut those, too
+        return StoreError(reason_of(error))
 
     async def _close_idle(self) -> None:
         await self._client.connection_pool.disconnect(inuse_connections=False)
@@ -129,16 +165,6 @@ class Connection:
             Refused: the store refuses.
         """
         return unrefused(await self.run(*commands))
-
-    async def wait(self, after: Mapping[str, str]) -> list[tuple[str, str, Message]]:
-        """Wait a second for entries after the ids of some streams; return key, id and fields.
-
-        Raises:
-            StoreError: the store cannot be asked, or gives no answer.
-        """
-        wait = ("XREAD", "COUNT", READ_ENTRIES, "BLOCK", round(BLOCK_SECONDS * 1000))
-        (reply,) = await self.ask((*wait, "STREAMS", *after, *after.values()))
-        return messages_of(reply)
 
     @asynccontextmanager
     async def watching(self, key: str) -> AsyncIterator[Pipeline]:
@@ -168,31 +194,30 @@ def unrefused(replies: list[Any]) -> list[Any]:
     return replies
 
 
-async def _replies(connection: AbstractConnection, count: int, seconds: float) -> list[Any]:
-    """Return the next replies, which must not take longer than this for each thousand."""
-    replies: list[Any] = []
-    async with asyncio.timeout(seconds * (1 + count // 1000)):
-        for _ in range(count):
-            try:
-                replies.append(
-                    await connection.read_response(disable_decoding=True, timeout=math.inf)
-                )
-            except ResponseError as error:
-                replies.append(error)
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError  # which `wait_for` in redis loses if a reply comes then
-    return replies
+def reading(after: Mapping[str, str], most: int, wait: float | None = None) -> Command:
+    """Return the command that reads what follows the ids of some streams.
+
+    Args:
+        after: the ids.
+        most: number of entries of each stream.
+        wait: how many seconds the store waits until there is something.
+    """
+    block = () if wait is None else ("BLOCK", round(wait * 1000))
+    return ("XREAD", "COUNT", most, *block, "STREAMS", *after, *after.values())
 
 
 def messages_of(reply: object) -> list[tuple[str, str, Message]]:
     """Return XREAD's reply as key, id and message."""
-    rows = reply.items() if isinstance(reply, dict) else cast("Sequence[Any]", reply or ())
     return [
         (key.decode(), number.decode(), mapping(fields))
-        for key, entries in rows
+        for key, entries in rows_of(reply)
         for number, fields in entries
     ]
+
+
+def rows_of(reply: object) -> Iterable[tuple[bytes, Sequence[Any]]]:
+    """Return XREAD's reply as keys and their entries, whatever protocol gave it."""
+    return reply.items() if isinstance(reply, dict) else cast("Sequence[Any]", reply or ())
 
 
 def mapping(fields: Any) -> Message:  # noqa: ANN401 (redis-py says no more)

@@ -12,7 +12,7 @@ from typing import Final
 
 import attrs
 
-from streaming_api.cluster.connection import Message, mapping, run_of
+from streaming_api.cluster.connection import Message, mapping, run_of, unrefused
 from streaming_api.cluster.topic_store import TopicStore
 from streaming_api.topics.processes import Report
 
@@ -79,7 +79,7 @@ class Lease:
         begun = time.monotonic()
         hold = ("EVAL", _HOLD, 1, self._store.lease, self._instance, round(self._seconds * 1000))
         release = ("EVAL", _RELEASE, 1, self._store.lease, self._instance)
-        replies = await self._store.ask(
+        replies = await self._store.along(
             hold if wanted else release,
             ("GET", self._store.epoch),
             ("INFO", "server"),
@@ -87,7 +87,7 @@ class Lease:
             ("EXPIRE", self._store.reports, _REPORT_SECONDS),
             ("HGETALL", self._store.reports),
         )
-        held, record, info, _, _, reports = replies
+        held, record, info, _, _, reports = unrefused(replies)
         holds = wanted and held == 1
         self._until = begun + self._seconds if holds else 0.0
         self._hear(mapping(reports))

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn, Protocol
 
 from streaming_api.answers.elsewhere import Key
 from streaming_api.cluster.connection import Message
@@ -32,12 +32,19 @@ logger = logging.getLogger(__name__)
 
 IDLE_SECONDS: Final = 10.0
 """How long a mirror without viewers is kept."""
+ENDED_SECONDS: Final = 1.0
+"""The same for an answer that has ended: the store knows how long it is kept."""
 LOAD_SECONDS: Final = 2.0
 CANCEL_SECONDS: Final = 2.0
 _TOGETHER: Final = 500
 """Number of answers of which one message to their owner speaks."""
 
-Soil = Callable[[str, Mirror], None]
+
+class Soil(Protocol):
+    """Marks a mirror to be read from the store. A type."""
+
+    def __call__(self, ref: str, mirror: Mirror, *, soon: bool = True) -> None:
+        """Read it soon, or with the next wait for messages."""
 
 
 class Mirrors:
@@ -171,10 +178,10 @@ class Mirrors:
         shown: dict[str, list[str]] = {}
         for key, mirror in tuple(self.present.items()):
             if mirror.channel.watched:
-                self._soil(ref_of(key), mirror)
+                self._soil(ref_of(key), mirror, soon=False)
                 if not mirror.channel.ended:
                     shown.setdefault(mirror.instance, []).append(_progress(mirror))
-            elif now - mirror.idle_since > IDLE_SECONDS:
+            elif now - mirror.idle_since > (ENDED_SECONDS if mirror.outcome else IDLE_SECONDS):
                 del self.present[key]
         for instance, known in shown.items():
             for at in range(0, len(known), _TOGETHER):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+from functools import partial
 from typing import Any, Final
 
 from streaming_api.cluster.connection import Command, StoreError
@@ -11,7 +11,6 @@ from streaming_api.cluster.figures import Figures
 from streaming_api.cluster.store import Store
 
 _MOST: Final = 10_000
-_TOGETHER: Final = 500
 
 
 class Outbox:
@@ -25,7 +24,7 @@ class Outbox:
         self.instance = instance
         self._store = store
         self._figures = figures
-        self._waiting: asyncio.Queue[Command] = asyncio.Queue(_MOST)
+        self._waiting = 0
         self._insisted: dict[Command, None] = {}  # not known to have been done
 
     async def ask(self, *commands: Command) -> list[Any]:
@@ -47,31 +46,25 @@ class Outbox:
         self.send(self._store.message(instance, kind, by=self.instance, **fields))
 
     def send(self, command: Command) -> None:
-        """Run a command soon; a hint that finds no room is lost, which costs time."""
-        with contextlib.suppress(asyncio.QueueFull):
-            self._waiting.put_nowait(command)
+        """Run a command before whatever is asked next; a hint that finds no room is lost."""
+        if self._waiting < _MOST:
+            self._waiting += 1
+            self._store.soon(command).add_done_callback(partial(self._sent, command))
+
+    def _sent(self, command: Command, done: asyncio.Future[list[Any]]) -> None:
+        self._waiting -= 1
+        if done.cancelled():
+            return
+        if (error := done.exception()) is not None:
+            self._figures.failed(str(error))
+        elif not isinstance(done.result()[0], Exception):
+            self._insisted.pop(command, None)
 
     def insist(self, command: Command) -> None:
         """Run a command soon, and again until the store has confirmed it: it may be repeated."""
         if len(self._insisted) < _MOST:
             self._insisted[command] = None
             self.send(command)
-
-    async def keep_sending(self) -> None:
-        """Send forever, as much as possible in one round trip."""
-        while True:
-            commands = [await self._waiting.get()]
-            while not self._waiting.empty() and len(commands) < _TOGETHER:
-                commands.append(self._waiting.get_nowait())
-            try:
-                replies = await self._store.run(*commands)
-            except StoreError as error:
-                self._figures.failed(str(error))
-                await asyncio.sleep(0.1)
-            else:
-                for command, reply in zip(commands, replies, strict=True):
-                    if not isinstance(reply, Exception):
-                        self._insisted.pop(command, None)
 
     def repeat(self) -> None:
         """Run again what was insisted on and has not been confirmed; called once a second."""

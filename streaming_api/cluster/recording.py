@@ -23,6 +23,7 @@ class Recording:
     Attributes:
         watchers: other processes that show it, by name.
         slot: the tick of a window in which it is written.
+        described: whether it has been said that it runs here.
     """
 
     key: Key
@@ -30,6 +31,7 @@ class Recording:
     meta: Meta
     slot: int
     watchers: dict[str, RemoteViewer] = attrs.field(factory=dict)
+    described: bool = False
     recorder: Recorder = attrs.field(init=False)
 
     @property
@@ -77,6 +79,7 @@ class Recording:
 
     def describe(self, store: Store) -> list[Command]:
         """Return the commands that say whose answer it is, and what was asked."""
+        self.described = True
         fields = [part for pair in self.meta.encode().items() for part in pair]
         return [("HSET", store.key("m", self.ref), *fields), *self.renew(store)]
 

@@ -6,19 +6,24 @@ A round trip costs more than what it carries, so what can wait for a moment goes
 from __future__ import annotations
 
 import asyncio
+import time
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from streaming_api.cluster.connection import (
-    BLOCK_SECONDS,
     READ_ENTRIES,
     REPLY_SECONDS,
     Command,
     Connection,
     Message,
+    Replies,
     StoreError,
+    mapping,
     messages_of,
+    reading,
+    rows_of,
     unrefused,
 )
 from streaming_api.cluster.entries import SEAL_ID, Entry, Fields, Unreadable, decode
@@ -26,6 +31,13 @@ from streaming_api.cluster.recorder import Append, Ask, Rewrite, Step
 
 TOGETHER_SECONDS: Final = 0.05
 """How long what can wait waits for a round trip of others."""
+BUSY_SECONDS: Final = 0.075
+"""How long after a trip another one is to be expected: a process that makes answers writes them
+at each tick, or at every other one."""
+LIVELY_SECONDS: Final = 0.03
+"""How long after any trip, for whatever reason, another one is likely."""
+LISTEN_SECONDS: Final = 1.0
+"""How long the store waits for messages to a process."""
 RUNNING_SECONDS: Final = 3600
 """How long the store keeps an answer whose owner has fallen silent."""
 FORGET_SECONDS: Final = 10
@@ -37,8 +49,14 @@ WEBHOOKS: Final = 1_000
 WEBHOOK_SECONDS: Final = 26 * 3600
 INBOX_SECONDS: Final = 60
 INBOX_LENGTH: Final = 10_000
+LISTEN_ENTRIES: Final = 20
+"""Number of entries of an answer that are read together with a wait for messages."""
 SEALED_MARK: Final = "sealed"
 """What a `g` key says of an answer that others have ended: it outlives the seal in the stream."""
+
+Found = dict[str, list[Entry | None]]
+"""Entries by answer; None for what cannot be read."""
+Take = Callable[[Found], Awaitable[None]]
 
 
 class _Question:
@@ -78,10 +96,10 @@ class Store:
         self._prefix = prefix
         self._connections: list[Connection] = []
         self._main = self.connection()
-        self._reader = self.connection()
-        self._inbox = self.connection(BLOCK_SECONDS + 2 * REPLY_SECONDS)
+        self._inbox = self.connection(LISTEN_SECONDS + 2 * REPLY_SECONDS)
         self._questions: list[_Question] = []
         self._passengers: list[_Question] = []
+        self._departed = self._sent = 0.0
         self._asking: asyncio.Task[None] | None = None
 
     def connection(self, seconds: float = REPLY_SECONDS) -> Connection:
@@ -113,26 +131,54 @@ class Store:
         Raises:
             StoreError: it is unknown what came of them.
         """
+        self._departed = time.monotonic()
+        return await self._run(commands)
+
+    async def _run(self, commands: Sequence[Command]) -> list[Any]:
+        async with self._sending(self._main, commands) as replies:
+            return await replies(len(commands), REPLY_SECONDS)
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is a trip soon that others can go along with."""
+        return time.monotonic() - self._departed < BUSY_SECONDS
+
+    @asynccontextmanager
+    async def _sending(
+        self, connection: Connection, commands: Sequence[Command]
+    ) -> AsyncIterator[Replies]:
+        """Send commands, after those of whoever waits for a trip."""
+        self._sent = time.monotonic()
         passengers, self._passengers = self._passengers, []
-        more = (command for question in passengers for command in question.commands)
+        first = [command for question in passengers for command in question.commands]
         try:
-            replies = await self._main.run(*commands, *more)
+            async with connection.sending([*first, *commands]) as replies:
+                if passengers:
+                    _settle(passengers, await replies(len(first), REPLY_SECONDS))
+                yield replies
         except BaseException as error:
             _settle(passengers, StoreError(str(error) or "The store was not asked."))
             raise
-        _settle(passengers, replies[len(commands) :])
-        return replies[: len(commands)]
 
-    async def along(self, *commands: Command) -> list[Any]:
-        """Run commands like `run`, together with others if there are any soon.
+    async def along(self, *commands: Command, within: float = TOGETHER_SECONDS) -> list[Any]:
+        """Run commands like `run`, together with others if there are any within so many seconds.
 
         Raises:
             StoreError: as in `run`.
         """
+        return await self._board(commands, within)
+
+    def soon(self, *commands: Command) -> asyncio.Future[list[Any]]:
+        """Run commands like `along`: with the next trip, at once unless one is likely soon."""
+        is_lively = time.monotonic() - self._sent < LIVELY_SECONDS
+        return self._board(commands, LIVELY_SECONDS if is_lively else 0.0)
+
+    def _board(self, commands: Sequence[Command], within: float) -> asyncio.Future[list[Any]]:
         question = _Question(commands)
         self._passengers.append(question)
-        asyncio.get_running_loop().call_later(TOGETHER_SECONDS, self.depart)
-        return await question.replies
+        waiting = asyncio.get_running_loop().call_later(within, self.depart)
+        question.replies.add_done_callback(lambda _: waiting.cancel())
+        return question.replies
 
     def depart(self) -> None:
         """Let what waits for others wait no longer."""
@@ -159,7 +205,7 @@ class Store:
         while self._questions:
             taken, self._questions = self._questions, []
             try:
-                replies = await self.run(*(c for question in taken for c in question.commands))
+                replies = await self._run([c for question in taken for c in question.commands])
             except StoreError as error:
                 _settle(taken, error)
             else:
@@ -200,23 +246,27 @@ class Store:
             await pipeline.execute()
         return True
 
-    async def read(self, cursors: Mapping[str, int]) -> dict[str, list[Entry | None]]:
-        """Return what follows a number, for several answers; None for what cannot be read.
+    async def read(self, cursors: Mapping[str, int]) -> Found:
+        """Return what follows a number, for several answers.
 
         Raises:
             StoreError: the store cannot be asked, or gives no answer.
         """
+        return self._found(unrefused(await self._run(self._reads(cursors, READ_ENTRIES))))
+
+    def _reads(self, cursors: Mapping[str, int], most: int) -> list[Command]:
         if not cursors:
-            return {}
-        keys = [self.key("a", ref) for ref in cursors]
-        ids = [f"{number}-0" for number in cursors.values()]
-        command = ("XREAD", "COUNT", READ_ENTRIES, "STREAMS", *keys, *ids)
-        (reply,) = await self._reader.ask(command)
-        refs = dict(zip(keys, cursors, strict=True))
-        found: dict[str, list[Entry | None]] = {}
-        for key, _, fields in messages_of(reply):
-            found.setdefault(refs[key], []).append(_entry(fields))
-        return found
+            return []
+        after = {self.key("a", ref): f"{number}-0" for ref, number in cursors.items()}
+        return [reading(after, most)]
+
+    def _found(self, replies: Sequence[object]) -> Found:
+        tag = slice(len(self.key("a")) + 2, -1)
+        return {
+            key[tag].decode(): [_entry(mapping(fields)) for _, fields in entries]
+            for reply in replies
+            for key, entries in rows_of(reply)
+        }
 
     async def inbox_end(self, instance: str) -> str:
         """Return the id of the newest message to a process.
@@ -243,13 +293,45 @@ class Store:
         key = self.key("x", instance)
         return ("XADD", key, "MAXLEN", "~", INBOX_LENGTH, "*", "t", kind, *parts)
 
-    async def inbox(self, after: Mapping[str, str]) -> list[tuple[str, str, Message]]:
-        """Wait a second for messages after the ids of some streams; return key, id and message.
+    async def poll(self, after: Mapping[str, str]) -> list[tuple[str, str, Message]]:
+        """Read messages after the ids of some streams along with others.
 
         Raises:
             StoreError: the store cannot be asked, or gives no answer.
         """
-        return await self._inbox.wait(after)
+        poll = reading(after, READ_ENTRIES)
+        (reply,) = unrefused(await self.along(poll, within=BUSY_SECONDS))
+        return messages_of(reply)
+
+    async def listen(
+        self, after: Mapping[str, str], inbox: str, cursors: Mapping[str, int], take: Take
+    ) -> list[tuple[str, str, Message]]:
+        """Read answers, and wait for messages, in one trip; return key, id and message.
+
+        Whoever reads answers is told of the next ones soon: then the store waits only for that, and
+        not for long.
+
+        Args:
+            after: ids in streams of messages.
+            inbox: the one of them that says what to read.
+            cursors: numbers in answers.
+            take: is given what was found of the answers.
+
+        Raises:
+            StoreError: the store cannot be asked, or gives no answer.
+        """
+        reads, seconds = self._reads(cursors, LISTEN_ENTRIES), LISTEN_SECONDS
+        awaited, polled = dict(after), dict[str, str]()
+        if reads:
+            awaited, polled = {inbox: awaited.pop(inbox)}, awaited
+        if polled or len(awaited) == 1:
+            seconds = BUSY_SECONDS
+        polls = [reading(polled, READ_ENTRIES)] if polled else []
+        wait = reading(awaited, READ_ENTRIES, seconds)
+        async with self._sending(self._inbox, [*reads, *polls, wait]) as replies:
+            await take(self._found(unrefused(await replies(len(reads), REPLY_SECONDS))))
+            last = unrefused(await replies(len(polls) + 1, seconds + 2 * REPLY_SECONDS))
+        return [message for reply in last for message in messages_of(reply)]
 
 
 def _entry(fields: Fields) -> Entry | None:

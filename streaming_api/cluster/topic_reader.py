@@ -6,15 +6,13 @@ messages, and a state, from which a process that joins goes on.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import zlib
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from streaming_api.background import Backoff
-from streaming_api.cluster.connection import Message, StoreError
+from streaming_api.cluster.connection import Message
 from streaming_api.cluster.entries import Unreadable
 from streaming_api.cluster.topic_entries import TopicEntry, decode, decode_state
 from streaming_api.cluster.topic_store import TopicStore
@@ -50,7 +48,6 @@ class TopicReader:
         self._after: dict[str, str] = {}
         self._names: dict[str, str] = {}
         self._sizes: dict[str, deque[tuple[int, int]]] = {}
-        self._joined = asyncio.Event()
 
     # Joining
 
@@ -92,7 +89,6 @@ class TopicReader:
             boards[name].load(epoch_of(name, epoch), pasts[name], lines)
         self._note(found["topics"][-1])
         self.epoch = epoch
-        self._joined.set()
         return True
 
     def part(self) -> None:
@@ -100,27 +96,21 @@ class TopicReader:
         self.epoch = None
         self.listens = None
         self._names, self._after = {}, {}
-        self._joined.clear()
 
     # Going on
 
-    async def keep_reading(self) -> None:
-        """Show what comes, forever."""
-        backoff = Backoff(0.05, 1.0)
-        while True:
-            await self._joined.wait()
-            webhooks = {} if self.listens is None else {self._store.webhooks: self.listens}
-            try:
-                messages = await self._store.wait(self._after | webhooks)
-            except StoreError:  # who asks each second says so
-                await asyncio.sleep(backoff.pause())
-                continue
-            backoff.reset()
-            for key, number, fields in messages:
-                if key == self._store.webhooks:
-                    self._hear(number, fields)
-                else:
-                    self._take(key, number, fields)
+    @property
+    def streams(self) -> Mapping[str, str]:
+        """See `Source`."""
+        webhooks = {} if self.listens is None else {self._store.webhooks: self.listens}
+        return self._after | webhooks
+
+    def receive(self, key: str, number: str, fields: Message) -> None:
+        """See `Source`."""
+        if key == self._store.webhooks:
+            self._hear(number, fields)
+        else:
+            self._take(key, number, fields)
 
     async def catch_up(self) -> None:
         """Show all that the store has.

@@ -84,9 +84,8 @@ class TopicWriter:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            for name in self._waiting:
-                while self._waiting[name]:
-                    await self._append(name)
+            while names := [name for name, waiting in self._waiting.items() if waiting]:
+                await asyncio.gather(*map(self._append, names))
 
     async def _append(self, name: str) -> None:
         if self._reader.epoch != self._epoch or not self._may_write():
@@ -108,7 +107,7 @@ class TopicWriter:
         key = self._store.stream(name, self._epoch)
         command = ("XADD", key, "NOMKSTREAM", *kept, f"{first}-0", *entry.encode())
         try:
-            (reply,) = await self._store.run(command)
+            (reply,) = await self._store.along(command)
         except StoreError:
             reply = None
         if isinstance(reply, bytes):

@@ -41,6 +41,9 @@ class SharedTopics:
         lease: seconds after which another process takes over from one that is silent.
         failures: failures of background work, counted by name.
         on_webhook: called with each webhook while this process makes the topics.
+
+    Attributes:
+        reader: shows what the store has of them.
     """
 
     def __init__(
@@ -55,15 +58,15 @@ class SharedTopics:
         self._topics = topics
         self._store = TopicStore(store)
         self._lease = Lease(self._store, instance, lease)
-        self._reader = TopicReader(self._store, topics, on_webhook)
-        self._writer = TopicWriter(self._store, topics, self._reader, lambda: self._lease.held)
+        self.reader = TopicReader(self._store, topics, on_webhook)
+        self._writer = TopicWriter(self._store, topics, self.reader, lambda: self._lease.held)
         self._making = Making(topics, failures)
         self._arrived = asyncio.Event()
         self._leaving = False
         self._heard = time.monotonic()
 
     def __repr__(self) -> str:
-        return f"<SharedTopics {self.role.name}, epoch {self._reader.epoch}>"
+        return f"<SharedTopics {self.role.name}, epoch {self.reader.epoch}>"
 
     @property
     def role(self) -> Role:
@@ -80,7 +83,6 @@ class SharedTopics:
     async def arrive(self, background: Background) -> None:
         """Join the other processes, or begin alone; go on in the background."""
         background.start("cluster topics", self._keep_looking)
-        background.start("cluster topics reader", self._reader.keep_reading)
         background.start("cluster topics writer", self._writer.keep_writing)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_ARRIVE_SECONDS):
@@ -132,20 +134,20 @@ class SharedTopics:
     async def _stand(self, standing: Standing) -> bool:
         """Show what is valid, and make the topics or leave that to others; return whether so."""
         epoch = standing.epoch
-        if epoch is not None and epoch != self._reader.epoch and not await self._join(epoch):
+        if epoch is not None and epoch != self.reader.epoch and not await self._join(epoch):
             epoch = None
         if standing.holds:
             return await self._lead(standing, epoch)
         if epoch is not None:
             self._writer.stop()
-            self._reader.listens = None
+            self.reader.listens = None
             await self._making.end()
         return epoch is not None
 
     async def _join(self, epoch: str) -> bool:
         """Show an epoch; nothing that is made here may come between its messages."""
         self._writer.stop()
-        joined = await self._reader.join(epoch)
+        joined = await self.reader.join(epoch)
         if joined:
             self._making.pause()
         return joined
@@ -164,7 +166,7 @@ class SharedTopics:
             ("XREVRANGE", self._store.webhooks, "+", "-", "COUNT", 1),
         )
         memory = self._topics.memory() if self.role is Role.LEADING else memory_of(state)
-        self._reader.listen(webhooks)
+        self.reader.listen(webhooks)
         self._writer.begin(epoch)
         self._making.begin(Role.LEADING, self._writer.put)
         self._topics.take_over(memory)
@@ -172,13 +174,13 @@ class SharedTopics:
 
     async def _is_whole(self, epoch: str) -> bool:
         """Show all that there is; return whether the store has all that has been shown."""
-        await self._reader.catch_up()
+        await self.reader.catch_up()
         streams = [self._store.stream(name, epoch) for name in self._topics.boards]
         tops = await self._store.run(*(("XREVRANGE", key, "+", "-", "COUNT", 1) for key in streams))
-        return all(map(self._reader.reaches, streams, tops))
+        return all(map(self.reader.reaches, streams, tops))
 
     def _begin_alone(self) -> None:
-        self._reader.part()
+        self.reader.part()
         epoch = secrets.token_hex(8)
         for name, board in self._topics.boards.items():
             board.begin(epoch_of(name, epoch))

@@ -1,14 +1,17 @@
 """Writer: writes recordings to the store in few round trips, for these are what costs.
 
-Answers are spread over four ticks of a window; what must not wait (the first message, the end,
-what is watched elsewhere) goes with the next pipeline. One pipeline is under way at a time.
+A window has four ticks, and at each there is one trip at most. Answers are spread over two of them;
+what must not wait (the first message, the end, what is watched elsewhere) goes with the next one.
+While nothing else is written, that is at once; an end goes at once, too, if there are not many.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Final
 
@@ -23,6 +26,9 @@ from streaming_api.cluster.recording import Recording, refusal_in
 from streaming_api.cluster.store import Store
 
 TICKS: Final = 4
+SLOTS: Final = 2
+EARLY: Final = 3
+"""How many ends a second do not wait for the next tick."""
 
 
 class Writer:
@@ -51,6 +57,7 @@ class Writer:
         self._dirty: list[set[Recording]] = [set() for _ in range(TICKS)]
         self._watched: set[Recording] = set()  # elsewhere: written at each tick
         self._urgent: set[Recording] = set()
+        self._early = deque([-math.inf] * EARLY, EARLY)  # when ends did not wait
         self._idle = False
         self._wake = asyncio.Event()
         self._count = 0
@@ -59,18 +66,19 @@ class Writer:
     def add(self, key: Key, answer: Answer, meta: Meta) -> Recording:
         """Record an answer from now on."""
         self._count += 1
-        recording = Recording(key, answer, meta, self._count % TICKS)
+        recording = Recording(key, answer, meta, self._count % SLOTS * (TICKS // SLOTS))
 
         def wake(recorder: Recorder) -> None:
             if recorder.urgent:
                 self._urgent.add(recording)
+                if answer.channel.ended:
+                    self._hasten()
+            elif recording.watchers:
+                self._watched.add(recording)
             else:
-                (self._watched if recording.watchers else self._dirty[recording.slot]).add(
-                    recording
-                )
-                if not self._idle:
-                    return
-            self._wake.set()
+                self._dirty[recording.slot].add(recording)
+            if self._idle:
+                self._wake.set()
 
         recording.recorder = Recorder(answer.channel, answer.stream, wake)
         recording.recorder.store_is_up = self._figures.up
@@ -81,7 +89,15 @@ class Writer:
     def hurry(self, recording: Recording) -> None:
         """Write what is due of a recording with the next pipeline."""
         self._urgent.add(recording)
-        self._wake.set()
+        if self._idle:
+            self._wake.set()
+
+    def _hasten(self) -> None:
+        """Do not let an end wait for the next tick, unless there were many of late."""
+        now = time.monotonic()
+        if now - self._early[0] >= 1:
+            self._early.append(now)
+            self._wake.set()
 
     def verify(self) -> None:
         """Ask for everything what the store has of it: the store may be another one."""
@@ -101,14 +117,15 @@ class Writer:
         while True:
             if not self._urgent and not self._watched and not any(self._dirty):
                 await self._work()
-                due = time.monotonic() + self._tick
-            await self._until(due)
+            self._wake.clear()
             batch, self._urgent = self._urgent, set()
             if (now := time.monotonic()) >= due:
-                tick, due = (tick + 1) % TICKS, now + self._tick
+                tick = (tick + 1) % TICKS
+                due = self._tick + (due if now - due < self._tick else now)
                 batch |= self._watched | self._dirty[tick]
                 self._watched, self._dirty[tick] = set(), set()
             await self._write(batch)
+            await self._until(due)
 
     async def _work(self) -> None:
         """Wait until there is something to write."""
@@ -118,12 +135,10 @@ class Writer:
         self._idle = False
 
     async def _until(self, due: float) -> None:
-        """Wait for the next tick, or for something that must not wait."""
+        """Wait for the next tick, or for an end."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(0.0, due - time.monotonic())):
-                while not self._urgent:
-                    self._wake.clear()
-                    await self._wake.wait()
+                await self._wake.wait()
 
     async def flush(self, seconds: float) -> None:
         """Wait until everything is in the store, but no longer than this."""
@@ -145,6 +160,9 @@ class Writer:
                 kept = self._kept if wanted else None
                 commands += recording.commands(self._store, step, kept)
             at.append(slice(begin, len(commands)))
+        for recording in batch:
+            if not recording.described:  # it has no message yet
+                commands += recording.describe(self._store)
         commands += self._news(recording for recording, _ in steps)
         begun = time.monotonic()
         try:
@@ -173,10 +191,6 @@ class Writer:
             self._urgent.add(recording)
         elif not recording.recorder.done:
             recording.recorder.flushed()
-
-    def describe(self, recording: Recording) -> list[Command]:
-        """Return the commands that say whose answer it is, and what was asked."""
-        return recording.describe(self._store)
 
     def renew(self) -> list[Command]:
         """Return the commands that keep running answers in the store."""

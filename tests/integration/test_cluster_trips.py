@@ -14,7 +14,7 @@ from streaming_api.cluster.connection import Command, StoreError
 from streaming_api.cluster.figures import Figures
 from streaming_api.cluster.meta import Meta
 from streaming_api.cluster.store import Store
-from streaming_api.cluster.writer import TICKS, Writer
+from streaming_api.cluster.writer import SLOTS, Writer
 from streaming_api.wire.commands import ChatRequest
 from tests.clients import UNIT, events, eventually, question
 from tests.conftest import StartServer
@@ -84,8 +84,8 @@ async def trips_of(answers: int, store: Store, reads: Count) -> int:
 
 
 async def test_a_hundred_answers_cost_the_round_trips_of_ten(store: Store, reads: Count) -> None:
-    assert await trips_of(10, store, reads) == TICKS
-    assert await trips_of(100, store, reads) == TICKS
+    assert await trips_of(10, store, reads) == SLOTS
+    assert await trips_of(100, store, reads) == SLOTS
 
 
 async def test_what_can_wait_goes_along(store: Store, reads: Count) -> None:
