@@ -1,8 +1,8 @@
 """Responses: an answer as the events of OpenAI's Responses API (Open Responses). Pure.
 
 Every item of the output is complete before the next begins: ``output_item.added``, its deltas, its
-``done`` events, ``output_item.done``; only parallel calls whose pieces come interleaved stay open
-together. ``sequence_number`` is the event's position in the answer, counted from 0.
+``done`` events, ``output_item.done``; only calls whose pieces come mixed with others stay open
+beside them. ``sequence_number`` is the event's position in the answer, counted from 0.
 """
 
 from __future__ import annotations
@@ -136,10 +136,7 @@ class ResponseTranslator(Translator):
         if call is None:
             if not (delta.call_id or delta.name):
                 return  # the end of arguments that were already complete: white space
-            self._close_current(whole=True)
-            for other in tuple(self._calls.values()):
-                if other.complete:
-                    self._close_call(other, whole=True)
+            self._close_complete()
             number = len(self._items)
             call_id = delta.call_id or f"call_{self._request_id}_{number}"
             call = Call(f"fc_{self._request_id}_{number}", number, call_id, delta.name)
@@ -152,12 +149,17 @@ class ResponseTranslator(Translator):
     # Items
 
     def _open(self, item: Reasoning | Message) -> None:
-        self._close_current(whole=True)
-        for call in tuple(self._calls.values()):
-            self._close_call(call, whole=True)
+        self._close_complete()
         self._current = item
         self._items.append(item)
         self._add(item.opened(), 0)
+
+    def _close_complete(self) -> None:
+        """Close what the next item shows to be complete; calls go on until their arguments are."""
+        self._close_current(whole=True)
+        for call in tuple(self._calls.values()):
+            if call.complete:
+                self._close_call(call, whole=True)
 
     def _close_current(self, *, whole: bool) -> None:
         if self._current is not None:

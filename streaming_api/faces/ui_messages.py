@@ -80,8 +80,7 @@ class UiMessageTranslator(Translator):
 
     def _add(self, kind: str, text: str) -> None:
         if self._open is None or self._open[0] != kind:
-            self._close_part()
-            self._close_calls(whole=True)
+            self._close_complete()
             self._open = (kind, f"{kind}-{self._parts}")
             self._parts += 1
             self._say({"type": f"{kind}-start", "id": self._open[1]})
@@ -104,9 +103,7 @@ class UiMessageTranslator(Translator):
         if call is None:
             if not (delta.call_id or delta.name):
                 return  # the end of arguments that were already complete: white space
-            self._close_part()
-            for index in [index for index, call in self._calls.items() if call.complete]:
-                self._close_call(index, whole=True)
+            self._close_complete()
             call_id = delta.call_id or f"call-{self._message_id}-{self._parts}"
             self._parts += 1
             call = self._calls[delta.index] = _ToolCall(call_id, delta.name)
@@ -121,6 +118,12 @@ class UiMessageTranslator(Translator):
                     "inputTextDelta": delta.arguments,
                 }
             )
+
+    def _close_complete(self) -> None:
+        """Close what the next part shows to be complete; calls go on until their input is."""
+        self._close_part()
+        for index in [index for index, call in self._calls.items() if call.complete]:
+            self._close_call(index, whole=True)
 
     def _close_calls(self, *, whole: bool) -> None:
         for index in tuple(self._calls):

@@ -124,6 +124,27 @@ def test_a_call_that_waits_for_more_of_its_name_begins_before_the_text_after_it(
     assert [item["type"] for item in output] == ["function_call", "message"]
 
 
+def test_a_call_goes_on_after_what_is_said_between_its_pieces() -> None:
+    deltas: list[Json] = [
+        {"tool_calls": [piece(id="c1", name="add", arguments='{"a"')], "content": "Let "},
+        {"tool_calls": [piece(arguments=":")], "content": "me "},
+        {"tool_calls": [piece(arguments="1}")], "reasoning_content": "Hm."},
+        {"content": "see."},
+    ]
+    events = said(response(), deltas)
+    for event in events:
+        valid_event(event)
+    output = events[-1]["response"]["output"]
+    assert [item["arguments"] for item in output if "arguments" in item] == ['{"a":1}']
+    assert "".join(e["delta"] for e in events if "text.delta" in e["type"]) == "Let me Hm.see."
+    (given,) = (
+        event["input"]
+        for event in said(UiMessageTranslator("m1"), deltas)
+        if event["type"].startswith("tool-input-") and "input" in event
+    )
+    assert given == {"a": 1}
+
+
 def test_a_call_as_it_was_before_there_were_tools_is_one() -> None:
     deltas: list[Json] = [
         {"function_call": {"name": "add", "arguments": ""}},
