@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Final, TypeVar
 
 T = TypeVar("T")
@@ -40,17 +41,11 @@ class Turns:
     async def run(self, work: Callable[[], T]) -> T:
         """Do work when its turn comes, and return what comes of it."""
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-
-        def go_on() -> None:
-            if done.cancelled():  # whoever wanted it has left
-                return
-            try:
-                done.set_result(work())
-            except Exception as error:  # noqa: BLE001 (raised where it is awaited)
-                done.set_exception(error)
-
-        self.later(go_on)
-        return await done
+        self.later(partial(_do, work, [done]))
+        try:
+            return await done
+        finally:
+            del done  # its error would keep this frame, and the frame all that the work knows
 
     def _next(self) -> None:
         begun = time.monotonic()
@@ -62,3 +57,15 @@ class Turns:
             if self._waiting:
                 used = time.monotonic() - begun
                 asyncio.get_running_loop().call_later(used, self._next)
+
+
+def _do(work: Callable[[], T], waiting: list[asyncio.Future[T]]) -> None:
+    """Do work, and hand over what comes of it; the future is kept by no frame of an error."""
+    done = waiting.pop()
+    try:
+        if not done.cancelled():  # whoever wants it is still there
+            done.set_result(work())
+    except Exception as error:  # noqa: BLE001 (raised where it is awaited)
+        done.set_exception(error)
+    finally:
+        del done

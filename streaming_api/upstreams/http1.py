@@ -360,6 +360,7 @@ class ResponseProtocol:
         """Drop references to others, so that nothing waits for the garbage collector."""
         self._receiver = None
         self._parser = None
+        self.on_writable = None
         self._cancel_timer()
 
     def _cancel_timer(self) -> None:

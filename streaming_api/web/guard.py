@@ -83,6 +83,7 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     except web.HTTPException as error:
         if error.status < 400:  # a redirect is an answer, not an error
             raise
+        error.__traceback__ = None  # the request keeps an error of its route, and would be kept
         response = _http_error(request, error)
     except web.RequestPayloadError as error:
         error.__traceback__ = None

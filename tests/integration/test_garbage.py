@@ -112,6 +112,35 @@ async def a_large_body(server: StreamingService) -> None:
         await client.post("/v1/chat/completions", json=body, headers={"Idempotency-Key": "k"})
 
 
+async def a_large_refused_body(server: StreamingService) -> None:
+    """Read in a turn of its own, whose error knows the whole body."""
+    async with http(server.url) as client:
+        for body in (b"x" * 100_000, b'{"model": "%b"}' % (b"x" * 100_000)):
+            reply = await client.post("/streaming/sse/chat", content=body)
+            assert reply.status_code == 400
+
+
+async def a_body_in_pieces(server: StreamingService) -> None:
+    async with raw(server.url) as tcp:
+        await tcp.send(HEAD % b"Transfer-Encoding: chunked" + b"1\r\nx\r\n" * 10_000)
+        await tcp.send(b"0\r\n\r\n")
+        assert b" 400 " in await tcp.until(b"invalid_json")
+
+
+async def refused_elsewhere(server: StreamingService) -> None:
+    async with http(server.url) as client:
+        for path, body in (
+            ("/v1/responses", {"model": "m", "input": "x", "previous_response_id": "none"}),
+            ("/v1/responses", {"model": "error-500", "input": "x"}),
+            ("/api/chat", {"id": "c", "messages": []}),
+            ("/streaming/alerts", {"version": "3"}),
+            ("/v1/embeddings", {"model": "m"}),
+        ):
+            await client.post(path, json=body)
+        for path in ("/streaming/sse/chat/none", "/v1/responses/none", "/v1/models/none"):
+            await client.get(path)
+
+
 async def a_whole_response(server: StreamingService) -> None:
     async with http(server.url) as client:
         await client.post("/v1/responses", json={"model": "ten-tokens", "input": "x"})
@@ -121,7 +150,18 @@ HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n%b\r\n\r\n"
 VISITS = [
     over_websocket, cancelled, over_sse, over_openai, refused, watching, subscribed, left_in_a_body,
     broke_a_body, spoke_no_http, sent_nonsense, a_large_body, a_whole_response,
+    a_large_refused_body, a_body_in_pieces, refused_elsewhere,
 ]  # fmt: skip
+
+
+async def test_a_request_for_nothing_is_not_kept_by_its_error(server: StreamingService) -> None:
+    """aiohttp's route for it is a small cycle of its own."""
+    with garbage() as found:
+        async with http(server.url) as client:
+            for path in ("/v1/nothing", "/health") * TIMES:
+                await client.post(path, content=b"x" * 10_000)
+        await eventually(lambda: not server.connection_manager.connections)
+    assert not found["aiohttp.web_request.Request"]
 
 
 @pytest.mark.parametrize("visit", VISITS)
