@@ -42,6 +42,7 @@ from streaming_api.upstreams.sse_parser import Event, EventParser, EventTooLarge
 LF: Final = 10
 
 RELEARN_AFTER: Final = 8  # chunks of text between two attempts to learn what they have in common
+_DONE: Final = b"[DONE]"
 _NEVER: Final = b"\n"  # no line starts with it
 _OBJECT: Final = re.compile(rb'\{[ \t\r\n]*"')
 _TEXT: Final = re.compile(rb'"content": ?"')
@@ -167,7 +168,7 @@ class AnswerReader:
         chunks = []
         for event in self._events.finish():
             with suppress(orjson.JSONDecodeError):  # half an event is no event
-                if event[1].strip() != b"[DONE]":
+                if event[1].strip() != _DONE:
                     repair.loads(event[1])
                 chunks = self._take_events([event])
         if self.over:
@@ -231,6 +232,9 @@ class AnswerReader:
 
     def _chunks_of(self, event_type: bytes, payload: bytes) -> list[bytes]:
         """Note what an event says; return the chunks of it that the client is to get."""
+        if payload == _DONE:  # as nearly every stream ends: not worth an error of the parser
+            self.over = self.done = True
+            return []
         try:
             event, said = repair.loads(payload)
         except orjson.JSONDecodeError as exc:
@@ -324,7 +328,7 @@ class AnswerReader:
     def _take_other_payload(self, event_type: bytes, payload: bytes, exc: ValueError) -> None:
         """Take ``[DONE]``, a keep-alive, an error in plain words, or half an object."""
         words = payload.strip()
-        if words == b"[DONE]":
+        if words == _DONE:
             self.over = self.done = True
         elif event_type == b"error":
             self._take_error_event(words.decode("utf-8", "replace"), payload)

@@ -60,8 +60,8 @@ async def raw_body(
         Unavailable: too many large bodies are being read at once, or memory is short.
         TooMany: this key or address holds its share of the memory.
     """
-    config = request.app[CONTEXT].config
-    budget = request.app[CONTEXT].manager.budget
+    context = request.app[CONTEXT]
+    config, budget = context.config, context.manager.budget
     share = budget.share(client_of(request).name)
     limit = config.body_size_limit if limit is None else limit
     if share.limit < limit:

@@ -14,6 +14,7 @@ from aiohttp import hdrs, web
 from aiohttp.http import HttpVersion11
 
 from streaming_api.access.client import Client
+from streaming_api.access.policy import Policy
 from streaming_api.config import ApiKey
 from streaming_api.errors import (
     ApiError,
@@ -111,8 +112,9 @@ def _trace(request: web.Request) -> TraceContext | None:
 
 async def _client(request: web.Request) -> Client:
     access = request.app[CONTEXT].access
-    _check_origin(request, _peer(request))
-    address = _address(request)
+    peer = _peer(request)
+    _check_origin(request, access, peer)
+    address = _address(request, peer)
     needed: str | None = getattr(request.match_info.handler, _SCOPE, None)
     key, by_ticket = None, False
     if needed is not None and not access.open:
@@ -133,7 +135,7 @@ async def _client(request: web.Request) -> Client:
 def _count_refusal(request: web.Request, error: ApiError) -> None:
     client: Client | None = request.get(CLIENT)
     owner = "" if client is None else client.owner
-    request.app[CONTEXT].manager.refused(error, _address(request), owner)
+    request.app[CONTEXT].manager.refused(error, _address(request, _peer(request)), owner)
 
 
 def _peer(request: web.Request) -> str:
@@ -142,22 +144,20 @@ def _peer(request: web.Request) -> str:
     return str(peer[0]) if peer else ""
 
 
-def _address(request: web.Request) -> str:
+def _address(request: web.Request, peer: str) -> str:
     """Return the client's address, as a trusted proxy names it."""
-    peer = _peer(request)
     if hdrs.X_FORWARDED_FOR not in request.headers:
         return peer
     hops = ",".join(request.headers.getall(hdrs.X_FORWARDED_FOR)).split(",")
     return request.app[CONTEXT].access.address(peer, (hop.strip() for hop in hops))
 
 
-def _check_origin(request: web.Request, peer: str) -> None:
+def _check_origin(request: web.Request, access: Policy, peer: str) -> None:
     """Check the host that the request was sent to, and the page that sent it.
 
     Raises:
         Forbidden: the ``Host`` or ``Origin`` is foreign.
     """
-    access = request.app[CONTEXT].access
     headers = request.headers
     host = headers.get(hdrs.HOST, "")
     if host or request.version >= HttpVersion11:

@@ -190,8 +190,8 @@ def open_events(request: web.Request, slot: Slot) -> EventStream:
     chunked = kind is not framing.EVENTS
     connection = EventStream(request, kind, chunked=chunked)
     opening = b"retry: %d\n" % context.config.sse_retry_timeout  # part of the first event
-    connection.add_plain(opening)
     if gzip:
+        connection.add_plain(opening)
         opening = framing.GZIP_HEADER + framing.stored(opening)
     keep_alive = connection.keep_alive and not context.manager.leaving
     head = _head(head_lines(request), gzip=gzip, chunked=chunked, keep_alive=keep_alive)
