@@ -82,8 +82,8 @@ class WebSocket(Connection):
     comes_back: ClassVar[bool] = True
 
     __slots__ = (
-        "_choked", "_closing_since", "_commands", "_deaf", "_frames", "_parser", "_pinged",
-        "_pings", "_refusals", "_starts", "_waiting",
+        "_choked", "_closing_since", "_commands", "_deaf", "_frames", "_large", "_parser",
+        "_pinged", "_pings", "_refusals", "_starts", "_waiting",
     )  # fmt: skip
 
     def __init__(
@@ -121,6 +121,7 @@ class WebSocket(Connection):
         self._frames = Bucket(_FRAMES * commands, 2 * _FRAMES * commands)
         self._starts = 0  # of answers, in this turn
         self._waiting = False  # for its turn to read on, or for what a command needs
+        self._large: Received | None = None  # a message that waits for a turn of its own
         self._choked = False  # not read, because the client does not read either
         self._pinged = False
         self._closing_since = 0.0
@@ -163,8 +164,8 @@ class WebSocket(Connection):
 
     @property
     def unread(self) -> int:
-        """Bytes that wait for the rest of their frame or message."""
-        return self._parser.held
+        """Bytes that wait for the rest of their frame or message, or for their turn."""
+        return self._parser.held + (0 if self._large is None else len(self._large.payload))
 
     def _count_unread(self) -> None:
         """Charge what is not a whole message yet; close if a large one finds no memory."""
@@ -216,7 +217,22 @@ class WebSocket(Connection):
             self.write(framing.frame(received.payload, framing.PONG))
         elif opcode in {framing.TEXT, framing.BINARY}:
             self.received = time.monotonic()
+            if len(received.payload) > TURN_BYTES:
+                self._large = received
+                self._waiting = True
+                self.manager.turns.later(self._take_large)
+            else:
+                self.message(received)
+
+    def _take_large(self) -> None:
+        """Take a message that is work for more than a turn, in one of its own; then read on."""
+        received, self._large = self._large, None
+        assert received is not None
+        self._waiting = False
+        if self.ending is None and not self.transport.is_closing():
             self.message(received)
+        if not self._waiting:
+            self._read_on()
 
     def message(self, received: Received) -> None:
         """Take one whole message of the client: a command, which is counted before it is parsed."""

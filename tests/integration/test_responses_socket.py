@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -14,6 +14,7 @@ import pytest
 import websockets
 from websockets.asyncio.client import ClientConnection
 
+from streaming_api.connections.turns import Turns
 from streaming_api.service import StreamingService
 from streaming_api.web.responses_socket import ResponsesSocket
 from tests.clients import UNIT, eventually
@@ -253,6 +254,23 @@ class TestLargeMessages:
         (generation,) = upstream.generations
         body: Any = generation.request.json()
         assert body["messages"][0]["content"][0]["image_url"]["url"] == image
+        await eventually(lambda: budget.input.bytes == 0)
+
+    async def test_a_message_waits_for_its_turn_and_is_counted_until_then(
+        self, server: StreamingService, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        turns: list[Callable[[], None]] = []
+        size = 500_000
+        budget = server.context.manager.budget
+        async with connected(server) as socket:
+            with monkeypatch.context() as patched:
+                patched.setattr(Turns, "later", lambda _, go_on: turns.append(go_on))
+                await create(socket, input="x" * size)
+                await eventually(lambda: turns)
+            assert budget.input.bytes >= size
+            await create(socket, "reasoning")
+            turns.pop()()
+            assert [text_of(await rest(socket)) for _ in range(2)] == [TEN, TEN]
         await eventually(lambda: budget.input.bytes == 0)
 
     async def test_a_message_may_not_be_larger(self, start_server: StartServer) -> None:
