@@ -20,7 +20,7 @@ from streaming_api.cluster.mirror import Mirror
 from streaming_api.cluster.store import LISTEN_ENTRIES, Found, Store
 
 _SLICE: Final = 100
-"""Number of answers that are read together, or shown while all else waits."""
+"""Number of answers that are read together."""
 _MOST: Final = 500
 """Number of answers that are read together with a wait for messages."""
 
@@ -153,10 +153,9 @@ class Reader:
 
     async def _fill(self, taken: dict[str, Mirror], most: int, found: Found) -> None:
         """Show what was found, of each mirror up to so many entries."""
-        for at, (ref, mirror) in enumerate(taken.items()):
-            if at % _SLICE == _SLICE - 1:
-                await asyncio.sleep(0)
-            self._show(ref, mirror, found.get(ref, ()), most)
+        for ref, entries in found.items():
+            self._show(ref, taken[ref], entries, most)
+        await asyncio.sleep(0)  # all else has its turn before the next ones are shown
 
     def _show(self, ref: str, mirror: Mirror, entries: Sequence[Entry | None], most: int) -> None:
         for entry in entries:

@@ -54,8 +54,11 @@ LISTEN_ENTRIES: Final = 20
 SEALED_MARK: Final = "sealed"
 """What a `g` key says of an answer that others have ended: it outlives the seal in the stream."""
 
+_GROUP: Final = 25
+"""Number of answers in one command: while they are shown, the store reads the next ones."""
+
 Found = dict[str, list[Entry | None]]
-"""Entries by answer; None for what cannot be read."""
+"""Entries by answer, of each one that was read; None for what cannot be read."""
 Take = Callable[[Found], Awaitable[None]]
 
 
@@ -252,19 +255,17 @@ class Store:
         Raises:
             StoreError: the store cannot be asked, or gives no answer.
         """
-        return self._found(unrefused(await self._run(self._reads(cursors, READ_ENTRIES))))
+        (reply,) = unrefused(await self._run([self._read(cursors, READ_ENTRIES)]))
+        return self._found(cursors, reply)
 
-    def _reads(self, cursors: Mapping[str, int], most: int) -> list[Command]:
-        if not cursors:
-            return []
-        after = {self.key("a", ref): f"{number}-0" for ref, number in cursors.items()}
-        return [reading(after, most)]
+    def _read(self, cursors: Mapping[str, int], most: int) -> Command:
+        return reading({self.key("a", ref): f"{at}-0" for ref, at in cursors.items()}, most)
 
-    def _found(self, replies: Sequence[object]) -> Found:
+    def _found(self, cursors: Mapping[str, int], reply: object) -> Found:
         tag = slice(len(self.key("a")) + 2, -1)
-        return {
+        nothing: Found = {ref: [] for ref in cursors}
+        return nothing | {
             key[tag].decode(): [_entry(mapping(fields)) for _, fields in entries]
-            for reply in replies
             for key, entries in rows_of(reply)
         }
 
@@ -320,7 +321,9 @@ class Store:
         Raises:
             StoreError: the store cannot be asked, or gives no answer.
         """
-        reads, seconds = self._reads(cursors, LISTEN_ENTRIES), LISTEN_SECONDS
+        known, seconds = list(cursors.items()), LISTEN_SECONDS
+        groups = [dict(known[at : at + _GROUP]) for at in range(0, len(known), _GROUP)]
+        reads = [self._read(group, LISTEN_ENTRIES) for group in groups]
         awaited, polled = dict(after), dict[str, str]()
         if reads:
             awaited, polled = {inbox: awaited.pop(inbox)}, awaited
@@ -329,7 +332,9 @@ class Store:
         polls = [reading(polled, READ_ENTRIES)] if polled else []
         wait = reading(awaited, READ_ENTRIES, seconds)
         async with self._sending(self._inbox, [*reads, *polls, wait]) as replies:
-            await take(self._found(unrefused(await replies(len(reads), REPLY_SECONDS))))
+            for group in groups:
+                (reply,) = unrefused(await replies(1, REPLY_SECONDS))
+                await take(self._found(group, reply))
             last = unrefused(await replies(len(polls) + 1, seconds + 2 * REPLY_SECONDS))
         return [message for reply in last for message in messages_of(reply)]
 
