@@ -185,9 +185,7 @@ class Store:
 
     def depart(self) -> None:
         """Let what waits for others wait no longer."""
-        self._questions += self._passengers
-        self._passengers.clear()
-        if self._questions and self._asking is None:
+        if self._asking is None:
             self._asking = asyncio.create_task(self._keep_asking(), name="cluster questions")
 
     async def ask(self, *commands: Command) -> list[Any]:
@@ -205,7 +203,7 @@ class Store:
         return unrefused(await question.replies)
 
     async def _keep_asking(self) -> None:
-        while self._questions:
+        while self._questions or self._passengers:
             taken, self._questions = self._questions, []
             try:
                 replies = await self._run([c for question in taken for c in question.commands])

@@ -125,6 +125,20 @@ class TestOnTheOther:
                         await asyncio.sleep(0.2)
                 assert reply.status_code == 410
 
+    async def test_what_is_asked_for_there_again_and_again_is_kept_no_longer(
+        self, pair: Pair
+    ) -> None:
+        one, other = await pair(chat_retention_seconds=1)
+        async with events(
+            one.url, "/streaming/sse/chat", body=question("ten-tokens", request_id="r-4")
+        ) as stream:
+            await stream.rest()
+        async with http(other.url) as client, asyncio.timeout(UNIT):
+            assert (await client.get("/streaming/sse/chat/r-4")).status_code == 200
+            while (reply := await client.get("/streaming/sse/chat/r-4")).status_code == 200:
+                await asyncio.sleep(0.05)
+        assert reply.status_code == 410
+
     async def test_a_viewer_there_keeps_an_answer_here_alive(
         self, pair: Pair, upstream: FakeUpstream
     ) -> None:

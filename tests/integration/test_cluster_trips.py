@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from types import SimpleNamespace
 from typing import cast
@@ -10,11 +11,12 @@ from typing import cast
 import pytest
 
 from streaming_api.answers.answer import Answer
-from streaming_api.cluster.connection import Command, StoreError
+from streaming_api.cluster.connection import Command, Message, StoreError
+from streaming_api.cluster.entries import Entry
 from streaming_api.cluster.figures import Figures
 from streaming_api.cluster.meta import Meta
-from streaming_api.cluster.store import Store
-from streaming_api.cluster.writer import SLOTS, Writer
+from streaming_api.cluster.store import Found, Store
+from streaming_api.cluster.writer import EARLY, SLOTS, TICKS, Writer
 from streaming_api.wire.commands import ChatRequest
 from tests.clients import UNIT, events, eventually, question
 from tests.conftest import StartServer
@@ -24,6 +26,7 @@ from tests.fakes.upstream import FakeUpstream, Gate, Script
 from tests.stores import RealStore, documented_user, real_store
 
 Count = Callable[[], Awaitable[int]]
+TICK = 0.05
 
 
 @pytest.fixture
@@ -58,25 +61,33 @@ def said(text: str) -> Command:
     return ("EVAL", "return ARGV[1]", 0, text)
 
 
+def recorded(writer: Writer, name: str) -> Callable[..., None]:
+    """Record an answer; what appends to it, or ends it."""
+    one = channel(epoch="r")
+    stream = chat_stream(one, AMPLE)
+    answer = cast("Answer", SimpleNamespace(channel=one, stream=stream, outcome=None))
+    writer.add(("", name), answer, Meta("here", "", ChatRequest(name, None, b"{}")))
+
+    def say(*, end: bool = False) -> None:
+        if end:
+            one.end(stream, b'{"finish_reason":"stop"}')
+        else:
+            one.append(stream, [b'{"n":1}'])
+
+    return say
+
+
 async def trips_of(answers: int, store: Store, reads: Count) -> int:
     """A token of each answer, all in one window."""
     writer = Writer(store, Figures(), 0.1, 60, lambda _: None)
-    channels = [channel(epoch="r") for _ in range(answers)]
-    streams = [chat_stream(each, AMPLE) for each in channels]
-
-    def say() -> None:
-        for each, stream in zip(channels, streams, strict=True):
-            each.append(stream, [b'{"n":1}'])
-
-    for number, (each, stream) in enumerate(zip(channels, streams, strict=True)):
-        answer = cast("Answer", SimpleNamespace(channel=each, stream=stream, outcome=None))
-        request = ChatRequest(f"{answers}-{number}", None, b"{}")
-        writer.add(("", request.request_id), answer, Meta("here", "", request))
-    say()
+    says = [recorded(writer, f"{answers}-{number}") for number in range(answers)]
+    for say in says:
+        say()
     writing = asyncio.create_task(writer.run())
     await eventually(lambda: not writer.lag, 4 * UNIT)  # the first tokens do not wait
     before, counted = await reads(), store.trips
-    say()
+    for say in says:
+        say()
     await eventually(lambda: not writer.lag, 4 * UNIT)
     writing.cancel()
     assert store.trips - counted == await reads() - before
@@ -86,6 +97,69 @@ async def trips_of(answers: int, store: Store, reads: Count) -> int:
 async def test_a_hundred_answers_cost_the_round_trips_of_ten(store: Store, reads: Count) -> None:
     assert await trips_of(10, store, reads) == SLOTS
     assert await trips_of(100, store, reads) == SLOTS
+
+
+async def test_a_few_ends_do_not_wait_and_many_share_ticks(store: Store) -> None:
+    writer = Writer(store, Figures(), TICKS * TICK, 60, lambda _: None)
+    says = [recorded(writer, f"r-{number}") for number in range(30)]
+    for say in says:
+        say()
+    writing = asyncio.create_task(writer.run())
+    await eventually(lambda: not writer.lag, 4 * UNIT)
+    counted, begun = store.trips, time.monotonic()
+    for say in says:
+        say(end=True)
+        await asyncio.sleep(TICK / 20)
+    await eventually(lambda: not writer.lag, 4 * UNIT)
+    writing.cancel()
+    took = time.monotonic() - begun
+    assert EARLY < store.trips - counted <= EARLY * (took + 1) + took / TICK + 1
+
+
+async def test_what_news_names_is_read_with_the_wait_for_the_next(
+    store: Store, reads: Count
+) -> None:
+    refs = [f"/r-{number}" for number in range(60)]
+    for ref in refs:
+        await store.run(("XADD", store.key("a", ref), "1-0", "f", 1))
+    inbox = store.key("x", "here")
+    found: Found = {}
+
+    async def take(some: Found) -> None:
+        found.update(some)
+
+    async def listen(refs: list[str]) -> list[tuple[str, str, Message]]:
+        return await store.listen({inbox: "0-0"}, inbox, dict.fromkeys(refs, 0), take)
+
+    assert not await listen([])  # it is connected
+    before = await reads()
+    listening = asyncio.ensure_future(listen([*refs, "/none"]))
+    await eventually(lambda: len(found) == 61)
+    assert await reads() - before == 1
+    assert found == {ref: [Entry(1)] for ref in refs} | {"/none": []}
+    await store.run(("XADD", inbox, "1-0", "t", "news"))
+    assert await listening == [(inbox, "1-0", {b"t": b"news"})]
+
+
+async def test_who_makes_trips_anyway_asks_for_messages_with_them(
+    store: Store, reads: Count
+) -> None:
+    inbox = store.key("x", "here")
+    await store.run(("XADD", inbox, "1-0", "t", "news"))
+    assert store.busy
+    before = await reads()
+    polling = asyncio.ensure_future(store.poll({inbox: "0-0"}))
+    await asyncio.sleep(0)
+    await store.run(("PING",))
+    assert await polling == [(inbox, "1-0", {b"t": b"news"})]
+    assert await reads() - before == 1
+
+
+async def test_what_was_sent_is_done_before_what_is_asked_next(store: Store) -> None:
+    key = store.key("c", "name")
+    sent = store.soon(("SET", key, "value"))
+    assert await store.ask(("GET", key)) == [b"value"]
+    assert await sent == [b"OK"]
 
 
 async def test_what_can_wait_goes_along(store: Store, reads: Count) -> None:
