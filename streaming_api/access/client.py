@@ -56,6 +56,10 @@ class Client:
         """The name under which its limits are counted: its key's, or without keys its network."""
         return self.owner or self.network
 
+    def may_ask(self, model: str) -> bool:
+        """Return whether its key, if it has one, may ask a model."""
+        return self.key is None or self.key.may_ask(model)
+
     def require(self, *scopes: str) -> None:
         """Check that the client has one of these scopes.
 

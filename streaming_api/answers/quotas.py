@@ -78,7 +78,7 @@ class Quotas:
             Forbidden: the key may not use this model.
             TooMany: the key has used as many tokens as it may.
         """
-        if key.models and model not in key.models:
+        if not key.may_ask(model):
             may = ", ".join(sorted(key.models))
             message = f"This key may not ask this model; it may ask {may}."
             raise Forbidden(message, "model_not_allowed", param="model")

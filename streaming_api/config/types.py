@@ -84,6 +84,10 @@ class ApiKey:
         """Whether the number of tokens that its holder may use is limited."""
         return bool(self.tokens_per_minute or self.tokens_per_day)
 
+    def may_ask(self, model: str | None) -> bool:
+        """Return whether its holder may ask a model; None is whichever the upstream takes."""
+        return not self.models or model in self.models
+
     def has_expired(self, now: datetime) -> bool:
         """Return whether the key has expired."""
         if not self.expires:

@@ -79,7 +79,7 @@ async def delete_completion(request: web.Request) -> web.Response:
 
 @scope("chat")
 async def models(request: web.Request) -> web.Response:
-    """GET /v1/models: the upstream's list."""
+    """GET /v1/models: of the upstream's list, what the client's key may ask."""
     return _json({"object": "list", "data": await _models(request)})
 
 
@@ -97,10 +97,12 @@ async def model(request: web.Request) -> web.Response:
 async def _models(request: web.Request) -> list[dict[str, object]]:
     context = request.app[CONTEXT]
     context.answers.require()
+    client = client_of(request)
     try:
-        return await context.upstream.models(client_of(request).authorization)
+        listed = await context.upstream.models(client.authorization)
     except reply_errors.UpstreamError as failed:
         raise error_of(failed.error, "error") from None
+    return [model for model in listed if client.may_ask(str(model.get("id")))]
 
 
 def _json(value: object) -> web.Response:

@@ -91,12 +91,14 @@ async def start(request: web.Request) -> web.StreamResponse:
 
 
 async def _first_model(request: web.Request) -> str | None:
-    """Return the model for a page that names none: the first that the gateway lists."""
+    """Return the model for a page that names none: the first listed that its key may ask."""
+    client = client_of(request)
     try:
-        listed = await request.app[CONTEXT].upstream.models(client_of(request).authorization)
+        listed = await request.app[CONTEXT].upstream.models(client.authorization)
     except UpstreamError:
         return None
-    return next((str(model["id"]) for model in listed), None)
+    names = (str(model["id"]) for model in listed)
+    return next(filter(client.may_ask, names), None)
 
 
 async def _newest(request: web.Request) -> WatchedAnswer | None:

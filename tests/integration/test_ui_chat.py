@@ -11,7 +11,7 @@ import httpx_sse
 import pytest
 
 from streaming_api.service import StreamingService
-from tests.clients import UNIT, http
+from tests.clients import UNIT, bearer, http, key
 from tests.conftest import StartServer
 from tests.fakes.upstream import FakeUpstream
 
@@ -89,6 +89,24 @@ async def test_without_a_model_the_first_of_the_gateways_answers(
     del asked["model"]
     assert text_of(events_of(await caller.post(PATH, json=asked))) == TEN
     assert upstream.generations[0].model == "fake"
+
+
+async def test_without_a_model_the_first_that_the_key_may_ask_answers(
+    start_server: StartServer, upstream: FakeUpstream
+) -> None:
+    server = await start_server(
+        api_gateway_endpoint=upstream.url, api_keys=[key("k", models=["structured", "ten-tokens"])]
+    )
+    asked = body()
+    del asked["model"]
+    async with http(server.url) as caller:
+        reply = await caller.post(PATH, json=asked, headers=bearer("k"))
+        listed = (await caller.get("/v1/models", headers=bearer("k"))).json()["data"]
+        other = await caller.get("/v1/models/fake", headers=bearer("k"))
+    assert text_of(events_of(reply)) == TEN
+    assert upstream.generations[0].model == "ten-tokens"
+    assert [model["id"] for model in listed] == ["ten-tokens", "structured"]
+    assert other.status_code == 404
 
 
 async def test_an_idle_chat_is_no_content(caller: httpx.AsyncClient) -> None:
