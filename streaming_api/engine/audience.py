@@ -20,17 +20,20 @@ class Audience:
     """Live viewers who get the same bytes: one framing, one subset of the channel's streams.
 
     What was sent is counted here, once for all of them; a viewer remembers the counts it joined at.
+
+    Attributes:
+        writes: the viewers, for each batch; empty after a change, until the next batch.
     """
 
     __slots__ = (
-        "_writes", "bytes", "framing", "last_write", "messages", "viewers", "watched", "window",
+        "bytes", "framing", "last_write", "messages", "viewers", "watched", "window", "writes",
     )  # fmt: skip
 
     def __init__(self, framing: Framing, watched: frozenset[str], account: Account) -> None:
         self.framing = framing
         self.watched = watched
         self.viewers: dict[Watcher, Callable[[bytes], None]] = {}
-        self._writes: Writes | None = None  # made for the next batch after a change
+        self.writes: Writes = ()
         self.messages = 0
         self.bytes = 0
         self.last_write = 0.0
@@ -39,21 +42,14 @@ class Audience:
     def join(self, viewer: Watcher) -> None:
         """Write to a viewer from the next batch on."""
         self.viewers[viewer] = viewer.write
-        self._writes = None
+        self.writes = ()
         if self.window is not None:
             self.window.spoiled = True
 
     def leave(self, viewer: Watcher) -> None:
         """Write no further batch to a viewer."""
         self.viewers.pop(viewer, None)
-        self._writes = None
-
-    def writes(self) -> Writes:
-        """Return the viewers of now: who leaves while a batch is written still gets it."""
-        writes = self._writes
-        if writes is None:
-            writes = self._writes = tuple(self.viewers.items())
-        return writes
+        self.writes = ()
 
     @property
     def checksum(self) -> Checksum:
@@ -72,6 +68,8 @@ class Audience:
             self._spoil_others()
         else:
             data = framing.message(part[0]) if len(part) == 1 else framing.batch(part)
+        if not self.writes:  # who leaves while a batch is written still gets it
+            self.writes = tuple(self.viewers.items())
         self.messages += len(part)
         self.bytes += len(data)
         self.last_write = now

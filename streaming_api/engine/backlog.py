@@ -28,16 +28,17 @@ class Backlog:
     Attributes:
         account: counts its memory.
         bytes: size of the payloads that are kept.
+        count: how many messages are kept.
         encoder: makes its messages.
     """
 
     __slots__ = (
         "_all", "_appended", "_numbers", "_own", "_payloads", "_share", "_start", "account",
-        "bytes", "encoder",
+        "bytes", "count", "encoder",
     )  # fmt: skip
 
     def __init__(self, encoder: Encoder, account: Account = NOBODY) -> None:
-        self.bytes = 0
+        self.bytes = self.count = 0
         self.account = account
         self._own = account.tally
         self._share = account.share.tally
@@ -54,7 +55,7 @@ class Backlog:
         self.account.charge(-(ANSWER_BYTES + self.bytes + len(self) * MESSAGE_BYTES))
 
     def __len__(self) -> int:
-        return len(self._numbers) - self._start
+        return self.count
 
     def add(self, messages: list[Message]) -> None:
         """Keep messages, newer than all before them."""
@@ -66,6 +67,7 @@ class Backlog:
             self._payloads.append(message.payload)
             self._appended.append(message.appended)
         grown = self.bytes - before + count * MESSAGE_BYTES
+        self.count += count
         self._own.bytes += grown  # the same as the account's `charge`, without a call
         self._share.bytes += grown
         self._all.bytes += grown
@@ -95,6 +97,7 @@ class Backlog:
         """Forget the oldest message."""
         size = len(self._payloads[self._start])
         self.bytes -= size
+        self.count -= 1
         self.account.charge(-size - MESSAGE_BYTES)
         self._payloads[self._start] = b""
         self._start += 1

@@ -199,7 +199,7 @@ class Channel:
         for audience in self.audiences.values():
             part = batch if len(audience.watched) == len(self.streams) else audience.part(batch)
             if part:
-                due.append((self, part, audience.frame(part, now), audience.writes()))
+                due.append((self, part, audience.frame(part, now), audience.writes))
         if later is None:
             for _, part, data, viewers in due:
                 self.write(part, data, viewers)

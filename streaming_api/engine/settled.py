@@ -32,7 +32,7 @@ class Settled(Backlog):
     def __init__(self, grown: Backlog) -> None:
         super().__init__(grown.encoder, grown.account)
         self._numbers, payloads, self._appended = grown.columns()
-        self.bytes = grown.bytes
+        self.bytes, self.count = grown.bytes, grown.count
         self.account.charge(self.bytes + len(payloads) * MESSAGE_BYTES)
         self._block = b"".join(payloads)
         self._ends = array("q", accumulate(map(len, payloads), initial=0))
@@ -45,6 +45,7 @@ class Settled(Backlog):
         """Forget the oldest message."""
         size = self._ends[self._start + 1] - self._ends[self._start]
         self.bytes -= size
+        self.count -= 1
         self.account.charge(-size - MESSAGE_BYTES)
         self._start += 1
         if self._start > _CUT and self._start > len(self._numbers) // 2:

@@ -171,7 +171,7 @@ class Stream:
         backlog = self._backlog
         return (
             (backlog.bytes > self._most_bytes and not (self.last and len(backlog) == 1))
-            or len(backlog) > self._most_messages
+            or backlog.count > self._most_messages
             or (
                 self.policy is not Policy.LOSSLESS
                 and bool(backlog)
