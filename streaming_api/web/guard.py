@@ -32,7 +32,7 @@ from streaming_api.errors import (
 from streaming_api.ops.context import CLIENT, CONTEXT, route_of
 from streaming_api.trace_context import TraceContext
 from streaming_api.web.absent import why_no_method, why_no_path
-from streaming_api.web.headers import preflight
+from streaming_api.web.headers import is_preflight, preflight
 from streaming_api.web.one_request import check_expectation
 from streaming_api.web.tickets import redeem
 
@@ -244,17 +244,20 @@ _KINDS: Final[Mapping[int, type[ApiError]]] = {
 def _http_error(request: web.Request, error: web.HTTPException) -> web.Response:
     """Return aiohttp's own error (no such route, wrong method, body too large) in our shape."""
     if isinstance(error, web.HTTPMethodNotAllowed):
-        allowed = ", ".join(sorted({*error.allowed_methods, hdrs.METH_OPTIONS}))
+        methods = {*error.allowed_methods, hdrs.METH_OPTIONS}
         if request.method == hdrs.METH_OPTIONS:
-            return web.Response(status=204, headers=preflight(request, allowed))
+            return web.Response(status=204, headers=preflight(request, methods))
+        allowed = ", ".join(sorted(methods))
         if (absent := why_no_path(request.path)) is not None:  # it looked like one that is there
             return error_response(NotFound(absent, "not_found"), request)
         why = why_no_method(request.method, request.path) or f"This path takes {allowed}."
         return error_response(MethodNotAllowed(why, allowed=allowed), request)
     if request.method == hdrs.METH_OPTIONS and request.raw_path == "*":  # the server as a whole
         methods = {route.method for route in request.app.router.routes()} - {"*"}
-        allowed = ", ".join(sorted({*methods, hdrs.METH_OPTIONS}))
-        return web.Response(status=204, headers=preflight(request, allowed))
+        headers = preflight(request, {*methods, hdrs.METH_OPTIONS})
+        return web.Response(status=204, headers=headers)
+    if is_preflight(request):  # so that the page can read what the request itself is answered
+        return web.Response(status=204, headers=preflight(request, set()))
     kinds = {404: _nothing_here(request), 413: "The body is too large."}
     kind = _KINDS.get(error.status, ApiError if error.status >= 500 else BadRequest)
     wrapped = kind(kinds.get(error.status, error.reason), _code(error))

@@ -57,11 +57,22 @@ def head_lines(request: web.Request) -> str:
     return "".join(f"{name}: {value}\r\n" for name, value in headers_for(request).items())
 
 
-def preflight(request: web.Request, allowed: str) -> dict[str, str]:
-    """Return the further headers of a reply to OPTIONS; ``allowed``: the methods of the path."""
-    headers: dict[str, str] = {hdrs.ALLOW: allowed}
-    if hdrs.ACCESS_CONTROL_REQUEST_METHOD in request.headers:
-        headers |= {hdrs.ACCESS_CONTROL_ALLOW_METHODS: allowed, **_PREFLIGHT}
+def is_preflight(request: web.Request) -> bool:
+    """Whether a browser asks if a page may send a request (Fetch standard, section 3.3.2)."""
+    asks = hdrs.ACCESS_CONTROL_REQUEST_METHOD in request.headers
+    return asks and request.method == hdrs.METH_OPTIONS
+
+
+def preflight(request: web.Request, allowed: set[str]) -> dict[str, str]:
+    """Return the further headers of a reply to OPTIONS; ``allowed``: the methods of the path.
+
+    A page may send any method: only then can it read why that one is refused.
+    """
+    headers: dict[str, str] = {hdrs.ALLOW: ", ".join(sorted(allowed))} if allowed else {}
+    if is_preflight(request):
+        asked = {request.headers[hdrs.ACCESS_CONTROL_REQUEST_METHOD]} & hdrs.METH_ALL
+        methods = ", ".join(sorted(allowed | asked))
+        headers |= {hdrs.ACCESS_CONTROL_ALLOW_METHODS: methods, **_PREFLIGHT}
     return headers
 
 

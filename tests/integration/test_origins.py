@@ -113,6 +113,28 @@ async def test_a_preflight_needs_no_key(start_server: StartServer) -> None:
 
 
 @pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "/v1/files", 404), ("POST", "/nothing", 404), ("DELETE", "/v1/models/fake", 405)],
+)
+async def test_a_page_can_read_why_something_is_not_there(
+    start_server: StartServer, method: str, path: str, status: int
+) -> None:
+    server = await start_server(allowed_origins=(ORIGIN,))
+    asked = {"Origin": ORIGIN, "Access-Control-Request-Method": method}
+    async with aiohttp.ClientSession() as http:
+        async with http.options(server.url + path, headers=asked) as reply:
+            assert reply.status == 204
+            assert reply.headers["Access-Control-Allow-Origin"] == ORIGIN
+            assert method in reply.headers["Access-Control-Allow-Methods"].split(", ")
+        async with http.request(method, server.url + path, headers={"Origin": ORIGIN}) as reply:
+            assert reply.status == status
+            assert (await reply.json())["error"]["message"]
+        asked["Access-Control-Request-Method"] = "NONSENSE"
+        async with http.options(server.url + path, headers=asked) as reply:
+            assert "NONSENSE" not in reply.headers["Access-Control-Allow-Methods"]
+
+
+@pytest.mark.parametrize(
     "data",
     [
         b"GET / HTTP/1.1\r\nA b\r\n\r\n",
