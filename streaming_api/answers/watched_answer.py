@@ -68,7 +68,7 @@ class WatchedAnswer:
         on_ended: called once when it has ended.
         gateway_headers: headers of the gateway that its client is shown.
         faces: its streams in the words of other wires (`streaming_api.faces`), by name.
-        notes: what another process needs to make a face again, by the name of the face.
+        notes: by the name of a face, write what another process needs to make that face again.
         elsewhere: whether another process fills it; clients may have seen more of it than is here.
     """
 
@@ -94,7 +94,7 @@ class WatchedAnswer:
         self.on_ended: list[Callable[[], None]] = []
         self.gateway_headers: Mapping[str, str] = {}
         self.faces: dict[str, Face] = {}
-        self.notes: dict[str, bytes] = {}
+        self.notes: dict[str, Callable[[], bytes]] = {}
         self.account = account
         self.channel = channel
         name = f"chat/{request.request_id}"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Final
 
 import attrs
@@ -35,14 +36,14 @@ class Meta:
     Attributes:
         instance: the process that fills it.
         asked_by: the name under which its limits are counted.
-        notes: the notes of its faces.
+        notes: write the notes of its faces.
         format: the version in which it, and its answer, are written.
     """
 
     instance: str
     asked_by: str
     request: ChatRequest
-    notes: Mapping[str, bytes] = attrs.field(factory=dict)
+    notes: Mapping[str, Callable[[], bytes]] = attrs.field(factory=dict)
     format: int = FORMAT
 
     def encode(self) -> dict[str, bytes | str]:
@@ -60,7 +61,7 @@ class Meta:
             "asked_by": self.asked_by,
             "request": orjson.dumps(fields),
             "parameters": zlib.compress(request.parameters, 1),
-            **{f"n:{face}": zlib.compress(note, 1) for face, note in self.notes.items()},
+            **{f"n:{face}": zlib.compress(note(), 1) for face, note in self.notes.items()},
         }
 
 
@@ -83,7 +84,7 @@ def decode(request_id: str, fields: dict[bytes, bytes]) -> Meta:
             usage_asked=asked.get("usage_asked", False),
         ),
         notes={
-            name.decode().removeprefix("n:"): zlib.decompress(note)
+            name.decode().removeprefix("n:"): partial(zlib.decompress, note)
             for name, note in fields.items()
             if name.startswith(b"n:")
         },

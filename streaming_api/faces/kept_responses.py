@@ -77,9 +77,9 @@ class ResponseStream(Derived):
     translator: ResponseTranslator
 
     def __init__(self, answer: WatchedAnswer, asked: Asked, created: int | None = None) -> None:
-        self.asked = asked
+        self.asked = asked = attrs.evolve(asked, chat={})  # which nobody asks for any more
         created = int(time.time()) if created is None else created
-        answer.notes[FACE] = orjson.dumps([attrs.asdict(asked), created])
+        answer.notes[FACE] = lambda: orjson.dumps([attrs.asdict(asked), created])
         fields = response_fields(asked, answer.request_id, created)
         translator = ResponseTranslator(fields, answer.request_id)
         super().__init__(answer, FACE, translator)
@@ -94,7 +94,7 @@ class ResponseStream(Derived):
         note = answer.notes.get(FACE)
         if note is None:
             return None
-        fields, created = orjson.loads(note)
+        fields, created = orjson.loads(note())
         return cls(answer, Asked(**{**fields, "items": tuple(fields["items"])}), created)
 
     @property
@@ -116,8 +116,8 @@ class ResponseStream(Derived):
 
 
 def _size(asked: Asked) -> int:
-    """Return the bytes of memory that the items of a request take as long as they are kept."""
-    return parsed_bytes(orjson.dumps(asked.items))
+    """Return the bytes of memory that a request takes as long as its response is kept."""
+    return parsed_bytes(orjson.dumps([asked.items, asked.fields]))
 
 
 class Responses:
@@ -186,12 +186,9 @@ class Responses:
         asked = self._asked(body, request_id, client, remembered)
         fields = response_fields(asked, request_id, int(time.time()))
         translator = ResponseTranslator(fields, request_id)
-        return Prepared(
-            f"{_PREFIX}{request_id}",
-            asked.items,
-            [*translator.opening(), *translator.end(End("stop", usage={"total_tokens": 0}))],
-            _size(asked),
-        )
+        events = [*translator.opening(), *translator.end(End("stop", usage={"total_tokens": 0}))]
+        size = _size(asked) + sum(map(len, events))
+        return Prepared(f"{_PREFIX}{request_id}", asked.items, events, size)
 
     def _asked(
         self, body: Fields, request_id: str, client: Client, remembered: Mapping[str, Turn]

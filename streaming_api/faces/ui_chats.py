@@ -47,7 +47,7 @@ def stream_of(answer: WatchedAnswer, message_id: str | None = None) -> Derived:
     found = answer.faces.get(FACE)
     if isinstance(found, Derived):
         return found
-    noted = answer.notes.get(FACE, b"").decode()
-    named = noted or message_id or answer.request_id
-    answer.notes[FACE] = named.encode()
+    note = answer.notes.get(FACE)
+    named = note().decode() if note is not None else message_id or answer.request_id
+    answer.notes[FACE] = named.encode
     return Derived(answer, FACE, UiMessageTranslator(named))

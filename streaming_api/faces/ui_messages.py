@@ -12,6 +12,7 @@ import orjson
 
 from streaming_api.faces.call_pieces import CallPieces
 from streaming_api.faces.translator import CallDelta, Delta, End, Translator, is_json, mapping
+from streaming_api.wire import json_text
 
 
 class UiMessageTranslator(Translator):
@@ -145,7 +146,7 @@ class UiMessageTranslator(Translator):
             )
 
     def _say(self, event: dict[str, object]) -> None:
-        self._events.append(orjson.dumps(event))
+        self._events.append(json_text.compact(event))
 
     def _taken(self) -> list[bytes]:
         taken, self._events = self._events, []

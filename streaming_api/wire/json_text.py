@@ -55,6 +55,11 @@ def canonical(text: bytes) -> bytes:
     return orjson.dumps(_VALUES(text.decode()), option=orjson.OPT_SORT_KEYS)
 
 
+def compact(value: object) -> bytes:
+    """Return a value as JSON that is to be kept: orjson's own bytes take ten times their length."""
+    return bytes(memoryview(orjson.dumps(value)))
+
+
 def members(text: bytes) -> list[tuple[str, str]]:
     """Return the members of an object: each name, and ``"name": value`` as it was written."""
     written = text.decode()

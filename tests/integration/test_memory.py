@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import tracemalloc
 import weakref
 from typing import Final
 
@@ -171,6 +172,39 @@ class TestFaces:
             body = {"model": "fake", "input": items}
             assert (await client.post("/v1/responses", json=body)).status_code == 200
         assert held(server)["kept"] > 2 * MIB
+
+    @pytest.mark.parametrize(
+        "fields",
+        [{"input": "x" * 100_000}, {"instructions": "x" * 100_000}, {"extra": "x" * 100_000},
+         {"text": {"format": {"type": "json_schema", "name": "n", "schema": {
+             "properties": {f"p{number}": {"type": "string"} for number in range(4_000)}}}}}],
+        ids=["input", "instructions", "extra", "schema"],
+    )  # fmt: skip
+    async def test_what_is_kept_of_a_response_takes_what_is_counted(
+        self, start_server: StartServer, upstream: FakeUpstream, fields: dict[str, object]
+    ) -> None:
+        """Bytes that orjson has written take ten times their length, and copies are not counted."""
+        server = await start_server(api_gateway_endpoint=upstream.url)
+
+        async def ask(times: int) -> int:
+            for _ in range(times):
+                body = {"model": "fake", "input": "Hello"} | fields
+                reply = await client.post("/v1/responses", json=body)
+                assert reply.status_code == 200
+                upstream.generations.clear()
+                upstream.requests.clear()
+            gc.collect()
+            return server.connection_manager.budget.bytes
+
+        async with http(server.url) as client:
+            before = await ask(1)
+            tracemalloc.start()
+            try:
+                counted = await ask(10) - before
+                taken, _ = tracemalloc.get_traced_memory()
+            finally:
+                tracemalloc.stop()
+        assert taken < 1.5 * counted + MIB
 
     async def test_what_a_response_was_asked_finds_room_or_is_refused(
         self, start_server: StartServer, upstream: FakeUpstream
