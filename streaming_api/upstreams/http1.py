@@ -291,7 +291,7 @@ class ResponseProtocol:
         """Take a header, or count and drop a trailer."""
         self._headers_size += len(name) + len(value) + 4
         if self._head is None and self._headers_size <= MAX_HEAD:
-            self._headers.append((name.decode("latin-1").lower(), value.decode("latin-1")))
+            self._headers.append((name.decode("latin-1").lower(), _text_of(value)))
 
     def on_headers_complete(self) -> None:
         """Keep the head of the final response; forget an interim one (RFC 9110, 15.2)."""
@@ -382,6 +382,14 @@ class ResponseProtocol:
             self._end(ResponseEnd.SILENT, f"no byte for {self._silence_timeout:g} seconds")
         else:
             self._watch_silence()
+
+
+def _text_of(value: bytes) -> str:
+    """Return a header's value, which is UTF-8 or, in old servers, Latin-1 (RFC 9110, 5.5)."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
 
 
 def _reason(exc: Exception) -> str:

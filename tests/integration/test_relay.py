@@ -247,6 +247,7 @@ class TestHeads:
     ) -> None:
         async def answer(*_: object) -> web.StreamResponse:
             lines = [
+                ("Content-Disposition", 'inline; filename="é.mp3"'),
                 ("Link", "</1>"),
                 ("Link", "</2>"),
                 ("Access-Control-Allow-Credentials", "true"),
@@ -256,6 +257,7 @@ class TestHeads:
         gateway.answer = answer
         reply = await caller.post(PATH, json={})
         assert reply.headers.get_list("Link") == ["</1>", "</2>"]
+        assert 'filename="é.mp3"'.encode() in b"".join(value for _, value in reply.headers.raw)
         assert "Access-Control-Allow-Credentials" not in reply.headers
 
     @pytest.mark.parametrize("path", ["/v1/messages/count_tokens", "/v1/audio/speech", "/tokenize"])
