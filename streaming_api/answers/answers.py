@@ -17,6 +17,7 @@ from streaming_api.answer_record import AnswerRecord, PassedOnRecord
 from streaming_api.answers.answer import Answer, request_bytes
 from streaming_api.answers.elsewhere import Elsewhere, Key, Remote
 from streaming_api.answers.ending import SERVER_STOPPED
+from streaming_api.answers.evicted import Evicted
 from streaming_api.answers.passed_on import PassedOn
 from streaming_api.answers.queue import AnswerQueue
 from streaming_api.answers.quotas import Quotas
@@ -93,7 +94,7 @@ class Answers:
         self.passed_on = PassedOn()
         self._answers: dict[Key, Answer] = {}
         self._kept: OrderedDict[Key, Answer] = OrderedDict()  # ended, oldest first
-        self._evicted: OrderedDict[Key, None] = OrderedDict()
+        self._evicted = Evicted(_EVICTED_KEPT)
 
     def apply(self, config: StreamingConfig) -> None:
         """Apply this configuration from now on; running answers keep what they have."""
@@ -157,7 +158,7 @@ class Answers:
         remote = self.remote
         if remote is not None and not remote.may_start(request, client):
             raise self.holding(Elsewhere(lambda: remote.claim(request, client)), request, client)
-        self._evicted.pop(key, None)
+        self._evicted.discard(key)
         answer = self._answers[key] = Answer(
             UpstreamRequest(self.upstream, request),
             client,
@@ -322,9 +323,7 @@ class Answers:
 
     def _evict(self, key: Key) -> None:
         self._drop(key)
-        self._evicted[key] = None
-        if len(self._evicted) > _EVICTED_KEPT:
-            self._evicted.popitem(last=False)
+        self._evicted.add(key)
 
     def _drop(self, key: Key) -> None:
         """Stop keeping an answer; viewers that still read it do so on its channels."""

@@ -15,8 +15,9 @@ from weakref import WeakValueDictionary
 from streaming_api.engine.tally import UNLIMITED, Tally
 from streaming_api.errors import TooLarge, TooMany, Unavailable
 
-MESSAGE_BYTES: Final = 64
-"""Size of a message's number, time, list slot and ``bytes`` header, beside its payload."""
+MESSAGE_BYTES: Final = 32
+"""Size of a message's number, time and place, beside its payload; what is in no block yet, an
+answer's last 16 KiB, takes as much again."""
 ANSWER_BYTES: Final = 8 * 2**10
 """Size of an answer beside its messages and its request: objects, task, queue entry."""
 KINDS: Final = ("requests", "running", "kept", "evicted", "mirrored", "input", "unsent")

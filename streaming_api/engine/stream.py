@@ -11,7 +11,6 @@ import attrs
 
 from streaming_api.engine.backlog import Backlog
 from streaming_api.engine.budget import NOBODY, Account
-from streaming_api.engine.settled import Settled
 from streaming_api.wire.messages import Encoder, Message
 
 if TYPE_CHECKING:
@@ -159,8 +158,8 @@ class Stream:
         return messages
 
     def settle(self) -> None:
-        """Keep what there is in one block: the stream has ended."""
-        self._backlog = Settled(self._backlog)
+        """Keep what there is for as long as it takes: the stream has ended."""
+        self._backlog.seal()
 
     def payloads(self, cursor: int, until: int, limit: int) -> tuple[int, list[bytes]]:
         """Return what `after` does, encoded: the first number, and the payloads from there on."""

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter, deque
+from array import array
 from typing import TYPE_CHECKING, Final
 
 from streaming_api.connections.endings import KINDS
 from streaming_api.telemetry.deliveries import OUTCOMES
+from streaming_api.telemetry.recent import RecentRows
 from streaming_api.topics import Readings
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ _SAMPLE_SECONDS: Final = 0.05
 """Seconds between two looks at bytes that the kernel had not taken."""
 _ASK: Final = 5.0
 """Seconds between two checks of an upstream that is up, unless answers raise a doubt."""
+_OUTCOMES: Final = 60
+"""Samples of the outcomes, one a second, that rates are made of."""
 _PAUSE: Final = 1.0
 """Seconds between two checks at least, and between those of an upstream that is not up."""
 
@@ -35,7 +38,7 @@ class Monitor:
         context.topics.add_process(self._figures)
         context.topics.set_readings(self._readings)
         context.topics.set_history(self._history)
-        self._outcomes: deque[Counter[str]] = deque(maxlen=60)
+        self._outcomes = RecentRows(_OUTCOMES, len(OUTCOMES))
 
     def _figures(self) -> dict[str, float | None]:
         context = self._context
@@ -59,9 +62,13 @@ class Monitor:
         context = self._context
         manager, telemetry, used = context.manager, context.telemetry, context.process.fetch()
         queued = context.answers.queued
-        before = self._outcomes[0] if self._outcomes else telemetry.outcomes
-        rates = {f"answers_{name}": telemetry.outcomes[name] - before[name] for name in OUTCOMES}
-        self._outcomes.append(Counter(telemetry.outcomes))
+        counts = array("d", map(telemetry.outcomes.__getitem__, OUTCOMES))
+        _, before = next(iter(self._outcomes.rows(0)), (0, counts))
+        rates = {
+            f"answers_{name}": int(now - then)
+            for name, now, then in zip(OUTCOMES, counts, before, strict=True)
+        }
+        self._outcomes.begin(time.monotonic(), counts)
         connections = tuple(manager.present())
         return {
             "tokens_per_second": telemetry.tokens_per_second(),

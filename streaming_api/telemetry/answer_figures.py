@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from array import array
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -31,25 +32,46 @@ STATUSES: Final = (
     "503", "504", "5xx", "none",
 )  # fmt: skip
 _DAY: Final = 86_400
+_TRACE_ID: Final = 32
+"""Hexadecimal digits of a trace's id."""
 
 
 class Distribution:
-    """Values counted by bound, with the trace of the newest in each bucket."""
+    """Values counted by bound, with the trace of the newest in each bucket.
 
-    __slots__ = ("bounds", "counts", "exemplars", "sum")
+    In blocks of memory that are made once (see `streaming_api.telemetry.recent`).
+    """
+
+    __slots__ = ("_ended", "_traces", "_values", "bounds", "counts", "sum")
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
+        buckets = len(bounds) + 1
         self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.exemplars: list[tuple[str, float, float] | None] = [None] * (len(bounds) + 1)
+        self.counts = array("q", [0]) * buckets
         self.sum = 0.0
+        self._traces = bytearray(_TRACE_ID * buckets)
+        self._values = array("d", [0.0]) * buckets
+        self._ended = array("d", [0.0]) * buckets
 
     def observe(self, value: float, record: AnswerRecord) -> None:
         """Count a value that belongs to an answer."""
         index = bisect_left(self.bounds, value)
         self.counts[index] += 1
         self.sum += value
-        self.exemplars[index] = (record.trace.trace_id, value, record.ended)
+        self._traces[_TRACE_ID * index : _TRACE_ID * (index + 1)] = record.trace.trace_id.encode()
+        self._values[index], self._ended[index] = value, record.ended
+
+    @property
+    def exemplars(self) -> list[tuple[str, float, float] | None]:
+        """Trace, value and Unix time of the newest in each bucket; None where there is none."""
+        return [
+            (self._traces[_TRACE_ID * index : _TRACE_ID * (index + 1)].decode(), value, ended)
+            if count
+            else None
+            for index, (count, value, ended) in enumerate(
+                zip(self.counts, self._values, self._ended, strict=True)
+            )
+        ]
 
 
 def _first() -> Distribution:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 import time
 from bisect import bisect_left
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from streaming_api.answer_record import AnswerRecord
 from streaming_api.telemetry.answer_figures import AnswerFigures
+from streaming_api.telemetry.recent import RecentRows
 
 if TYPE_CHECKING:
     from streaming_api.engine.observer import Writes
@@ -34,6 +35,8 @@ _FIRST_BOUND: Final = 0.0001
 """The bound that most deliveries are within."""
 _KINDS: Final = ("websocket", "sse")
 _SLICE: Final = 5.0
+_SLICES: Final = int(WINDOW / _SLICE) + 1
+_RATES: Final = 120
 _MOST_FIRST_TOKENS: Final = 2_000
 """Number of answers whose time to the first token is kept, which bounds a percentile's cost."""
 OUTCOMES: Final = (
@@ -51,8 +54,9 @@ class Histogram:
     def __init__(self) -> None:
         self.counts = [0] * (len(BOUNDS) + 1)
         self.sum = 0.0
-        self._slices: deque[tuple[float, list[int]]] = deque()
-        self._slice: list[int] = []
+        self._window = RecentRows(_SLICES, len(BOUNDS) + 1)
+        self._recent = self._window.values
+        self._row = 0
         self._slice_ends = -math.inf
 
     def observe(self, seconds: float, times: int, now: float | None = None) -> None:
@@ -64,23 +68,16 @@ class Histogram:
             now = time.monotonic()
         if now > self._slice_ends:
             self._begin_slice(now)
-        self._slice[index] += times
+        self._recent[self._row + index] += times
 
     def _begin_slice(self, now: float) -> None:
-        self._slice = [0] * (len(BOUNDS) + 1)
+        self._window.begin(now)
+        self._row = self._window.row
         self._slice_ends = now + _SLICE
-        self._slices.append((now, self._slice))
-        while self._slices[0][0] < now - WINDOW:
-            self._slices.popleft()
 
     def recent(self, seconds: float = WINDOW) -> list[int]:
         """Return the counts by bound over the last ``seconds``, to the precision of a slice."""
-        since = time.monotonic() - seconds
-        total = [0] * (len(BOUNDS) + 1)
-        for when, counts in self._slices:
-            if when >= since:
-                total = [a + b for a, b in zip(total, counts, strict=True)]
-        return total
+        return [int(count) for count in self._window.total(time.monotonic() - seconds)]
 
     def share_in_time(self) -> float | None:
         """Return the percentage of recent deliveries within `IN_TIME`; None without any."""
@@ -101,17 +98,6 @@ class Histogram:
             if count and seen >= wanted:
                 return bound
         return None
-
-
-class _Endings:
-    """Connections that ended in one slice of time, and how many of them by a fault."""
-
-    __slots__ = ("count", "faults", "since")
-
-    def __init__(self, since: float) -> None:
-        self.since = since
-        self.count = 0
-        self.faults = 0
 
 
 class Telemetry:
@@ -137,10 +123,10 @@ class Telemetry:
         self.repaired = 0
         self.background_failures: Counter[str] = Counter()
         self.loop_lag = 0.0
-        self._rate: deque[tuple[float, int]] = deque(maxlen=120)
-        self._ended: deque[_Endings] = deque()
+        self._rate = RecentRows(_RATES, 1)
+        self._ended = RecentRows(_SLICES, 2)  # connections, and how many of them by a fault
         self._open = 0
-        self._first_tokens: deque[tuple[float, float]] = deque(maxlen=_MOST_FIRST_TOKENS)
+        self._first_tokens = RecentRows(_MOST_FIRST_TOKENS, 1)
         self._late: dict[Sink, list[tuple[float, int]]] = {}  # not by viewer: that holds the log
 
     # Deliveries
@@ -208,13 +194,11 @@ class Telemetry:
         """Count a connection that is gone."""
         self.endings[kind, ending] += 1
         self._open -= 1
-        now = time.monotonic()
-        if not self._ended or now - self._ended[-1].since > _SLICE:
-            self._ended.append(_Endings(now))
-            while self._ended[0].since < now - WINDOW:
-                self._ended.popleft()
-        self._ended[-1].count += 1
-        self._ended[-1].faults += fault
+        now, ended = time.monotonic(), self._ended
+        if now - ended.since > _SLICE:
+            ended.begin(now)
+        ended.values[ended.row] += 1
+        ended.values[ended.row + 1] += fault
 
     def refused(self, reason: str) -> None:
         """Count a connection that was refused."""
@@ -222,7 +206,9 @@ class Telemetry:
 
     def answer_begun(self, seconds: float) -> None:
         """Note that the first token of an answer came after this number of seconds."""
-        self._first_tokens.append((time.monotonic(), seconds))
+        firsts = self._first_tokens
+        firsts.begin(time.monotonic())
+        firsts.values[firsts.row] = seconds
 
     def answer_ended(self, record: AnswerRecord) -> None:
         """Count an answer that has ended."""
@@ -249,26 +235,24 @@ class Telemetry:
 
     def stability(self) -> float | None:
         """Return the percentage of recent connections not ended by a fault; None without any."""
-        since = time.monotonic() - WINDOW
-        recent = [ended for ended in self._ended if ended.since >= since]
-        total = self._open + sum(ended.count for ended in recent)
-        faults = sum(ended.faults for ended in recent)
+        ended, faults = self._ended.total(time.monotonic() - WINDOW)
+        total = self._open + ended
         return 100 * (total - faults) / total if total else None
 
     def first_token(self, share: float, seconds: float = 60.0) -> float | None:
         """Return the seconds within which this share of recent answers began; None without any."""
-        since = time.monotonic() - seconds
-        recent = sorted(took for when, took in self._first_tokens if when >= since)
+        recent = sorted(self._first_tokens.firsts(time.monotonic() - seconds))
         return recent[math.ceil(share * len(recent)) - 1] if recent else None
 
     def sample_rate(self, chunks: int) -> None:
         """Note the number of chunks so far, including running answers; called once a second."""
-        self._rate.append((time.monotonic(), chunks))
+        self._rate.begin(time.monotonic())
+        self._rate.values[self._rate.row] = chunks
 
     def tokens_per_second(self, seconds: float = 5.0) -> float:
         """Return the number of chunks relayed per second, over the last ``seconds``."""
-        if len(self._rate) < 2:
+        samples = self._rate.rows(self._rate.since - seconds)
+        if len(samples) < 2:
             return 0.0
-        end, newest = self._rate[-1]
-        start, oldest = next(sample for sample in self._rate if sample[0] >= end - seconds)
+        (start, (oldest,)), (end, (newest,)) = samples[0], samples[-1]
         return (newest - oldest) / (end - start) if end > start else 0.0

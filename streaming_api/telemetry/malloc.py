@@ -8,6 +8,7 @@ page.
 from __future__ import annotations
 
 import ctypes
+import gc
 import math
 import time
 from typing import Final
@@ -52,6 +53,7 @@ class Trimmer:
             return False
         self._when = now
         self._wait = min(2 * self._wait, _LONGEST)
+        gc.collect()
         self._trim(0)
         self._left = None
         return True

@@ -361,6 +361,7 @@ class ResponseProtocol:
         self._receiver = None
         self._parser = None
         self.on_writable = None
+        self.on_body = _forget  # its list has the last read's pieces: what has ended stays a while
         self._cancel_timer()
 
     def _cancel_timer(self) -> None:
@@ -390,6 +391,10 @@ def _text_of(value: bytes) -> str:
         return value.decode()
     except UnicodeDecodeError:
         return value.decode("latin-1")
+
+
+def _forget(piece: bytes) -> None:
+    """Take a piece of a body that nobody wants."""
 
 
 def _reason(exc: Exception) -> str:

@@ -62,6 +62,9 @@ class CountingTransport(asyncio.Transport):
     def is_closing(self) -> bool:
         return False
 
+    def abort(self) -> None:
+        """Do nothing: there is no connection."""
+
 
 class Watching(Connection):
     """A connection of any framing."""

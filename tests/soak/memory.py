@@ -34,6 +34,7 @@ OVERHEAD: Final = 2.0
 and what is read of a client is there as text and as objects for a moment."""
 AFTERWARDS: Final = 1.15
 """The part of what it was that resident memory may be when all are gone."""
+AT_ONCE: Final = 60
 TOKENS: Final = 11_000
 """Of an answer: 3 MB."""
 ADDRESSES: Final = 40
@@ -209,8 +210,12 @@ async def load(
 
 
 async def warmed_up(server: Server) -> None:
-    """Each kind of visit, some at once: what a server needs that has served is no growth."""
-    await visits(hostile(server.url, rounds=2, seconds=0.5), at_once=20)
+    """Each kind of visit, as many at once as there will be.
+
+    What a server needs that has served is no growth: what was parsed at one moment leaves some MiB
+    of CPython's arenas behind, once, in which something small is still in use.
+    """
+    await visits(hostile(server.url, rounds=12, seconds=0.5), at_once=AT_ONCE)
 
 
 async def memory(folder: Path, report: Report, seconds: float = 60.0) -> None:
@@ -219,9 +224,11 @@ async def memory(folder: Path, report: Report, seconds: float = 60.0) -> None:
         Gateway(folder, rate=0, tokens=TOKENS) as gateway,
         Server(folder, gateway.url, SETTINGS, "memory") as server,
     ):
+        fresh = server.resident()
         await warmed_up(server)
+        report.say(f"resident: {fresh:.0f} MiB when it had just started")
         for name, planned in (
             ("random load", mixed(server.url, 1_000_000, seed=1)),
             ("hostile load", hostile(server.url, 1_000_000, seconds=3.0)),
         ):
-            await load(server, report, name, lasting(seconds, planned), at_once=60)
+            await load(server, report, name, lasting(seconds, planned), at_once=AT_ONCE)

@@ -241,7 +241,7 @@ class TestConnections:
         for _ in range(100_100):
             telemetry.opened("sse")
             telemetry.closed("sse", "client", fault=False)
-        assert len(telemetry._ended) < 100, "slices of time, and no row for each"
+        assert len(telemetry._ended.rows(0)) < 100, "slices of time, and no row for each"
 
 
 class TestAnswers:
