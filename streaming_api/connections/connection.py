@@ -136,6 +136,11 @@ class Connection:
         self._bytes += len(data)
         self._last_write = time.monotonic()
 
+    def send_opening(self) -> None:
+        """Write what goes ahead of the first message, if there was none for it to go along with."""
+        if self.opening:
+            self.write(b"")
+
     def send(self, payload: bytes, message_type: str) -> None:
         """Write a message that is on no stream: a notice or an error, for this client alone."""
         if self.ending is not None:

@@ -182,8 +182,6 @@ class Viewer:
             if self.gone or self._audience is not None or self.connection.paused:
                 return
             if self._cursor >= self.channel.flushed:
-                if self.connection.opening:
-                    self._put(0, b"")
                 if self.channel.ended:
                     self.caught_up()
                 elif self._cursor == self.channel.flushed:  # else it waits for the channel

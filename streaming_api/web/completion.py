@@ -124,10 +124,15 @@ class Completion(EventStream):
             message = "This answer is larger than what is kept of one (retention); ask again."
             self.reply_error(Gone(message, "stream_evicted"))
         elif self.streamed:
-            self._head()
-            self._viewer.catch_up()
+            self._show(self._viewer)
         elif not self.reply_whole():
             self._answer.on_ended.append(self._begun)
+
+    def _show(self, viewer: Viewer) -> None:
+        """Send the head, and what there is in the same write."""
+        self._head()
+        viewer.catch_up()
+        self.send_opening()
 
     def _head(self) -> None:
         """Let the head go ahead of whatever is written next."""

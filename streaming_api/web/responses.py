@@ -80,8 +80,7 @@ class ResponseReply(Completion):
             super().begin()
             return
         self._viewer = self.attach()
-        self._head()
-        self._viewer.catch_up()
+        self._show(self._viewer)
 
     def reply_whole(self) -> bool:
         """Send the response object, if the response has ended."""

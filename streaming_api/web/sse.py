@@ -182,7 +182,7 @@ def _head_alone(request: web.Request) -> web.StreamResponse:
 def open_events(request: web.Request, slot: Slot) -> EventStream:
     """Answer a request with an event stream, and take its connection over.
 
-    Its head waits for the first that is written there, and goes along with it.
+    Its head goes along with the first that is written there, or else with `send_opening`.
     """
     context = request.app[CONTEXT]
     kind = _negotiate(request)
@@ -266,7 +266,9 @@ async def _topics(request: web.Request, names: tuple[str, ...]) -> web.StreamRes
     if request.method == hdrs.METH_HEAD:
         return _head_alone(request)
     with reserve_slot(request, "sse") as slot:
-        topics.watch(open_events(request, slot), names, cursor)
+        connection = open_events(request, slot)
+        topics.watch(connection, names, cursor)
+        connection.send_opening()
     return TAKEN
 
 
@@ -324,6 +326,7 @@ def _show(
         answer.check_watched()  # the client left while its response was being opened
         raise
     answer.watch(connection, after, fault)
+    connection.send_opening()
     return TAKEN
 
 

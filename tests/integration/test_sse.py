@@ -74,6 +74,16 @@ class TestATopic:
             async with events(server.url, path, headers=headers) as stream:
                 assert name_of(await stream.receive()) == "two"
 
+    async def test_a_client_that_has_seen_everything_is_sent_the_head_at_once(
+        self, start_server: StartServer
+    ) -> None:
+        server = await start_server(sse_keep_alive_interval=3600)
+        async with events(server.url, SSE + "alerts") as stream:
+            seen = await stream.receive()
+        async with raw(server.url) as tcp:
+            await tcp.request("GET", f"{SSE}alerts?cursor={seen['cursor']}")
+            assert (await tcp.until(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 OK\r\n")
+
     async def test_a_topic_of_which_the_newest_state_is_enough_jumps_to_the_snapshot(
         self, start_server: StartServer
     ) -> None:

@@ -130,12 +130,14 @@ class TestOpening:
         assert written.startswith(b"head event: ")
         assert shown.sent() == (2, len(written))
 
-    def test_it_does_not_wait_for_a_message(self) -> None:
+    def test_it_need_not_wait_for_a_message(self) -> None:
         shown = Shown()
         shown.opening = b"head "
         on = channel()
         chat = chat_stream(on)
         view(on, shown=shown)[0].resume(0)
+        shown.send_opening()
+        shown.send_opening()
         assert shown.pipe.written == [b"head "]
         on.append(chat, [b"{}"])
         assert b"head" not in shown.pipe.written[1]
