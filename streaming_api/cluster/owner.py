@@ -43,6 +43,8 @@ class Owner:
             answer.cancel()
         elif kind == "forget":
             self._answers.delete(answer)
+        elif kind == "rewrite" and recording.recorder.sealed:
+            self._outbox.notify(by, "unknown", k=recording.ref)  # what is missing is lost
         elif kind == "rewrite":
             recording.recorder.missing()
             self._writer.hurry(recording)

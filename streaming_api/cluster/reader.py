@@ -1,4 +1,4 @@
-"""Reader: fills mirrors from the store. One blocking read of its own inbox, then what is dirty.
+"""Reader: fills mirrors from the store. What a hint names is read with the wait for the next one.
 
 Hints may be lost, doubled or late: once a second everything watched counts as dirty. Whether the
 inbox can be read is tested end to end: each process writes itself a mark and must read it.

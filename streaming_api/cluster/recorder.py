@@ -70,7 +70,9 @@ class Recorder:
         store_is_up: if false, the backlog need not keep what is not recorded.
     """
 
-    __slots__ = ("_channel", "_in_flight", "_state", "_stream", "_wake", "recorded", "store_is_up")
+    __slots__ = (
+        "_channel", "_in_flight", "_state", "_stream", "_told", "_wake", "recorded", "store_is_up",
+    )  # fmt: skip
 
     def __init__(self, channel: Channel, stream: Stream, wake: Callable[[Recorder], None]) -> None:
         self._channel = channel
@@ -78,6 +80,7 @@ class Recorder:
         self._wake = wake
         self._state = _State.KNOWN
         self._in_flight: Step | None = None
+        self._told = False  # that there is something to do
         self.recorded = 0
         self.store_is_up = True
 
@@ -88,7 +91,9 @@ class Recorder:
 
     def flushed(self) -> None:
         """Note that there is more to record."""
-        self._wake(self)
+        if not self._told or self._channel.ended:
+            self._told = True
+            self._wake(self)
 
     def needed(self) -> int:
         """Return the number from which on the backlog is needed, if recording is likely soon."""
@@ -127,6 +132,7 @@ class Recorder:
 
     def due(self) -> Step | None:
         """Return the next step, which is in flight until one of the methods below is called."""
+        self._told = False
         if self._in_flight is not None or self.done:
             return None
         if self._state is _State.UNSURE:

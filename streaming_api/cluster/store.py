@@ -29,13 +29,10 @@ from streaming_api.cluster.connection import (
 from streaming_api.cluster.entries import SEAL_ID, Entry, Fields, Unreadable, decode
 from streaming_api.cluster.recorder import Append, Ask, Rewrite, Step
 
-TOGETHER_SECONDS: Final = 0.05
-"""How long what can wait waits for a round trip of others."""
-BUSY_SECONDS: Final = 0.075
-"""How long after a trip another one is to be expected: a process that makes answers writes them
-at each tick, or at every other one."""
-LIVELY_SECONDS: Final = 0.03
-"""How long after any trip, for whatever reason, another one is likely."""
+TOGETHER_SECONDS: Final = 0.075
+"""How long what can wait waits for a trip of others. Who makes answers writes them more often."""
+LIVELY_SECONDS: Final = 0.05
+"""How long after a trip, for whatever reason, another one is likely."""
 LISTEN_SECONDS: Final = 1.0
 """How long the store waits for messages to a process."""
 RUNNING_SECONDS: Final = 3600
@@ -144,7 +141,7 @@ class Store:
     @property
     def busy(self) -> bool:
         """Whether there is a trip soon that others can go along with."""
-        return time.monotonic() - self._departed < BUSY_SECONDS
+        return time.monotonic() - self._departed < TOGETHER_SECONDS
 
     @asynccontextmanager
     async def _sending(
@@ -163,13 +160,13 @@ class Store:
             _settle(passengers, StoreError(str(error) or "The store was not asked."))
             raise
 
-    async def along(self, *commands: Command, within: float = TOGETHER_SECONDS) -> list[Any]:
-        """Run commands like `run`, together with others if there are any within so many seconds.
+    async def along(self, *commands: Command) -> list[Any]:
+        """Run commands like `run`, together with others if there are any soon.
 
         Raises:
             StoreError: as in `run`.
         """
-        return await self._board(commands, within)
+        return await self._board(commands, TOGETHER_SECONDS)
 
     def soon(self, *commands: Command) -> asyncio.Future[list[Any]]:
         """Run commands like `along`: with the next trip, at once unless one is likely soon."""
@@ -299,7 +296,7 @@ class Store:
             StoreError: the store cannot be asked, or gives no answer.
         """
         poll = reading(after, READ_ENTRIES)
-        (reply,) = unrefused(await self.along(poll, within=BUSY_SECONDS))
+        (reply,) = unrefused(await self.along(poll))
         return messages_of(reply)
 
     async def listen(
@@ -326,7 +323,7 @@ class Store:
         if reads:
             awaited, polled = {inbox: awaited.pop(inbox)}, awaited
         if polled or len(awaited) == 1:
-            seconds = BUSY_SECONDS
+            seconds = TOGETHER_SECONDS
         polls = [reading(polled, READ_ENTRIES)] if polled else []
         wait = reading(awaited, READ_ENTRIES, seconds)
         async with self._sending(self._inbox, [*reads, *polls, wait]) as replies:

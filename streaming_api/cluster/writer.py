@@ -27,7 +27,7 @@ from streaming_api.cluster.store import Store
 
 TICKS: Final = 4
 SLOTS: Final = 2
-EARLY: Final = 3
+EARLY: Final = 2
 """How many ends a second do not wait for the next tick."""
 
 
