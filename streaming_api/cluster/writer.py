@@ -118,12 +118,11 @@ class Writer:
             if not self._urgent and not self._watched and not any(self._dirty):
                 await self._work()
             self._wake.clear()
-            batch, self._urgent = self._urgent, set()
-            if (now := time.monotonic()) >= due:
-                tick = (tick + 1) % TICKS
-                due = self._tick + (due if now - due < self._tick else now)
-                batch |= self._watched | self._dirty[tick]
-                self._watched, self._dirty[tick] = set(), set()
+            now = time.monotonic()
+            due = self._tick + (due if 0 <= now - due < self._tick else now)
+            tick = (tick + 1) % TICKS
+            batch = self._urgent | self._watched | self._dirty[tick]
+            self._urgent, self._watched, self._dirty[tick] = set(), set(), set()
             await self._write(batch)
             await self._until(due)
 
@@ -135,7 +134,7 @@ class Writer:
         self._idle = False
 
     async def _until(self, due: float) -> None:
-        """Wait for the next tick, or for an end."""
+        """Wait for the next tick, which comes early for an end."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(0.0, due - time.monotonic())):
                 await self._wake.wait()
