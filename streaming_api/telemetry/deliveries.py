@@ -26,7 +26,7 @@ WINDOW: Final = 300.0
 """Seconds that "performance" and "stability" look back."""
 IN_TIME: Final = 0.1
 """Seconds within which a delivery counts as in time."""
-BOUNDS: Final = (
+BOUNDS: Final[tuple[float, ...]] = (
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
     10.0, 60.0,
 )  # fmt: skip
