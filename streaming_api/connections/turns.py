@@ -47,6 +47,10 @@ class Turns:
         finally:
             del done  # its error would keep this frame, and the frame all that the work knows
 
+    async def pause(self) -> None:
+        """Go on when the turn comes; its work is done by whoever waits, and not measured."""
+        await self.run(_nothing)
+
     def _next(self) -> None:
         begun = time.monotonic()
         go_on = self._waiting.popleft()
@@ -57,6 +61,10 @@ class Turns:
             if self._waiting:
                 used = time.monotonic() - begun
                 asyncio.get_running_loop().call_later(used, self._next)
+
+
+def _nothing() -> None:
+    """Only take a turn."""
 
 
 def _do(work: Callable[[], T], waiting: list[asyncio.Future[T]]) -> None:

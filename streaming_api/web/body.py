@@ -84,6 +84,8 @@ async def raw_body(
                 received += piece
                 seconds = min(BODY_SECONDS + len(received) / BODY_RATE, config.timeout)
                 deadline.reschedule(begun + seconds)
+                if is_inflated(request):  # the next piece may be here, and nobody waits for it
+                    await context.manager.turns.pause()
     except TimeoutError:
         message = "The body did not come in time."
         raise BadRequest(message, "slow_body") from None

@@ -186,6 +186,10 @@ class OneRequest(RequestTask):
         if self._reading_paused:
             super().resume_reading(resume_parser)
 
+    async def _pause(self) -> None:
+        """Wait for a turn."""
+        await self._turns.pause()
+
     def _resume_reading_if_drained(self) -> None:
         """Do nothing: aiohttp asks when it takes a request up; `_read` knows when there is room."""
 

@@ -120,5 +120,10 @@ class RequestTask(web.RequestHandler):
             async with asyncio.timeout(self._lingering_time):
                 while not body.is_eof():
                     await body.readany()
+                    await self._pause()  # all of a compressed one may be here
         except TimeoutError:
             self.close()
+
+    async def _pause(self) -> None:
+        """Let others have their turn."""
+        await asyncio.sleep(0)

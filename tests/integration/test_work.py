@@ -6,6 +6,7 @@ The attackers send what cost most for its bytes: deflated commands, frames of on
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import signal
 import statistics
@@ -77,7 +78,14 @@ async def attack(url: str, data: bytes) -> None:
 CHUNKS: Final = (
     b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
 )
+BOMB: Final = gzip.compress(b" " * 30_000_000)
+BOMBS: Final = (
+    b"POST %%b HTTP/1.1\r\nHost: localhost\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n"
+    % len(BOMB)
+)
 PIPELINES: Final = {
+    "compressed bodies": BOMBS % b"/v1/chat/completions" + BOMB,
+    "compressed bodies for nobody": BOMBS % b"/v1/nothing" + BOMB,
     "requests": b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n" * 2_000,
     "empty lines before a request": b"\r\n" * 100_000,
     "chunks of one byte": CHUNKS + b"1;a=b;c=d\r\n \r\n" * 40_000,
