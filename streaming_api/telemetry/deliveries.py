@@ -54,7 +54,7 @@ class Histogram:
     def __init__(self) -> None:
         self.counts = [0] * (len(BOUNDS) + 1)
         self.sum = 0.0
-        self._window = RecentRows(_SLICES, len(BOUNDS) + 1)
+        self._window = RecentRows(_SLICES, len(self.counts))
         self._recent = self._window.values
         self._row = 0
         self._slice_ends = -math.inf
