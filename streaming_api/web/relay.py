@@ -211,6 +211,8 @@ async def _send(exchange: Relay, request: web.Request, *, chunked: bool) -> None
     try:
         async for data in request.content.iter_any():
             await exchange.write(b"%x\r\n%b\r\n" % (len(data), data) if chunked else data)
+            if is_inflated(request):  # the next piece may be here, and nobody waits for it
+                await request.app[CONTEXT].manager.turns.pause()
     except web.RequestPayloadError:
         exchange.give_up()
         raise

@@ -14,6 +14,7 @@ import pytest
 from aiohttp import web
 from multidict import CIMultiDict
 
+from streaming_api.connections.turns import Turns
 from streaming_api.service import StreamingService
 from tests.clients import UNIT, bearer, eventually, http, key
 from tests.conftest import StartServer
@@ -92,6 +93,23 @@ def held(
 
 
 class TestBytes:
+    async def test_a_compressed_body_is_passed_on_in_turns(
+        self, caller: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        turns: list[Turns] = []
+        pause = Turns.pause
+
+        async def counted(turns_of: Turns) -> None:
+            turns.append(turns_of)
+            await pause(turns_of)
+
+        monkeypatch.setattr(Turns, "pause", counted)
+        body = bytes(9 * len(MEGABYTE))
+        headers = {"Content-Encoding": "gzip"}
+        reply = await caller.post(PATH, content=gzip.compress(body), headers=headers)
+        assert (reply.status_code, reply.content) == (200, body)
+        assert len(turns) >= 9
+
     @pytest.mark.parametrize("size", [0, 1, 1000, len(MEGABYTE), 9 * len(MEGABYTE)])
     async def test_bytes_go_both_ways_as_they_are(
         self, caller: httpx.AsyncClient, gateway: Gateway, size: int
