@@ -158,7 +158,8 @@ class Answers:
         remote = self.remote
         if remote is not None and not remote.may_start(request, client):
             raise self.holding(Elsewhere(lambda: remote.claim(request, client)), request, client)
-        self._evicted.discard(key)
+        if request.chosen:  # an id that is made here was never used, and is not worth the search
+            self._evicted.discard(key)
         answer = self._answers[key] = Answer(
             UpstreamRequest(self.upstream, request),
             client,
