@@ -5,16 +5,12 @@ from __future__ import annotations
 import enum
 import time
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
 
 import attrs
 
 from streaming_api.engine.backlog import Backlog
 from streaming_api.engine.budget import NOBODY, Account
 from streaming_api.wire.messages import Encoder, Message
-
-if TYPE_CHECKING:
-    pass
 
 
 class Policy(enum.Enum):
