@@ -71,8 +71,7 @@ class Raw:
                 await self.send(data)
         finally:
             reading.cancel()
-            with suppress(asyncio.CancelledError, OSError):
-                await reading
+            await asyncio.gather(reading, return_exceptions=True)  # whoever is cancelled here, is
 
     async def _drop(self) -> None:
         with suppress(TimeoutError):
