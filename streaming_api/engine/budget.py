@@ -26,20 +26,13 @@ _PARTS: Final = 4
 _SETTING: Final = "a quarter of performance.memory_budget_mb"
 
 
-class Share:
-    """What is held for one key or address.
+class _Counted:
+    """Something whose bytes are counted in a tally."""
 
-    Attributes:
-        tally: everything that is held, and how much may be held.
-        kept: the number of answers that have ended and are kept.
-    """
+    __slots__ = ("tally",)
 
-    __slots__ = ("__weakref__", "budget", "kept", "tally")
-
-    def __init__(self, budget: Budget) -> None:
-        self.budget = budget
-        self.tally = Tally(budget.limit // _PARTS)
-        self.kept = 0
+    def __init__(self, tally: Tally) -> None:
+        self.tally = tally
 
     @property
     def bytes(self) -> int:
@@ -50,6 +43,22 @@ class Share:
     def limit(self) -> int:
         """How much may be held."""
         return self.tally.limit
+
+
+class Share(_Counted):
+    """What is held for one key or address.
+
+    Attributes:
+        tally: everything that is held, and how much may be held.
+        kept: the number of answers that have ended and are kept.
+    """
+
+    __slots__ = ("__weakref__", "budget", "kept")
+
+    def __init__(self, budget: Budget) -> None:
+        super().__init__(Tally(budget.limit // _PARTS))
+        self.budget = budget
+        self.kept = 0
 
     @property
     def over(self) -> bool:
@@ -104,7 +113,7 @@ class Share:
             raise Unavailable(message, "too_many_bodies", retry_after=5)
 
 
-class Account:
+class Account(_Counted):
     """What one answer holds: its backlog, and those of its faces.
 
     Attributes:
@@ -113,17 +122,12 @@ class Account:
         share: the share that it counts towards.
     """
 
-    __slots__ = ("kind", "share", "tally")
+    __slots__ = ("kind", "share")
 
     def __init__(self, share: Share, kind: Tally) -> None:
-        self.tally = Tally()
+        super().__init__(Tally())
         self.kind = kind
         self.share = share
-
-    @property
-    def bytes(self) -> int:
-        """Everything that is held."""
-        return self.tally.bytes
 
     def charge(self, size: int) -> None:
         """Add ``size`` bytes, which may be negative."""
@@ -137,7 +141,7 @@ class Account:
         self.kind = kind
 
 
-class Budget:
+class Budget(_Counted):
     """All memory that is held for clients.
 
     Args:
@@ -152,7 +156,7 @@ class Budget:
     """
 
     def __init__(self, limit: int = UNLIMITED) -> None:
-        self.tally = Tally(limit)
+        super().__init__(Tally(limit))
         self.requests = Tally()
         self.running = Tally()
         self.kept = Tally()
@@ -167,16 +171,6 @@ class Budget:
 
     def __repr__(self) -> str:
         return f"<Budget {self.bytes} of {self.limit} bytes>"
-
-    @property
-    def bytes(self) -> int:
-        """Held now."""
-        return self.tally.bytes
-
-    @property
-    def limit(self) -> int:
-        """How much may be held."""
-        return self.tally.limit
 
     def share(self, name: str) -> Share:
         """Return the share of this key or address; it lasts as long as something refers to it."""
